@@ -1,0 +1,78 @@
+"""Every error a user can meet, and the one table of exit codes.
+
+An error says where it happened, what was expected, what was found and what to run next, in one line. The
+library raises these; `cli.main` turns them into that line and the exit code.
+"""
+
+EXIT_CODES: dict[int, str] = {
+    0: "ok",
+    2: "usage: an option is unknown, missing or out of range",
+    3: "bad input: a data file cannot be read as rows",
+    4: "incompatible or stale: an artifact, model or SAE is not the one that was recorded",
+    5: "corrupt store: bytes on disk are missing, cut or changed",
+    6: "resource: disk, memory, device or port",
+    7: "partial: some units failed, the rest is done",
+    75: "temporary: try again later (another run holds the lock, the hub does not answer)",
+    130: "stopped by Ctrl-C",
+    143: "stopped by SIGTERM",
+}
+
+
+class SparseRMError(Exception):
+    """An error with the four things a user needs to know.
+
+    Args:
+        where: the file, line, field, option or unit concerned.
+        expected: what would have been right.
+        found: what was there instead.
+        hint: what to do or run next.
+
+    """
+
+    exit_code = 1
+
+    def __init__(self, where: str, expected: str, found: str, hint: str) -> None:
+        self.where, self.expected, self.found, self.hint = where, expected, found, hint
+        super().__init__(f"{where}: expected {expected}, found {found}; {hint}")
+
+
+class UsageError(SparseRMError):
+    """An option or its value is wrong."""
+
+    exit_code = 2
+
+
+class BadInputError(SparseRMError):
+    """A data file or one of its rows cannot be used."""
+
+    exit_code = 3
+
+
+class IncompatibleError(SparseRMError):
+    """Two things that must agree (model, layer, tokenizer, SAE, upstream digest, ...) do not."""
+
+    exit_code = 4
+
+
+class CorruptStoreError(SparseRMError):
+    """Bytes of an artifact are missing, cut or changed."""
+
+    exit_code = 5
+
+
+class ResourceError(SparseRMError):
+    """Disk, memory, device or port is not to be had."""
+
+    exit_code = 6
+
+
+class PartialError(SparseRMError):
+    """Some units failed and were recorded; the others are done."""
+
+    exit_code = 7
+
+
+class TemporaryError(SparseRMError):
+    """Trying again later may work."""
+
+    exit_code = 75
