@@ -76,3 +76,17 @@ class TemporaryError(SparseRMError):
     """Trying again later may work."""
 
     exit_code = 75
+
+
+class StoppedError(Exception):
+    """A signal asked for an end and the work in hand was finished; nothing is lost.
+
+    Args:
+        signal_number: the signal, which gives the exit code 128 + `signal_number`.
+        done: what is safe, as words.
+
+    """
+
+    def __init__(self, signal_number: int, done: str) -> None:
+        self.exit_code = 128 + signal_number
+        super().__init__(f"stopped: {done}; run the same command again to continue")

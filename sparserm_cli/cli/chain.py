@@ -1,0 +1,91 @@
+"""The commands that look after the run directory as a whole: run, status, verify, repair, export, import."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sparserm_cli.cli import options as opt
+from sparserm_cli.cli import reports
+from sparserm_cli.config import CONFIGS, DEFAULT_RUN, STAGES, StageConfig
+
+
+def run(
+    ctx: typer.Context,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Bring all stages up to date, as sparserm.toml says.
+
+    Example: sparserm run --config sparserm.toml
+    """
+    settings, out = opt.begin(ctx, StageConfig)
+    configs = {name: _stage_config(ctx, name) for name in STAGES}
+    from sparserm_cli.stages.run import run_stages
+
+    with out.progress("run", "") as progress:
+        summaries = run_stages(configs, progress=progress, note=out.note)
+    reports.run(out, settings.run, summaries)
+
+
+def status(
+    ctx: typer.Context,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Show the chain of artifacts, what is stale, and what to run next.
+
+    Example: sparserm status
+    """
+    settings, out = opt.begin(ctx, StageConfig)
+    from sparserm_cli.store.status import status as look
+
+    reports.status(out, settings.run, look(settings.run))
+
+
+def verify(
+    ctx: typer.Context,
+    deep: Annotated[bool, typer.Option("--deep", help="Read and hash every byte, not only sizes.")] = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Check that every byte the run directory promises is there.
+
+    Example: sparserm verify --deep
+    """
+    settings, out = opt.begin(ctx, StageConfig)
+    from sparserm_cli.store.verify import verify as check
+
+    reports.verify(out, settings.run, check(settings.run, deep=deep))
+
+
+def repair(
+    ctx: typer.Context,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Give up damaged units, so that extract and encode redo exactly those.
+
+    Example: sparserm repair && sparserm run
+    """
+    settings, out = opt.begin(ctx, StageConfig)
+    from sparserm_cli.store.verify import repair as mend
+
+    reports.repair(out, settings.run, mend(settings.run))
+
+
+def _stage_config(ctx: typer.Context, name: str) -> StageConfig:
+    """Parse a stage's command as if it were called with this run directory and settings file alone."""
+    group: Any = ctx.parent.command if ctx.parent else None
+    words = ["--run", str(ctx.params["run"])]
+    if ctx.params.get("config"):
+        words += ["--config", str(ctx.params["config"])]
+    with group.commands[name].make_context(name, words, parent=ctx.parent) as stage:
+        return opt.config_from(stage, CONFIGS[name])

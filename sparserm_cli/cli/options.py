@@ -1,0 +1,110 @@
+"""Options that several commands share, and the step from parsed options to a stage's config."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from sparserm_cli.cli.settings import apply_settings
+from sparserm_cli.config import StageConfig, parse_layers, parse_worker
+from sparserm_cli.console import Output
+
+ConfigType = TypeVar("ConfigType", bound=StageConfig)
+
+RunOption = Annotated[
+    Path,
+    typer.Option(
+        "--run",
+        envvar="SPARSERM_RUN",
+        help="Run directory that holds the artifacts of all stages.",
+        file_okay=False,
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Settings file with a table a command.",
+        show_default="./sparserm.toml, if there",
+        is_eager=True,
+        callback=apply_settings,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress.")]
+
+DeviceOption = Annotated[str, typer.Option("--device", help="Torch device: auto, cpu, cuda, cuda:1, mps.")]
+BatchTokensOption = Annotated[
+    int | None,
+    typer.Option("--batch-tokens", help="Tokens in one forward pass.", show_default="by the machine"),
+]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="OURS=THEIRS", help="Map a column of the data, like prompt=question. Repeatable."
+    ),
+]
+BadRowOption = Annotated[
+    str,
+    typer.Option(
+        "--on-bad-row",
+        metavar="error|reject",
+        help="Stop at a bad row, or write it to rejects.jsonl and go on.",
+    ),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Split of a Hugging Face data set.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", help="Most rows read.", show_default="all")]
+WorkerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--worker",
+        metavar="RANK/WORLD",
+        help="Do only this worker's share of the units, like 0/4.",
+        show_default="all units",
+    ),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Throw away what other settings made.")]
+OfflineOption = Annotated[bool, typer.Option("--offline", help="Never call the hub.")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+ValFractionOption = Annotated[
+    float, typer.Option("--val-fraction", help="Share of prompts that form the validation split.")
+]
+RewardOption = Annotated[
+    Path | None, typer.Option("--reward", help="Fitted reward model.", show_default="RUN/reward")
+]
+
+COMMON = {"config", "json", "quiet", "help"}
+"""Parameters that are the command's, not the stage's."""
+
+
+def begin(ctx: typer.Context, kind: type[ConfigType]) -> tuple[ConfigType, Output]:
+    """Build the stage's config from the command's options, and the output as its switches say.
+
+    An option is named like the field it fills, so nothing is listed twice.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    """
+    return config_from(ctx, kind), Output(
+        as_json=bool(ctx.params.get("json")), quiet=bool(ctx.params.get("quiet"))
+    )
+
+
+def config_from(ctx: typer.Context, kind: type[ConfigType]) -> ConfigType:
+    """Build the stage's config from a parsed command.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    """
+    names = {item.name for item in fields(kind)}
+    values = {name: value for name, value in ctx.params.items() if name in names}
+    if "layer" in values:
+        values["layer"] = parse_layers(values["layer"])
+    if "worker" in values:
+        values["worker"] = parse_worker(values["worker"])
+    for name in values.keys() & {"columns", "sae"}:
+        values[name] = tuple(values[name] or ())
+    return kind(**values)

@@ -1,0 +1,198 @@
+"""The commands of the spine: extract, encode, frequency, select, fit."""
+
+from typing import Annotated
+
+import typer
+
+from sparserm_cli.cli import options as opt
+from sparserm_cli.cli import reports
+from sparserm_cli.config import (
+    DEFAULT_RUN,
+    EncodeConfig,
+    ExtractConfig,
+    FitConfig,
+    FrequencyConfig,
+    SelectConfig,
+)
+
+
+def extract(
+    ctx: typer.Context,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Preference pairs: .jsonl, .jsonl.gz, .json, .csv, .parquet, or a Hugging Face data set."
+        ),
+    ],
+    model: Annotated[
+        str, typer.Option(help="smollm2-135m, a hub id (with @revision), a directory, or a .gguf file.")
+    ] = ExtractConfig.model,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="L[,L...]", help="Blocks, from 0, whose output is kept.", show_default="the SAE's"
+        ),
+    ] = None,
+    sae: Annotated[
+        list[str] | None, typer.Option(help="SAE that gives the layer if --layer is left out. Repeatable.")
+    ] = None,
+    positions: Annotated[
+        str,
+        typer.Option(metavar="response|pooled", help="Keep every response token, or pooled vectors only."),
+    ] = ExtractConfig.positions,
+    dtype: Annotated[
+        str, typer.Option(metavar="auto|float32|bfloat16", help="Type the model computes in.")
+    ] = ExtractConfig.dtype,
+    device: opt.DeviceOption = ExtractConfig.device,
+    batch_tokens: opt.BatchTokensOption = ExtractConfig.batch_tokens,
+    max_length: Annotated[
+        int | None,
+        typer.Option(help="Longest prompt plus response, in tokens.", show_default="the model's limit"),
+    ] = None,
+    too_long: Annotated[
+        str, typer.Option(metavar="error|reject|truncate-left", help="What to do with a longer one.")
+    ] = ExtractConfig.too_long,
+    template: Annotated[
+        str | None, typer.Option(metavar="raw|FILE", help="Chat template.", show_default="the model's own")
+    ] = None,
+    columns: opt.ColumnOption = None,
+    split: opt.SplitOption = ExtractConfig.split,
+    limit: opt.LimitOption = None,
+    on_bad_row: opt.BadRowOption = ExtractConfig.on_bad_row,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of equal pairs only.")] = False,
+    unit_tokens: Annotated[
+        int, typer.Option(help="Response tokens in a unit, the most a crash can lose.")
+    ] = ExtractConfig.unit_tokens,
+    worker: opt.WorkerOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan and its price.")] = False,
+    force: opt.ForceOption = False,
+    offline: opt.OfflineOption = False,
+    remote_code: Annotated[
+        bool, typer.Option("--remote-code", help="Let the model run code of its own.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read a model's .bin weights (weights_only).")
+    ] = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Capture residual activations of preference pairs.
+
+    Example: sparserm extract pairs.jsonl --model smollm2-135m --layer 14
+    """
+    settings, out = opt.begin(ctx, ExtractConfig)
+    from sparserm_cli.stages.extract import extract as stage
+
+    with out.progress("extract", "tokens") as progress:
+        summary = stage(settings, progress=progress, note=out.note)
+    reports.extract(out, summary)
+
+
+def encode(
+    ctx: typer.Context,
+    sae: Annotated[
+        list[str], typer.Option(help="SAE directory, or SAELens release/id. Repeatable, one a layer.")
+    ],
+    chunk_rows: Annotated[
+        int, typer.Option(help="Tokens that go through the SAE at a time.")
+    ] = EncodeConfig.chunk_rows,
+    device: opt.DeviceOption = EncodeConfig.device,
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Use an SAE made for another model, hook or scale.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read .pt weights (weights_only).")
+    ] = False,
+    worker: opt.WorkerOption = None,
+    force: opt.ForceOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Encode captured tokens through the SAE.
+
+    Example: sparserm encode --sae examples/sae/smollm2-135m
+    """
+    settings, out = opt.begin(ctx, EncodeConfig)
+    from sparserm_cli.stages.encode import encode as stage
+
+    with out.progress("encode", "tokens") as progress:
+        summary = stage(settings, progress=progress, note=out.note)
+    reports.encode(out, summary)
+
+
+def frequency(
+    ctx: typer.Context,
+    unit: Annotated[
+        str, typer.Option(metavar="token|response", help="Rates over response tokens, or over responses.")
+    ] = FrequencyConfig.unit,
+    val_fraction: opt.ValFractionOption = FrequencyConfig.val_fraction,
+    seed: opt.SeedOption = FrequencyConfig.seed,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Count how often each latent fires, chosen against rejected.
+
+    Example: sparserm frequency --unit token
+    """
+    settings, out = opt.begin(ctx, FrequencyConfig)
+    from sparserm_cli.stages.frequency import frequency as stage
+
+    with out.progress("frequency", "tokens") as progress:
+        summary = stage(settings, progress=progress, note=out.note)
+    reports.frequency(out, summary)
+
+
+def select(
+    ctx: typer.Context,
+    top_k: Annotated[int, typer.Option("--top-k", help="Directions a side.")] = SelectConfig.top_k,
+    by: Annotated[
+        str, typer.Option(help="Measure that ranks the latents; a wrong one lists them all.")
+    ] = SelectConfig.by,
+    seed: opt.SeedOption = SelectConfig.seed,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Select preference directions.
+
+    Example: sparserm select --top-k 64
+    """
+    settings, out = opt.begin(ctx, SelectConfig)
+    from sparserm_cli.stages.select import select as stage
+
+    reports.select(out, stage(settings, note=out.note))
+
+
+def fit(
+    ctx: typer.Context,
+    pool: Annotated[
+        str, typer.Option(metavar="mean|last|both", help="Pooled vector that is projected.")
+    ] = FitConfig.pool,
+    head: Annotated[str, typer.Option(metavar="linear|mlp", help="Kind of head.")] = FitConfig.head,
+    loss: Annotated[
+        str, typer.Option(metavar="margin|bt|bce", help="Margin, Bradley-Terry or cross-entropy.")
+    ] = FitConfig.loss,
+    val_fraction: opt.ValFractionOption = FitConfig.val_fraction,
+    seed: opt.SeedOption = FitConfig.seed,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Fit the reward head on the projections.
+
+    Example: sparserm fit --pool mean --head linear --loss bt
+    """
+    settings, out = opt.begin(ctx, FitConfig)
+    from sparserm_cli.stages.fit import fit as stage
+
+    with out.progress("fit", "steps") as progress:
+        summary = stage(settings, progress=progress, note=out.note)
+    reports.fit(out, summary)

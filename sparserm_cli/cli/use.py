@@ -1,0 +1,93 @@
+"""The commands that use a fitted reward model: score, evaluate."""
+
+from typing import Annotated
+
+import typer
+
+from sparserm_cli.cli import options as opt
+from sparserm_cli.cli import reports
+from sparserm_cli.config import DEFAULT_RUN, EvaluateConfig, ScoreConfig
+
+FileArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Rows like {prompt, response}, {prompt, responses: [..]}, {messages}, or preference pairs."
+    ),
+]
+OutputOption = Annotated[
+    str | None, typer.Option(help="Where to write, - for stdout.", show_default="RUN/scores.jsonl")
+]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Where the model lies here, if it has moved.", show_default="as fitted")
+]
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="Each prompt alone: equal to the bit in any company.")
+]
+
+
+def score(
+    ctx: typer.Context,
+    file: FileArgument,
+    reward: opt.RewardOption = None,
+    output: OutputOption = None,
+    on_bad_row: opt.BadRowOption = ScoreConfig.on_bad_row,
+    columns: opt.ColumnOption = None,
+    model: ModelOption = None,
+    device: opt.DeviceOption = ScoreConfig.device,
+    batch_tokens: opt.BatchTokensOption = None,
+    deterministic: DeterministicOption = False,
+    limit: opt.LimitOption = None,
+    split: opt.SplitOption = ScoreConfig.split,
+    offline: opt.OfflineOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Score new responses, one JSON object a line, in the file's order.
+
+    Example: sparserm score responses.jsonl --output -
+    """
+    settings, out = opt.begin(ctx, ScoreConfig)
+    from sparserm_cli.stages.score import score as stage
+
+    with out.progress("score", "responses") as progress:
+        summary = stage(settings, progress=progress, note=out.note)
+    reports.score(out, summary)
+
+
+def evaluate(
+    ctx: typer.Context,
+    file: FileArgument,
+    benchmark: Annotated[
+        str, typer.Option(metavar="pairs|rm-bench|reward-bench-2", help="Whose rules count.")
+    ] = EvaluateConfig.benchmark,
+    reward: opt.RewardOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(help="Also write the metrics to this JSON file.", show_default="RUN/evaluation.json"),
+    ] = None,
+    on_bad_row: opt.BadRowOption = EvaluateConfig.on_bad_row,
+    columns: opt.ColumnOption = None,
+    model: ModelOption = None,
+    device: opt.DeviceOption = EvaluateConfig.device,
+    batch_tokens: opt.BatchTokensOption = None,
+    deterministic: DeterministicOption = False,
+    limit: opt.LimitOption = None,
+    split: opt.SplitOption = EvaluateConfig.split,
+    offline: opt.OfflineOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Measure accuracy on labelled data, beside its controls.
+
+    Example: sparserm evaluate held-out.jsonl
+    """
+    settings, out = opt.begin(ctx, EvaluateConfig)
+    from sparserm_cli.study.evaluate import evaluate as study
+
+    with out.progress("evaluate", "responses") as progress:
+        summary = study(settings, progress=progress, note=out.note)
+    reports.evaluate(out, summary)

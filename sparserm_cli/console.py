@@ -1,0 +1,171 @@
+"""The only place that prints: results on stdout, everything else on stderr.
+
+`--json` makes the result one JSON object on stdout; `--quiet` silences notes and progress, never errors.
+rich is imported when first needed, since `--help` must be instant.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sparserm_cli.config import Progress
+
+
+class Output:
+    """Where a command's words go, by the two switches every command has.
+
+    Args:
+        as_json: print results as one JSON object.
+        quiet: print no notes and no progress.
+
+    """
+
+    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+        self.as_json, self.quiet = as_json, quiet
+
+    def result(self, data: Mapping[str, Any], text: str) -> None:
+        """Print a command's result: `data` as JSON where asked for, else `text`."""
+        sys.stdout.write(
+            (json.dumps(strict(data), ensure_ascii=False, allow_nan=False) if self.as_json else text) + "\n"
+        )
+        sys.stdout.flush()
+
+    def table(
+        self, data: Mapping[str, Any], title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        """Print rows under columns, or `data` as JSON where asked for."""
+        if self.as_json:
+            self.result(data, "")
+            return
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+        for number, column in enumerate(columns):
+            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+        for row in rows:
+            table.add_row(*row)
+        width = None if sys.stdout.isatty() else 120
+        Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+
+    def note(self, text: str) -> None:
+        """Say something in passing, on stderr."""
+        if not self.quiet:
+            sys.stderr.write(text + "\n")
+            sys.stderr.flush()
+
+    @contextmanager
+    def progress(self, title: str, unit: str) -> Iterator[Progress]:
+        """Show how far a stage has come, its rate and the time left.
+
+        On a terminal a bar; elsewhere (a log file) one plain line every ten seconds.
+        """
+        if self.quiet:
+            yield _silent
+        elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            with _bar(title, unit) as update:
+                yield update
+        else:
+            yield _LineProgress(title, unit)
+
+
+def error(text: str) -> None:
+    """Print an error's one line on stderr."""
+    sys.stderr.write("sparserm: " + " ".join(text.split("\n")) + "\n")
+    sys.stderr.flush()
+
+
+def strict(value: Any) -> Any:
+    """Return `value` with what JSON has no word for (NaN, infinities) as null."""
+    if isinstance(value, Mapping):
+        return {str(key): strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def size(count: float) -> str:
+    """Write a number of bytes as people read it, in powers of 1,024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time as people read it: 8 s, 3 min 20 s, 2 h 5 min."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _silent(done: int, total: int) -> None:
+    """Show nothing."""
+
+
+@contextmanager
+def _bar(title: str, unit: str) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit + " · {task.fields[rate]}"),
+    )
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Bar(*columns, *times, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None, rate="")
+        begun, first = time.monotonic(), -1
+
+        def update(done: int, total: int) -> None:
+            nonlocal begun, first
+            if first < 0:
+                begun, first = time.monotonic(), done
+            rate = (done - first) / max(time.monotonic() - begun, 1e-6)
+            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s" if done > first else "")
+
+        yield update
+
+
+class _LineProgress:
+    """Plain progress lines for logs: the first after ten seconds, then one every ten."""
+
+    interval = 10.0
+    """Seconds between lines."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title, self.unit = title, unit
+        self.begun = self.said = time.monotonic()
+        self.first = -1
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.first < 0:
+            self.begun, self.first = now, done
+        if now - self.said < self.interval or done <= self.first:
+            return
+        self.said = now
+        rate = (done - self.first) / (now - self.begun)
+        left = duration((total - done) / rate)
+        sys.stderr.write(f"{self.title}: {done:,} of {total:,} {self.unit}, {rate:,.0f}/s, {left} left\n")
+        sys.stderr.flush()

@@ -1,0 +1,71 @@
+"""What is printed where, and how numbers are written."""
+
+import json
+
+import pytest
+
+from sparserm_cli import console
+from sparserm_cli.console import Output, duration, size
+
+
+def test_result_goes_to_stdout_notes_to_stderr(capsys):
+    """The result alone is on stdout."""
+    out = Output()
+    out.note("in passing")
+    out.result({"n": 1}, "one")
+    assert capsys.readouterr() == ("one\n", "in passing\n")
+
+
+def test_json_is_one_strict_object(capsys):
+    """NaN has no word in JSON and becomes null."""
+    Output(as_json=True).result({"n": float("nan"), "list": [1.5, float("inf")]}, "unused")
+    assert json.loads(capsys.readouterr().out) == {"n": None, "list": [1.5, None]}
+
+
+def test_quiet_says_nothing_but_the_result(capsys):
+    """Quiet silences notes and progress."""
+    out = Output(quiet=True)
+    out.note("in passing")
+    with out.progress("work", "rows") as update:
+        update(1, 2)
+    out.result({}, "done")
+    assert capsys.readouterr() == ("done\n", "")
+
+
+def test_table_is_plain_text_or_json(capsys):
+    """A table prints its cells; with --json the data behind it."""
+    Output().table({"a": 1}, "", ["name", "n"], [["first", "10"], ["second", "2"]])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [["name", "n"], ["first", "10"], ["second", "2"]]
+    Output(as_json=True).table({"a": 1}, "", ["name"], [["x"]])
+    assert json.loads(capsys.readouterr().out) == {"a": 1}
+
+
+def test_progress_lines_in_a_log(capsys, monkeypatch):
+    """Without a terminal a line says how far, how fast and how long."""
+    clock = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with Output().progress("extract", "tokens") as update:
+        update(0, 1000)
+        update(200, 1000)
+    assert capsys.readouterr().err == "extract: 200 of 1,000 tokens, 10/s, 1 min 20 s left\n"
+
+
+def test_an_error_is_one_line(capsys):
+    """Line breaks in an error's text would break what scripts read."""
+    console.error("a\nb")
+    assert capsys.readouterr() == ("", "sparserm: a b\n")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12 B"), (2048, "2.0 KiB"), (5 * 2**30, "5.0 GiB"), (3 * 2**40, "3.0 TiB")]
+)
+def test_size(count, text):
+    """Sizes are in powers of 1,024."""
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
+def test_duration(seconds, text):
+    """Times have at most two parts."""
+    assert duration(seconds) == text
