@@ -1,0 +1,71 @@
+"""Fault points: places where a test may kill the process or fill the disk, to prove that nothing is lost.
+
+Without the variables below every point does nothing. Each variable is read when the point is passed.
+
+- `SPARSERM_FAULT=name[:n]`: SIGKILL ourselves when the point `name` is passed for the n-th time (default 1).
+- `SPARSERM_FAULT_OP=n`: SIGKILL ourselves before the n-th file operation of any kind.
+- `SPARSERM_FAULT_ERROR=name[:n[:ERRNO]]`: from the n-th pass of `name` on, raise OSError (default ENOSPC).
+- `SPARSERM_FAULT_TRACE=file`: append the name of every point passed, so that a test knows them all.
+"""
+
+import errno
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+
+ANY_OPERATION = "operation"
+
+_lock = threading.Lock()
+_passed: Counter[str] = Counter()
+
+
+def active() -> bool:
+    """Tell whether any fault is asked for."""
+    return any(f"SPARSERM_FAULT{suffix}" in os.environ for suffix in ("", "_OP", "_ERROR", "_TRACE"))
+
+
+def fault_point(name: str) -> None:
+    """Pass the point `name`: nothing happens unless a variable asks for a fault here.
+
+    Raises:
+        OSError: when `SPARSERM_FAULT_ERROR` names this point.
+
+    """
+    if not active():
+        return
+    with _lock:
+        _passed[name] += 1
+        count = _passed[name]
+    _trace(name)
+    wanted, _, nth = os.environ.get("SPARSERM_FAULT", "").partition(":")
+    if wanted == name and count == int(nth or 1):
+        _kill()
+    wanted, *rest = os.environ.get("SPARSERM_FAULT_ERROR", "").split(":")
+    if wanted == name and count >= int(rest[0] if rest else 1):
+        code = getattr(errno, rest[1]) if len(rest) > 1 else errno.ENOSPC
+        raise OSError(code, os.strerror(code), name)
+
+
+def operation(kind: str) -> None:
+    """Pass a file operation: the points `kind` and `operation`, and the count of `SPARSERM_FAULT_OP`."""
+    if not active():
+        return
+    fault_point(kind)
+    fault_point(ANY_OPERATION)
+    if _passed[ANY_OPERATION] == int(os.environ.get("SPARSERM_FAULT_OP", "0")):
+        _kill()
+
+
+def _trace(name: str) -> None:
+    """Append `name` to the trace file, if one is asked for."""
+    target = os.environ.get("SPARSERM_FAULT_TRACE")
+    if target:
+        with Path(target).open("a", encoding="utf-8") as out:
+            out.write(name + "\n")
+
+
+def _kill() -> None:
+    """End this process as `kill -9` does: no handler runs, nothing is flushed."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,86 @@
+"""Who a process is: host, boot, pid and start ticks, so that a dead holder is told from a live one.
+
+A pid alone is reused; a pid with the start ticks of the kernel is not, within one boot; a boot id tells boots
+apart. No clock and no modification time is read. Where `/proc` is absent the boot id is "" and the ticks are
+-1, and only the pid is asked.
+"""
+
+import hashlib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import NamedTuple
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TICKS_FIELD = 19  # field 22 of proc(5) stat, counted from 0 after the command name in brackets
+_TOKEN = re.compile(r"(?P<pid>\d+)-(?P<ticks>-?\d+)-(?P<boot>[0-9a-f]{8})-(?P<host>[0-9a-f]{8})")
+
+
+class ProcessId(NamedTuple):
+    """One process of one boot of one host."""
+
+    host: str
+    boot: str
+    pid: int
+    ticks: int
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot, "" where the kernel has none."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def start_ticks(pid: int) -> int:
+    """Return the clock ticks after boot at which `pid` started; -1 if no such process or no `/proc`."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return -1
+    return int(stat[stat.rindex(b")") + 2 :].split()[_TICKS_FIELD])
+
+
+def this_process() -> ProcessId:
+    """Return who we are."""
+    pid = os.getpid()
+    return ProcessId(socket.gethostname(), boot_id(), pid, start_ticks(pid))
+
+
+def is_dead(process: ProcessId) -> bool:
+    """Tell whether `process` is certainly gone; one of another host cannot be asked and counts as alive."""
+    if process.host != socket.gethostname():
+        return False
+    if process.boot != boot_id():
+        return True
+    if process.ticks >= 0:
+        return start_ticks(process.pid) != process.ticks
+    try:
+        os.kill(process.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def token(process: ProcessId) -> str:
+    """Return a short name of `process` for the names of temporary files: `pid-ticks-boot-host`."""
+    return f"{process.pid}-{process.ticks}-{_short(process.boot)}-{_short(process.host)}"
+
+
+def token_is_dead(name: str) -> bool:
+    """Tell whether the process that `token` named is certainly gone; what is no token counts as alive."""
+    match = _TOKEN.fullmatch(name)
+    if match is None or match["host"] != _short(socket.gethostname()):
+        return False
+    if match["boot"] != _short(boot_id()):
+        return True
+    return is_dead(ProcessId(socket.gethostname(), boot_id(), int(match["pid"]), int(match["ticks"])))
+
+
+def _short(text: str) -> str:
+    """Return eight hex digits that stand for `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
