@@ -1,0 +1,80 @@
+"""A `.gguf` file becomes safetensors once: dequantised to float32, kept in the cache by its content.
+
+Reads: one `.gguf` file. Writes: `models/gguf-<sha256>/` in the cache folder (config, tokenizer, weights).
+Memory: the whole dequantised model, once.
+"""
+
+import hashlib
+from pathlib import Path
+
+from sparserm_cli.config import Progress
+from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.cache import building, cache_folder, is_whole
+from sparserm_cli.models.quiet import quiet_transformers
+
+CONVERTER = 1
+"""Version of the conversion; a new one converts again."""
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def converted_folder(digest: str) -> Path:
+    """Name the cache folder of the `.gguf` file with this sha256."""
+    return cache_folder() / "models" / f"gguf-{digest[:32]}"
+
+
+def is_converted(digest: str) -> bool:
+    """Tell whether the `.gguf` file with this sha256 stands in the cache already."""
+    return is_whole(converted_folder(digest), _origin(digest))
+
+
+def convert_gguf(path: Path, digest: str, progress: Progress | None = None) -> Path:
+    """Convert a `.gguf` file to a folder that transformers loads, unless the cache has it.
+
+    Args:
+        path: the file.
+        digest: its sha256 in hex.
+        progress: called with (steps done, 3).
+
+    Raises:
+        IncompatibleError: transformers cannot read this file or architecture.
+
+    """
+    report = progress or _silent
+    if is_converted(digest):
+        return converted_folder(digest)
+    report(0, 3)
+    with building(converted_folder(digest), _origin(digest)) as folder, quiet_transformers():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(**source)
+            report(1, 3)
+            model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+            hint = "use the model's safetensors instead"
+            raise IncompatibleError(
+                str(path), "a .gguf file that transformers reads", str(error), hint
+            ) from error
+        report(2, 3)
+        # The weights are plain float32 now; transformers still calls the model quantised and would not save it.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    report(3, 3)
+    return converted_folder(digest)
+
+
+def _origin(digest: str) -> dict[str, str | int]:
+    return {"gguf_sha256": digest, "converter": CONVERTER}
+
+
+def _silent(done: int, total: int) -> None:
+    """Report nothing."""

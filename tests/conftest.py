@@ -1,0 +1,46 @@
+"""Fixtures of every room, and run-time checks of the types and shapes that the package's signatures state."""
+
+import sys
+from collections.abc import Callable
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from jaxtyping import install_import_hook
+
+
+def _module(name: str, path: str) -> ModuleType:
+    """Import a helper that lies beside the tests, which are no package."""
+    spec = spec_from_file_location(name, Path(__file__).parent / path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+_module("sparserm_typechecks", "typechecks.py")
+install_import_hook("sparserm_cli", "sparserm_typechecks.checked")
+tiny = _module("sparserm_tiny", "models/tiny.py")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Give a function `tiny_model(arch="llama", **config changes)` that returns a saved model's folder."""
+    made: dict[str, Path] = {}
+
+    def make(arch: str = "llama", **changes: Any) -> Path:
+        key = repr((arch, sorted(changes.items())))
+        if key not in made:
+            made[key] = tiny.save_tiny(tmp_path_factory.mktemp(arch), arch, **changes)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> Any:
+    """Give the tiny models' tokenizer: one token a byte, `<|im_start|>` and `<|im_end|>`, a chat template."""
+    return tiny.tiny_tokenizer()
