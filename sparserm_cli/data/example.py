@@ -1,0 +1,72 @@
+"""What the reader yields: one accepted row, and what it says of a refused one."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sparserm_cli.data.lines import RowError
+
+CHOSEN, REJECTED, UNLABELLED = 1, -1, 0
+
+
+class Message(NamedTuple):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+class Example(NamedTuple):
+    """One accepted row: a prompt with its responses."""
+
+    row: int
+    """Line number in a file of lines, else record number; from 1."""
+    id: str | None
+    """The row's own id, if it has one."""
+    prompt: tuple[Message, ...] | str
+    """The conversation before the response; a string is one user turn for chat templates."""
+    responses: tuple[str, ...]
+    """The responses, chosen ones first."""
+    sides: tuple[int, ...]
+    """+1 chosen, -1 rejected, 0 unlabelled; as long as `responses`."""
+    subset: str | None
+    """RM-Bench domain, RewardBench subset, or a `subset` or `category` column."""
+    extra: Mapping[str, Any]
+    """Other columns that hold plain JSON values."""
+    offset: int | None = None
+    """Byte offset of the row in its file, where the file has lines."""
+
+
+class RawRow(NamedTuple):
+    """One row as it stands in the file, or the reason why it cannot be read."""
+
+    number: int
+    """Line number in a file of lines, else record number; from 1."""
+    offset: int | None
+    """Byte offset of the row; None in a parquet file or a data set of the hub."""
+    value: Any
+    """The row, normally an object; None if `error` is set."""
+    error: RowError | None
+    """The fault that reading the row met."""
+    data: bytes
+    """The first bytes of the row, for an excerpt."""
+
+
+class Reject(NamedTuple):
+    """One refused row."""
+
+    row: int
+    offset: int | None
+    field: str
+    """The column at fault, or an empty string."""
+    reason: str
+    excerpt: str
+    """At most 200 characters of the row."""
+
+
+class InputFile(NamedTuple):
+    """What was read: a file, or a data set of the hub."""
+
+    path: str
+    bytes: int
+    sha256: str
+    """Digest of the file's bytes; for a data set of the hub, of its rows as canonical JSON lines."""

@@ -1,0 +1,114 @@
+"""Rows of a Hugging Face data set, streamed; code of a data set repository is never run."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sparserm_cli.data.example import InputFile, RawRow
+from sparserm_cli.data.lines import EXCERPT_CHARACTERS
+from sparserm_cli.data.tables import checked_row
+from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, TemporaryError, UsageError
+
+
+class HubRows:
+    """One split of a data set, read once.
+
+    Args:
+        name: `owner/name[:config][@revision]`.
+        split: name of the split.
+        offline: use only what is in the local cache.
+
+    """
+
+    def __init__(self, name: str, *, split: str, offline: bool) -> None:
+        self._name, self._split, self._offline = name, split, offline
+        self._digest, self._bytes = hashlib.sha256(), 0
+
+    def rows(self) -> Iterator[RawRow]:
+        """Yield the rows.
+
+        Raises:
+            TemporaryError: the hub cannot be reached and the cache lacks the data set.
+            IncompatibleError: the data set needs a login, a licence to be accepted, or remote code.
+            BadInputError: there is no such data set, or it cannot be read.
+            UsageError: it has no such split or configuration.
+
+        """
+        import datasets
+        import httpx
+
+        try:
+            with _offline(self._offline):
+                for number, value in enumerate(self._load(), start=1):
+                    self._count(value)
+                    yield checked_row(number, value)
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            httpx.HTTPError,
+            datasets.exceptions.DatasetsError,
+        ) as error:
+            raise self._explained(error) from None
+
+    def inputs(self) -> tuple[InputFile, ...]:
+        """Return the data set as one input: the digest covers the rows read so far, as canonical JSON."""
+        return (InputFile(f"{self._name}#{self._split}", self._bytes, self._digest.hexdigest()),)
+
+    def _load(self) -> Any:
+        import datasets
+
+        path, _, revision = self._name.partition("@")
+        path, _, config = path.partition(":")
+        return datasets.load_dataset(
+            path, config or None, split=self._split, revision=revision or None, streaming=not self._offline
+        )
+
+    def _count(self, value: dict[str, Any]) -> None:
+        text = json.dumps(value, sort_keys=True, default=lambda item: type(item).__name__) + "\n"
+        self._bytes += len(text)
+        self._digest.update(text.encode())
+
+    def _explained(self, error: Exception) -> SparseRMError:
+        """Return the error of this project that tells what a failure of `datasets` means."""
+        import datasets
+        from huggingface_hub.errors import GatedRepoError
+
+        text = " ".join(str(error).split())
+        where, found, low = f"data set {self._name}", text[:EXCERPT_CHARACTERS], text.lower()
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, GatedRepoError) or "gated dataset" in low or status in (401, 403):
+            hint = "accept its terms on the hub and run `hf auth login`"
+            return IncompatibleError(where, "access to it", "a gated or private data set", hint)
+        if "scripts are no longer supported" in low or "trust_remote_code" in low:
+            hint = "convert it to .parquet or .jsonl"
+            return IncompatibleError(where, "data files", "a loading script, which is never run", hint)
+        if isinstance(error, datasets.exceptions.DatasetNotFoundError):
+            hint = "check the name, or run `hf auth login` if it is private"
+            return BadInputError(where, "a data set that can be read", found, hint)
+        if isinstance(error, ValueError):
+            return UsageError(where, "an existing split and configuration", found, "see --split")
+        if isinstance(error, datasets.exceptions.DatasetsError) or type(error) is RuntimeError:
+            return BadInputError(where, "readable rows", found, "download it and give the files' path")
+        found = "no copy in the cache" if self._offline else f"no answer: {found}"
+        hint = "try again online, or give a local file"
+        return TemporaryError(where, "the hub or a cached copy", found, hint)
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """Keep `datasets` from calling out, as their environment variable would have done at import."""
+    if not wanted:
+        yield
+        return
+    import datasets
+    import huggingface_hub.constants as hub
+
+    before = hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    hub.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        hub.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before

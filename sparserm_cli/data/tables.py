@@ -1,0 +1,148 @@
+"""Rows of `.csv` and `.parquet` files, streamed."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sparserm_cli.data.example import RawRow
+from sparserm_cli.data.lines import (
+    EXCERPT_CHARACTERS,
+    MAX_LINE_BYTES,
+    RowError,
+    check_text,
+    decode,
+    raw_lines,
+    shown,
+)
+from sparserm_cli.errors import BadInputError
+
+_PARQUET_BATCH_ROWS = 256
+
+
+def csv_rows(path: Path) -> Iterator[RawRow]:
+    """Yield the records of a UTF-8 CSV file with a header; a row's number is the line it begins on.
+
+    Raises:
+        BadInputError: the header is missing, not UTF-8 or names a column twice.
+
+    """
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = _CsvLines(path)
+    header = _header(path, lines)
+    while True:
+        lines.begin_record()
+        try:
+            cells = next(lines.records)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield lines.row(None, RowError("CSV", str(error)))
+            continue
+        if not cells:
+            continue
+        try:
+            yield lines.row(lines.checked(header, cells), None)
+        except RowError as error:
+            yield lines.row(None, error)
+
+
+def parquet_rows(path: Path) -> Iterator[RawRow]:
+    """Yield the rows of a parquet file, a few hundred in memory at a time.
+
+    Raises:
+        BadInputError: not a parquet file, or a damaged one.
+
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield checked_row(number, value)
+    except (pa.ArrowException, OSError) as error:
+        found = " ".join(str(error).split())[:EXCERPT_CHARACTERS]
+        raise BadInputError(
+            f"{path}:after row {number}", "a whole parquet file", found, "copy or write the file again"
+        ) from None
+
+
+def checked_row(number: int, value: dict[str, Any]) -> RawRow:
+    """Return a row that came as Python values, after the checks that JSON lines get."""
+    excerpt = json.dumps(value, default=lambda item: type(item).__name__)[:EXCERPT_CHARACTERS].encode()
+    try:
+        check_text(value)
+    except RowError as error:
+        return RawRow(number, None, None, error, excerpt)
+    return RawRow(number, None, value, None, excerpt)
+
+
+def _header(path: Path, lines: "_CsvLines") -> list[str]:
+    """Read the first record as column names."""
+    try:
+        names = next(lines.records, [])
+        lines.raise_decoding()
+    except (csv.Error, RowError) as error:
+        raise BadInputError(f"{path}:line 1", "a CSV header", str(error), "repair the file") from None
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInputError(
+            f"{path}:line 1", "each column once", f"{shown(twice[0])} twice", "rename a column"
+        )
+    return names
+
+
+class _CsvLines:
+    """Feeds decoded lines to the `csv` module and remembers where the record began."""
+
+    def __init__(self, path: Path) -> None:
+        self.records = csv.reader(self._texts(path), strict=True)
+        self.begin_record()
+
+    def begin_record(self) -> None:
+        """Forget the record before."""
+        self.number: int = 0
+        self.offset: int = 0
+        self.data: bytes = b""
+        self.error: RowError | None = None
+
+    def _texts(self, path: Path) -> Iterator[str]:
+        with path.open("rb") as stream:
+            for line in raw_lines(stream):
+                if not self.number:
+                    self.number, self.offset = line.number, line.offset
+                    self.data = line.data[: EXCERPT_CHARACTERS * 4]
+                try:
+                    text = decode(line)
+                except RowError as error:
+                    # The record must still be read to its end; it is refused as a whole afterwards.
+                    self.error = self.error or error
+                    text = line.data.decode("utf-8", "replace")
+                yield text
+
+    def raise_decoding(self) -> None:
+        """Raise the first fault met in decoding the record's lines."""
+        if self.error is not None:
+            raise self.error
+
+    def checked(self, header: list[str], cells: list[str]) -> dict[str, str]:
+        """Return the record by column name.
+
+        Raises:
+            RowError: not UTF-8, a NUL character, or not as many cells as the header.
+
+        """
+        self.raise_decoding()
+        if len(cells) != len(header):
+            raise RowError(f"{len(header)} cells as in the header", f"{len(cells)}")
+        check_text(cells)
+        return dict(zip(header, cells, strict=True))
+
+    def row(self, value: dict[str, str] | None, error: RowError | None) -> RawRow:
+        """Return the record just read."""
+        return RawRow(self.number, self.offset, value, error, self.data)

@@ -1,0 +1,235 @@
+"""From examples to token ids with an exact boundary between prompt and response.
+
+The prompt is rendered with the chat template, the response follows word for word, and the whole text is
+tokenised once: `len(tokenize(prompt))` would be wrong wherever a token covers characters of both. Such a
+token belongs to the response and is counted. The end-of-turn token is no part of the response.
+
+Axis legend: p = prompt tokens, r = response tokens.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from jaxtyping import UInt32
+from tokenizers import Encoding, Tokenizer, processors
+
+from sparserm_cli.data.example import Example, Message
+from sparserm_cli.errors import IncompatibleError, UsageError
+
+RAW = "raw"
+# A template that prints today's date would give other tokens tomorrow.
+_FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
+_HH_ROLES = {"user": "Human", "assistant": "Assistant"}
+
+
+class EncodedResponse(NamedTuple):
+    """Token ids of one response and of the prompt before it."""
+
+    prompt_ids: UInt32[np.ndarray, " p"]
+    response_ids: UInt32[np.ndarray, " r"]
+    straddled: bool
+    """Whether the first response token also covers the end of the prompt."""
+    characters: int
+    """Length of the response in characters."""
+    truncated: bool
+    """Whether prompt tokens were left out to fit a length."""
+
+
+class EncodedExample(NamedTuple):
+    """One example with its responses as token ids, in the example's order."""
+
+    example: Example
+    prompt_text: str
+    """The prompt as the model sees it; its hash groups examples."""
+    responses: tuple[EncodedResponse, ...]
+
+
+class PromptTemplate:
+    """Renders prompts and tokenises them with their responses.
+
+    Args:
+        tokenizer: a transformers fast tokenizer; it is not changed.
+        template: None for the model's own chat template, "raw" for none, or the path of a Jinja file.
+        model: name of the model, for error messages.
+
+    Raises:
+        IncompatibleError: the model has no chat template, or its tokenizer is not a fast one.
+        UsageError: the Jinja file cannot be read.
+
+    """
+
+    def __init__(self, tokenizer: Any, template: str | None = None, *, model: str = "") -> None:
+        self._tokenizer = tokenizer
+        self._model = f"model {model or tokenizer.name_or_path or 'without a name'}"
+        self._chat = _template_text(tokenizer, template, self._model)
+        self.name = template or "the model's own"
+        self.digest = hashlib.sha256((RAW if self._chat is None else self._chat).encode()).hexdigest()
+        self._backend = _plain_backend(tokenizer, self._model)
+        self._bos = _used_bos(tokenizer)
+
+    def render(self, prompt: tuple[Message, ...] | str) -> str:
+        """Return the prompt as the model sees it, up to where the response begins.
+
+        Raises:
+            IncompatibleError: the template refuses the conversation (some refuse a system turn).
+
+        """
+        if self._chat is None:
+            return prompt if isinstance(prompt, str) else _raw_transcript(prompt)
+        turns = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        try:
+            text = self._tokenizer.apply_chat_template(
+                [turn._asdict() for turn in turns],
+                chat_template=_FIXED_DATE + self._chat if "strftime_now" in self._chat else self._chat,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(turn.role for turn in turns)
+            found = f"{' '.join(str(error).split())} (turns: {roles})"
+            raise IncompatibleError(
+                self._model, "a chat template for these turns", found, "use --template raw or --template FILE"
+            ) from None
+        return str(text)
+
+    def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        """Render and tokenise examples, all in one call of the tokenizer.
+
+        A response whose characters all vanish in tokenising has no `response_ids`; `encoded_rows` refuses it.
+        """
+        prompts = [self.render(example.prompt) for example in examples]
+        texts = [
+            prompt + response
+            for prompt, example in zip(prompts, examples, strict=True)
+            for response in example.responses
+        ]
+        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
+        return [
+            EncodedExample(
+                example,
+                prompt,
+                tuple(self._split(next(encodings), prompt, text) for text in example.responses),
+            )
+            for prompt, example in zip(prompts, examples, strict=True)
+        ]
+
+    def _split(self, encoding: Encoding, prompt: str, response: str) -> EncodedResponse:
+        """Cut one tokenised text at the end of its prompt and see to the one BOS."""
+        ids = np.array(encoding.ids, dtype=np.uint32)
+        cut, straddled = _boundary(encoding, len(prompt))
+        return EncodedResponse(
+            self._with_bos(ids[:cut]), ids[cut:], straddled, len(response), truncated=False
+        )
+
+    def _with_bos(self, ids: UInt32[np.ndarray, " p"]) -> UInt32[np.ndarray, " q"]:
+        """Return prompt ids that begin with exactly one BOS, if the model uses one."""
+        bos = self._tokenizer.bos_token_id
+        if bos is None:
+            return ids
+        doubled = 0
+        while doubled + 1 < len(ids) and ids[doubled] == bos == ids[doubled + 1]:
+            doubled += 1
+        if self._bos and (len(ids) == 0 or ids[0] != bos):
+            return np.concatenate([np.array([bos], dtype=np.uint32), ids])
+        return ids[doubled:]
+
+    def truncate_left(self, encoded: EncodedResponse, max_length: int) -> EncodedResponse:
+        """Drop the oldest prompt tokens, but not a leading BOS, until prompt and response fit `max_length`.
+
+        Returns the response unchanged if it fits; one token of prompt (or the BOS) is always kept.
+
+        Raises:
+            ValueError: the response alone does not fit.
+
+        """
+        prompt, room = encoded.prompt_ids, max_length - len(encoded.response_ids)
+        if len(prompt) <= room:
+            return encoded
+        if room < 1:
+            raise ValueError(f"a response of {len(encoded.response_ids)} tokens and a prompt in {max_length}")
+        head = int(prompt[0] == self._tokenizer.bos_token_id)
+        kept = np.concatenate([prompt[:head], prompt[len(prompt) - (room - head) :]])
+        return encoded._replace(prompt_ids=kept, truncated=True)
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return the sha256 of all that decides token ids: vocabulary, merges, normaliser, special tokens."""
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    # Padding and truncation are settings of the last call, not of the tokenizer.
+    state.pop("padding", None)
+    state.pop("truncation", None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    text = json.dumps([state, special], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _template_text(tokenizer: Any, template: str | None, model: str) -> str | None:
+    """Return the Jinja text in use; None for no template."""
+    if template == RAW:
+        return None
+    if template is not None:
+        try:
+            return Path(template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror or "unreadable" if isinstance(error, OSError) else "not UTF-8"
+            raise UsageError(
+                f"--template {template}", "raw or a Jinja file", why.lower(), "give the path of a file"
+            ) from None
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError:
+        raise IncompatibleError(
+            model,
+            "a chat template",
+            "none",
+            "use --template raw, or --template FILE with a Jinja chat template",
+        ) from None
+
+
+def _plain_backend(tokenizer: Any, model: str) -> Tokenizer:
+    """Return a copy that adds, pads, cuts and trims nothing, so that offsets tile the text."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise IncompatibleError(
+            model,
+            "a fast tokenizer (tokenizer.json)",
+            type(tokenizer).__name__,
+            "convert it with transformers",
+        )
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.post_processor = processors.ByteLevel(trim_offsets=False)
+    copy.no_padding()
+    copy.no_truncation()
+    return copy
+
+
+def _used_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself puts a BOS before a text."""
+    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
+
+
+def _boundary(encoding: Encoding, characters: int) -> tuple[int, bool]:
+    """Return the first token that covers a character of the response, and whether it also covers one before.
+
+    The response begins after `characters` characters; without such a token the number of tokens is returned.
+    """
+    token = encoding.char_to_token(characters)
+    if token is None:  # the response's first character vanishes in tokenising
+        ends = (end for _, end in encoding.offsets)
+        token = next((i for i, end in enumerate(ends) if end > characters), None)
+    if token is None:
+        return len(encoding.ids), False
+    span = encoding.token_to_chars(token)
+    return token, span is not None and span[0] < characters
+
+
+def _raw_transcript(turns: Iterable[Message]) -> str:
+    r"""Return messages as an HH-RLHF transcript that ends where the assistant speaks, `\n\nAssistant: `."""
+    said = (f"\n\n{_HH_ROLES.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)
+    return "".join((*said, "\n\nAssistant: "))
