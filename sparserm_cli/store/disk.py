@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import xxhash
 
@@ -33,6 +33,15 @@ _CLOSED = {
 }
 _STALE_TRIES = 5
 _serial = itertools.count()
+
+
+@runtime_checkable
+class _Hasher(Protocol):
+    """What sha256 and xxh3 have in common."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
 
 
 def write_atomic(path: Path, data: bytes | memoryview) -> None:
@@ -144,7 +153,7 @@ def sha256_file(path: Path) -> str:
     return _patiently(lambda: _hash_file(path, hashlib.sha256()))
 
 
-def _hash_file(path: Path, hasher: "hashlib._Hash | xxhash.xxh3_128") -> str:
+def _hash_file(path: Path, hasher: _Hasher) -> str:
     """Feed the file to `hasher` block by block."""
     with path.open("rb") as file:
         while block := file.read(_BLOCK):

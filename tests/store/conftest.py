@@ -1,11 +1,27 @@
 """What the store's tests share."""
 
 import os
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def _module(name: str) -> None:
+    """Let tests import a helper that lies beside them as `sparserm_store_<name>`; tests are no package."""
+    spec = spec_from_file_location(f"sparserm_store_{name}", HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
+_module("toy")
 
 
 @pytest.fixture(scope="session", autouse=True)

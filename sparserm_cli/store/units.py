@@ -1,0 +1,274 @@
+"""The unit engine: a plan's units are computed once each, in any order, by any workers, across crashes.
+
+A store is a folder made whole by a planner (`Plan`), then filled unit by unit. A unit's data are on the
+disk before its receipt, every receipt before the manifest; so what a receipt or the manifest says is true,
+and what has none is done again. A unit writes the same bytes whoever computes it, so twice does no harm.
+
+    _sparserm/plan.json               the frozen plan
+    _sparserm/started/00042.*         one empty file for each attempt
+    _sparserm/receipts/00042.json     written after the unit's data
+    _sparserm/failures/00042.json     why it could not be computed
+    _sparserm/MANIFEST.json           written last
+"""
+
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError
+from sparserm_cli.store.files import (
+    digest_file,
+    disk_errors,
+    fault_point,
+    make_folder,
+    operation,
+    read_json,
+    read_sealed,
+    remove,
+    size_of,
+    sync_folder,
+    write_sealed,
+)
+from sparserm_cli.store.lineage import check_version, package_versions
+from sparserm_cli.store.process import this_process, token
+from sparserm_cli.store.receipts import FileFact, Manifest, Plan, Receipt, UnitFacts, UnitRecord
+
+INNER = "_sparserm"
+PLAN = f"{INNER}/plan.json"
+MANIFEST = f"{INNER}/MANIFEST.json"
+REJECTS = f"{INNER}/rejects.jsonl"
+TRIES = 3
+_REPAIR = "run `sparserm verify --deep`, then the stage again"
+
+
+def write_plan(folder: Path, plan: Plan) -> None:
+    """Freeze a plan, as the last file of a folder that is still being built (`building_folder`)."""
+    make_folder(folder / INNER)
+    fault_point("plan-before")
+    write_sealed(folder / PLAN, plan.to_json())
+    fault_point("plan-written")
+
+
+class UnitStore:
+    """A planned store whose units are filled in.
+
+    Args:
+        root: the artifact's folder.
+        kind: the type it must have.
+        newest: the newest version this program knows.
+        command: what makes it, for hints, such as `sparserm extract`.
+        run_id: this run's name, written into receipts; a new one if not given.
+
+    Raises:
+        IncompatibleError: there is no such store, it is of another type or newer than this program.
+        CorruptStoreError: its plan cannot be read.
+
+    """
+
+    def __init__(self, root: Path, kind: str, newest: int, command: str, run_id: str = "") -> None:
+        self.root, self.command, self.run_id = root, command, run_id or uuid.uuid4().hex
+        if not root.is_dir():
+            raise IncompatibleError(str(root), f"a store of {kind}", "nothing", f"run `{command}` first")
+        hint = f"run `{command} --force` to make it anew"
+        value = read_json(root / PLAN, hint)
+        check_version(str(root), kind, value, newest)
+        self.plan = Plan.from_json(str(root / PLAN), read_sealed(root / PLAN, hint))
+        self.plan_hash = self.plan.plan_hash
+        self._known: Counter[int] | None = None
+
+    # --- doing the work ---
+
+    def pending(self, rank: int = 0, world: int = 1) -> list[int]:
+        """Return the units of this rank (`unit % world == rank`) that have no valid receipt, in order.
+
+        A receipt is valid if it can be read, belongs to this plan and its files have the sizes it says.
+        """
+        if self.manifest() is not None:
+            return []
+        return [unit for unit in range(rank, self.plan.units, world) if self.receipt(unit) is None]
+
+    def start(self, unit: int) -> None:
+        """Note that an attempt at `unit` begins; units begun twice are hashed again by `finalize`."""
+        folder = self.root / INNER / "started"
+        make_folder(folder)
+        marker = folder / f"{unit:05d}.{token(this_process())}.{uuid.uuid4().hex[:8]}"
+        with disk_errors(marker, 0):
+            operation("mark")
+            marker.touch()
+        self._attempts()[unit] += 1
+        fault_point("unit-started")
+
+    def commit(
+        self,
+        unit: int,
+        files: Sequence[str],
+        facts: UnitFacts,
+        written: Mapping[str, FileFact] | None = None,
+    ) -> Receipt:
+        """Read back a unit's files, which are written and synced, and write its receipt.
+
+        Args:
+            unit: its number.
+            files: every file it wrote, relative to the store.
+            facts: what its maker tells.
+            written: what was given to the disk, if known; what is read back must be that.
+
+        Raises:
+            CorruptStoreError: a file is not there, or what is read back is not what was written.
+            ResourceError: the disk is full.
+
+        """
+        fault_point("unit-written")
+        found = tuple(self._read_back(unit, path, written or {}) for path in files)
+        fault_point("unit-read-back")
+        receipt = Receipt(unit, self.plan_hash, facts, found, self.run_id, max(1, self._attempts()[unit]))
+        make_folder(self.root / INNER / "receipts")
+        write_sealed(self._receipt_path(unit), receipt.to_json())
+        fault_point("receipt-written")
+        self._failure_path(unit).unlink(missing_ok=True)
+        return receipt
+
+    def _read_back(self, unit: int, path: str, written: Mapping[str, FileFact]) -> FileFact:
+        """Return what is on the disk at `path`, which must be what was written."""
+        size = size_of(self.root / path)
+        found = FileFact(path, size, digest_file(self.root / path) if size >= 0 else "")
+        expected = written.get(path, found)
+        if size < 0 or found != expected:
+            where = f"{self.root / path} (unit {unit})"
+            told = f"{expected.size} bytes {expected.xxh3_128}", f"{size} bytes {found.xxh3_128}"
+            raise CorruptStoreError(where, told[0], told[1], f"the disk is not to be trusted; {_REPAIR}")
+        return found
+
+    def record_failure(self, unit: int, error: str) -> bool:
+        """Write down why `unit` could not be computed; tell whether this run gives it up (third time)."""
+        path = self._failure_path(unit)
+        before = self.failures(unit)
+        make_folder(path.parent)
+        tries = [*before, {"run_id": self.run_id, "error": error}]
+        write_sealed(path, {"unit": unit, "tries": tries})
+        return sum(one["run_id"] == self.run_id for one in tries) >= TRIES
+
+    def failures(self, unit: int) -> list[dict[str, str]]:
+        """Return the failed tries of `unit`, each with `run_id` and `error`; none if unreadable."""
+        path = self._failure_path(unit)
+        if not path.exists():
+            return []
+        try:
+            return [dict(one) for one in read_sealed(path)["tries"]]
+        except CorruptStoreError:
+            return []
+
+    # --- finishing ---
+
+    def finalize(self) -> Manifest | None:
+        """Check every receipt against its files and write the manifest; None if there is still work to do.
+
+        Units started more than once are hashed again; where receipt and data do not agree the receipt is
+        dropped, so that `pending` returns the unit.
+
+        Raises:
+            ResourceError: the disk is full.
+
+        """
+        receipts = {unit: self.receipt(unit) for unit in range(self.plan.units)}
+        twice = {unit for unit, count in self._started().items() if count > 1}
+        for unit in twice.intersection(unit for unit, receipt in receipts.items() if receipt is not None):
+            if not self._agrees(receipts[unit]):
+                remove(self._receipt_path(unit))
+                receipts[unit] = None
+        done = [receipt for receipt in receipts.values() if receipt is not None]
+        return self._write_manifest(done) if len(done) == self.plan.units else None
+
+    def _agrees(self, receipt: Receipt | None) -> bool:
+        """Tell whether the files' bytes are those of the receipt."""
+        return receipt is not None and all(
+            size_of(self.root / file.path) == file.size
+            and digest_file(self.root / file.path) == file.xxh3_128
+            for file in receipt.files
+        )
+
+    def _write_manifest(self, receipts: Sequence[Receipt]) -> Manifest:
+        """Write the manifest and remove what only unfinished stores need."""
+        units = tuple(UnitRecord(one.facts.rows, one.facts.rejected, one.files) for one in receipts)
+        told = {
+            "completed": datetime.now(UTC).isoformat(timespec="seconds"),
+            "packages": package_versions(),
+            "devices": sorted({one.facts.device for one in receipts}),
+            "seconds": round(sum(one.facts.seconds for one in receipts), 3),
+            "absmax": max((one.facts.absmax for one in receipts), default=0.0),
+            "halvings": sum(one.facts.halvings for one in receipts),
+        }
+        manifest = Manifest(self.plan_hash, units, told)
+        fault_point("manifest-before")
+        write_sealed(self.root / MANIFEST, manifest.to_json())
+        fault_point("manifest-written")
+        for name in ("started", "failures"):
+            shutil.rmtree(self.root / INNER / name, ignore_errors=True)
+        return manifest
+
+    # --- looking ---
+
+    def manifest(self) -> Manifest | None:
+        """Return the manifest; None if the store is not complete.
+
+        Raises:
+            CorruptStoreError: it cannot be read or belongs to another plan.
+
+        """
+        path = self.root / MANIFEST
+        if not path.exists():
+            return None
+        manifest = Manifest.from_json(str(path), read_sealed(path, _REPAIR))
+        if manifest.plan_hash != self.plan_hash:
+            raise CorruptStoreError(str(path), f"plan {self.plan_hash}", manifest.plan_hash, _REPAIR)
+        return manifest
+
+    def receipt(self, unit: int) -> Receipt | None:
+        """Return the valid receipt of `unit`; None if it is absent, unreadable or its files differ."""
+        path = self._receipt_path(unit)
+        if size_of(path) < 0:
+            return None
+        try:
+            receipt = Receipt.from_json(str(path), read_sealed(path))
+        except SparseRMError:
+            return None
+        if receipt.plan_hash != self.plan_hash or receipt.unit != unit:
+            return None
+        sizes_agree = all(size_of(self.root / file.path) == file.size for file in receipt.files)
+        return receipt if sizes_agree else None
+
+    def done(self) -> int:
+        """Return how many units have a receipt, by one look at the folder, without reading any."""
+        folder = self.root / INNER / "receipts"
+        return sum(path.suffix == ".json" for path in folder.iterdir()) if folder.is_dir() else 0
+
+    def drop(self, units: Sequence[int]) -> None:
+        """Drop the receipts of damaged units, the manifest first, so that the stage does them again."""
+        remove(self.root / MANIFEST)
+        fault_point("repair-manifest-removed")
+        for unit in units:
+            remove(self._receipt_path(unit))
+        sync_folder(self.root / INNER)
+
+    def _receipt_path(self, unit: int) -> Path:
+        """Return where the receipt of `unit` lies."""
+        return self.root / INNER / "receipts" / f"{unit:05d}.json"
+
+    def _failure_path(self, unit: int) -> Path:
+        """Return where the failures of `unit` are noted."""
+        return self.root / INNER / "failures" / f"{unit:05d}.json"
+
+    def _attempts(self) -> Counter[int]:
+        """Return how often each unit was started, as far as this process knows."""
+        if self._known is None:
+            self._known = self._started()
+        return self._known
+
+    def _started(self) -> Counter[int]:
+        """Return how often each unit was started, by all workers."""
+        folder = self.root / INNER / "started"
+        names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
+        return Counter(int(name.partition(".")[0]) for name in names)

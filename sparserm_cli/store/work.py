@@ -1,0 +1,82 @@
+"""The loop that fills a unit store: serial, one worker of many, or resumed, it is the same loop."""
+
+from collections.abc import Callable
+
+from sparserm_cli.errors import PartialError
+from sparserm_cli.store.checks import open_complete
+from sparserm_cli.store.receipts import Manifest
+from sparserm_cli.store.units import UnitStore
+
+# What spoils one unit but not the next: a bad row, and torch's out-of-memory, which is a RuntimeError.
+_UNIT_ERRORS = (PartialError, RuntimeError, MemoryError)
+
+
+def work_units(
+    store: UnitStore,
+    compute: Callable[[int], object],
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Manifest | None:
+    """Compute this rank's pending units, then write the manifest if nobody has anything left to do.
+
+    Args:
+        store: the planned store.
+        compute: computes and commits one unit; PartialError, RuntimeError and MemoryError are noted against
+            the unit, tried three times; any other error ends the run, keeping what is done.
+        rank: this worker's number from 0.
+        world: how many workers share the plan.
+        progress: called with units done and units to do of this rank.
+        stop: asked before each unit; true ends the loop with the unit in hand finished.
+
+    Returns:
+        the manifest of the complete store; None if it was stopped or other ranks still have units.
+
+    Raises:
+        PartialError: some units failed three times; the others are done.
+        CorruptStoreError: the store was complete but a file is not there as recorded.
+
+    """
+    if store.manifest() is not None:
+        return open_complete(store)
+    given_up: dict[int, str] = {}
+    done, total = 0, None
+    while todo := [unit for unit in store.pending(rank, world) if unit not in given_up]:
+        total = total or len(todo)
+        for unit in todo:
+            if stop is not None and stop():
+                return None
+            error = _attempt(store, compute, unit)
+            if error is None:
+                done += 1
+            elif store.record_failure(unit, error):
+                given_up[unit] = error
+            if progress is not None:
+                progress(done, total)
+        if not any(unit not in given_up for unit in store.pending(rank, world)):
+            manifest = store.finalize()
+            if manifest is not None:
+                return manifest
+    return _end(store, given_up)
+
+
+def _attempt(store: UnitStore, compute: Callable[[int], object], unit: int) -> str | None:
+    """Compute one unit; return what went wrong, if it concerns this unit alone."""
+    store.start(unit)
+    try:
+        compute(unit)
+    except _UNIT_ERRORS as error:
+        return f"{type(error).__name__}: {error}"
+    return None if store.receipt(unit) is not None else "no receipt was written"
+
+
+def _end(store: UnitStore, given_up: dict[int, str]) -> Manifest | None:
+    """Finish a rank with nothing left to do: other ranks may have finished meanwhile."""
+    if given_up:
+        first = min(given_up)
+        found = f"{len(given_up)} failed, the first is unit {first} with {given_up[first]}"
+        hint = f"run `{store.command}` again to repeat only those"
+        raise PartialError(str(store.root), f"{store.plan.units} units", found, hint)
+    return store.finalize()

@@ -1,0 +1,36 @@
+"""A unit store without zarr: each unit is one small file, so that the engine alone is tested, and fast."""
+
+from pathlib import Path
+
+from sparserm_cli.store.files import building_folder, digest_file, make_folder, write_atomic
+from sparserm_cli.store.receipts import FileFact, Plan, UnitFacts
+from sparserm_cli.store.units import UnitStore, write_plan
+
+UNITS = 4
+
+
+def toy_plan(root: Path, seed: int = 0, units: int = UNITS) -> None:
+    """Make the store unless it is there."""
+    if root.exists():
+        return
+    with building_folder(root) as part:
+        write_atomic(part / "static", b"static")
+        files = (FileFact("static", 6, digest_file(part / "static")),)
+        write_plan(part, Plan("toy", 1, {"seed": seed}, {"units": units}, files))
+
+
+def toy_store(root: Path, run_id: str = "r") -> UnitStore:
+    """Open the store."""
+    return UnitStore(root, "toy", 1, "sparserm toy", run_id)
+
+
+def toy_bytes(store: UnitStore, unit: int) -> bytes:
+    """Return what a unit consists of."""
+    return f"{store.plan.identity['seed']}:{unit}|".encode() * (unit + 3)
+
+
+def toy_compute(store: UnitStore, unit: int) -> None:
+    """Compute and commit one unit."""
+    make_folder(store.root / "data")
+    write_atomic(store.root / "data" / f"{unit}.bin", toy_bytes(store, unit))
+    store.commit(unit, [f"data/{unit}.bin"], UnitFacts(rows=unit + 3))
