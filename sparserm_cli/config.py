@@ -22,6 +22,10 @@ Progress = Callable[[int, int], None]
 """Called with (work done, work in all) as a stage advances; the unit is the stage's own."""
 
 
+Note = Callable[[str], None]
+"""Called with a sentence worth telling while a stage works."""
+
+
 def default_run() -> Path:
     """Return `$SPARSERM_RUN` if set, else `./sparserm-run`."""
     return Path(os.environ.get("SPARSERM_RUN") or DEFAULT_RUN)

@@ -21,6 +21,11 @@ class StopRequest:
         self._note = note
         self.signal_number: int | None = None
 
+    @property
+    def requested(self) -> bool:
+        """Whether to stop before the next unit."""
+        return self.signal_number is not None
+
     def receive(self, number: int, _frame: FrameType | None) -> None:
         """Remember the first signal; leave at once on the second.
 

@@ -1,0 +1,134 @@
+"""`extract`: the residual stream of every response, computed once, in a store that can be trusted.
+
+Reads: preference pairs, a language model. Writes: `activations.zarr`.
+Memory: the model's lower blocks and one unit of residual vectors; about 200 bytes a response for the plan.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from sparserm_cli.config import ExtractConfig, Note, Progress
+from sparserm_cli.console import size
+from sparserm_cli.models.identity import resolve_model
+from sparserm_cli.stages.planning import Request, check_request, request_of, write_plan
+from sparserm_cli.stages.stopping import finish_unit_in_hand
+from sparserm_cli.stages.units import UnitComputer, measured_rate
+from sparserm_cli.store.activations import ActivationsWriter, capture_path, remove_capture
+from sparserm_cli.store.files import free_bytes, sweep
+from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
+from sparserm_cli.store.plan import ExtractPlan, check_space
+from sparserm_cli.store.work import work_units
+
+
+class ExtractSummary(NamedTuple):
+    """What `extract` has done.
+
+    Fields:
+        path: where the capture is.
+        plan: what it holds.
+        state: `complete`; `planned` after a dry run; `partial` while other workers are not done.
+        computed: units that this call computed.
+        seconds: how long this call worked on units; after a dry run, how long all units are expected to take.
+        free: bytes free on the disk.
+        digest: of the content; "" unless complete.
+    """
+
+    path: Path
+    plan: ExtractPlan
+    state: str
+    computed: int
+    seconds: float
+    free: int
+    digest: str
+
+
+def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> ExtractSummary:
+    """Capture what `config` asks for, or continue where an earlier call was cut off.
+
+    Args:
+        config: the options.
+        progress: called with response tokens computed and response tokens in all.
+        note: told what is worth knowing on the way.
+
+    Raises:
+        UsageError: options that cannot be.
+        BadInputError: the data cannot be read.
+        IncompatibleError: the run directory holds another capture.
+        CorruptStoreError: a finished capture is damaged.
+        ResourceError: disk, memory or device are not to be had.
+        TemporaryError: another run holds the directory.
+        PartialError: some units failed three times.
+        StoppedError: Ctrl-C or SIGTERM; the units done are safe.
+
+    """
+    # 1. What is asked for, in terms of content: data by digest, model by revision.
+    identity = resolve_model(
+        config.model,
+        offline=config.offline,
+        remote_code=config.remote_code,
+        pickles=config.allow_pickle,
+        progress=progress,
+    )
+    request = request_of(config, identity)
+    root = capture_path(config.run)
+    if config.dry_run:
+        return _priced(root, request)
+    rank, world = config.worker
+    with run_lock(config.run) if world == 1 else worker_lock(config.run, rank):
+        # 2. The plan that is there is continued if it asks for the same; a new one is frozen before any work.
+        with plan_lock(config.run):
+            _ensure_plan(root, request, note)
+        # 3. Units without a receipt are computed, and whoever finds none missing writes the manifest.
+        writer = ActivationsWriter(root)
+        computer = UnitComputer(request, writer, progress, note)
+        with finish_unit_in_hand(note) as stop:
+            manifest = work_units(
+                writer.store, computer.compute, rank=rank, world=world, stop=lambda: stop.requested
+            )
+            if manifest is None:
+                stop.check(writer.store.done(), writer.plan.layout.units)
+    state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
+    seconds, free = computer.seconds, free_bytes(config.run)
+    return ExtractSummary(root, writer.plan, state, computer.computed, seconds, free, digest)
+
+
+def _ensure_plan(root: Path, request: Request, note: Note) -> None:
+    """Leave a plan of this request at `root`.
+
+    Raises:
+        IncompatibleError: there is one of another request, and no `--force`.
+
+    """
+    sweep(root.parent, everything=request.config.worker[1] == 1)
+    if root.exists():
+        if not request.config.force:
+            check_request(root, request)
+            return
+        if request.is_planned(root):
+            return
+        note(f"{root.name}: thrown away, since --force asks for another capture")
+        remove_capture(root)
+    note(f"reading {request.config.data}")
+    plan = write_plan(root, request)
+    note(_price(plan))
+    check_space(root.parent, plan.bytes)
+
+
+def _priced(root: Path, request: Request) -> ExtractSummary:
+    """Work out the plan in a temporary folder and time a few batches of it."""
+    with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
+        plan = write_plan(capture_path(Path(folder)), request)
+        rate = measured_rate(request, ActivationsWriter(capture_path(Path(folder))))
+    tokens = plan.layout.response_tokens + plan.layout.prompt_tokens
+    free = free_bytes(root.parent)
+    check_space(root.parent, plan.bytes)
+    return ExtractSummary(root, plan, "planned", 0, tokens / rate, free, "")
+
+
+def _price(plan: ExtractPlan) -> str:
+    """Say what the plan will cost, before the first forward pass."""
+    layout = plan.layout
+    tokens = layout.response_tokens + layout.prompt_tokens
+    what = f"{layout.pairs:,} pairs, {layout.responses:,} responses to {layout.prompts:,} prompts"
+    return f"planned {what}, {tokens:,} tokens: {size(plan.bytes)} in {plan.files} files"

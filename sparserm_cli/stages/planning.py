@@ -1,0 +1,278 @@
+"""The first half of `extract`: from options and data to a frozen plan, without reading the model's weights.
+
+Reads: the data, the model's configuration and tokenizer. Writes: the plan inside `activations.zarr`.
+Memory: about 200 bytes a response.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from sparserm_cli.config import ExtractConfig
+from sparserm_cli.data.example import CHOSEN, REJECTED
+from sparserm_cli.data.files import open_source
+from sparserm_cli.data.prepare import encoded_rows
+from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.splits import group_key
+from sparserm_cli.data.template import EncodedExample, PromptTemplate, tokenizer_digest
+from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
+from sparserm_cli.models.identity import ModelIdentity, load_tokenizer
+from sparserm_cli.models.shape import ModelShape, check_layers
+from sparserm_cli.store.activations import ActivationsWriter
+from sparserm_cli.store.lineage import check_same_plan
+from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
+from sparserm_cli.store.planner import PlanWriter
+
+DEFAULT_BATCH_TOKENS = 4096
+"""Tokens in one forward pass where nothing else is asked for; more gained nothing where it was measured."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a capture is asked to hold, known before tokenizer, torch or weights are loaded."""
+
+    config: ExtractConfig
+    """The options."""
+    identity: ModelIdentity
+    """The model they mean."""
+    layers: tuple[int, ...]
+    """Blocks, from 0."""
+
+    def expected(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the identity a plan must have to be this request's.
+
+        Args:
+            recorded: the identity of the plan that is there. What the options leave to `auto` was decided
+                when that plan was made, and stays.
+
+        """
+        config = self.config
+        inputs = open_source(config.data, split=config.split, offline=config.offline).inputs()
+        asked = {
+            "model": self.identity.name,
+            "model_revision": self.identity.revision,
+            "template_source": _template_source(config.template),
+            "layers": list(self.layers),
+            "positions": config.positions,
+            "too_long": config.too_long,
+            "dedupe": config.dedupe,
+            "unit_tokens": config.unit_tokens,
+            "limit": config.limit,
+            "split": config.split,
+            "columns": dict(column_map(config.columns)),
+        }
+        if inputs:
+            asked["inputs"] = [f"{one.sha256} ({one.bytes} bytes)" for one in inputs]
+        if config.dtype != "auto":
+            asked["dtype"] = config.dtype
+        if config.max_length is not None:
+            asked["max_length"] = config.max_length
+        if config.batch_tokens is not None:
+            asked["batch_tokens"] = config.batch_tokens
+        return {**recorded, **asked}
+
+    def is_planned(self, root: Path) -> bool:
+        """Tell whether the plan at `root` is this request's; one that cannot be read is not."""
+        try:
+            check_request(root, self)
+        except SparseRMError:
+            return False
+        return True
+
+
+def request_of(config: ExtractConfig, identity: ModelIdentity) -> Request:
+    """Return what `config` asks of `identity`.
+
+    Raises:
+        UsageError: no layer is known.
+        IncompatibleError: the layers contradict an SAE.
+
+    """
+    return Request(config, identity, wanted_layers(config))
+
+
+def check_request(root: Path, request: Request) -> None:
+    """Check that the plan in the run directory is the request's.
+
+    Raises:
+        IncompatibleError: it is not; names the first field that differs and both values.
+        CorruptStoreError: the plan cannot be read.
+
+    """
+    recorded = ActivationsWriter(root).plan.settings.identity()
+    check_same_plan(str(root), recorded, request.expected(recorded), "--force")
+
+
+def write_plan(root: Path, request: Request) -> ExtractPlan:
+    """Read, check and tokenise the data, and freeze the plan.
+
+    Args:
+        root: where the capture shall lie.
+        request: what it shall hold.
+
+    Raises:
+        BadInputError: a bad row, or no row at all.
+        IncompatibleError: the model has no chat template, or no usable tokenizer.
+        ResourceError: the disk is full.
+
+    """
+    config, identity = request.config, request.identity
+    shape = check_layers(identity, request.layers)
+    tokenizer = load_tokenizer(identity)
+    template = PromptTemplate(tokenizer, config.template, model=identity.name)
+    settings = _settings(request, shape, template, tokenizer_digest(tokenizer))
+    with PlanWriter(root, settings) as writer:
+        reader = Reader(
+            config.data,
+            purpose="pairs",
+            columns=column_map(config.columns),
+            split=config.split,
+            limit=config.limit,
+            on_bad_row=config.on_bad_row,
+            offline=config.offline,
+            sink=lambda reject: writer.reject(reject._asdict()),
+        )
+        pairs = _Pairs(writer, dedupe=config.dedupe)
+        for row in encoded_rows(reader, template, max_length=settings.max_length, too_long=config.too_long):
+            pairs.add(row)
+        # A hub data set's digest is known only now that it has been read.
+        writer.settings = replace(settings, inputs=tuple(InputFact(*one) for one in reader.inputs))
+        counts = {
+            "rows_read": reader.read,
+            "rows_accepted": reader.accepted,
+            "rows_rejected": reader.rejected,
+            "identical_pairs": reader.identical_pairs,
+            "duplicate_pairs": reader.duplicates,
+            "straddled": pairs.straddled,
+            "truncated": pairs.truncated,
+        }
+        return writer.freeze(counts)
+
+
+def column_map(columns: tuple[str, ...]) -> Mapping[str, str]:
+    """Read `("prompt=question",)` as a mapping of our names to the file's.
+
+    Raises:
+        UsageError: a part has no equals sign or an empty side.
+
+    """
+    parts = {column: column.partition("=") for column in columns}
+    for column, (ours, _, theirs) in parts.items():
+        if not ours or not theirs:
+            raise UsageError(
+                "--column", "OURS=THEIRS, like prompt=question", repr(column), "correct the option"
+            )
+    return {ours: theirs for ours, _, theirs in parts.values()}
+
+
+def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
+    """Return the layers to capture: those asked for, which the SAEs must not contradict, or the SAEs' own.
+
+    Raises:
+        UsageError: neither says a layer.
+        IncompatibleError: an SAE is for a layer that is not asked for.
+
+    """
+    theirs = _sae_layers(config.sae)
+    known = tuple(sorted({layer for layer in theirs.values() if layer is not None}))
+    layers = config.layer or known
+    if not layers:
+        hint = "give --layer, such as the middle one, or --sae with an SAE that knows its layer"
+        raise UsageError("--layer", "a layer", "none", hint)
+    for name, layer in theirs.items():
+        if layer is not None and layer not in layers:
+            asked = ",".join(map(str, layers))
+            raise IncompatibleError(
+                "--layer", f"{layer}, which {name} was trained on", asked, "leave --layer out"
+            )
+    return layers
+
+
+def _sae_layers(names: tuple[str, ...]) -> Mapping[str, int | None]:
+    """Return the layer that each SAE was trained on; torch is loaded only if there is an SAE to look at."""
+    if not names:
+        return {}
+    from sparserm_cli.models.sae_formats import read_sae_metadata
+
+    return {name: read_sae_metadata(name).layer for name in names}
+
+
+class _Pairs:
+    """Adds each row's responses and pairs to the plan, and counts what is worth telling."""
+
+    def __init__(self, writer: PlanWriter, *, dedupe: bool) -> None:
+        self._writer, self._dedupe = writer, dedupe
+        self._seen: set[tuple[int, int]] = set()
+        self.straddled = self.truncated = 0
+
+    def add(self, row: EncodedExample) -> None:
+        """Add one row; a pair of equal responses says nothing and is left out."""
+        group = group_key(row.prompt_text)
+        handles = [
+            self._writer.add(
+                one.prompt_ids,
+                one.response_ids,
+                group=group,
+                characters=one.characters,
+                straddled=one.straddled,
+                truncated=one.truncated,
+            )
+            for one in row.responses
+        ]
+        self.straddled += sum(one.straddled for one in row.responses)
+        self.truncated += sum(one.truncated for one in row.responses)
+        sides = row.example.sides
+        chosen = [handle for handle, side in zip(handles, sides, strict=True) if side == CHOSEN]
+        rejected = [handle for handle, side in zip(handles, sides, strict=True) if side == REJECTED]
+        for good, bad in product(chosen, rejected):
+            if good == bad or (self._dedupe and (good, bad) in self._seen):
+                continue
+            if self._dedupe:
+                self._seen.add((good, bad))
+            self._writer.add_pair(good, bad, row.example.row)
+
+
+def _settings(
+    request: Request, shape: ModelShape, template: PromptTemplate, tokenizer: str
+) -> ExtractSettings:
+    """Decide what the options left open."""
+    from sparserm_cli.models.lm import choose_device, choose_dtype
+
+    config = request.config
+    dtype, _ = choose_dtype(config.dtype, choose_device(config.device))
+    return ExtractSettings(
+        model=request.identity.name,
+        model_revision=request.identity.revision,
+        tokenizer=tokenizer,
+        template=template.digest,
+        template_source=_template_source(config.template),
+        layers=request.layers,
+        hook_names=tuple(f"blocks.{layer}.hook_resid_post" for layer in request.layers),
+        d_in=shape.d_in,
+        dtype=str(dtype).removeprefix("torch."),
+        inputs=(),
+        positions=config.positions,
+        max_length=min(config.max_length or shape.max_positions, shape.max_positions),
+        too_long=config.too_long,
+        batch_tokens=config.batch_tokens or DEFAULT_BATCH_TOKENS,
+        unit_tokens=config.unit_tokens,
+        limit=config.limit,
+        split=config.split,
+        columns=column_map(config.columns),
+        dedupe=config.dedupe,
+    )
+
+
+def _template_source(template: str | None) -> str:
+    """Return where the template comes from: the model, none (`raw`), or a file by its digest."""
+    if template is None or template == "raw":
+        return template or "model"
+    try:
+        return f"file sha256:{hashlib.sha256(Path(template).read_bytes()).hexdigest()}"
+    except OSError as problem:
+        raise UsageError(
+            "--template", "raw or a readable Jinja file", template, "correct the path"
+        ) from problem

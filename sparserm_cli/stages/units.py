@@ -1,0 +1,162 @@
+"""Computing the units of a planned capture: trees in, pooled vectors and tokens out.
+
+Axes: rows (response tokens of a unit), responses (of a unit), d_in (width of the residual stream).
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from sparserm_cli.config import Note, Progress
+from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.stages.planning import Request
+from sparserm_cli.store.activations import ActivationsWriter
+from sparserm_cli.store.receipts import UnitFacts
+
+SAMPLE_SECONDS = 3.0
+"""How long a dry run measures."""
+
+
+class UnitComputer:
+    """Computes units one after the other; the model is loaded for the first.
+
+    Args:
+        request: what is captured.
+        writer: the planned capture.
+        progress: called with response tokens computed and response tokens in all.
+        note: told which type and device were chosen, and why.
+
+    Attributes:
+        computed: units computed so far.
+        seconds: time spent on them.
+
+    """
+
+    def __init__(self, request: Request, writer: ActivationsWriter, progress: Progress, note: Note) -> None:
+        self._request, self._writer, self._progress, self._note = request, writer, progress, note
+        self._lm: Any = None
+        self.computed, self.seconds = 0, 0.0
+
+    def compute(self, unit: int) -> None:
+        """Compute and write one unit.
+
+        Raises:
+            NonFiniteError: a response has NaN or infinite residuals.
+            ResourceError: the disk is full.
+
+        """
+        if self._lm is None:
+            self._lm = load_model(self._request, self._writer, self._note)
+            self._done = self._tokens_done()
+        begun = time.monotonic()
+        layers, facts = self._captured(unit)
+        told = UnitFacts(
+            rows=0,
+            device=self._lm.device,
+            dtype=self._lm.dtype,
+            batch_sizes=tuple(facts.get("batch_sizes", ())),
+            halvings=int(facts.get("halvings", 0)),
+            seconds=round(time.monotonic() - begun, 3),
+        )
+        self._writer.write_unit(unit, layers, told)
+        self.computed += 1
+        self.seconds += time.monotonic() - begun
+
+    def _captured(self, unit: int) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, Any]]:
+        """Run the unit's trees through the model and lay their vectors out in store order."""
+        from sparserm_cli.models.capture import capture, pool
+        from sparserm_cli.models.tree import Tree
+
+        settings, rows, span = self._writer.plan.settings, self._writer.rows, self._writer.rows.span(unit)
+        trees = self._writer.trees(unit)
+        starts = rows.response_offset[span.start : span.stop + 1] - rows.response_offset[span.start]
+        layers = {layer: self._empty(len(span), int(starts[-1])) for layer in settings.layers}
+        facts: dict[str, Any] = {}
+        parts = [Tree(tree.prompt_ids, tree.responses) for tree in trees]
+        for number, response, taken in capture(
+            self._lm, parts, batch_tokens=settings.batch_tokens, facts=facts
+        ):
+            place = trees[number].first - span.start + response
+            for layer, residuals in taken.items():
+                arrays = layers[layer]
+                arrays["last"][place], arrays["mean"][place] = (one.cpu().numpy() for one in pool(residuals))
+                if "tokens" in arrays:
+                    arrays["tokens"][starts[place] : starts[place + 1]] = stored(residuals)
+            self._done += int(starts[place + 1] - starts[place])
+            self._progress(self._done, self._writer.plan.layout.response_tokens)
+        return layers, facts
+
+    def _empty(self, responses: int, tokens: int) -> dict[str, np.ndarray]:
+        """Return the arrays of one layer of a unit, to be filled."""
+        settings = self._writer.plan.settings
+        arrays = {name: np.full((responses, settings.d_in), np.nan, np.float32) for name in ("last", "mean")}
+        if settings.positions == "response":
+            kind = np.uint16 if settings.dtype == "bfloat16" else np.float32
+            arrays["tokens"] = np.empty((tokens, settings.d_in), kind)
+        return arrays
+
+    def _tokens_done(self) -> int:
+        """Return the response tokens of units that need not be computed any more."""
+        rank, world = self._request.config.worker
+        pending = set(self._writer.store.pending(rank, world))
+        units = range(self._writer.plan.layout.units)
+        return sum(int(self._writer.rows.lengths(unit).sum()) for unit in units if unit not in pending)
+
+
+def load_model(request: Request, writer: ActivationsWriter, note: Note) -> Any:
+    """Load the blocks that the plan needs, in the type that the plan says.
+
+    Raises:
+        IncompatibleError: the model's width is not the plan's.
+        ResourceError: the device is not there.
+
+    """
+    from sparserm_cli.models.lm import LanguageModel
+
+    settings = writer.plan.settings
+    lm = LanguageModel.load(
+        request.identity, layers=settings.layers, dtype=settings.dtype, device=request.config.device
+    )
+    if lm.d_in != settings.d_in:
+        raise IncompatibleError(
+            request.identity.name, f"d_in {settings.d_in}", str(lm.d_in), "extract --force"
+        )
+    shared = (
+        "each prompt once for all its responses"
+        if lm.supports_tree
+        else f"each response alone ({lm.tree_reason})"
+    )
+    note(f"computing in {lm.dtype} on {lm.device}, {shared}")
+    return lm
+
+
+def measured_rate(request: Request, writer: ActivationsWriter) -> float:
+    """Return the tokens a second that this machine computes, prompts counted once, from a short sample."""
+    from sparserm_cli.models.capture import capture
+    from sparserm_cli.models.tree import Tree
+
+    lm = load_model(request, writer, lambda _text: None)
+    trees = [Tree(tree.prompt_ids, tree.responses) for tree in writer.trees(0)]
+    tokens, seconds, at = 0, 0.0, 0
+    while at < len(trees) and seconds < SAMPLE_SECONDS:
+        part = trees[at : at + 32]
+        at += len(part)
+        begun = time.monotonic()
+        for _ in capture(lm, part, batch_tokens=writer.plan.settings.batch_tokens):
+            pass
+        if at > len(part) or at == len(trees):
+            # The first part warms the machine up and does not count, unless it is all there is.
+            tokens += sum(len(tree.prompt_ids) + sum(map(len, tree.responses)) for tree in part)
+            seconds += time.monotonic() - begun
+    return tokens / seconds
+
+
+def stored(residuals: Any) -> np.ndarray:
+    """Return residuals as the store keeps them: float32, or the bits of bfloat16 as uint16."""
+    import torch
+
+    values = residuals.cpu()
+    if values.dtype == torch.bfloat16:
+        return np.asarray(values.contiguous().view(torch.int16).numpy().view(np.uint16))
+    return np.asarray(values.numpy())
