@@ -44,12 +44,13 @@ class _Hasher(Protocol):
     def hexdigest(self) -> str: ...
 
 
-def write_atomic(path: Path, data: bytes | memoryview) -> None:
+def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
     """Put `data` at `path` so that after a crash the file is the old one or the new one, whole and synced.
 
     Args:
         path: the file; its folder must exist.
         data: all its bytes.
+        sync: put it on the disk at once; false only in a folder that is synced as a whole before its rename.
 
     Raises:
         ResourceError: the disk or quota is full, or the folder cannot be written; tells the bytes needed.
@@ -61,13 +62,15 @@ def write_atomic(path: Path, data: bytes | memoryview) -> None:
         try:
             with part.open("wb") as out:
                 _write(out.fileno(), view)
-                operation("fsync")
-                os.fsync(out.fileno())
+                if sync:
+                    operation("fsync")
+                    os.fsync(out.fileno())
             rename(part, path)
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if sync:
+            sync_folder(path.parent)
 
 
 def _write(handle: int, view: memoryview) -> None:

@@ -131,8 +131,16 @@ def _no_constant(name: str) -> None:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with a `seal`: the xxh3-128 of the rest, so that any changed byte is noticed."""
-    write_json_atomic(path, {**value, SEAL: _seal(value)})
+    """Write a JSON object with a `seal`: the xxh3-128 of the rest, so that any changed byte is noticed.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+        ResourceError: as `write_atomic`.
+
+    """
+    sealed = {**value, SEAL: _seal(value)}
+    fields = (f"{json.dumps(name)}: {json.dumps(one, allow_nan=False)}" for name, one in sealed.items())
+    write_atomic(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode("ascii"))
 
 
 def read_sealed(path: Path, hint: str = "remove it and run the stage again") -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.lineage import Lineage, Parent, content_digest
 
 METADATA_NAME = "zarr.json"
+REJECTS = "_sparserm/rejects.jsonl"
 _HINT = "run the stage again"
 
 
@@ -237,5 +238,10 @@ def files_from_json(value: Sequence[Sequence[Any]]) -> tuple[FileFact, ...]:
 
 
 def _content(files: Sequence[FileFact]) -> list[list[Any]]:
-    """Return the files that are content; not arrays' metadata, which zarr versions spell differently."""
-    return files_to_json([file for file in files if not file.path.endswith(METADATA_NAME)])
+    """Return the files that are content.
+
+    Arrays' metadata are not, since zarr versions spell them differently; nor are the words of the rejects.
+    """
+    return files_to_json(
+        [one for one in files if not one.path.endswith(METADATA_NAME) and one.path != REJECTS]
+    )

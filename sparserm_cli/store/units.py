@@ -39,7 +39,6 @@ from sparserm_cli.store.receipts import FileFact, Manifest, Plan, Receipt, UnitF
 INNER = "_sparserm"
 PLAN = f"{INNER}/plan.json"
 MANIFEST = f"{INNER}/MANIFEST.json"
-REJECTS = f"{INNER}/rejects.jsonl"
 TRIES = 3
 _REPAIR = "run `sparserm verify --deep`, then the stage again"
 

@@ -21,7 +21,8 @@ def _module(name: str) -> None:
     spec.loader.exec_module(module)
 
 
-_module("toy")
+for _name in ("toy", "captures"):
+    _module(_name)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,90 @@
+"""Small captures whose numbers follow from their seed, made without a model."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from sparserm_cli.store.activations import ActivationsWriter
+from sparserm_cli.store.bits import from_float32
+from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
+from sparserm_cli.store.planner import PlanWriter
+from sparserm_cli.store.receipts import Manifest, Receipt, UnitFacts
+from sparserm_cli.store.work import work_units
+
+__all__ = ["from_float32", "replace"]
+
+D_IN = 3
+FACTS = UnitFacts(0, dtype="float32", batch_sizes=(7,), seconds=0.5)
+
+
+def settings(**changes: object) -> ExtractSettings:
+    """Give settings of two layers, with units of at most nine response tokens."""
+    values = {
+        "model": "tiny",
+        "model_revision": "sha256:0",
+        "tokenizer": "t0",
+        "template": "raw",
+        "layers": (1, 2),
+        "hook_names": ("blocks.1.hook_resid_post", "blocks.2.hook_resid_post"),
+        "d_in": D_IN,
+        "dtype": "bfloat16",
+        "inputs": (InputFact("pairs.jsonl", 10, "ab" * 32),),
+        "unit_tokens": 9,
+        "unit_responses": 4,
+        **changes,
+    }
+    return ExtractSettings(**values)
+
+
+def ids(*numbers: int) -> np.ndarray:
+    """Return token ids."""
+    return np.array(numbers, np.uint32)
+
+
+def plan(root: Path, **changes: object) -> ExtractPlan:
+    """Freeze a plan of 3 prompts, 8 responses and 5 pairs; the first prompt returns in the last row."""
+    with PlanWriter(root, settings(**changes)) as writer:
+        a = [writer.add(ids(1, 2), ids(*range(3, 3 + n)), group=11, characters=n) for n in (2, 3, 1)]
+        b = [writer.add(ids(4), ids(*range(9, 9 + n)), group=12, straddled=n == 4) for n in (4, 5)]
+        c = [writer.add(ids(5, 6, 7), ids(20), group=13), writer.add(ids(5, 6, 7), ids(21), group=13)]
+        late = writer.add(ids(1, 2), ids(30, 31), group=11, truncated=True)
+        for row, (chosen, rejected) in enumerate([(a[0], a[1]), (a[0], a[2]), b, c, (late, a[1])], 1):
+            writer.add_pair(chosen, rejected, row)
+        writer.reject({"row": 6, "offset": 60, "field": "chosen", "reason": "empty"})
+        return writer.freeze({"read": 6, "accepted": 5, "rejected": 1})
+
+
+def values(layer: int, token_ids: np.ndarray) -> np.ndarray:
+    """Return what the residual stream of some tokens is said to be: exact in bfloat16."""
+    return (token_ids[:, None] + layer * np.array([1.0, 2.0, -4.0])).astype(np.float32)
+
+
+def compute(writer: ActivationsWriter, unit: int) -> Receipt:
+    """Compute and commit one unit."""
+    settings = writer.plan.settings
+    layers = {}
+    for layer in settings.layers:
+        rows = [values(layer, ids) for tree in writer.trees(unit) for ids in tree.responses]
+        arrays = {
+            "last": np.stack([one[-1] for one in rows]),
+            "mean": np.stack([one.mean(axis=0) for one in rows]),
+        }
+        if settings.positions == "response":
+            tokens = np.concatenate(rows)
+            arrays["tokens"] = from_float32(tokens) if settings.dtype == "bfloat16" else tokens
+        layers[layer] = arrays
+    return writer.write_unit(unit, layers, FACTS)
+
+
+def fill(root: Path, rank: int = 0, world: int = 1, run_id: str = "") -> Manifest | None:
+    """Do the pending units of a planned capture."""
+    writer = ActivationsWriter(root, run_id)
+    return work_units(writer.store, lambda unit: compute(writer, unit), rank=rank, world=world)
+
+
+def capture(root: Path, **changes: object) -> Path:
+    """Make a whole capture and return its folder."""
+    plan(root, **changes)
+    fill(root)
+    return root
