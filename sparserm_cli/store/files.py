@@ -50,6 +50,7 @@ __all__ = [
     "read_json",
     "read_sealed",
     "remove",
+    "remove_folder",
     "replace_folder",
     "sha256_file",
     "size_of",
@@ -224,6 +225,15 @@ def replace_folder(built: Path, final: Path) -> None:
     sync_folder(final.parent)
     if old.exists():
         remove(old)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a whole artifact so that a crash never leaves a part of it under its name."""
+    if folder.exists():
+        leftover = part_name(folder)
+        rename(folder, leftover)
+        sync_folder(folder.parent)
+        remove(leftover)
 
 
 def sweep(root: Path, *, everything: bool) -> list[Path]:

@@ -23,6 +23,7 @@ from sparserm_cli.store.units import write_plan
 from sparserm_cli.store.zarrs import SafeStore, create_array, create_group
 
 ACTIVATIONS = "activations"
+COMMAND = "sparserm extract"
 VERSION = 1
 """Of the format of activations.zarr."""
 

@@ -121,7 +121,7 @@ class UnitStore:
 
         """
         fault_point("unit-written")
-        found = tuple(self._read_back(unit, path, written or {}) for path in files)
+        found = tuple(self._read_back(unit, path, written or {}) for path in sorted(files))
         fault_point("unit-read-back")
         receipt = Receipt(unit, self.plan_hash, facts, found, self.run_id, max(1, self._attempts()[unit]))
         make_folder(self.root / INNER / "receipts")
