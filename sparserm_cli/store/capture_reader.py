@@ -1,6 +1,7 @@
 """Reading activations.zarr: complete, or with a mask of what is there; as a stream, unit by unit.
 
-Axes: `responses` in store order, `d_in` is the width of the residual stream. Memory: one unit, but for `pooled`.
+Axes: `responses` in store order, `d_in` is the width of the residual stream. Memory: one unit; `pooled` holds
+all responses.
 """
 
 from collections.abc import Iterator

@@ -45,8 +45,6 @@ class ExtractSettings:
     """The digest of the tokenizer's state."""
     template: str
     """The digest of the chat template, or of `raw`."""
-    template_source: str
-    """Where the template comes from: `model`, `raw`, or a file by its digest."""
     layers: tuple[int, ...]
     """Blocks, counted from 0, after which the residual stream is taken."""
     hook_names: tuple[str, ...]
@@ -79,8 +77,6 @@ class ExtractSettings:
     """Where the template comes from: `model`, `raw`, or a file by its digest."""
     dedupe: bool = False
     """Whether only the first of equal pairs is kept."""
-    dedupe: bool = False
-    """Whether a pair that came before is left out."""
     deterministic: bool = False
     """Whether every tree is computed alone, so that batches cannot change a bit."""
 
