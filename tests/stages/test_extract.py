@@ -1,0 +1,224 @@
+"""extract on a tiny random model: right vectors, nothing recomputed, nothing mixed up."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparserm_cli.config import ExtractConfig
+from sparserm_cli.data.template import PromptTemplate
+from sparserm_cli.errors import BadInputError, IncompatibleError, StoppedError, TemporaryError, UsageError
+from sparserm_cli.models import lm
+from sparserm_cli.stages.extract import extract
+from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.locks import run_lock
+
+ROWS = [
+    {"prompt": f"Question {n % 5}?", "chosen": f"yes, {n} " + "a" * n, "rejected": f"no {n}"}
+    for n in range(12)
+]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Write twelve pairs over five prompts."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return path
+
+
+def config(data: Path, model: Path, run: Path, **changes) -> ExtractConfig:
+    """Small units, so that there are several."""
+    wanted = {"layer": (1,), "dtype": "float32", "unit_tokens": 40} | changes
+    return ExtractConfig(data=str(data), model=str(model), run=run, **wanted)
+
+
+def run(*args, **changes):
+    """Extract quietly."""
+    return extract(config(*args, **changes), progress=lambda _done, _total: None, note=lambda _text: None)
+
+
+def test_vectors_are_those_of_transformers(data, tiny_model, tmp_path):
+    """Tokens, last and mean equal hidden_states[layer + 1] of the whole model on prompt + response."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tiny_model("llama")
+    done = run(data, folder, tmp_path / "run", layer=(0, 2))
+    reader = ActivationsReader(done.path)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    whole = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    template = PromptTemplate(tokenizer)
+    pairs = reader.pairs()
+    assert len(pairs.chosen) == len(ROWS)
+    for number, row in enumerate(ROWS):
+        prompt = template.render(row["prompt"])
+        for side, response in (
+            (pairs.chosen, int(pairs.chosen[number])),
+            (pairs.rejected, int(pairs.rejected[number])),
+        ):
+            text = row["chosen"] if side is pairs.chosen else row["rejected"]
+            ids = tokenizer(prompt + text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+            start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            with torch.no_grad():
+                states = whole(ids, output_hidden_states=True).hidden_states
+            for layer in (0, 2):
+                expected = states[layer + 1][0, start:].numpy()
+                np.testing.assert_allclose(reader.tokens(layer, response), expected, rtol=1e-4, atol=1e-4)
+                np.testing.assert_allclose(
+                    reader.pooled(layer, "last")[response], expected[-1], rtol=1e-4, atol=1e-4
+                )
+                np.testing.assert_allclose(
+                    reader.pooled(layer, "mean")[response], expected.mean(0), rtol=1e-4, atol=1e-4
+                )
+
+
+def test_bfloat16_is_kept_as_its_bits(data, tiny_model, tmp_path):
+    """What is stored is what the model computed, to the bit: the low half of every float32 is zero."""
+    done = run(data, tiny_model("llama"), tmp_path / "run", dtype="bfloat16")
+    reader = ActivationsReader(done.path)
+    block = next(iter(reader.iter_tokens(1)))
+    assert block.rows.dtype == np.float32
+    assert not (block.rows.view(np.uint32) & 0xFFFF).any()
+    assert reader.pooled(1, "mean").view(np.uint32).astype(np.uint64).max() & 0xFFFF
+
+
+def test_rerun_of_a_finished_capture_loads_no_model(data, tiny_model, tmp_path, monkeypatch):
+    """Digests alone say that there is nothing to do."""
+    first = run(data, tiny_model("llama"), tmp_path / "run")
+    assert first.computed == first.plan.layout.units > 1
+    monkeypatch.setattr(lm.LanguageModel, "load", None)
+    again = run(data, tiny_model("llama"), tmp_path / "run")
+    assert (again.state, again.computed, again.digest) == ("complete", 0, first.digest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected", "found"),
+    [
+        ({"layer": (2,)}, "layers", "[1]", "[2]"),
+        ({"dtype": "bfloat16"}, "dtype", "float32", "bfloat16"),
+        ({"template": "raw"}, "template_source", "model", "raw"),
+        ({"positions": "pooled"}, "positions", "response", "pooled"),
+        ({"max_length": 99}, "max_length", "512", "99"),
+    ],
+)
+def test_another_request_is_refused_by_field(data, tiny_model, tmp_path, changes, field, expected, found):
+    """A run directory holds one capture; what differs is named with both values."""
+    run(data, tiny_model("llama"), tmp_path / "run")
+    with pytest.raises(IncompatibleError) as caught:
+        run(data, tiny_model("llama"), tmp_path / "run", **changes)
+    assert str(caught.value) == (
+        f"{tmp_path}/run/activations.zarr: {field}: expected {expected}, found {found}; "
+        "give the same option, another --run directory, or --force to start anew"
+    )
+
+
+def test_row_39_another_model_is_refused(data, tiny_model, tmp_path):
+    """Weights are compared by content, not by name."""
+    run(data, tiny_model("llama"), tmp_path / "run")
+    other = tmp_path / "other"
+    tiny_model("llama")
+    import shutil
+
+    shutil.copytree(tiny_model("llama", initializer_range=0.3), other)
+    with pytest.raises(
+        IncompatibleError, match=r"activations\.zarr: model: expected .*llama.*, found .*other; "
+    ):
+        run(data, other, tmp_path / "run")
+
+
+def test_one_changed_byte_of_input_is_refused_and_force_starts_anew(data, tiny_model, tmp_path):
+    """The data's digest is part of what a capture is."""
+    first = run(data, tiny_model("llama"), tmp_path / "run")
+    data.write_text(data.read_text().replace("no 3", "no 4"))
+    with pytest.raises(
+        IncompatibleError, match=r"activations\.zarr: inputs: expected .*bytes.*, found .*bytes"
+    ):
+        run(data, tiny_model("llama"), tmp_path / "run")
+    anew = run(data, tiny_model("llama"), tmp_path / "run", force=True)
+    assert anew.digest != first.digest
+    assert run(data, tiny_model("llama"), tmp_path / "run", force=True).computed == 0
+
+
+def test_workers_make_the_same_capture(data, tiny_model, tmp_path):
+    """Two workers' slices add up to the digest of one."""
+    alone = run(data, tiny_model("llama"), tmp_path / "alone")
+    first = run(data, tiny_model("llama"), tmp_path / "shared", worker=(0, 2))
+    assert first.state == "partial"
+    second = run(data, tiny_model("llama"), tmp_path / "shared", worker=(1, 2))
+    assert (second.state, second.digest) == ("complete", alone.digest)
+    assert first.computed + second.computed == alone.computed
+
+
+def test_row_50_interrupted_capture_continues_to_the_same_digest(data, tiny_model, tmp_path):
+    """Ctrl-C after some tokens finishes the unit; the same command then ends as an undisturbed one."""
+    alone = run(data, tiny_model("llama"), tmp_path / "alone")
+
+    def interrupt(done, _total):
+        if done > 30 and not stopped:
+            stopped.append(done)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    stopped = []
+    with pytest.raises(StoppedError) as caught:
+        extract(
+            config(data, tiny_model("llama"), tmp_path / "run"), progress=interrupt, note=lambda _text: None
+        )
+    assert caught.value.exit_code == 130
+    resumed = run(data, tiny_model("llama"), tmp_path / "run")
+    assert 0 < resumed.computed < alone.computed
+    assert resumed.digest == alone.digest
+
+
+def test_row_8_second_run_waits_for_nobody(data, tiny_model, tmp_path):
+    """A held directory stops the second run and names the holder."""
+    with run_lock(tmp_path / "run"), pytest.raises(TemporaryError, match=f"pid {os.getpid()}"):
+        run(data, tiny_model("llama"), tmp_path / "run")
+
+
+def test_rejected_rows_are_counted_and_kept(data, tiny_model, tmp_path):
+    """Accepted and rejected rows add up, and what was rejected lies beside the data."""
+    with data.open("a") as file:
+        file.write('{"prompt": "x", "chosen": "y"}\n')
+    with pytest.raises(BadInputError, match=r"pairs\.jsonl:line 13 \(byte \d+\), field rejected"):
+        run(data, tiny_model("llama"), tmp_path / "run")
+    assert not (tmp_path / "run" / "activations.zarr").exists()
+    done = run(data, tiny_model("llama"), tmp_path / "run", on_bad_row="reject")
+    counts = done.plan.counts
+    assert (counts["rows_read"], counts["rows_accepted"], counts["rows_rejected"]) == (13, 12, 1)
+    rejects = (done.path / "_sparserm" / "rejects.jsonl").read_text().splitlines()
+    assert [json.loads(line)["row"] for line in rejects] == [13]
+
+
+def test_dedupe_keeps_the_first_of_equal_pairs(data, tiny_model, tmp_path):
+    """Row 22: equal pairs are counted, and with --dedupe kept once."""
+    data.write_text(data.read_text() * 2)
+    assert run(data, tiny_model("llama"), tmp_path / "all").plan.layout.pairs == 24
+    once = run(data, tiny_model("llama"), tmp_path / "once", dedupe=True)
+    assert once.plan.layout.pairs == 12
+    assert once.plan.counts["duplicate_pairs"] == 12
+
+
+def test_dry_run_writes_nothing(data, tiny_model, tmp_path):
+    """A dry run tells the price and leaves no trace."""
+    done = run(data, tiny_model("llama"), tmp_path / "run", dry_run=True)
+    assert (done.state, done.plan.layout.pairs, done.computed) == ("planned", 12, 0)
+    assert done.seconds > 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_layer_must_be_said_and_exist(data, tiny_model, tmp_path):
+    """No layer, and one above the model's last, are refused before any work."""
+    with pytest.raises(UsageError) as caught:
+        run(data, tiny_model("llama"), tmp_path / "run", layer=None)
+    assert str(caught.value) == (
+        "--layer: expected a layer, found none; give --layer, such as the middle one, or --sae with an SAE "
+        "that knows its layer"
+    )
+    with pytest.raises(
+        UsageError, match=r"--layer: expected layers from 0 to 3 for .*, found 4; correct the option"
+    ):
+        run(data, tiny_model("llama"), tmp_path / "run", layer=(4,))
