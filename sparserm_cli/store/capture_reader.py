@@ -126,13 +126,13 @@ class ActivationsReader:
             CorruptStoreError: a chunk is damaged; names the unit.
 
         """
-        self._require(layer, "response")
+        self.require(layer, "response")
         for unit in self.units:
             yield self._tokens(layer, unit, raw=raw)
 
     def tokens(self, layer: int, response: int) -> Float32[np.ndarray, "r d_in"]:
         """Return the residual stream on one response; raises as `iter_tokens`."""
-        self._require(layer, "response")
+        self.require(layer, "response")
         unit = int(np.searchsorted(self.rows.unit_response_start, response, side="right")) - 1
         begin = int(
             self.rows.response_offset[response] - self.rows.response_offset[self.rows.span(unit).start]
@@ -152,7 +152,7 @@ class ActivationsReader:
             CorruptStoreError: a chunk is damaged; names the unit.
 
         """
-        self._require(layer, "pooled")
+        self.require(layer, "pooled")
         if name not in POOLED:
             raise UsageError("--pool", " or ".join(POOLED), name, "choose one")
         height = self.plan.layout.responses_per_unit
@@ -180,8 +180,8 @@ class ActivationsReader:
             values = bits.to_float32(values)
         return TokenBlock(unit, self.rows.span(unit), lengths, values)
 
-    def _require(self, layer: int, positions: str) -> None:
-        """Raise UsageError unless the capture has this layer, and tokens if they are asked for."""
+    def require(self, layer: int, positions: str) -> None:
+        """Raise UsageError unless the capture has this layer, and tokens if `positions` is `response`."""
         settings = self.plan.settings
         if layer not in settings.layers:
             shown = ", ".join(map(str, settings.layers))

@@ -73,8 +73,17 @@ class Lineage:
             raise CorruptStoreError(where, expected, repr(error), "run the stage again") from None
 
     def as_parent(self) -> Parent:
-        """Return what a child artifact records of this one."""
-        return Parent(self.digest, self.identity)
+        """Return what a child artifact records of this one.
+
+        The settings of this one's own parents are told too, as `activations.model`, and first: where an
+        artifact is stale because of something far upstream, that is what an error shall name.
+        """
+        upstream = {
+            f"{name}.{one}": value
+            for name, parent in self.parents.items()
+            for one, value in parent.identity.items()
+        }
+        return Parent(self.digest, {**upstream, **self.identity})
 
 
 def content_digest(value: Any) -> str:

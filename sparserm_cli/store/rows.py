@@ -44,6 +44,7 @@ ROW_TYPES: Mapping[str, str] = {
     "pair_row": "int64",
     "unit_response_start": "int64",
 }
+TOKEN_IDS = ("response_ids", "prompt_ids")
 STRADDLED, TRUNCATED = 1, 2
 CHUNK = 1 << 22
 
@@ -129,8 +130,18 @@ class Rows:
     def __init__(self, store: SafeStore, layout: Layout) -> None:
         self._store, self._sizes, self.layout = store, sizes(layout), layout
 
-    def _read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Return a part of an array, checked against its recorded length and type."""
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return a part of an array, checked against its recorded length and type.
+
+        Args:
+            name: as in `ROW_TYPES`; an encoding has no token ids.
+            start: the first number wanted.
+            stop: the end; None for all.
+
+        Raises:
+            CorruptStoreError: the array is missing, damaged, or of another length or type.
+
+        """
         stop = self._sizes[name] if stop is None else stop
         values = read_rows(self._store, f"rows/{name}", start, stop)
         if values.shape != (stop - start,) or values.dtype != ROW_TYPES[name]:
@@ -142,42 +153,42 @@ class Rows:
     @cached_property
     def response_prompt(self) -> Int32[np.ndarray, " responses"]:
         """The prompt of each response."""
-        return self._read("response_prompt")
+        return self.read("response_prompt")
 
     @cached_property
     def response_length(self) -> Int32[np.ndarray, " responses"]:
         """Tokens of each response."""
-        return self._read("response_length")
+        return self.read("response_length")
 
     @cached_property
     def response_characters(self) -> Int32[np.ndarray, " responses"]:
         """Characters of each response."""
-        return self._read("response_characters")
+        return self.read("response_characters")
 
     @cached_property
     def response_flags(self) -> UInt8[np.ndarray, " responses"]:
         """Bits STRADDLED and TRUNCATED of each response."""
-        return self._read("response_flags")
+        return self.read("response_flags")
 
     @cached_property
     def prompt_length(self) -> Int32[np.ndarray, " prompts"]:
         """Tokens of each prompt."""
-        return self._read("prompt_length")
+        return self.read("prompt_length")
 
     @cached_property
     def prompt_group(self) -> UInt64[np.ndarray, " prompts"]:
         """The group of each prompt."""
-        return self._read("prompt_group")
+        return self.read("prompt_group")
 
     @cached_property
     def pairs(self) -> Pairs:
         """All pairs."""
-        return Pairs(self._read("pair_chosen"), self._read("pair_rejected"), self._read("pair_row"))
+        return Pairs(self.read("pair_chosen"), self.read("pair_rejected"), self.read("pair_row"))
 
     @cached_property
     def unit_response_start(self) -> Int64[np.ndarray, " starts"]:
         """The first response of each unit, and the end."""
-        return self._read("unit_response_start")
+        return self.read("unit_response_start")
 
     @cached_property
     def response_offset(self) -> Int64[np.ndarray, " offsets"]:
@@ -200,22 +211,22 @@ class Rows:
 
     def response_ids(self, response: int) -> UInt32[np.ndarray, " r"]:
         """Return the token ids of a response."""
-        return self._read("response_ids", *map(int, self.response_offset[response : response + 2]))
+        return self.read("response_ids", *map(int, self.response_offset[response : response + 2]))
 
     def prompt_ids(self, prompt: int) -> UInt32[np.ndarray, " p"]:
         """Return the token ids of a prompt."""
-        return self._read("prompt_ids", *map(int, self.prompt_offset[prompt : prompt + 2]))
+        return self.read("prompt_ids", *map(int, self.prompt_offset[prompt : prompt + 2]))
 
     def trees(self, unit: int) -> list[TreeRows]:
         """Return what a unit is computed from; two reads, whatever the number of trees."""
         span = self.span(unit)
         prompts = self.response_prompt[span.start : span.stop]
         offsets = self.response_offset[span.start : span.stop + 1]
-        ids = self._read("response_ids", int(offsets[0]), int(offsets[-1]))
+        ids = self.read("response_ids", int(offsets[0]), int(offsets[-1]))
         responses = np.split(ids, offsets[1:-1] - offsets[0])
         low, high = int(prompts[0]), int(prompts[-1]) + 1
         begin = self.prompt_offset[low : high + 1]
-        prompt_ids = np.split(self._read("prompt_ids", int(begin[0]), int(begin[-1])), begin[1:-1] - begin[0])
+        prompt_ids = np.split(self.read("prompt_ids", int(begin[0]), int(begin[-1])), begin[1:-1] - begin[0])
         starts = np.concatenate([[0], np.flatnonzero(np.diff(prompts)) + 1, [len(prompts)]])
         return [
             TreeRows(

@@ -145,18 +145,21 @@ def create_array(
 
     """
     with zarr_settings():
-        zarr.create_array(
-            store=store,
-            name=path,
-            shape=shape,
-            chunks=tuple(max(1, size) for size in chunks),
-            dtype=fill.dtype,
-            fill_value=fill.item(),
-            filters=None,
-            compressors=[Crc32cCodec()],
-            chunk_key_encoding={"name": "default", "separator": "."},
-            attributes=dict(attributes or {}),
-        )
+        options = array_options(shape, chunks, fill)
+        zarr.create_array(store=store, name=path, attributes=dict(attributes or {}), **options)
+
+
+def array_options(shape: tuple[int, ...], chunks: tuple[int, ...], fill: np.generic) -> dict[str, Any]:
+    """Return what all our arrays are made with: no filter, no shard, crc32c, chunks in one folder."""
+    return {
+        "shape": shape,
+        "chunks": tuple(max(1, size) for size in chunks),
+        "dtype": fill.dtype,
+        "fill_value": fill.item(),
+        "filters": None,
+        "compressors": [Crc32cCodec()],
+        "chunk_key_encoding": {"name": "default", "separator": "."},
+    }
 
 
 def open_array(store: SafeStore, path: str) -> zarr.Array[Any]:

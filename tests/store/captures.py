@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserm_cli.store.activations import ActivationsWriter
+from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
 from sparserm_cli.store.bits import from_float32
+from sparserm_cli.store.csr import Csr, index_type
+from sparserm_cli.store.features import FeaturesWriter, SAEFacts, plan_features
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.planner import PlanWriter
 from sparserm_cli.store.receipts import Manifest, Receipt, UnitFacts
@@ -82,6 +84,43 @@ def fill(root: Path, rank: int = 0, world: int = 1, run_id: str = "") -> Manifes
     """Do the pending units of a planned capture."""
     writer = ActivationsWriter(root, run_id)
     return work_units(writer.store, lambda unit: compute(writer, unit), rank=rank, world=world)
+
+
+SAES = (
+    SAEFacts("sae-a", "d1", "topk", "blocks.1.hook_resid_post", 1, D_IN, 6),
+    SAEFacts("sae-b", "d2", "jumprelu", "blocks.2.hook_resid_post", 2, D_IN, 70_000),
+)
+
+
+def latents(sae: SAEFacts, token_ids: np.ndarray) -> Csr:
+    """Return what fires on some tokens: token t has `t % 3` latents, the n-th in column 2 n, worth t + n."""
+    counts = token_ids % 3
+    indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    columns = np.concatenate([np.arange(n) * 2 for n in counts]).astype(index_type(sae.d_sae))
+    data = np.concatenate([token + np.arange(n) for token, n in zip(token_ids, counts, strict=True)])
+    return Csr(data.astype(np.float32), columns, indptr)
+
+
+def encode_unit(writer: FeaturesWriter, capture: ActivationsReader, unit: int) -> Receipt:
+    """Encode and commit one unit."""
+    ids = np.concatenate([capture.token_ids(i) for i in writer.rows.span(unit)])
+    return writer.write_unit(unit, {sae.layer: latents(sae, ids) for sae in writer.plan.saes}, FACTS)
+
+
+def encode(root: Path, capture: Path, rank: int = 0, world: int = 1) -> Manifest | None:
+    """Plan an encoding unless it is planned, and do its pending units."""
+    reader = ActivationsReader(capture)
+    if not root.exists():
+        plan_features(root, reader, SAES)
+    writer = FeaturesWriter(root)
+    return work_units(writer.store, lambda unit: encode_unit(writer, reader, unit), rank=rank, world=world)
+
+
+def encoding(run: Path) -> tuple[Path, Path]:
+    """Make a whole run directory of a capture and an encoding and return both folders."""
+    capture(run / "activations.zarr")
+    encode(run / "features.zarr", run / "activations.zarr")
+    return run / "activations.zarr", run / "features.zarr"
 
 
 def capture(root: Path, **changes: object) -> Path:

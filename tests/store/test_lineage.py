@@ -103,3 +103,18 @@ def test_a_rerun_with_other_settings_says_what_differs():
         "run/activations.zarr: layers: expected [14], found [15]; give the same option, another --run "
         "directory, or extract --force to start anew"
     )
+
+
+def test_row_36_a_change_far_upstream_is_named():
+    """Directions made from a frequency made from features of another model revision: the revision is named."""
+
+    def chain(revision: str) -> Parent:
+        capture = Lineage("activations", 1, {"model_revision": revision}, {}, revision)
+        features = Lineage("features", 1, {}, {"activations": capture.as_parent()}, f"f{revision}")
+        frequency = Lineage("frequency", 1, {}, {"features": features.as_parent()}, f"q{revision}")
+        return frequency.as_parent()
+
+    with pytest.raises(
+        IncompatibleError, match=r"directions: features\.activations\.model_revision: expected 1, found 2"
+    ):
+        check_parent("directions", chain("1"), chain("2"))
