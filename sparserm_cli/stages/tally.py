@@ -1,0 +1,291 @@
+"""Counting which latents fire on which side: streaming, exact integers, memory flat in the number of rows.
+
+Axes: `n` responses, `m` pairs, `d_sae` latents, `folds` random groups of prompts, `strata` classes of
+response length, `side` 0 chosen and 1 rejected.
+
+A response counts once on each side it stands on, however many pairs name it. Counts are kept apart by fold
+and by stratum, which is what the bootstrap over prompts and the length-controlled difference are made of.
+"""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, Integer, UInt8, UInt16, UInt32
+
+from sparserm_cli.store.frequency import Unit
+
+Block = UInt16[np.ndarray, "entries d_sae"] | UInt32[np.ndarray, "entries d_sae"]
+
+FOLDS = 10
+"""Random groups of prompts; resampling them is the bootstrap over prompts."""
+STRATA = 4
+"""Classes of response length, cut at the quartiles of the counted responses."""
+
+_BLOCK_CELLS = 1 << 20  # counts of one block, two bytes each, stay in the second-level cache
+_WEIGHT_STEP = 2.0**-30  # pair weights are multiples of this, so sums of them are exact in any order
+
+
+class Cohort(NamedTuple):
+    """Which responses and pairs are counted, and the class of each."""
+
+    chosen: Bool[np.ndarray, " n"]
+    """The response wins a counted pair."""
+    rejected: Bool[np.ndarray, " n"]
+    """The response loses a counted pair; it may win another."""
+    fold: Int64[np.ndarray, " n"]
+    """Random group of the response's prompt, 0 to FOLDS - 1."""
+    stratum: Int64[np.ndarray, " n"]
+    """Class of the response's length, 0 to STRATA - 1."""
+    pairs: Int64[np.ndarray, "m 2"]
+    """Counted pairs: chosen response, rejected response."""
+    pair_weight: Float64[np.ndarray, " m"]
+    """One over the number of pairs of the prompt, so that every prompt weighs 1."""
+
+
+def make_cohort(
+    lengths: Integer[np.ndarray, " n"],
+    groups: Integer[np.ndarray, " n"],
+    folds: Integer[np.ndarray, " n"],
+    pairs: Integer[np.ndarray, "m 2"],
+) -> Cohort:
+    """Class the responses of the pairs that shall be counted.
+
+    Args:
+        lengths: tokens of each response.
+        groups: prompt group of each response.
+        folds: random group of its prompt, 0 to FOLDS - 1.
+        pairs: chosen and rejected response of each pair to count; responses in no pair are left out.
+
+    """
+    n = len(lengths)
+    sides = np.zeros((2, n), bool)
+    for side in (0, 1):
+        sides[side, pairs[:, side]] = True
+    used = lengths[sides.any(axis=0)]
+    cuts = np.quantile(used, np.arange(1, STRATA) / STRATA) if len(used) else np.zeros(STRATA - 1)
+    _, prompt, per_prompt = np.unique(groups[pairs[:, 0]], return_inverse=True, return_counts=True)
+    weight = 1.0 / per_prompt[prompt] if len(pairs) else np.zeros(0)
+    return Cohort(
+        chosen=sides[0],
+        rejected=sides[1],
+        fold=folds.astype(np.int64),
+        stratum=np.searchsorted(cuts, lengths, side="left").astype(np.int64),
+        pairs=pairs.astype(np.int64),
+        pair_weight=np.maximum(np.round(weight / _WEIGHT_STEP), 1.0) * _WEIGHT_STEP,
+    )
+
+
+class Counts(NamedTuple):
+    """How often each latent fired, with what it is a share of. One layer."""
+
+    unit: Unit
+    """What `classed` counts."""
+    classed: Int64[np.ndarray, "folds strata 2 d_sae"]
+    """Firing tokens (or responses) by fold, stratum and side."""
+    classed_total: Int64[np.ndarray, "folds strata 2"]
+    """Tokens (or responses) by fold, stratum and side, firing or not."""
+    tokens: Int64[np.ndarray, "2 d_sae"]
+    """Tokens on which the latent fires, by side."""
+    tokens_total: Int64[np.ndarray, "2"]
+    """Tokens by side."""
+    responses: Int64[np.ndarray, "2 d_sae"]
+    """Responses on which the latent fires at least once, by side."""
+    responses_total: Int64[np.ndarray, "2"]
+    """Responses by side."""
+    discordant: Float64[np.ndarray, "2 d_sae"]
+    """Weight of the pairs whose chosen (0) or rejected (1) response alone fires it; a prompt weighs 1."""
+    prompts: float
+    """Weight of all pairs: the number of prompts."""
+
+
+class _Counters:
+    """Rows added up in a narrow type, which is fast, and moved to a wide one before they can overflow."""
+
+    def __init__(self, classes: int, d_sae: int, dtype: type[np.unsignedinteger]) -> None:
+        self._narrow = np.zeros((classes, d_sae), dtype)
+        self._wide = np.zeros((classes, d_sae), np.int64)
+        self._room = [int(np.iinfo(dtype).max)] * classes
+
+    def add(self, number: int, row: np.ndarray, most: int) -> None:
+        """Add a row, none of whose cells exceeds `most`, to one class."""
+        if self._room[number] < most:
+            self._flush(number)
+        self._room[number] -= most
+        self._narrow[number] += row
+
+    def _flush(self, number: int) -> None:
+        self._wide[number] += self._narrow[number]
+        self._narrow[number] = 0
+        self._room[number] = int(np.iinfo(self._narrow.dtype).max)
+
+    def total(self) -> Int64[np.ndarray, "classes d_sae"]:
+        """Return the sums."""
+        return self._wide + self._narrow
+
+
+class Tally:
+    """Counts one layer, unit of work by unit of work, in blocks that stay in the processor's cache.
+
+    Each block is a small dense table of (response, latent) counts; it is filled by one scattered add, then
+    added up row by row. Besides the counts themselves only the firing bits of responses whose partner stands
+    in another block are kept, `d_sae / 8` bytes each, until the partner has come.
+    """
+
+    def __init__(self, cohort: Cohort, lengths: Integer[np.ndarray, " n"], d_sae: int, unit: Unit) -> None:
+        self._cohort, self._unit, self._d_sae = cohort, unit, d_sae
+        self._lengths = lengths.astype(np.int64)
+        counts = np.uint16 if int(lengths.max(initial=1)) < 1 << 16 else np.uint32
+        classes = FOLDS * STRATA * 2
+        self._tokens = _Counters(classes if unit == "token" else 2, d_sae, counts)
+        self._responses = _Counters(classes if unit == "response" else 2, d_sae, np.uint8)
+        self._class = (cohort.fold * STRATA + cohort.stratum) * 2
+        self._step = min(255, max(8, _BLOCK_CELLS // d_sae))
+        self._block = np.empty(self._step * d_sae, counts)
+        self._fires = np.empty((self._step, d_sae), np.bool_)
+        self._discordant = np.zeros((2, d_sae), np.float64)
+        self._by_partner = [np.argsort(cohort.pairs[:, side], kind="stable") for side in (0, 1)]
+        self._waiting: dict[int, UInt8[np.ndarray, " bytes"]] = {}
+        self._awaited: dict[int, int] = {}
+
+    def add(
+        self,
+        start: int,
+        response_indptr: Integer[np.ndarray, " bounds"],
+        indices: Integer[np.ndarray, " nonzeros"],
+    ) -> None:
+        """Count consecutive responses.
+
+        Args:
+            start: number of the first response.
+            response_indptr: where each response's non-zeros begin in `indices`, and where the last one's end.
+            indices: latent of every non-zero, the tokens of a response behind one another.
+
+        """
+        span = slice(start, start + len(response_indptr) - 1)
+        counted = np.flatnonzero(self._cohort.chosen[span] | self._cohort.rejected[span])
+        for first in range(0, len(counted), self._step):
+            local = counted[first : first + self._step]
+            block = self._scatter(response_indptr[local], response_indptr[local + 1], indices)
+            fires = np.greater(block, 0, out=self._fires[: len(local)])
+            self._add_counts(start + local, block, fires)
+            self._add_pairs(start + local, fires)
+
+    def _scatter(
+        self,
+        begin: Integer[np.ndarray, " rows"],
+        end: Integer[np.ndarray, " rows"],
+        indices: Integer[np.ndarray, " nonzeros"],
+    ) -> Block:
+        """Return how many tokens of each response fire each latent, shape (rows, d_sae)."""
+        taken = [indices[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
+        cells = np.repeat(np.arange(len(taken)) * self._d_sae, end - begin)
+        cells += np.concatenate(taken)
+        flat = self._block[: len(taken) * self._d_sae]
+        flat[:] = 0
+        np.add.at(flat, cells, flat.dtype.type(1))
+        return flat.reshape(len(taken), self._d_sae)
+
+    def _add_counts(
+        self, responses: Int64[np.ndarray, " rows"], block: Block, fires: Bool[np.ndarray, "rows d_sae"]
+    ) -> None:
+        """Add the rows of one block to their classes and sides."""
+        bits = fires.view(np.uint8)
+        lengths = self._lengths[responses].tolist()
+        by_token = self._unit == "token"
+        for side, mask in enumerate((self._cohort.chosen[responses], self._cohort.rejected[responses])):
+            rows = np.flatnonzero(mask)
+            classes = self._class[responses[rows]] + side
+            for row, number in zip(rows.tolist(), classes.tolist(), strict=True):
+                self._tokens.add(number if by_token else side, block[row], lengths[row])
+                self._responses.add(side if by_token else number, bits[row], 1)
+
+    def _add_pairs(
+        self, responses: Int64[np.ndarray, " rows"], fires: Bool[np.ndarray, "rows d_sae"]
+    ) -> None:
+        """Count the pairs that are complete with this block of ascending responses; let the others wait."""
+        found = [self._pairs_of(side, responses) for side in (0, 1)]
+        inside = np.intersect1d(found[0], found[1], assume_unique=True)
+        self._add_inside(inside, responses, fires)
+        for side in (0, 1):
+            for pair in np.setdiff1d(found[side], inside, assume_unique=True).tolist():
+                here, there = int(self._cohort.pairs[pair, side]), int(self._cohort.pairs[pair, 1 - side])
+                bits = fires[np.searchsorted(responses, here)]
+                if there in self._waiting:
+                    self._add_late(pair, side, bits, self._recall(there))
+                else:
+                    self._waiting.setdefault(here, np.packbits(bits))
+                    self._awaited[here] = self._awaited.get(here, 0) + 1
+
+    def _pairs_of(self, side: int, responses: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " found"]:
+        """Return the numbers of the pairs whose response on one side lies in the block."""
+        order = self._by_partner[side]
+        column = self._cohort.pairs[:, side]
+        first, last = np.searchsorted(column, [responses[0], responses[-1] + 1], sorter=order)
+        return order[first:last]
+
+    def _add_inside(
+        self,
+        pairs: Int64[np.ndarray, " found"],
+        responses: Int64[np.ndarray, " rows"],
+        fires: Bool[np.ndarray, "rows d_sae"],
+    ) -> None:
+        """Count pairs that lie in one block."""
+        pairs = pairs[np.argsort(self._cohort.pair_weight[pairs], kind="stable")]
+        rows = np.searchsorted(responses, self._cohort.pairs[pairs])
+        weights = self._cohort.pair_weight[pairs]
+        step = 16  # two copies of that many rows stay in the cache
+        for first in range(0, len(pairs), step):
+            chosen, rejected = (fires[rows[first : first + step, side]] for side in (0, 1))
+            weight = weights[first : first + step]
+            cuts = [0, *(np.flatnonzero(np.diff(weight)) + 1).tolist(), len(weight)]
+            for side, alone in enumerate((chosen > rejected, rejected > chosen)):
+                for a, b in itertools.pairwise(cuts):
+                    self._discordant[side] += weight[a] * alone[a:b].sum(axis=0, dtype=np.uint8)
+
+    def _recall(self, response: int) -> Bool[np.ndarray, " d_sae"]:
+        """Return the bits of a response that waits, and forget them with its last partner."""
+        bits = np.unpackbits(self._waiting[response], count=self._d_sae).astype(bool)
+        self._awaited[response] -= 1
+        if not self._awaited[response]:
+            del self._waiting[response], self._awaited[response]
+        return bits
+
+    def _add_late(
+        self, pair: int, side: int, here: Bool[np.ndarray, " d_sae"], there: Bool[np.ndarray, " d_sae"]
+    ) -> None:
+        """Count one pair whose other half came in an earlier block."""
+        weight = self._cohort.pair_weight[pair]
+        self._discordant[side] += weight * (here > there)
+        self._discordant[1 - side] += weight * (there > here)
+
+    def result(self) -> Counts:
+        """Return everything counted so far."""
+        tokens, responses = self._tokens.total(), self._responses.total()
+        by_token = self._unit == "token"
+        classed = (tokens if by_token else responses).reshape(FOLDS, STRATA, 2, self._d_sae)
+        tokens_total, responses_total = class_totals(self._cohort, self._lengths)
+        return Counts(
+            unit=self._unit,
+            classed=classed,
+            classed_total=tokens_total if by_token else responses_total,
+            tokens=classed.sum(axis=(0, 1)) if by_token else tokens,
+            tokens_total=tokens_total.sum(axis=(0, 1)),
+            responses=responses if by_token else classed.sum(axis=(0, 1)),
+            responses_total=responses_total.sum(axis=(0, 1)),
+            discordant=self._discordant.copy(),
+            prompts=float(self._cohort.pair_weight.sum()),
+        )
+
+
+def class_totals(
+    cohort: Cohort, lengths: Int64[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, "folds strata 2"], Int64[np.ndarray, "folds strata 2"]]:
+    """Return the tokens and the responses in every class, firing or not."""
+    tokens = np.zeros((FOLDS, STRATA, 2), np.int64)
+    responses = np.zeros((FOLDS, STRATA, 2), np.int64)
+    for side, mask in enumerate((cohort.chosen, cohort.rejected)):
+        where = (cohort.fold[mask], cohort.stratum[mask], side)
+        np.add.at(tokens, where, lengths[mask])
+        np.add.at(responses, where, 1)
+    return tokens, responses
