@@ -11,7 +11,7 @@ from sparserm_cli.store.files import digest_file, read_sealed, size_of
 from sparserm_cli.store.receipts import FileFact, Manifest, Receipt, UnitRecord
 from sparserm_cli.store.units import INNER, MANIFEST, UnitStore
 
-REPAIR = "run `sparserm verify --repair` and the stage again: only the damaged units are redone"
+REPAIR = "run `sparserm repair` and the stage again: only the damaged units are redone"
 ANEW = "the plan itself is damaged: run the stage with --force"
 _SHOWN = 10
 

@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 import xxhash
 
 from sparserm_cli.errors import ResourceError
-from sparserm_cli.store.faults import active, operation
+from sparserm_cli.store.faults import active, fault_point, operation
 from sparserm_cli.store.process import this_process, token
 
 T = TypeVar("T")
@@ -168,7 +168,7 @@ def _patiently(read: Callable[[], T]) -> T:
     """Call `read`, again after a pause while a network file system says ESTALE (another host renamed)."""
     for attempt in range(_STALE_TRIES):
         try:
-            operation("read")
+            fault_point("read")
             return read()
         except OSError as error:
             if error.errno != errno.ESTALE or attempt == _STALE_TRIES - 1:

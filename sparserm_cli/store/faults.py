@@ -3,7 +3,7 @@
 Without the variables below every point does nothing. Each variable is read when the point is passed.
 
 - `SPARSERM_FAULT=name[:n]`: SIGKILL ourselves when the point `name` is passed for the n-th time (default 1).
-- `SPARSERM_FAULT_OP=n`: SIGKILL ourselves before the n-th file operation of any kind.
+- `SPARSERM_FAULT_OP=n`: SIGKILL ourselves before the n-th operation that changes the disk, of any kind.
 - `SPARSERM_FAULT_ERROR=name[:n[:ERRNO]]`: from the n-th pass of `name` on, raise OSError (default ENOSPC).
 - `SPARSERM_FAULT_TRACE=file`: append the name of every point passed, so that a test knows them all.
 """
@@ -49,7 +49,7 @@ def fault_point(name: str) -> None:
 
 
 def operation(kind: str) -> None:
-    """Pass a file operation: the points `kind` and `operation`, and the count of `SPARSERM_FAULT_OP`."""
+    """Pass what changes the disk: the points `kind` and `operation`, and the count of `SPARSERM_FAULT_OP`."""
     if not active():
         return
     fault_point(kind)

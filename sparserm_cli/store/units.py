@@ -190,7 +190,7 @@ class UnitStore:
         )
 
     def _write_manifest(self, receipts: Sequence[Receipt]) -> Manifest:
-        """Write the manifest and remove what only unfinished stores need."""
+        """Write the manifest over all receipts."""
         units = tuple(UnitRecord(one.facts.rows, one.facts.rejected, one.files) for one in receipts)
         told = {
             "completed": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -204,9 +204,13 @@ class UnitStore:
         fault_point("manifest-before")
         write_sealed(self.root / MANIFEST, manifest.to_json())
         fault_point("manifest-written")
+        self.tidy()
+        return manifest
+
+    def tidy(self) -> None:
+        """Remove what only unfinished stores need."""
         for name in ("started", "failures"):
             shutil.rmtree(self.root / INNER / name, ignore_errors=True)
-        return manifest
 
     # --- looking ---
 

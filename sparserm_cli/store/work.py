@@ -40,6 +40,7 @@ def work_units(
 
     """
     if store.manifest() is not None:
+        store.tidy()
         return open_complete(store)
     given_up: dict[int, str] = {}
     done, total = 0, None

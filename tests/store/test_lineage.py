@@ -106,7 +106,7 @@ def test_a_rerun_with_other_settings_says_what_differs():
 
 
 def test_row_36_a_change_far_upstream_is_named():
-    """Directions made from a frequency made from features of another model revision: the revision is named."""
+    """Directions from a frequency from features of another model revision: the revision is named."""
 
     def chain(revision: str) -> Parent:
         capture = Lineage("activations", 1, {"model_revision": revision}, {}, revision)

@@ -1,0 +1,224 @@
+"""The crash loop: killed anywhere and resumed, a run ends with the digests and bytes of a usual one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sparserm_store_captures as captures
+
+from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
+from sparserm_cli.store.checks import check
+from sparserm_cli.store.files import sweep
+
+DRIVER = Path(__file__).with_name("driver.py")
+SAMPLE = 61
+"""Every so many file operations are killed in the quick test; all of them in the slow one."""
+POINTS = (
+    "plan-spool",
+    "plan-rows-written",
+    "plan-before",
+    "plan-written",
+    "plan-before-rename",
+    "plan-renamed",
+    "unit-started",
+    "unit-written",
+    "unit-read-back",
+    "receipt-written",
+    "manifest-before",
+    "manifest-written",
+    "lock-held",
+)
+"""Every named point that a run passes."""
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """Give a folder in memory where there is one: hundreds of runs need no real disk."""
+    shm = Path("/dev/shm")  # noqa: S108
+    if not shm.is_dir():
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(dir=shm))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def drive(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the driver."""
+    return subprocess.run(
+        [sys.executable, str(DRIVER), *map(str, arguments)],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def drive_faults(memory: Path, faults: list[str]) -> list[int]:
+    """Pass each fault and resume, in two processes; return how the faulty runs ended."""
+    command = [sys.executable, str(DRIVER), "faults"]
+    halves = [
+        subprocess.Popen([*command, str(memory / f"half{i}"), *faults[i::2]], stdout=subprocess.PIPE)
+        for i in range(2)
+    ]
+    found = [json.loads(half.communicate()[0]) for half in halves]
+    assert [one["problems"] for one in found] == [[], []]
+    return [code for one in found for code in one["codes"]]
+
+
+def passed(tmp_path: Path) -> Counter[str]:
+    """Return how often an undisturbed run passes each point."""
+    trace = tmp_path / "trace"
+    (tmp_path / "traced").mkdir()
+    assert drive("run", tmp_path / "traced", SPARSERM_FAULT_TRACE=str(trace)).returncode == 0
+    return Counter(trace.read_text().splitlines())
+
+
+def test_rows_02_03_04_05_killed_at_every_named_point(memory: Path):
+    """SIGKILL at the first and at the last pass of every named point, then the same command again."""
+    times = passed(memory)
+    operations = {"operation", "read", "write", "fsync", "rename", "mkdir", "mark", "link", "remove"}
+    assert set(times) == {*POINTS, *operations}
+    faults = [f"SPARSERM_FAULT={name}:{n}" for name in POINTS for n in {1, times[name]}]
+    assert drive_faults(memory, faults) == [-9] * len(faults)
+
+
+def crash_loop(memory: Path, step: int) -> int:
+    """Kill before every `step`-th file operation, in two processes, and return the number of trials."""
+    command = [sys.executable, str(DRIVER), "crash"]
+    loops = [
+        subprocess.Popen(
+            [*command, str(memory / str(half)), str(1 + half * step), str(2 * step)], stdout=subprocess.PIPE
+        )
+        for half in range(2)
+    ]
+    found = [json.loads(loop.communicate()[0]) for loop in loops]
+    assert [one["problems"] for one in found] == [[], []]
+    return sum(one["trials"] for one in found)
+
+
+def test_rows_02_03_04_05_killed_before_a_sample_of_file_operations(memory: Path):
+    """A kill, a resume and a comparison for every 61st operation of about 500."""
+    assert crash_loop(memory, SAMPLE) > 6
+
+
+@pytest.mark.slow
+def test_rows_02_03_04_05_killed_before_every_file_operation(memory: Path):
+    """The whole loop: no operation is safe from it."""
+    times = passed(memory)
+    assert crash_loop(memory, 1) == times["operation"]
+
+
+@pytest.mark.parametrize("every", [185, 240])
+def test_a_run_killed_again_and_again_gets_through(memory: Path, every: int):
+    """Killed after every so many operations, a run makes progress each time and ends as usual."""
+    run, kills = memory / "run", 0
+    while (code := drive("run", run, SPARSERM_FAULT_OP=str(every)).returncode) != 0:
+        assert code == -9
+        kills += 1
+        assert kills < 20
+    assert kills > 1
+    usual = captures.capture(memory / "usual", layers=(1,), hook_names=("blocks.1.hook_resid_post",))
+    assert ActivationsReader(run / "activations.zarr").digest == ActivationsReader(usual).digest
+
+
+def test_row_07_a_disk_that_fills_up_anywhere(memory: Path):
+    """ENOSPC from the n-th operation of a kind on: exit 6, receipts kept, and with room the run goes on."""
+    times = passed(memory)
+    kinds = ("write", "fsync", "rename", "mkdir", "mark", "link")
+    faults = [
+        f"SPARSERM_FAULT_ERROR={kind}:{n}"
+        for kind in kinds
+        for n in sorted({1, times[kind] // 2, times[kind]})
+    ]
+    assert set(drive_faults(memory, faults)) == {6}
+
+
+def test_two_workers_one_of_them_killed_and_restarted(memory: Path):
+    """Rank 0 dies with its unit written but no receipt; restarted, the digest is that of one process."""
+    usual = ActivationsReader(captures.capture(memory / "usual")).digest
+    run = memory / "run"
+    captures.plan(run / "activations.zarr")
+    killed = drive("worker", run, 0, 2, SPARSERM_FAULT="unit-written:2")
+    assert killed.returncode == -9
+    assert drive("worker", run, 1, 2).returncode == 0
+    assert ActivationsWriter(run / "activations.zarr").store.pending() == [2]
+    again = drive("worker", run, 0, 2)
+    assert again.returncode == 0, again.stderr
+    reader = ActivationsReader(run / "activations.zarr")
+    assert reader.digest == usual
+    assert check(reader.store, deep=True) == []
+    computed = (run / "computed.log").read_text().splitlines()
+    assert Counter(one for one in computed if one.startswith("act")) == {
+        "activations 0": 1,
+        "activations 1": 1,
+        "activations 2": 2,
+    }
+
+
+def test_row_08_a_second_run_stops_with_75(memory: Path):
+    """While one process holds the run, another names it and stops."""
+    command = [sys.executable, "-c", HOLD, str(memory)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        result = drive("run", memory)
+        holder.kill()
+    assert result.returncode != 0
+    assert f"with pid {holder.pid} (run r1)" in result.stderr
+    assert "TemporaryError" in result.stderr
+    assert drive("run", memory).returncode == 0
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from sparserm_cli.store.locks import run_lock
+with run_lock(Path(sys.argv[1]), "r1"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_row_06_everything_is_on_the_disk_before_what_vouches_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """At each rename the file was synced; at a receipt's, the data's folders too; a plan only whole."""
+    synced: set[int] = set()
+    folders: dict[Path, bool] = {}  # whether a folder's names are on the disk
+    fsync, rename = os.fsync, Path.rename
+
+    def note_fsync(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        if path.is_dir():
+            folders[path] = True
+
+    def note_rename(source: Path, target: Path) -> Path:
+        inside = [path for path in source.rglob("*") if path.is_file()] if source.is_dir() else [source]
+        in_plan = any(".part" in parent.name for parent in target.parents)
+        assert in_plan or {path.stat().st_ino for path in inside} <= synced
+        if target.parent.name == "receipts" or target.name == "MANIFEST.json":
+            assert all(folders.values()), "the names of data files are synced before their receipt"
+        folders[target.parent.resolve()] = in_plan
+        return rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(Path, "rename", note_rename)
+    captures.encoding(tmp_path)
+    assert all(folders.values())
+    assert len(folders) > 20
+
+
+def test_sweeping_leaves_a_finished_run_alone(tmp_path: Path):
+    """There is nothing to sweep after an undisturbed run."""
+    captures.encoding(tmp_path)
+    assert sweep(tmp_path, everything=True) == []
