@@ -1,0 +1,190 @@
+"""`encode`: SAE latents of every captured token, as sparse rows.
+
+Reads: `activations.zarr`, an SAE for each layer to encode. Writes: `features.zarr`.
+Memory: the SAEs, one unit of activations with its latents, and one tile of pre-activations.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sparserm_cli.config import EncodeConfig, Note, Progress
+from sparserm_cli.errors import UsageError
+from sparserm_cli.models.sae_files import SAEMetadata, file_digest
+from sparserm_cli.models.sae_match import Captured, check_metadata
+from sparserm_cli.models.sae_metadata import find_sae, read_metadata, read_sae_metadata
+from sparserm_cli.stages.stopping import finish_unit_in_hand
+from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.checks import open_complete
+from sparserm_cli.store.features import (
+    FeaturesPlan,
+    FeaturesWriter,
+    SAEFacts,
+    features_identity,
+    features_path,
+    plan_features,
+    remove_features,
+)
+from sparserm_cli.store.files import sweep
+from sparserm_cli.store.lineage import check_parent, check_same_plan, first_difference, parent_difference
+from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
+from sparserm_cli.store.units import MANIFEST
+from sparserm_cli.store.work import work_units
+
+if TYPE_CHECKING:
+    from sparserm_cli.models.sae_check import SAEQuality
+
+
+class EncodeSummary(NamedTuple):
+    """What `encode` has done.
+
+    Fields:
+        path: where the features are.
+        plan: what they hold.
+        state: `complete`, or `partial` while other workers are not done.
+        computed: units that this call computed.
+        seconds: how long this call worked on units.
+        samples: layer to how well its SAE fits a sample of the activations; empty if nothing was left to do.
+        digest: of the content; "" unless complete.
+    """
+
+    path: Path
+    plan: FeaturesPlan
+    state: str
+    computed: int
+    seconds: float
+    samples: "Mapping[int, SAEQuality]"
+    digest: str
+
+
+def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSummary:
+    """Encode the captured tokens of a run, or continue where an earlier call was cut off.
+
+    Args:
+        config: the options.
+        progress: called with tokens encoded and tokens in all, counted once a layer.
+        note: told what is worth knowing on the way.
+
+    Raises:
+        UsageError: options that cannot be, or no such SAE.
+        IncompatibleError: no complete capture, an SAE that does not fit it, or other features are there.
+        CorruptStoreError: the capture is damaged.
+        ResourceError: disk, memory or device are not to be had.
+        TemporaryError: another run holds the directory, or the hub does not answer.
+        PartialError: some units failed three times.
+        StoppedError: Ctrl-C or SIGTERM; the units done are safe.
+
+    """
+    # 1. The capture, and what each SAE says about itself: what cannot fit is refused before weights are read.
+    capture = ActivationsReader(capture_path(config.run))
+    names = _name_by_layer(config, capture)
+    root = features_path(config.run)
+    if (finished := _finished(root, capture, names)) is not None:
+        note(f"{root.name} is up to date")
+        return finished
+    # 2. The SAEs; a sample of these very activations shows whether the weights are what the labels say.
+    from sparserm_cli.stages.encode_units import UnitEncoder, load_and_sample
+
+    saes, samples = load_and_sample(names, capture, config, note)
+    facts = [_facts(sae.metadata, sae.digest, layer) for layer, sae in saes.items()]
+    rank, world = config.worker
+    with run_lock(config.run) if world == 1 else worker_lock(config.run, rank):
+        # 3. The plan that is there is continued if it is the same; a new one is frozen before any work.
+        with plan_lock(config.run):
+            _ensure_plan(root, capture, facts, config, note)
+        # 4. Units without a receipt are encoded, and whoever finds none missing writes the manifest.
+        writer = FeaturesWriter(root)
+        encoder = UnitEncoder(capture, writer, saes, config, progress)
+        with finish_unit_in_hand(note) as stop:
+            manifest = work_units(
+                writer.store, encoder.compute, rank=rank, world=world, stop=lambda: stop.requested
+            )
+            if manifest is None:
+                stop.check(writer.store.done(), writer.plan.layout.units)
+    state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
+    return EncodeSummary(root, writer.plan, state, encoder.computed, encoder.seconds, samples, digest)
+
+
+def _name_by_layer(config: EncodeConfig, capture: ActivationsReader) -> dict[int, str]:
+    """Return which SAE encodes which layer, in the order of layers.
+
+    Raises:
+        UsageError: no SAE is given, or two for one layer.
+        IncompatibleError: an SAE does not fit the capture.
+
+    """
+    settings = capture.plan.settings
+    captured = Captured(settings.model, settings.model_revision, settings.layers, settings.d_in)
+    names: dict[int, str] = {}
+    for name in config.sae:
+        layer = check_metadata(read_sae_metadata(name), captured, allow_mismatch=config.allow_mismatch)
+        capture.require(layer, "response")
+        if layer in names:
+            found = f"{names[layer]} and {name} for layer {layer}"
+            raise UsageError("--sae", "one SAE a layer", found, "encode with them in two run directories")
+        names[layer] = name
+    if not names:
+        raise UsageError("--sae", "an SAE for a captured layer", "none", "give a directory or RELEASE/SAE_ID")
+    return dict(sorted(names.items()))
+
+
+def _facts(metadata: SAEMetadata, digest: str, layer: int) -> SAEFacts:
+    """Return what the features record of an SAE whose widths are known."""
+    return SAEFacts(
+        name=metadata.name,
+        digest=digest,
+        architecture=metadata.architecture,
+        hook_name=metadata.hook_name or "",
+        layer=layer,
+        d_in=metadata.d_in or 0,
+        d_sae=metadata.d_sae or 0,
+        dtype=metadata.dtype,
+        model_name=metadata.model_name or "",
+    )
+
+
+def _finished(root: Path, capture: ActivationsReader, names: Mapping[int, str]) -> EncodeSummary | None:
+    """Return the summary of complete features of these SAEs and this capture, else None; reads no weights."""
+    if not (root / MANIFEST).is_file():
+        return None
+    facts = []
+    for layer, name in names.items():
+        files = find_sae(name)
+        metadata = read_metadata(files)
+        if metadata.d_in is None or metadata.d_sae is None:  # only the weights say
+            return None
+        facts.append(_facts(metadata, file_digest(files), layer))
+    writer = FeaturesWriter(root)
+    if _difference(writer, capture, facts) is not None:
+        return None
+    manifest = open_complete(writer.store)
+    return EncodeSummary(root, writer.plan, "complete", 0, 0.0, {}, manifest.digest)
+
+
+def _difference(writer: FeaturesWriter, capture: ActivationsReader, facts: Sequence[SAEFacts]) -> object:
+    """Return what differs between planned features and these SAEs and this capture, None if nothing."""
+    own = first_difference(features_identity(writer.plan.saes), features_identity(facts))
+    return own or parent_difference(writer.parent, capture.lineage.as_parent())
+
+
+def _ensure_plan(
+    root: Path, capture: ActivationsReader, facts: Sequence[SAEFacts], config: EncodeConfig, note: Note
+) -> None:
+    """Leave a plan of these SAEs and this capture at `root`.
+
+    Raises:
+        IncompatibleError: there is one of other SAEs or of another capture, and no `--force`.
+
+    """
+    sweep(root.parent, everything=config.worker[1] == 1)
+    if root.exists():
+        writer = FeaturesWriter(root)
+        if not config.force:
+            check_same_plan(str(root), features_identity(writer.plan.saes), features_identity(facts))
+            where = f"{root} (from {capture.root.name})"
+            check_parent(where, writer.parent, capture.lineage.as_parent(), "run `sparserm encode --force`")
+        if _difference(writer, capture, facts) is None:
+            return
+        note(f"{root.name}: thrown away, since --force asks for other features")
+        remove_features(root)
+    plan_features(root, capture, facts)

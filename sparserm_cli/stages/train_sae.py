@@ -1,0 +1,224 @@
+"""`train-sae`: an SAE for a model that has none, trained with SAELens' own trainer.
+
+Reads: a run's `activations.zarr`, or text that it runs through the model. Writes: a folder in SAELens' disk
+format (`cfg.json`, `sae_weights.safetensors`), which appears by rename.
+Memory: `recipe.buffer_rows` activations in bfloat16, the SAE, and Adam's two moments.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sparserm_cli.config import DEFAULT_MODEL
+from sparserm_cli.errors import BadInputError
+from sparserm_cli.models.backbone import DType
+from sparserm_cli.models.identity import load_tokenizer, resolve_model
+from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.sae import load_sae
+from sparserm_cli.models.sae_check import SAEQuality, measure
+from sparserm_cli.models.sae_recipe import SAERecipe
+from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
+from sparserm_cli.models.sae_training import add_metadata, save, train
+from sparserm_cli.stages.sae_source import TokenSource, text_source
+from sparserm_cli.store.files import building_folder
+
+SINK_SAMPLE_ROWS = 16384
+"""Tokens whose norms the sink rule is fitted on."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, in all); in all is 0 where it is not known."""
+
+
+class TrainSAEResult(NamedTuple):
+    """What a training has made.
+
+    Fields:
+        folder: where the SAE is.
+        rows: training tokens held in memory, sinks left out.
+        epochs: how often each was seen on average, if they are all there are.
+        seconds: duration of the training steps.
+        held_out: fit to the held-out documents of the training data.
+        tests: fit to each further source, by name.
+    """
+
+    folder: Path
+    rows: int
+    epochs: float
+    seconds: float
+    held_out: SAEQuality
+    tests: Mapping[str, SAEQuality]
+
+
+def train_sae(
+    data: Sequence[str],
+    output: Path,
+    *,
+    layer: int,
+    model: str = DEFAULT_MODEL,
+    recipe: SAERecipe | None = None,
+    tests: Sequence[str] = (),
+    test_limit: int | None = None,
+    limit: int | None = None,
+    split: str = "train",
+    template: str | None = None,
+    dtype: DType = "auto",
+    device: str = "auto",
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> TrainSAEResult:
+    """Train an SAE for one layer of a model on text.
+
+    Args:
+        data: files or data sets: preferences or responses of any shape, rows with a `text`, `.txt` files.
+        output: folder of the SAE; an existing one is replaced when the new one is complete.
+        layer: block after which the residual stream is taken, counted from 0.
+        model: language model, as `extract` takes it.
+        recipe: what to train; None is the default recipe.
+        tests: further files that are only measured.
+        test_limit: most rows read of each of these.
+        limit: most rows read of each of `data`.
+        split: split of a Hugging Face data set.
+        template: chat template, as `extract` takes it.
+        dtype: type the model computes in.
+        device: torch device of model and SAE.
+        offline: never call the hub.
+        progress: told what is being done.
+
+    Raises:
+        BadInputError: a source cannot be read, or there are no tokens to train on.
+        UsageError, IncompatibleError, ResourceError, TemporaryError: of model and device, as `extract`.
+
+    """
+    recipe = recipe or SAERecipe()
+    # 1. The model, up to the layer.
+    identity = resolve_model(model, offline=offline)
+    lm = LanguageModel.load(identity, layers=[layer], dtype=dtype, device=device)
+    tokenizer = load_tokenizer(identity)
+    # 2. Documents: of the training data a share is held out, of the tests all.
+    common: dict[str, Any] = {"context_size": recipe.context_size, "template": template, "offline": offline}
+    source = text_source(
+        data,
+        lm,
+        tokenizer,
+        held_out_fraction=recipe.held_out_fraction,
+        seed=recipe.seed,
+        limit=limit,
+        split=split,
+        **common,
+    )
+    measured = {
+        name: text_source([name], lm, tokenizer, held_out_fraction=1.0, limit=test_limit, **common)
+        for name in tests
+    }
+    # 3. Training, and measuring what was saved.
+    return fit_sae(source, output, recipe, tests=measured, device=lm.device, progress=progress)
+
+
+def fit_sae(
+    source: TokenSource,
+    output: Path,
+    recipe: SAERecipe,
+    *,
+    tests: Mapping[str, TokenSource] | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> TrainSAEResult:
+    """Train, save and measure one SAE on activations.
+
+    Args:
+        source: activations, split into training and held-out documents.
+        output: folder of the SAE.
+        recipe: what to train.
+        tests: sources that are only measured: all of their documents must be held out.
+        device: torch device of the SAE.
+        progress: told what is being done.
+
+    Raises:
+        BadInputError: there are no tokens to train on.
+
+    """
+    say = progress or (lambda _what, _done, _total: None)
+    # 1. Sink tokens are told by their norm; the ordinary tokens of the same layer set the scale.
+    rule = SinkRule.fit(_sample(source))
+    # 2. Training tokens come in shuffled batches out of a buffer of fixed size.
+    batches = ShuffleBuffer(
+        lambda: _counted(_without_sinks(source.blocks(held_out=False), rule), "reading activations", say),
+        capacity=recipe.buffer_rows,
+        batch_rows=recipe.batch_rows,
+        seed=recipe.seed,
+    )
+    rows = len(batches.rows)
+    epochs = recipe.steps * recipe.batch_rows / rows
+    # 3. SAELens trains.
+    trained = train(batches, recipe, device=device, progress=_training_progress(say))
+    del batches
+    # 4. What will be on disk is measured on tokens the training has not seen; the folder appears when whole.
+    facts = {**source.facts, "sink_rule": rule._asdict(), "training_tokens": rows, "scale": trained.scale}
+    with building_folder(output) as folder:
+        save(trained, folder, weights_dtype=recipe.weights_dtype, metadata=_metadata(recipe, facts))
+        sae = load_sae(folder, device=device)
+        held_out = measure(sae, _counted(source.blocks(held_out=True), "measuring", say), rule, device)
+        add_metadata(folder, {"sparserm": {**_own(recipe, facts), "held_out": held_out._asdict()}})
+    measured = {
+        name: measure(sae, _counted(test.blocks(held_out=True), f"measuring on {name}", say), rule, device)
+        for name, test in (tests or {}).items()
+    }
+    return TrainSAEResult(output, rows, epochs, trained.seconds, held_out, measured)
+
+
+def _training_progress(say: Progress) -> Callable[[int, int, float], None]:
+    return lambda done, total, explained: say(f"training, explained variance {explained:.3f}", done, total)
+
+
+def _metadata(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return SAELens' own fields; everything it has no name for stands under `sparserm`."""
+    return {
+        "model_name": facts["model_name"],
+        "hook_name": facts["hook_name"],
+        "hook_head_index": None,
+        "context_size": recipe.context_size,
+        "prepend_bos": facts["prepend_bos"],
+        "dataset_path": ", ".join(item["name"] for item in facts["inputs"]),
+        "model_from_pretrained_kwargs": {},
+    }
+
+
+def _own(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+    theirs = {"model_name", "hook_name", "prepend_bos"}
+    return {**{key: value for key, value in facts.items() if key not in theirs}, "recipe": asdict(recipe)}
+
+
+def _sample(source: TokenSource) -> Float[Tensor, "rows d_in"]:
+    """Return the first training tokens.
+
+    Raises:
+        BadInputError: there are none.
+
+    """
+    parts: list[Tensor] = []
+    for block in source.blocks(held_out=False):
+        parts.append(block)
+        if sum(map(len, parts)) >= SINK_SAMPLE_ROWS:
+            break
+    if not parts:
+        raise BadInputError("training data", "tokens to train on", "none", "give more data")
+    return torch.cat(parts)
+
+
+def _without_sinks(blocks: Iterable[Tensor], rule: SinkRule) -> Iterator[Float[Tensor, "rows d_in"]]:
+    for block in blocks:
+        yield block[rule.keeps(block)]
+
+
+def _counted(blocks: Iterable[Tensor], what: str, say: Progress) -> Iterator[Float[Tensor, "rows d_in"]]:
+    """Pass blocks on and say how many rows have come."""
+    rows = 0
+    for block in blocks:
+        rows += len(block)
+        say(what, rows, 0)
+        yield block
