@@ -1,0 +1,161 @@
+"""`select`: the decoder rows of the latents that tell chosen from rejected.
+
+Reads: `frequency.parquet`, the plan of `features.zarr`, the SAE's decoder. Writes: `directions/`.
+Memory: the table of frequencies and one SAE.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from sparserm_cli.config import Note, SelectConfig
+from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.stages.selection import Chosen, choose, random_directions
+from sparserm_cli.store.directions import (
+    TYPE,
+    VERSION,
+    Directions,
+    LayerDirections,
+    directions_path,
+    write_directions,
+)
+from sparserm_cli.store.features import FeaturesReader, SAEFacts, features_path
+from sparserm_cli.store.frequency import Frequency, Measures, frequency_path, read_frequency
+from sparserm_cli.store.lineage import Lineage, check_parent
+from sparserm_cli.store.locks import run_lock
+
+DecoderRows = Callable[[int, Int64[np.ndarray, " latents"]], Float32[np.ndarray, "latents d_in"]]
+"""Gives the decoder rows of some latents of a layer's SAE."""
+
+
+class SelectSummary(NamedTuple):
+    """What `select` has done.
+
+    Fields:
+        path: where the directions are.
+        directions: what was written.
+        by: the measure that ranked the latents.
+        top_k: directions a side and layer.
+        seconds: spent.
+    """
+
+    path: Path
+    directions: Directions
+    by: str
+    top_k: int
+    seconds: float
+
+
+def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = None) -> SelectSummary:
+    """Choose `top_k` directions a side in every layer.
+
+    Args:
+        config: the options.
+        note: told what is worth knowing on the way.
+        decoder: gives decoder rows; None reads them from the SAE that the features were made with.
+
+    Raises:
+        UsageError: no such measure, or too few latents speak for a side.
+        IncompatibleError: no frequencies, frequencies of other features, or the SAE has changed.
+        CorruptStoreError: frequencies or features are damaged.
+        ResourceError: the disk is full.
+
+    """
+    begun = time.monotonic()
+    # 1. The frequencies, made from the features that are there.
+    frequency = read_frequency(config.run)
+    features = FeaturesReader(features_path(config.run))
+    where = f"{frequency_path(config.run)} (from {features.root.name})"
+    recorded = frequency.lineage.parents["features"]
+    check_parent(where, recorded, features.lineage.as_parent(), "run `sparserm frequency`")
+    # 2. The strongest latents of each layer, and their decoder rows.
+    read_rows = decoder or sae_decoder({sae.layer: sae for sae in features.plan.saes})
+    layers = {
+        layer: _directions(config, frequency, layer, measures, features.plan.sae(layer).d_in, read_rows)
+        for layer, measures in frequency.layers.items()
+    }
+    # 3. They appear whole or not at all.
+    identity = {"by": config.by, "top_k": config.top_k, "seed": config.seed}
+    parents = {"frequency": frequency.lineage.as_parent()}
+    with run_lock(config.run):
+        written = write_directions(config.run, Directions(Lineage(TYPE, VERSION, identity, parents), layers))
+    for layer, one in layers.items():
+        doubtful = int((one.q > 0.05).sum())
+        if doubtful and not config.by.startswith("random-"):
+            note(f"layer {layer}: {doubtful} of {len(one.q)} directions could be chance (q above 0.05)")
+    return SelectSummary(
+        directions_path(config.run), written, config.by, config.top_k, time.monotonic() - begun
+    )
+
+
+def _directions(
+    config: SelectConfig,
+    frequency: Frequency,
+    layer: int,
+    measures: Measures,
+    d_in: int,
+    decoder: DecoderRows,
+) -> LayerDirections:
+    """Choose the directions of one layer."""
+    chosen = choose(
+        measures,
+        np.array(frequency.totals.fold_total),
+        config.top_k,
+        config.by,
+        rows=lambda latents: decoder(layer, latents),
+        seed=config.seed,
+        where=f"layer {layer}",
+    )
+    if config.by == "random-directions":
+        rows = random_directions(2 * config.top_k, d_in, config.seed + layer)
+    else:
+        rows = decoder(layer, chosen.feature)
+    return told(chosen, rows, measures)
+
+
+def told(chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: Measures) -> LayerDirections:
+    """Put the chosen latents, their rows and what is known of them together."""
+    known = chosen.feature >= 0
+
+    def of(values: np.ndarray) -> np.ndarray:
+        return np.where(known, values[np.maximum(chosen.feature, 0)], np.nan)
+
+    return LayerDirections(
+        rows=np.ascontiguousarray(rows, np.float32),
+        feature=chosen.feature.astype(np.int64),
+        side=chosen.side,
+        statistic=chosen.statistic.astype(np.float64),
+        rate_chosen=of(measures.rate[0]),
+        rate_rejected=of(measures.rate[1]),
+        q=of(measures.mcnemar_q),
+    )
+
+
+def sae_decoder(saes: dict[int, SAEFacts]) -> DecoderRows:
+    """Return a reader of decoder rows that loads each layer's SAE when it is first asked for.
+
+    Raises, when asked:
+        IncompatibleError: the SAE is not the one that the features were made with.
+        UsageError: it is not where it was.
+
+    """
+    loaded: dict[int, np.ndarray] = {}
+
+    def rows(layer: int, latents: Int64[np.ndarray, " latents"]) -> Float32[np.ndarray, "latents d_in"]:
+        if layer not in loaded:
+            from sparserm_cli.models.sae import load_sae
+
+            facts = saes[layer]
+            sae = load_sae(facts.name, allow_pickle=True, allow_mismatch=True)
+            if sae.digest != facts.digest:
+                where = f"{facts.name}: weights"
+                hint = "restore that SAE or run `sparserm encode --force`"
+                raise IncompatibleError(where, facts.digest, sae.digest, hint)
+            loaded[layer] = sae.W_dec.numpy()
+        return np.ascontiguousarray(loaded[layer][latents])
+
+    return rows

@@ -1,0 +1,191 @@
+"""Choosing latents: each measure by hand, the greedy choice against its definition, the controls."""
+
+import time
+
+import numpy as np
+import pytest
+
+from sparserm_cli.errors import UsageError
+from sparserm_cli.stages.selection import MEASURES, choose, random_directions
+from sparserm_cli.store.frequency import Measures
+
+FOLDS = np.full((4, 2), 100)
+
+
+def measures(difference: list[float] | np.ndarray, **fields: object) -> Measures:
+    """Make measures in which only some fields matter; rates are 0.5 plus and minus half the difference."""
+    difference = np.array(difference, np.float64)
+    rate = np.stack([0.5 + difference / 2, 0.5 - difference / 2])
+    values = {
+        "rate": rate,
+        "low": rate,
+        "high": rate,
+        "responses": np.ones((2, len(difference)), np.int64),
+        "fold_rate": np.repeat(rate[..., None], 4, axis=2).astype(np.float32),
+        **dict.fromkeys(Measures._fields[5:], difference),
+        **fields,
+    }
+    return Measures(**values)
+
+
+def no_rows(_latents: np.ndarray) -> np.ndarray:
+    """Stand for decoder rows that must not be asked for."""
+    raise AssertionError
+
+
+def test_difference_by_hand():
+    """The two largest and the two smallest, each side from the strongest on."""
+    chosen = choose(measures([0.1, -0.4, 0.3, -0.2, 0.2, 0.0]), FOLDS, 2, "difference", rows=no_rows)
+    assert chosen.feature.tolist() == [2, 4, 1, 3]
+    assert chosen.side.tolist() == [1, 1, -1, -1]
+    assert chosen.statistic.tolist() == [0.3, 0.2, -0.4, -0.2]
+
+
+@pytest.mark.parametrize(
+    ("by", "field"),
+    [
+        ("standardised", "standardised"),
+        ("z", "z"),
+        ("mcnemar", "mcnemar"),
+        ("length-controlled", "length_controlled"),
+    ],
+)
+def test_other_measures_rank_by_their_own_field(by: str, field: str):
+    """Latent 1 is first by the measure although the difference puts it last, even on the other side."""
+    chosen = choose(
+        measures([0.3, -0.1, -0.2, 0.05], **{field: np.array([1.0, 5.0, -2.0, -9.0])}),
+        FOLDS,
+        1,
+        by,
+        rows=no_rows,
+    )
+    assert chosen.feature.tolist() == [1, 3]
+    assert chosen.statistic.tolist() == [5.0, -9.0]
+
+
+def test_mutual_information_takes_its_side_from_z():
+    """Information has no sign of its own."""
+    made = measures(
+        [0.1, 0.1, -0.1, -0.1],
+        mutual_information=np.array([0.2, 0.5, 0.1, 0.4]),
+        z=np.array([2.0, 3.0, -1.0, -3.0]),
+    )
+    chosen = choose(made, FOLDS, 1, "mutual-information", rows=no_rows)
+    assert chosen.feature.tolist() == [1, 3]
+    assert chosen.statistic.tolist() == [0.5, -0.4]
+
+
+def test_ties_go_to_the_larger_difference_then_the_lower_index():
+    """The choice never depends on how a sort breaks ties."""
+    made = measures([0.1, 0.3, 0.3, -0.1, -0.1], z=np.array([2.0, 2.0, 2.0, -2.0, -2.0]))
+    assert choose(made, FOLDS, 2, "z", rows=no_rows).feature.tolist() == [1, 2, 3, 4]
+
+
+def test_stability_prefers_what_holds_in_every_group_of_prompts():
+    """Latent 0 owes its difference to one group of prompts, latent 1 has a smaller one in all four."""
+    rate = np.full((2, 4, 4), 0.5, np.float32)
+    rate[0, 0] = [0.75, 0.45, 0.45, 0.47]
+    rate[0, 1] = 0.529
+    rate[0, 2], rate[0, 3] = 0.45, 0.49
+    difference = (rate[0] - rate[1]).mean(axis=1)
+    assert difference[0] > difference[1]
+    chosen = choose(measures(difference, fold_rate=rate), FOLDS, 1, "stability", rows=no_rows, seed=1)
+    assert chosen.feature.tolist() == [1, 2]
+    assert 0.5 < chosen.statistic[0] < 1.0
+    assert chosen.statistic[1] < -0.9
+
+
+def test_greedy_takes_no_direction_twice():
+    """Latents 0 and 1 share their decoder row; the second is passed over for a weaker one that adds more."""
+    rows = np.array([[1.0, 0, 0], [2.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, -1.0]], np.float32)
+    made = measures([0.5, 0.4, 0.1, -0.3, -0.2])
+    chosen = choose(made, FOLDS, 2, "greedy", rows=lambda latents: rows[latents])
+    assert chosen.feature.tolist() == [0, 2, 3, 4]
+    assert choose(made, FOLDS, 2, "difference", rows=no_rows).feature.tolist() == [0, 1, 3, 4]
+
+
+def test_greedy_follows_its_definition():
+    """Each pick has the largest difference times the norm of what is left of its row."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((60, 8)).astype(np.float32)
+    made = measures(rng.uniform(-1, 1, 60))
+    chosen = choose(made, FOLDS, 3, "greedy", rows=lambda latents: rows[latents])
+    rest = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    picks, left = [], {1: 3, -1: 3}
+    side = np.sign(made.difference)
+    while any(left.values()):
+        gain = np.abs(made.difference) * np.linalg.norm(rest, axis=1)
+        gain[[n for n in range(60) if n in picks or left[int(side[n])] == 0]] = -1
+        pick = int(np.argmax(gain))
+        picks.append(pick)
+        left[int(side[pick])] -= 1
+        unit = rest[pick] / np.linalg.norm(rest[pick])
+        rest = rest - np.outer(rest @ unit, unit)
+    assert chosen.feature.tolist() == [n for n in picks if side[n] > 0] + [n for n in picks if side[n] < 0]
+
+
+def test_greedy_with_more_directions_than_dimensions():
+    """When nothing new is left the rest is filled up all the same."""
+    rows = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]]
+    chosen = choose(measures([0.3, 0.2, 0.1, -0.1, -0.2, -0.3]), FOLDS, 3, "greedy", rows=lambda n: rows[n])
+    assert sorted(chosen.feature.tolist()) == [0, 1, 2, 3, 4, 5]
+
+
+def test_random_latents_are_live_and_follow_the_seed():
+    """A dead latent is never drawn."""
+    responses = np.ones((2, 50), np.int64)
+    responses[:, ::2] = 0
+    made = measures(np.linspace(-1, 1, 50), responses=responses)
+    first, again, other = (choose(made, FOLDS, 5, "random-latents", rows=no_rows, seed=s) for s in (1, 1, 2))
+    assert (first.feature % 2 == 1).all()
+    assert len(set(first.feature.tolist())) == 10
+    assert np.array_equal(first.feature, again.feature)
+    assert not np.array_equal(first.feature, other.feature)
+    assert np.isnan(first.statistic).all()
+
+
+def test_random_directions_have_norm_1():
+    """The other control has no latents at all."""
+    chosen = choose(measures([0.1, -0.1]), FOLDS, 3, "random-directions", rows=no_rows)
+    assert chosen.feature.tolist() == [-1] * 6
+    rows = random_directions(6, 7, seed=3)
+    assert np.linalg.norm(rows, axis=1) == pytest.approx(np.ones(6), abs=1e-6)
+    assert np.array_equal(rows, random_directions(6, 7, seed=3))
+
+
+def test_too_few_latents():
+    """The error says which side has how many."""
+    with pytest.raises(UsageError) as caught:
+        choose(measures([0.1, 0.2, -0.1]), FOLDS, 2, "difference", rows=no_rows, where="layer 14")
+    assert str(caught.value) == (
+        "--top-k: expected 2 latents a side, found 1 that speak for rejected in layer 14; "
+        "lower --top-k or use more data"
+    )
+
+
+def test_too_few_live_latents_for_the_control():
+    """The control needs as many as the choice it is compared with."""
+    with pytest.raises(UsageError) as caught:
+        choose(measures([0.1, -0.1]), FOLDS, 2, "random-latents", rows=no_rows, where="layer 3")
+    assert caught.value.found == "2 that fire in layer 3"
+
+
+def test_an_unknown_measure_lists_them_all():
+    """A typing mistake shows what there is."""
+    with pytest.raises(UsageError) as caught:
+        choose(measures([0.1, -0.1]), FOLDS, 1, "diference", rows=no_rows)
+    assert str(caught.value) == (
+        "--by: expected one of difference, standardised, z, mcnemar, mutual-information, stability, greedy, "
+        "length-controlled, random-latents, random-directions, found 'diference'; correct the option"
+    )
+
+
+@pytest.mark.parametrize("by", MEASURES)
+def test_131_072_latents_take_less_than_2_seconds(by: str):
+    """Every measure at the width of the widest public SAEs, 128 a side."""
+    rng = np.random.default_rng(0)
+    made = measures(rng.uniform(-1, 1, 131_072))
+    rows = rng.standard_normal((4_096, 64)).astype(np.float32)
+    begun = time.process_time()
+    choose(made, FOLDS, 128, by, rows=lambda latents: rows[latents % 4_096])
+    assert time.process_time() - begun < 2.0
