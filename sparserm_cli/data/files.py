@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from sparserm_cli.data.example import InputFile, RawRow
 from sparserm_cli.data.json_file import json_rows
@@ -125,7 +124,7 @@ def _gzip_rows(path: Path) -> Iterator[RawRow]:
     number, offset = 0, 0
     try:
         with gzip.open(path, "rb") as stream:
-            for line in iter_lines(cast("BinaryIO", stream)):
+            for line in iter_lines(stream):
                 number, offset = line.number, line.offset + line.size
                 yield row_of_line(line)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -25,6 +25,7 @@ class HubRows:
     def __init__(self, name: str, *, split: str, offline: bool) -> None:
         self._name, self._split, self._offline = name, split, offline
         self._digest, self._bytes = hashlib.sha256(), 0
+        self._found = False
 
     def rows(self) -> Iterator[RawRow]:
         """Yield the rows.
@@ -41,7 +42,9 @@ class HubRows:
 
         try:
             with _offline(self._offline):
-                for number, value in enumerate(self._load(), start=1):
+                rows = self._load()
+                self._found = True
+                for number, value in enumerate(rows, start=1):
                     self._count(value)
                     yield checked_row(number, value)
         except (
@@ -88,9 +91,9 @@ class HubRows:
         if isinstance(error, datasets.exceptions.DatasetNotFoundError):
             hint = "check the name, or run `hf auth login` if it is private"
             return BadInputError(where, "a data set that can be read", found, hint)
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError) and not self._found:
             return UsageError(where, "an existing split and configuration", found, "see --split")
-        if isinstance(error, datasets.exceptions.DatasetsError) or type(error) is RuntimeError:
+        if isinstance(error, ValueError | RuntimeError | datasets.exceptions.DatasetsError):
             return BadInputError(where, "readable rows", found, "download it and give the files' path")
         found = "no copy in the cache" if self._offline else f"no answer: {found}"
         hint = "try again online, or give a local file"

@@ -10,8 +10,9 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 MAX_LINE_BYTES = 16 * 2**20
 MAX_DEPTH = 64
@@ -58,7 +59,7 @@ class RowError(Exception):
         return f"expected {self.expected}, found {self.found}"
 
 
-def iter_lines(source: Path | str | BinaryIO, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+def iter_lines(source: Path | str | BufferedIOBase, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     """Yield the lines of a binary stream or file, blank ones left out.
 
     A byte order mark at the start and CRLF line ends are taken off. Of a line longer than `max_line_bytes`
@@ -70,12 +71,12 @@ def iter_lines(source: Path | str | BinaryIO, max_line_bytes: int = MAX_LINE_BYT
         return
     for line in raw_lines(source, max_line_bytes):
         whole = line.size == len(line.data)
-        data = line.data.rstrip(b" \t\r\n") if whole else line.data
+        data = line.data.removesuffix(b"\n").removesuffix(b"\r") if whole else line.data
         if data.strip():
             yield line._replace(data=data, size=len(data) if whole else line.size)
 
 
-def raw_lines(stream: BinaryIO, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
+def raw_lines(stream: BufferedIOBase, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
     """Yield every line of `stream` with its line end, blank ones too; a byte order mark is taken off."""
     number, offset = 0, 0
     while data := stream.readline(max_line_bytes):

@@ -82,7 +82,9 @@ class Reader:
         return len(seen) - len(np.unique(seen))
 
     def __iter__(self) -> Iterator[Example]:
-        """Yield the accepted rows in file order."""
+        """Yield the accepted rows in file order; a second time is an error, since it would count twice."""
+        if self.read:
+            raise RuntimeError("a Reader is iterated once")
         for row in self._source.rows():
             if self._limit is not None and self.read >= self._limit:
                 break

@@ -56,6 +56,7 @@ class PromptTemplate:
         tokenizer: a transformers fast tokenizer; it is not changed.
         template: None for the model's own chat template, "raw" for none, or the path of a Jinja file.
         model: name of the model, for error messages.
+        text: Jinja text that stands for the file, as an artifact made with one keeps it.
 
     Raises:
         IncompatibleError: the model has no chat template, or its tokenizer is not a fast one.
@@ -63,14 +64,19 @@ class PromptTemplate:
 
     """
 
-    def __init__(self, tokenizer: Any, template: str | None = None, *, model: str = "") -> None:
+    def __init__(
+        self, tokenizer: Any, template: str | None = None, *, model: str = "", text: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
         self._model = f"model {model or tokenizer.name_or_path or 'without a name'}"
-        self._chat = _template_text(tokenizer, template, self._model)
-        self.name = template or "the model's own"
-        self.digest = hashlib.sha256((RAW if self._chat is None else self._chat).encode()).hexdigest()
-        self._backend = _plain_backend(tokenizer, self._model)
-        self._bos = _used_bos(tokenizer)
+        self.text = text if text is not None else _template_text(tokenizer, template, self._model)
+        """The Jinja text in use; None for no template."""
+        self.digest = hashlib.sha256((RAW if self.text is None else self.text).encode()).hexdigest()
+        """sha256 of the text, or of "raw"."""
+        self._backend = _backend_copy(tokenizer, self._model)
+        self._adds_bos = self._backend.encode("a").ids[:1] == [tokenizer.bos_token_id]
+        # Neither special tokens nor trimmed offsets: the offsets must tile the text.
+        self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
 
     def render(self, prompt: tuple[Message, ...] | str) -> str:
         """Return the prompt as the model sees it, up to where the response begins.
@@ -79,13 +85,13 @@ class PromptTemplate:
             IncompatibleError: the template refuses the conversation (some refuse a system turn).
 
         """
-        if self._chat is None:
+        if self.text is None:
             return prompt if isinstance(prompt, str) else _raw_transcript(prompt)
         turns = [Message("user", prompt)] if isinstance(prompt, str) else prompt
         try:
             text = self._tokenizer.apply_chat_template(
                 [turn._asdict() for turn in turns],
-                chat_template=_FIXED_DATE + self._chat if "strftime_now" in self._chat else self._chat,
+                chat_template=_FIXED_DATE + self.text if "strftime_now" in self.text else self.text,
                 tokenize=False,
                 add_generation_prompt=True,
             )
@@ -134,7 +140,7 @@ class PromptTemplate:
         doubled = 0
         while doubled + 1 < len(ids) and ids[doubled] == bos == ids[doubled + 1]:
             doubled += 1
-        if self._bos and (len(ids) == 0 or ids[0] != bos):
+        if self._adds_bos and (len(ids) == 0 or ids[0] != bos):
             return np.concatenate([np.array([bos], dtype=np.uint32), ids])
         return ids[doubled:]
 
@@ -191,27 +197,16 @@ def _template_text(tokenizer: Any, template: str | None, model: str) -> str | No
         ) from None
 
 
-def _plain_backend(tokenizer: Any, model: str) -> Tokenizer:
-    """Return a copy that adds, pads, cuts and trims nothing, so that offsets tile the text."""
+def _backend_copy(tokenizer: Any, model: str) -> Tokenizer:
+    """Return a copy of the fast tokenizer that neither pads nor cuts."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
-        raise IncompatibleError(
-            model,
-            "a fast tokenizer (tokenizer.json)",
-            type(tokenizer).__name__,
-            "convert it with transformers",
-        )
+        expected, found = "a fast tokenizer (tokenizer.json)", type(tokenizer).__name__
+        raise IncompatibleError(model, expected, found, "convert it with transformers")
     copy = Tokenizer.from_str(backend.to_str())
-    copy.post_processor = processors.ByteLevel(trim_offsets=False)
     copy.no_padding()
     copy.no_truncation()
     return copy
-
-
-def _used_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer itself puts a BOS before a text."""
-    ids = tokenizer("a", add_special_tokens=True)["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
 
 
 def _boundary(encoding: Encoding, characters: int) -> tuple[int, bool]:

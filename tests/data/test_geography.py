@@ -21,7 +21,7 @@ def rows_of(name: str) -> list[dict[str, str]]:
 
 
 def test_sizes_are_what_the_readme_says():
-    """At least 600 pairs over at least 200 questions, under a megabyte; the README's table and row are right."""
+    """At least 600 pairs over at least 200 questions, under a megabyte; the README's table is right."""
     sizes = {name: (len(rows := rows_of(name)), len({row["prompt"] for row in rows})) for name in FILES}
     assert sum(rows for rows, _ in sizes.values()) >= 600
     assert sum(prompts for _, prompts in sizes.values()) >= 200
@@ -45,7 +45,7 @@ def test_every_answer_is_chosen_as_often_as_rejected(name: str):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_pair_has_its_mirror_image(name: str):
-    """Turned round, each pair is one of another question: a fixed order of all answers is right half the time."""
+    """Turned round, each pair is one of another question: a fixed order of answers is right half the time."""
     pairs = Counter((row["chosen"], row["rejected"]) for row in rows_of(name))
     assert pairs == Counter((rejected, chosen) for chosen, rejected in pairs.elements())
 

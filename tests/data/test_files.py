@@ -1,0 +1,106 @@
+"""Opening a source: suffixes, gzip, digests, and what is taken for a data set of the hub."""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from sparserm_cli.data.example import InputFile, RawRow
+from sparserm_cli.data.files import is_hub_name, open_source
+from sparserm_cli.errors import BadInputError
+
+ROWS = [{"prompt": "é?", "response": "a"}, {"prompt": "b?", "response": "c"}]
+JSONL = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS).encode()
+
+
+def refusal(path: Path) -> str:
+    """Return the error of opening and reading a file."""
+    with pytest.raises(BadInputError) as caught:
+        list(open_source(path).rows())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "A.JSONL", "with space é.jsonl", "x.y.jsonl.gz"])
+def test_lines_and_gzipped_lines_give_the_same_rows(tmp_path: Path, name: str):
+    """Numbers and offsets count the text, compressed or not."""
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(JSONL) if name.endswith("gz") else JSONL)
+    source = open_source(path)
+    rows = list(source.rows())
+    assert source.unit == "line"
+    assert [(row.number, row.offset, row.value) for row in rows] == [(1, 0, ROWS[0]), (2, 35, ROWS[1])]
+
+
+def test_inputs_are_known_before_reading(tmp_path: Path):
+    """The digest is that of the bytes on disk, and of all of them."""
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(JSONL))
+    data = path.read_bytes()
+    assert open_source(path).inputs() == (InputFile(str(path), len(data), hashlib.sha256(data).hexdigest()),)
+
+
+def test_row_16_cut_gzip_is_an_error_with_its_place(tmp_path: Path):
+    """Rows before the cut were whole; what is missing after it nobody can know."""
+    path = tmp_path / "a.jsonl.gz"
+    text = JSONL + b"".join(b'{"prompt": "%d", "response": "y"}\n' % i for i in range(2000))
+    packed = gzip.compress(text)
+    path.write_bytes(packed[: len(packed) // 2])
+    seen: list[RawRow] = []
+    with pytest.raises(BadInputError) as caught:
+        seen.extend(open_source(path).rows())
+    last = seen[-1]
+    end = text.index(b"\n", last.offset)
+    assert seen == list(open_source(_written(tmp_path / "b.jsonl", text)).rows())[: len(seen)]
+    assert len(seen) > 100
+    assert str(caught.value) == (
+        f"{path}:after line {last.number} (byte {end} of the text): expected a whole gzip file, "
+        "found a cut one; copy the file again"
+    )
+
+
+def test_damaged_and_false_gzip_are_errors(tmp_path: Path):
+    """A flipped checksum and a plain file under the wrong name."""
+    packed = bytearray(gzip.compress(JSONL))
+    packed[-6] ^= 1
+    path = _written(tmp_path / "a.jsonl.gz", bytes(packed))
+    assert "expected a whole gzip file, found a damaged one: crc check failed" in refusal(path)
+    path = _written(tmp_path / "b.jsonl.gz", JSONL)
+    assert "after line 0 (byte 0 of the text): expected a whole gzip file, found a damaged one" in refusal(
+        path
+    )
+
+
+def test_missing_file_folder_and_unknown_ending(tmp_path: Path):
+    """Each is refused before anything is read, with what would do."""
+    hint = "give the path of a file, or owner/name of a Hugging Face data set"
+    path = tmp_path / "no.jsonl"
+    assert refusal(path) == f"{path}: expected a data file, found no such file; {hint}"
+    assert refusal(tmp_path) == f"{tmp_path}: expected a data file, found a folder; {hint}"
+    path = _written(tmp_path / "a.txt", JSONL)
+    endings = ".jsonl, .jsonl.gz, .json, .csv, .parquet"
+    assert refusal(path) == f"{path}: expected a file ending in {endings}, found .txt; rename or convert it"
+
+
+def test_hub_names_are_told_from_paths():
+    """A name with an ending, a dot in front or without an owner is a path."""
+    names = ["a/b", "allenai/reward-bench-2", "a/b:config", "a/b@v1.0", "a/b:c@refs/pr/1"]
+    assert all(is_hub_name(name) for name in names)
+    paths = [
+        "pairs",
+        "a/b.jsonl",
+        "./a/b",
+        "../a/b",
+        "a/b/c",
+        "/a/b",
+        "a b/c",
+        "data/x.csv",
+        "data/x.jsonl.gz",
+    ]
+    assert not any(is_hub_name(path) for path in paths)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
