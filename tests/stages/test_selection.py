@@ -81,18 +81,17 @@ def test_ties_go_to_the_larger_difference_then_the_lower_index():
     assert choose(made, FOLDS, 2, "z", rows=no_rows).feature.tolist() == [1, 2, 3, 4]
 
 
-def test_stability_prefers_what_holds_in_every_group_of_prompts():
-    """Latent 0 owes its difference to one group of prompts, latent 1 has a smaller one in all four."""
-    rate = np.full((2, 4, 4), 0.5, np.float32)
-    rate[0, 0] = [0.75, 0.45, 0.45, 0.47]
-    rate[0, 1] = 0.529
-    rate[0, 2], rate[0, 3] = 0.45, 0.49
-    difference = (rate[0] - rate[1]).mean(axis=1)
-    assert difference[0] > difference[1]
-    chosen = choose(measures(difference, fold_rate=rate), FOLDS, 1, "stability", rows=no_rows, seed=1)
-    assert chosen.feature.tolist() == [1, 2]
-    assert 0.5 < chosen.statistic[0] < 1.0
-    assert chosen.statistic[1] < -0.9
+def test_stability_is_the_share_of_samples():
+    """Latent 0 owes its difference to one of four groups of prompts: 1 - (3/4)^4 = 68 % of samples hold it."""
+    rate = np.full((2, 5, 4), 0.5, np.float32)
+    rate[0, 0, 0] = 0.7  # mean 0.55: first by the difference
+    rate[0, 1], rate[0, 2] = 0.54, 0.53
+    rate[0, 3], rate[0, 4] = 0.40, 0.45
+    made = measures((rate[0] - rate[1]).mean(axis=1).astype(np.float64), fold_rate=rate)
+    assert choose(made, FOLDS, 2, "difference", rows=no_rows).feature.tolist() == [0, 1, 3, 4]
+    chosen = choose(made, FOLDS, 2, "stability", rows=no_rows)
+    assert chosen.feature.tolist() == [1, 0, 3, 4]
+    assert chosen.statistic == pytest.approx([1.0, 1 - 0.75**4, -1.0, -1.0], abs=0.08)
 
 
 def test_greedy_takes_no_direction_twice():
