@@ -82,7 +82,7 @@ def test_ties_go_to_the_larger_difference_then_the_lower_index():
 
 
 def test_stability_is_the_share_of_samples():
-    """Latent 0 owes its difference to one of four groups of prompts: 1 - (3/4)^4 = 68 % of samples hold it."""
+    """Latent 0 owes its difference to one of four groups of prompts, which 1 - (3/4)^4 of samples hold."""
     rate = np.full((2, 5, 4), 0.5, np.float32)
     rate[0, 0, 0] = 0.7  # mean 0.55: first by the difference
     rate[0, 1], rate[0, 2] = 0.54, 0.53
