@@ -43,6 +43,7 @@ __all__ = [
     "disk_errors",
     "fault_point",
     "free_bytes",
+    "json_object",
     "make_folder",
     "operation",
     "probe_writable",
@@ -101,20 +102,26 @@ def read_json(path: Path, hint: str = "remove it and run the stage again") -> di
 
     """
     try:
-        text = read_bytes(path).decode("utf-8")
+        data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         raise CorruptStoreError(str(path), "a JSON object", "no file", hint) from None
+    return json_object(data, str(path), hint)
+
+
+def json_object(data: bytes, where: str, hint: str) -> dict[str, Any]:
+    """Return the JSON object that `data` spells; raises CorruptStoreError as `read_json`."""
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
     except UnicodeDecodeError as error:
         found = f"bytes that are not UTF-8 at offset {error.start}"
-        raise CorruptStoreError(str(path), "a JSON object", found, hint) from None
-    try:
-        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+        raise CorruptStoreError(where, "a JSON object", found, hint) from None
     except RecursionError:
-        raise CorruptStoreError(str(path), "a JSON object", "nesting without end", hint) from None
+        raise CorruptStoreError(where, "a JSON object", "nesting without end", hint) from None
     except ValueError as error:
-        raise CorruptStoreError(str(path), "a JSON object", f"broken JSON ({error})", hint) from None
+        raise CorruptStoreError(where, "a JSON object", f"broken JSON ({error})", hint) from None
     if not isinstance(value, dict):
-        raise CorruptStoreError(str(path), "a JSON object", f"a {type(value).__name__}", hint)
+        raise CorruptStoreError(where, "a JSON object", f"a {type(value).__name__}", hint)
     return value
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError, UsageError
 from sparserm_cli.store.bits import ITEM_BYTES
 from sparserm_cli.store.files import free_bytes, sha256_file
+from sparserm_cli.store.lineage import first_difference
 from sparserm_cli.store.receipts import Plan
 
 POSITIONS = ("response", "pooled")
@@ -95,6 +96,10 @@ class ExtractSettings:
             raise UsageError("--positions", " or ".join(POSITIONS), self.positions, "choose one")
         if not self.layers or len(self.layers) != len(self.hook_names):
             raise ValueError("one hook name a layer")
+        # A plan from outside may say anything, and layers become names of folders.
+        numbers = (*self.layers, self.d_in, self.batch_tokens, self.unit_tokens, self.unit_responses)
+        if any(type(one) is not int for one in numbers) or min(self.layers) < 0:
+            raise ValueError("layers and sizes are whole numbers")
         if min(self.d_in, self.batch_tokens, self.unit_tokens, self.unit_responses) < 1:
             raise ValueError("sizes are positive")
 
@@ -182,10 +187,16 @@ def plan_of(where: str, plan: Plan) -> ExtractPlan:
         inputs = tuple(InputFact(str(path), int(size), str(sha)) for path, size, sha in told["inputs"])
         lists = {name: tuple(identity[name]) for name in ("layers", "hook_names")}
         settings = ExtractSettings(**{**identity, **lists, "inputs": inputs})
+        again = settings.identity()
         layout = Layout(**{name: int(value) for name, value in plan.layout.items()})
-        return ExtractPlan(settings, layout, dict(told["counts"]), plan.plan_hash)
+        read = ExtractPlan(settings, layout, dict(told["counts"]), plan.plan_hash)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CorruptStoreError(where, "a capture's plan", repr(error), "run extract --force") from None
+    difference = first_difference(identity, {name: again[name] for name in identity})
+    if difference is not None:
+        name, expected, found = difference
+        raise CorruptStoreError(f"{where}: {name}", expected, found, "run extract --force")
+    return read
 
 
 def check_inputs(plan: ExtractPlan) -> None:

@@ -5,6 +5,7 @@ seconds, dates) stand beside them and never enter a digest, so that serial, resu
 digests.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -49,6 +50,27 @@ class UnitFacts:
     seconds: float = 0.0
     """Time spent computing."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object that stands in receipts."""
+        return {**vars(self), "nan_rows": len(self.rejected)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "UnitFacts":
+        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError if it is something else."""
+        seconds, absmax = float(value["seconds"]), float(value["absmax"])
+        if not (math.isfinite(seconds) and math.isfinite(absmax)):
+            raise ValueError("seconds and absmax are finite")
+        return cls(
+            rows=int(value["rows"]),
+            rejected=tuple(int(one) for one in value["rejected"]),
+            absmax=absmax,
+            device=str(value["device"]),
+            dtype=str(value["dtype"]),
+            batch_sizes=tuple(int(one) for one in value["batch_sizes"]),
+            halvings=int(value["halvings"]),
+            seconds=seconds,
+        )
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -69,7 +91,7 @@ class Receipt:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that stands in the receipt."""
-        facts = {**vars(self.facts), "nan_rows": len(self.facts.rejected)}
+        facts = self.facts.to_json()
         own = {"unit": self.unit, "plan_hash": self.plan_hash, "run_id": self.run_id}
         return {**own, "attempts": self.attempts, "facts": facts, "files": files_to_json(self.files)}
 
@@ -82,20 +104,9 @@ class Receipt:
 
         """
         try:
-            told = dict(value["facts"])
-            told.pop("nan_rows")
-            for name in ("rejected", "batch_sizes"):
-                told[name] = tuple(told[name])
-            files = files_from_json(value["files"])
-            numbers = int(value["unit"]), int(value["attempts"])
-            return cls(
-                numbers[0],
-                str(value["plan_hash"]),
-                UnitFacts(**told),
-                files,
-                str(value["run_id"]),
-                numbers[1],
-            )
+            unit, attempts = int(value["unit"]), int(value["attempts"])
+            facts, files = UnitFacts.from_json(value["facts"]), files_from_json(value["files"])
+            return cls(unit, str(value["plan_hash"]), facts, files, str(value["run_id"]), attempts)
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptStoreError(where, "a receipt", repr(error), _HINT) from None
 

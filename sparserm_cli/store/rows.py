@@ -130,6 +130,10 @@ class Rows:
     def __init__(self, store: SafeStore, layout: Layout) -> None:
         self._store, self._sizes, self.layout = store, sizes(layout), layout
 
+    def length(self, name: str) -> int:
+        """Return the length of an array."""
+        return self._sizes[name]
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Return a part of an array, checked against its recorded length and type.
 
@@ -234,6 +238,40 @@ class Rows:
             )
             for a, b in pairwise(starts)
         ]
+
+
+def check_rows(rows: Rows) -> None:
+    """Check that rows from outside fit together; those of our own planner do.
+
+    Raises:
+        CorruptStoreError: a length, number or bound is out of range.
+
+    """
+    layout, starts, pairs = rows.layout, rows.unit_response_start, rows.pairs
+    tokens = np.diff(rows.response_offset[np.clip(starts, 0, layout.responses)])
+    wrong = {
+        "response_length": (rows.response_length < 1).any()
+        or rows.response_offset[-1] != layout.response_tokens,
+        "prompt_length": (rows.prompt_length < 0).any() or rows.prompt_offset[-1] != layout.prompt_tokens,
+        "response_prompt": (np.diff(rows.response_prompt) < 0).any()
+        or not _within(rows.response_prompt, layout.prompts),
+        "unit_response_start": starts[0] != 0
+        or starts[-1] != layout.responses
+        or (np.diff(starts) < 1).any()
+        or np.diff(starts).max() != layout.responses_per_unit
+        or tokens.max() != layout.tokens_per_unit,
+        "pair_chosen": not _within(pairs.chosen, layout.responses),
+        "pair_rejected": not _within(pairs.rejected, layout.responses),
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            found = "some that are out of range"
+            raise CorruptStoreError(f"rows/{name}", "numbers that fit the plan", found, "export it again")
+
+
+def _within(numbers: np.ndarray, stop: int) -> bool:
+    """Tell whether all numbers are from 0 to below `stop`."""
+    return not len(numbers) or bool(numbers.min() >= 0 and numbers.max() < stop)
 
 
 def _offsets(lengths: Int32[np.ndarray, " n"]) -> Int64[np.ndarray, " offsets"]:

@@ -63,12 +63,15 @@ def values(layer: int, token_ids: np.ndarray) -> np.ndarray:
     return (token_ids[:, None] + layer * np.array([1.0, 2.0, -4.0])).astype(np.float32)
 
 
-def compute(writer: ActivationsWriter, unit: int) -> Receipt:
-    """Compute and commit one unit."""
+def compute(writer: ActivationsWriter, unit: int, rejected: tuple[int, ...] = ()) -> Receipt:
+    """Compute and commit one unit, with NaN for the rejected responses of it."""
     settings = writer.plan.settings
     layers = {}
     for layer in settings.layers:
         rows = [values(layer, ids) for tree in writer.trees(unit) for ids in tree.responses]
+        span = writer.rows.span(unit)
+        gone = tuple(response for response in rejected if response in span)
+        rows = [one * np.nan if i in gone else one for i, one in zip(span, rows, strict=True)]
         arrays = {
             "last": np.stack([one[-1] for one in rows]),
             "mean": np.stack([one.mean(axis=0) for one in rows]),
@@ -77,13 +80,13 @@ def compute(writer: ActivationsWriter, unit: int) -> Receipt:
             tokens = np.concatenate(rows)
             arrays["tokens"] = from_float32(tokens) if settings.dtype == "bfloat16" else tokens
         layers[layer] = arrays
-    return writer.write_unit(unit, layers, FACTS)
+    return writer.write_unit(unit, layers, replace(FACTS, rejected=gone))
 
 
-def fill(root: Path, rank: int = 0, world: int = 1, run_id: str = "") -> Manifest | None:
+def fill(root: Path, rank: int = 0, world: int = 1, rejected: tuple[int, ...] = ()) -> Manifest | None:
     """Do the pending units of a planned capture."""
-    writer = ActivationsWriter(root, run_id)
-    return work_units(writer.store, lambda unit: compute(writer, unit), rank=rank, world=world)
+    writer = ActivationsWriter(root)
+    return work_units(writer.store, lambda unit: compute(writer, unit, rejected), rank=rank, world=world)
 
 
 SAES = (
