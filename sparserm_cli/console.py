@@ -9,8 +9,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sparserm_cli.config import Progress
@@ -58,6 +58,24 @@ class Output:
         if not self.quiet:
             sys.stderr.write(text + "\n")
             sys.stderr.flush()
+
+    @contextmanager
+    def phases(self, unit: str) -> Iterator[Callable[[str, int, int], None]]:
+        """Show the progress of work in several phases, each named as it goes; a total of 0 is not known."""
+        with ExitStack() as current:
+            update: Progress = _silent
+            name = ""
+
+            def say(what: str, done: int, total: int) -> None:
+                nonlocal update, name
+                # A phase may tell a figure after a comma, which is shown but opens no new phase.
+                if what.partition(",")[0] != name:
+                    name = what.partition(",")[0]
+                    current.close()
+                    update = current.enter_context(self.progress(name, unit))
+                update(done, total)
+
+            yield say
 
     @contextmanager
     def progress(self, title: str, unit: str) -> Iterator[Progress]:
@@ -142,7 +160,9 @@ def _bar(title: str, unit: str) -> Iterator[Progress]:
             if first < 0:
                 begun, first = time.monotonic(), done
             rate = (done - first) / max(time.monotonic() - begun, 1e-6)
-            bar.update(task, completed=done, total=total, rate=f"{rate:,.0f}/s" if done > first else "")
+            bar.update(
+                task, completed=done, total=total or None, rate=f"{rate:,.0f}/s" if done > first else ""
+            )
 
         yield update
 
@@ -166,6 +186,7 @@ class _LineProgress:
             return
         self.said = now
         rate = (done - self.first) / (now - self.begun)
-        left = duration((total - done) / rate)
-        sys.stderr.write(f"{self.title}: {done:,} of {total:,} {self.unit}, {rate:,.0f}/s, {left} left\n")
+        told = f" of {total:,}" if total else ""
+        left = f", {duration((total - done) / rate)} left" if total else ""
+        sys.stderr.write(f"{self.title}: {done:,}{told} {self.unit}, {rate:,.0f}/s{left}\n")
         sys.stderr.flush()

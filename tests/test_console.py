@@ -69,3 +69,18 @@ def test_size(count, text):
 def test_duration(seconds, text):
     """Times have at most two parts."""
     assert duration(seconds) == text
+
+
+def test_phases_name_the_work(capsys, monkeypatch):
+    """A new phase starts a new line of progress; a figure after a comma does not."""
+    clock = iter([0.0, 0.0, 20.0, 30.0, 30.0, 50.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    with Output().phases("rows") as say:
+        say("reading", 0, 0)
+        say("reading", 200, 0)
+        say("training, loss 2", 0, 100)
+        say("training, loss 1", 50, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "reading: 200 rows, 10/s",
+        "training: 50 of 100 rows, 2/s, 20 s left",
+    ]

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sparserm_cli import __version__, console
-from sparserm_cli.cli import chain, spine, use
+from sparserm_cli.cli import chain, spine, tools, use
 from sparserm_cli.errors import SparseRMError, StoppedError
 
 app = typer.Typer(
@@ -49,9 +49,12 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     chain.status,
     chain.verify,
     chain.repair,
+    tools.train_sae,
+    tools.export,
+    tools.import_,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command(command.__name__.strip("_").replace("_", "-"))(command)
 
 
 def main() -> NoReturn:

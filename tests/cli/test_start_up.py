@@ -59,18 +59,14 @@ def test_help_lists_the_commands_in_pipeline_order():
     assert names[:7] == ["extract", "encode", "frequency", "select", "fit", "score", "evaluate"]
 
 
-@pytest.mark.parametrize(
-    "name", [info.callback.__name__.replace("_", "-") for info in app.registered_commands]
-)
+@pytest.mark.parametrize("name", [info.name for info in app.registered_commands])
 def test_every_command_has_an_example(name):
     """Each command's help shows how it is called."""
     done, _ = loaded_by([name, "--help"])
     assert f"Example: sparserm {name}" in " ".join(done.stdout.split())
 
 
-@pytest.mark.parametrize(
-    "name", [info.callback.__name__.replace("_", "-") for info in app.registered_commands]
-)
+@pytest.mark.parametrize("name", [info.name for info in app.registered_commands])
 def test_every_command_has_the_common_options(name):
     """Run directory, settings file, JSON and quiet are everywhere."""
     done, _ = loaded_by([name, "--help"])

@@ -1,0 +1,112 @@
+"""Commands beside the pipeline: train-sae, export, import."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparserm_cli.cli import options as opt
+from sparserm_cli.cli import reports
+from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_RUN, StageConfig
+from sparserm_cli.models.sae_recipe import SAERecipe
+
+
+def train_sae(
+    ctx: typer.Context,
+    output: Annotated[Path, typer.Option(help="Folder of the new SAE.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Text: .txt, rows with a text, preferences or responses of any shape, or a data set.",
+            show_default="the run's captured tokens",
+        ),
+    ] = None,
+    layer: Annotated[int | None, typer.Option(help="Block, from 0.", show_default="the run's")] = None,
+    model: Annotated[str, typer.Option(help="Language model, as for extract.")] = DEFAULT_MODEL,
+    architecture: Annotated[
+        str, typer.Option(metavar="topk|batchtopk|jumprelu", help="Kind of SAE.")
+    ] = SAERecipe.architecture,
+    d_sae: Annotated[int | None, typer.Option(help="Latents.", show_default="8 times d_in")] = None,
+    k: Annotated[int, typer.Option(help="Latents active on a token.")] = SAERecipe.k,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = SAERecipe.steps,
+    batch_rows: Annotated[int, typer.Option(help="Tokens in a step.")] = SAERecipe.batch_rows,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = SAERecipe.lr,
+    l0_coefficient: Annotated[
+        float, typer.Option(help="Weight of the sparsity loss (jumprelu).")
+    ] = SAERecipe.l0_coefficient,
+    buffer_rows: Annotated[int, typer.Option(help="Most tokens held in memory.")] = SAERecipe.buffer_rows,
+    context_size: Annotated[int, typer.Option(help="Longest text, in tokens.")] = SAERecipe.context_size,
+    weights_dtype: Annotated[
+        str, typer.Option(metavar="float32|bfloat16", help="Type of the saved weights.")
+    ] = SAERecipe.weights_dtype,
+    seed: opt.SeedOption = SAERecipe.seed,
+    test: Annotated[
+        list[str] | None, typer.Option(help="Further text that is only measured. Repeatable.")
+    ] = None,
+    test_limit: Annotated[int | None, typer.Option(help="Most rows of each.", show_default="all")] = None,
+    limit: opt.LimitOption = None,
+    device: opt.DeviceOption = "auto",
+    offline: opt.OfflineOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Train an SAE with SAELens' own trainer.
+
+    Example: sparserm train-sae pairs.jsonl --layer 14 --output sae/mine --steps 4000
+    """
+    settings, out = opt.begin(ctx, StageConfig)
+    recipe = SAERecipe(
+        **{one.name: ctx.params[one.name] for one in fields(SAERecipe) if one.name in ctx.params}
+    )
+    from sparserm_cli.stages import train_sae as stage
+
+    with out.phases("rows") as progress:
+        if data:
+            given = {"model": model, "tests": test or (), "test_limit": test_limit, "limit": limit}
+            source = {"data": data, "layer": layer, "device": device, "offline": offline}
+            made = stage.train_sae(output=output, recipe=recipe, progress=progress, **given, **source)
+        else:
+            made = stage.train_sae_on_run(settings.run, output, recipe, layer=layer, progress=progress)
+    reports.train_sae(out, made)
+
+
+def export(
+    ctx: typer.Context,
+    target: Annotated[
+        Path, typer.Argument(help=".h5 for everything, .npz or .safetensors for pooled vectors.")
+    ],
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Write the capture to one file.
+
+    Example: sparserm export activations.h5
+    """
+    settings, out = opt.begin(ctx, StageConfig)
+    from sparserm_cli.store.exchange import export_capture
+
+    reports.export(out, export_capture(settings.run, target))
+
+
+def import_(
+    ctx: typer.Context,
+    source: Annotated[Path, typer.Argument(help="HDF5 file that `sparserm export` wrote.")],
+    force: opt.ForceOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Read an exported capture into the run directory.
+
+    Example: sparserm import activations.h5
+    """
+    settings, out = opt.begin(ctx, StageConfig)
+    from sparserm_cli.store.exchange import import_capture
+
+    reports.import_(out, settings.run, import_capture(source, settings.run, force=force))
