@@ -7,6 +7,7 @@ counting duplicates, plus the first refused rows. accepted + rejected == read at
 import json
 from array import array
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -77,7 +78,10 @@ class Reader:
 
     @property
     def duplicates(self) -> int:
-        """How many pairs (with purpose "responses": prompt and response) had come before, word for word."""
+        """How many pairs (with purpose "responses": prompts with a response) had come before, word for word.
+
+        Counted as rows are read, so a row that a later step refuses is in it.
+        """
         seen = np.array(self._seen, dtype=np.uint64)
         return len(seen) - len(np.unique(seen))
 
@@ -85,9 +89,7 @@ class Reader:
         """Yield the accepted rows in file order; a second time is an error, since it would count twice."""
         if self.read:
             raise RuntimeError("a Reader is iterated once")
-        for row in self._source.rows():
-            if self._limit is not None and self.read >= self._limit:
-                break
+        for row in islice(self._source.rows(), self._limit):
             self.read += 1
             # Accepted until refused, so that the sum holds wherever the consumer stops.
             self.accepted += 1

@@ -107,6 +107,7 @@ class PromptTemplate:
         """Render and tokenise examples, all in one call of the tokenizer.
 
         A response whose characters all vanish in tokenising has no `response_ids`; `encoded_rows` refuses it.
+        Control tokens spelled out in a text are read as control tokens, as transformers' tokenizers do.
         """
         prompts = [self.render(example.prompt) for example in examples]
         texts = [

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.data import json_file
@@ -105,6 +105,7 @@ def test_row_21_too_large_file_is_refused_unread(path: Path, monkeypatch: pytest
     assert refusal(path, json.dumps(ROWS)).startswith(": expected a .json file of at most 10 bytes, found ")
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(st.text('ab"\\é]', max_size=3), st.text('x],{"\\é') | st.lists(st.integers(0, 9))),

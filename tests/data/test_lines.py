@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.data import lines
@@ -211,12 +211,14 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(json_values, st.booleans())
 def test_what_is_proper_json_is_returned_unchanged(value, ascii_only: bool):
     """Strictness costs no valid value, escaped or not."""
     assert parse_json(line_of(json.dumps(value, ensure_ascii=ascii_only).encode())) == value
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_give_values_or_row_errors(data: bytes):
     """No other exception, and lines tile the stream: each one's bytes stand at its offset."""

@@ -179,6 +179,15 @@ def test_limit_counts_rows_read(path: Path, limit: int):
     assert reader.accepted + reader.rejected == reader.read
 
 
+def test_limit_reads_no_further(tmp_path: Path):
+    """What comes after the limit is not even looked at: here, the place where the file is cut."""
+    path = tmp_path / "a.jsonl.gz"
+    lines = b"".join(json.dumps({**GOOD, "n": i * i}).encode() + b"\n" for i in range(5000))
+    path.write_bytes(gzip.compress(lines)[:9000])
+    assert len(list(Reader(path, purpose="pairs", limit=10))) == 10
+    assert refusal(path).endswith("expected a whole gzip file, found a cut one; copy the file again")
+
+
 def test_a_later_step_may_refuse_a_row(path: Path):
     """What tokenising finds goes through the reader too, so that the counts stay right."""
     reader = Reader(written(path, GOOD, GOOD, GOOD), purpose="pairs", on_bad_row="reject")
@@ -291,7 +300,7 @@ any_rows = st.lists(
 )
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(any_rows, st.sampled_from(["pairs", "responses"]), st.booleans())
 def test_rows_of_any_values_are_accepted_or_refused(tmp_path: Path, rows: list, purpose: Any, reject: bool):
     """Whatever the columns hold; only `BadInputError` leaves the reader, and the sum always holds."""

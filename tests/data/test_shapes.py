@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.data.example import Example, Message
@@ -254,6 +254,7 @@ def test_implicit_prompt_of_plain_strings_ends_at_a_word(first: str, second: str
     assert second[: shared_words(second, first)] == shared
 
 
+@settings(deadline=None)
 @given(st.text("ab \n"), st.text("ab \n"))
 def test_implicit_prompt_is_shared_and_never_cuts_a_word(first: str, second: str):
     """For any two texts: a common prefix that ends where a word ends in both."""

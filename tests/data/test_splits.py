@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.data.splits import group_key, grouped_folds, overlap, validation_mask
@@ -23,6 +23,7 @@ def test_group_key_is_the_published_xxh3():
     assert group_key("a") != group_key("a ")
 
 
+@settings(deadline=None)
 @given(group_lists, st.integers(2, 5), st.integers(0, 2**63))
 def test_folds_keep_groups_whole_and_use_every_fold(groups: list[int], folds: int, seed: int):
     """For any groups: one fold a group, all folds used, sizes within the largest group of each other."""
@@ -65,6 +66,7 @@ def test_too_few_groups_for_the_folds():
     )
 
 
+@settings(deadline=None)
 @given(group_lists, st.floats(0, 1), st.integers(0, 2**63))
 def test_validation_is_by_group_and_independent_of_other_rows(groups: list[int], fraction: float, seed: int):
     """Each element's choice is what it would be alone."""

@@ -109,7 +109,7 @@ def bytes_to_letters() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(texts, texts)
 def test_row_25_any_boundary(prompt: str, response: str):
     """Prompt and response ids are those of the whole text, and the response begins where its bytes do."""
