@@ -300,7 +300,7 @@ any_rows = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(any_rows, st.sampled_from(["pairs", "responses"]), st.booleans())
 def test_rows_of_any_values_are_accepted_or_refused(tmp_path: Path, rows: list, purpose: Any, reject: bool):
     """Whatever the columns hold; only `BadInputError` leaves the reader, and the sum always holds."""
