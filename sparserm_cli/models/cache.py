@@ -65,7 +65,7 @@ def _replace(temporary: Path, target: Path, origin: Mapping[str, Any]) -> None:
 
 
 def _write_synced(path: Path, text: str) -> None:
-    """Sync every file beside `path`, then write `path` and sync it, so that its presence means all is there."""
+    """Sync all files beside `path`, then write and sync `path`: where it is, everything is."""
     for other in path.parent.iterdir():
         with other.open("rb+") as file:
             os.fsync(file.fileno())

@@ -1,80 +1,172 @@
-"""Residual vectors of response tokens: every prompt computed once for all its responses where the model allows."""
+"""Residual vectors of response tokens: each prompt computed once for all its responses, where models allow.
+
+Memory: one batch of at most `batch_tokens` tokens at a time, whatever the number of trees or responses.
+"""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.attention import send
 from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.tree import Tree
+from sparserm_cli.models.tree import Row, Tree, build_trie, sort_rows
 
-Captured = tuple[int, int, dict[int, Float[Tensor, "t d_in"]]]
+Residuals = dict[int, Float[Tensor, "t d_in"]]
+"""Layer -> residual stream at a response's tokens."""
 
-
-class Sequence_(NamedTuple):
-    """One prompt with one response."""
-
-    tree: int
-    response: int
-    ids: UInt32[np.ndarray, " seq"]
-    keep: int
+CPU_TOKENS = 2048
+"""Tokens in a batch on a CPU: enough for the matrix products, few enough for its caches."""
 
 
 def capture(
     lm: LanguageModel,
     trees: Sequence[Tree],
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     deterministic: bool = False,
+    on_nonfinite: Literal["error", "reject"] = "error",
     facts: dict[str, Any] | None = None,
-) -> Iterator[Captured]:
-    """Yield the residual stream at each response's tokens, trees in any order.
+) -> Iterator[tuple[int, int, Residuals]]:
+    """Yield the residual stream at each response's tokens.
+
+    Results do not depend on what else is in `trees`, on its order or on `batch_tokens`, up to rounding (1e-4
+    in float32). Where memory does not suffice, batches are halved, down to one response; that one is then
+    left out and named in `facts`.
 
     Args:
         lm: the loaded model.
         trees: prompts with their responses.
-        batch_tokens: most tokens in one forward pass.
-        deterministic: compute each response alone, so that results are equal to the bit in any company.
-        facts: filled with what happened.
+        batch_tokens: most tokens in one forward pass, padding included; None chooses by the machine.
+        deterministic: run each response alone, so that its vectors are equal to the bit in any company.
+        on_nonfinite: what to do with a response whose residuals hold NaN or infinity.
+        facts: filled with what happened: `path` (tree or plain), `batch_tokens` (as it ended), `batch_sizes`
+            (tokens of each forward pass, padding included), `halvings`, `rejected` (tree, response, reason).
 
     Yields:
-        (tree index, response index, {layer: residuals (response tokens, d_in) in `lm.dtype` on `lm.device`}).
+        (tree index, response index, {layer: residuals (response tokens, d_in) in `lm.dtype` on `lm.device`}),
+        in any order.
+
+    Raises:
+        IncompatibleError: residuals are not finite and `on_nonfinite` is `error`.
 
     """
-    rows = [
-        Sequence_(t, r, np.concatenate([tree.prompt_ids, response]), len(response))
-        for t, tree in enumerate(trees)
-        for r, response in enumerate(tree.responses)
-    ]
-    rows.sort(key=lambda row: len(row.ids))
-    batch: list[Sequence_] = []
-    for row in rows:
-        if batch and (deterministic or (len(batch) + 1) * len(row.ids) > batch_tokens):
-            yield from _plain(lm, batch)
-            batch = []
-        batch.append(row)
-    if batch:
-        yield from _plain(lm, batch)
+    facts = {} if facts is None else facts
+    facts |= {
+        "path": "tree" if lm.supports_tree else "plain",
+        "batch_sizes": [],
+        "halvings": 0,
+        "rejected": [],
+    }
+    facts["batch_tokens"] = batch_tokens or default_batch_tokens(lm)
+    rows, shared = _in_order(lm, trees)
+    start = 0
+    while start < len(rows):
+        stop = start + 1 if deterministic else _fill(lm, rows, shared, start, facts["batch_tokens"])
+        results = _attempt(lm, rows[start:stop], shared[start:stop], facts)
+        if results is None and stop - start > 1:
+            facts["batch_tokens"] = max(1, facts["batch_tokens"] // 2)
+            facts["halvings"] += 1
+            continue
+        if results is None:
+            _reject(facts, rows[start], f"{len(rows[start].ids)} tokens do not fit in memory")
+        for row, residuals in zip(rows[start:stop], results or (), strict=False):
+            if bad := [layer for layer, x in residuals.items() if not torch.isfinite(x).all()]:
+                _not_finite(lm, row, bad[0], on_nonfinite, facts)
+            else:
+                yield row.tree, row.response, residuals
+        start = stop
 
 
-def pool(
-    residuals: Float[Tensor, "t d_in"],
-) -> tuple[Float32[Tensor, " d_in"], Float32[Tensor, " d_in"]]:
-    """Return the last token's vector and the mean over tokens, both float32; the mean accumulates in float32."""
+def pool(residuals: Float[Tensor, "t d_in"]) -> tuple[Float32[Tensor, " d_in"], Float32[Tensor, " d_in"]]:
+    """Return the last token's vector and the mean over tokens, both in float32, accumulated in float32."""
     return residuals[-1].float(), residuals.mean(dim=0, dtype=torch.float32)
 
 
-def _plain(lm: LanguageModel, batch: Sequence[Sequence_]) -> Iterator[Captured]:
-    longest = max(len(row.ids) for row in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for number, row in enumerate(batch):
-        ids[number, : len(row.ids)] = torch.from_numpy(row.ids.astype(np.int64))
-        mask[number, : len(row.ids)] = 1
-    taken = lm.forward_rows(ids.to(lm.device), mask.to(lm.device))
-    for number, row in enumerate(batch):
-        end = len(row.ids)
-        yield row.tree, row.response, {layer: x[number, end - row.keep : end] for layer, x in taken.items()}
+def default_batch_tokens(lm: LanguageModel) -> int:
+    """Choose the tokens of a batch: a fixed number on a CPU, by free memory on a GPU."""
+    if torch.device(lm.device).type != "cuda":
+        return CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(lm.device)
+    widest = max(parameter.shape[0] for name, parameter in lm.blocks.named_parameters() if parameter.ndim > 1)
+    return int(min(max(free // (64 * (lm.d_in + widest)), 512), 65536))
+
+
+def _in_order(lm: LanguageModel, trees: Sequence[Tree]) -> tuple[list[Row], Int64[np.ndarray, " n"]]:
+    """Put shared beginnings side by side for tries, equal lengths side by side for padded batches."""
+    rows = [
+        Row(number, response, np.concatenate([tree.prompt_ids, ids]), len(ids))
+        for number, tree in enumerate(trees)
+        for response, ids in enumerate(tree.responses)
+    ]
+    if lm.supports_tree:
+        return sort_rows(rows)
+    rows.sort(key=lambda row: len(row.ids), reverse=True)
+    return rows, np.zeros(len(rows), np.int64)
+
+
+def _fill(
+    lm: LanguageModel, rows: Sequence[Row], shared: Int64[np.ndarray, " n"], start: int, budget: int
+) -> int:
+    """Return where the batch that begins at `start` ends: at least one row, at most `budget` tokens."""
+    first = tokens = len(rows[start].ids)
+    for stop in range(start + 1, len(rows)):
+        tokens += len(rows[stop].ids) - int(shared[stop]) if lm.supports_tree else first
+        if tokens > budget:
+            return stop
+    return len(rows)
+
+
+def _attempt(
+    lm: LanguageModel, rows: Sequence[Row], shared: Int64[np.ndarray, " n"], facts: dict[str, Any]
+) -> list[Residuals] | None:
+    """Run one batch; None if the memory does not suffice."""
+    run = _run_trie if lm.supports_tree else _run_plain
+    try:
+        results, tokens = run(lm, rows, shared)
+    except RuntimeError as error:  # CUDA's OutOfMemoryError is one; the CPU allocator raises the bare class
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None
+    facts["batch_sizes"].append(tokens)
+    return results
+
+
+def _run_trie(
+    lm: LanguageModel, rows: Sequence[Row], shared: Int64[np.ndarray, " n"]
+) -> tuple[list[Residuals], int]:
+    trie = build_trie(rows, shared)
+    taken = lm.forward_trie(trie)
+    places = [send(place, lm.device) for place in trie.rows]
+    return [{layer: x[place] for layer, x in taken.items()} for place in places], len(trie.ids)
+
+
+def _run_plain(
+    lm: LanguageModel, rows: Sequence[Row], _shared: Int64[np.ndarray, " n"]
+) -> tuple[list[Residuals], int]:
+    lengths = np.array([len(row.ids) for row in rows])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = np.concatenate([row.ids for row in rows])
+    taken = lm.forward_rows(send(ids, lm.device), send(mask.astype(np.int64), lm.device))
+    spans = [slice(len(row.ids) - row.keep, len(row.ids)) for row in rows]
+    return [{layer: x[n, span] for layer, x in taken.items()} for n, span in enumerate(spans)], ids.size
+
+
+def _not_finite(lm: LanguageModel, row: Row, layer: int, policy: str, facts: dict[str, Any]) -> None:
+    if policy == "reject":
+        _reject(facts, row, f"residuals after block {layer} are not finite")
+        return
+    where = f"{lm.identity.name}, prompt {row.tree}, response {row.response}, block {layer}"
+    hint = "check the model's weights, or try --dtype float32"
+    raise IncompatibleError(where, "finite residuals", "NaN or infinity", hint)
+
+
+def _reject(facts: dict[str, Any], row: Row, reason: str) -> None:
+    facts["rejected"].append((row.tree, row.response, reason))

@@ -63,7 +63,7 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None) -> P
                 str(path), "a .gguf file that transformers reads", str(error), hint
             ) from error
         report(2, 3)
-        # The weights are plain float32 now; transformers still calls the model quantised and would not save it.
+        # The weights are plain float32 now, but transformers still calls them quantised and would not save.
         model.hf_quantizer = None
         del model.config.quantization_config
         model.save_pretrained(folder)

@@ -1,25 +1,48 @@
 """The frozen language model: the blocks up to the highest layer asked for, and nothing above them.
 
-Axes: rows (sequences of a batch), seq (token positions), d_in (width of the residual stream).
+Axes: rows (sequences of a batch), seq (token positions), kept (tokens whose residuals are wanted), d_in
+(width of the residual stream).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, Literal, Self
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
+from sparserm_cli.models.attention import (
+    NAME,
+    KeptLayout,
+    KeysLayout,
+    KeysTaken,
+    Layout,
+    TrieUnsupportedError,
+    register,
+    send,
+)
+from sparserm_cli.models.backbone import DType, blocks_of, choose_device, choose_dtype, load_backbone
 from sparserm_cli.models.identity import ModelIdentity
 from sparserm_cli.models.quiet import quiet_transformers
+from sparserm_cli.models.tree import Row, Trie, build_trie, sort_rows
 
-DType = Literal["auto", "float32", "bfloat16"]
+__all__ = ["DType", "LanguageModel", "choose_device", "choose_dtype"]
+
+TRIAL = (
+    Row(0, 0, np.array([0, 1, 2, 3, 4], np.uint32), 2),
+    Row(0, 1, np.array([0, 1, 2, 5, 6, 7], np.uint32), 3),
+)
+"""Two short sequences that show whether an architecture computes a trie right."""
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+"""Largest relative difference between trie and rows in that trial."""
 
 
 class LanguageModel:
-    """Blocks 0 to max(layers) of a causal language model, without its final norm's effect and its LM head.
+    """Blocks 0 to max(layers) of a causal language model; neither its final norm nor its LM head.
 
     Attributes:
         identity: which model this is.
@@ -36,18 +59,20 @@ class LanguageModel:
     """
 
     def __init__(
-        self, backbone: nn.Module, identity: ModelIdentity, layers: Sequence[int], dtype_reason: str
+        self, backbone: Any, identity: ModelIdentity, layers: Sequence[int], dtype_reason: str
     ) -> None:
-        config = backbone.config
+        config, first = backbone.config, next(backbone.parameters())
         self.backbone, self.identity, self.layers = backbone, identity, tuple(sorted(set(layers)))
+        self.blocks = blocks_of(backbone)
         self.d_in: int = config.hidden_size
-        self.dtype = str(next(backbone.parameters()).dtype).removeprefix("torch.")
-        self.dtype_reason = dtype_reason
-        self.device = str(next(backbone.parameters()).device)
+        self.dtype, self.dtype_reason = str(first.dtype).removeprefix("torch."), dtype_reason
+        self.device = str(first.device)
         self.model_type: str = config.model_type
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2**31
-        self.supports_tree, self.tree_reason = False, "not built yet"
-        self.blocks = _blocks(backbone, max(layers) + 1)
+        register()
+        self.blocks[-1].forward = partial(_only_kept, self.blocks[-1].forward)
+        self._plain = "eager" if getattr(config, "attn_logit_softcapping", None) else _attention_of(config)
+        self.supports_tree, self.tree_reason = self._try_tree()
 
     @classmethod
     def load(
@@ -63,9 +88,7 @@ class LanguageModel:
         """
         place = choose_device(device)
         number, reason = choose_dtype(dtype, place)
-        with quiet_transformers():
-            backbone = _load_backbone(identity, sorted(set(layers)), number)
-        return cls(backbone.to(place).eval().requires_grad_(requires_grad=False), identity, layers, reason)
+        return cls(load_backbone(identity, layers, number, place), identity, layers, reason)
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -86,118 +109,108 @@ class LanguageModel:
             The residual stream after each of `layers`, before any final norm, in the model's dtype.
 
         """
-        with self.residuals() as taken:
-            self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return taken
+        self._attend_by(self._plain)
+        return self._run(input_ids=input_ids, attention_mask=attention_mask)
 
-    @contextmanager
-    def residuals(self) -> Iterator[dict[int, Tensor]]:
-        """Collect the output of each wanted block while the backbone runs inside the block."""
+    @torch.inference_mode()
+    def forward_trie(self, trie: Trie) -> dict[int, Float[Tensor, "kept d_in"]]:
+        """Run one batch laid out as a trie: every token once, no padding.
+
+        Returns:
+            The residual stream of the kept tokens after each of `layers`, before any final norm.
+
+        """
+        self._attend_by(NAME)
+        layout = Layout(trie, getattr(torch, self.dtype), self.device)
+        ids, positions = (send(array[None], self.device) for array in (trie.ids, trie.positions))
+        taken = self._run(input_ids=ids, position_ids=positions, layout=layout)
+        kept = send(trie.kept, self.device)
+        return {layer: x[0] if x.shape[1] == len(kept) else x[0, kept] for layer, x in taken.items()}
+
+    def _attend_by(self, name: str) -> None:
+        """Choose one of transformers' attention functions, of which ours is one."""
+        if _attention_of(self.backbone.config) != name:
+            with quiet_transformers():
+                self.backbone.set_attn_implementation(name)
+
+    def _run(self, **inputs: Any) -> dict[int, Tensor]:
+        """Run the backbone through the last wanted block and return the output of each wanted one."""
         taken: dict[int, Tensor] = {}
 
-        def keeper(layer: int) -> Any:
+        def keeper(layer: int) -> Callable[..., None]:
             def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 taken[layer] = output[0] if isinstance(output, tuple) else output
+                if layer == self.layers[-1]:
+                    raise _ReachedError
 
             return keep
 
         handles = [self.blocks[layer].register_forward_hook(keeper(layer)) for layer in self.layers]
         try:
-            yield taken
+            with suppress(_ReachedError):
+                self.backbone(**inputs, use_cache=False)
         finally:
             for handle in handles:
                 handle.remove()
+        return taken
+
+    def _try_tree(self) -> tuple[bool, str]:
+        """Find out whether tries give what rows give, by what the model says of itself and by a trial."""
+        if not getattr(self.backbone, "_supports_attention_backend", False):
+            return False, f"{self.model_type} brings an attention of its own"
+        kinds = set(getattr(self.backbone.config, "layer_types", None) or ()) - {
+            "full_attention",
+            "sliding_attention",
+        }
+        if kinds:
+            return False, f"{self.model_type} has blocks of {', '.join(sorted(kinds))}"
+        rows, shared = sort_rows(TRIAL)
+        trie = build_trie(rows, shared)
+        try:
+            found = self.forward_trie(trie)
+        except (TrieUnsupportedError, TypeError) as error:
+            return False, f"{self.model_type}: {str(error).splitlines()[0]}"
+        for number, row in enumerate(rows):
+            ids = send(row.ids[None].astype(np.int64), self.device)
+            plain = self.forward_rows(ids, torch.ones_like(ids))
+            for layer in self.layers:
+                expected = plain[layer][0, -row.keep :].float()
+                difference = found[layer][trie.rows[number]].float() - expected
+                if not difference.norm() <= TOLERANCE[self.dtype] * expected.norm():
+                    return False, f"{self.model_type} does not compute a trie as it computes rows"
+        return True, "its attention takes tries, and a trial gave what plain rows give"
 
 
-def choose_device(device: str) -> str:
-    """Return the torch device that `auto` means here, or check the one asked for.
+def _attention_of(config: Any) -> str:
+    """Name the attention function that a model uses; transformers has no public word for it."""
+    return config._attn_implementation or "eager"  # noqa: SLF001
 
-    Raises:
-        UsageError: no device torch knows.
-        ResourceError: CUDA (or another accelerator) is asked for and not there.
 
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+class _ReachedError(Exception):
+    """The last wanted block is done: what comes after it (the final norm) is not needed."""
+
+
+def _only_kept(block: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Run a block for the kept tokens alone; of all others it needs just keys and values."""
+    whole: Layout | None = kwargs.pop("layout", None)
+    tokens = hidden.shape[1]
+    if whole is None or len(whole.trie.kept) == tokens:
+        return (
+            block(hidden, *args, **kwargs) if whole is None else block(hidden, *args, **kwargs, layout=whole)
+        )
+
+    def at(index: Tensor, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
+            return value[:, index]
+        return type(value)(at(index, part) for part in value) if isinstance(value, tuple) else value
+
+    def run(index: Tensor, layout: Layout) -> Any:
+        picked = {name: at(index, value) for name, value in kwargs.items()}
+        return block(*(at(index, value) for value in (hidden, *args)), **picked, layout=layout)
+
+    others = send(np.setdiff1d(np.arange(tokens), whole.trie.kept, assume_unique=True), str(hidden.device))
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UsageError(
-            "--device", "auto, cpu, cuda or cuda:N", repr(device), "correct the option"
-        ) from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ResourceError(
-            f"--device {device}", "a CUDA device", "none on this machine", "use --device auto or cpu"
-        )
-    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
-        found = f"{torch.cuda.device_count()} of them"
-        raise ResourceError(
-            f"--device {device}", "a CUDA device with that number", found, "use a lower number"
-        )
-    return device
-
-
-def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
-    """Return the type to compute in and why: bfloat16 where the hardware multiplies it faster, else float32.
-
-    The capability is asked for, not timed, so that the same machine always gives the same answer. float16 is
-    never chosen: residual streams overflow it.
-    """
-    if dtype != "auto":
-        return getattr(torch, dtype), "asked for"
-    if torch.device(device).type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "this GPU multiplies bfloat16 faster than float32"
-        return torch.float32, "this GPU has no bfloat16 arithmetic"
-    able = torch.cpu.get_capabilities()
-    found = [name for name in ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16") if able.get(name)]
-    if found:
-        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({found[0]})"
-    return torch.float32, "this processor has no bfloat16 arithmetic"
-
-
-def _load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.dtype) -> nn.Module:
-    from transformers import AutoConfig, AutoModel
-
-    where = {"local_files_only": True, "trust_remote_code": identity.remote_code}
-    config = AutoConfig.from_pretrained(str(identity.folder), **where)
-    count: int = config.num_hidden_layers
-    if layers[0] < 0 or layers[-1] >= count:
-        found = ", ".join(map(str, layers))
-        raise UsageError(
-            "--layer", f"layers from 0 to {count - 1} for {identity.name}", found, "correct the option"
-        )
-    if getattr(config, "is_encoder_decoder", False):
-        raise IncompatibleError(
-            identity.name, "a causal language model", config.model_type, "choose another model"
-        )
-    truncate_config(config, layers[-1] + 1)
-    return AutoModel.from_pretrained(
-        str(identity.folder), config=config, dtype=dtype, use_safetensors=not identity.pickles, **where
-    )
-
-
-def truncate_config(config: Any, count: int) -> None:
-    """Make `config` that of a model with only the first `count` blocks, per-block lists included."""
-    before: int = config.num_hidden_layers
-    per_block = [
-        key for key, value in vars(config).items() if isinstance(value, list) and len(value) == before
-    ]
-    config.num_hidden_layers = count
-    for key in per_block:
-        setattr(config, key, getattr(config, key)[:count])
-
-
-def _blocks(backbone: nn.Module, count: int) -> nn.ModuleList:
-    """Find the list of blocks: the outermost module list of that length."""
-    return next(part for part in backbone.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
-
-
-def describe(lm: LanguageModel) -> Mapping[str, str | int]:
-    """Return the facts about a loaded model that a run records."""
-    return {
-        "model": lm.identity.name,
-        "revision": lm.identity.revision,
-        "dtype": lm.dtype,
-        "device": lm.device,
-    }
+        run(others, KeysLayout(whole.trie, whole.dtype, whole.device, whole.cuts))
+    except KeysTaken as taken:
+        layout = KeptLayout(whole, others, taken)
+    return run(layout.kept, layout)

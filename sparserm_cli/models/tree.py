@@ -1,9 +1,14 @@
-"""Prompts and their responses, and how many tokens they share."""
+"""Prompts with their responses, and the token tree (trie) in which shared beginnings stand once.
 
+Axes: tokens (the trie's tokens in depth-first order), seq (one sequence), n (sequences).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt32
+from jaxtyping import Bool, Int64, UInt32
 
 
 class Tree(NamedTuple):
@@ -16,3 +21,142 @@ class Tree(NamedTuple):
 
     prompt_ids: UInt32[np.ndarray, " p"]
     responses: tuple[UInt32[np.ndarray, " r"], ...]
+
+
+class Row(NamedTuple):
+    """One prompt with one response, as one sequence.
+
+    Fields:
+        tree: number of the tree it comes from.
+        response: number of the response within the tree.
+        ids: token ids of prompt and response.
+        keep: length of the response in tokens, whose residuals are wanted.
+    """
+
+    tree: int
+    response: int
+    ids: UInt32[np.ndarray, " seq"]
+    keep: int
+
+
+class Trie(NamedTuple):
+    """Several sequences, with every beginning that some of them share written once.
+
+    Token k is an ancestor of token q, or q itself, exactly if `k <= q < ends[k]`. A token sees its ancestors
+    and itself, which is what it sees in each of its sequences alone.
+
+    Fields:
+        ids: token ids in depth-first order.
+        positions: each token's place in its sequence, which is also its number of ancestors.
+        ends: one past the last token below this one.
+        kept: the tokens whose residuals are wanted, ascending.
+        rows: for each sequence, where its wanted tokens stand in `kept`.
+    """
+
+    ids: Int64[np.ndarray, " tokens"]
+    positions: Int64[np.ndarray, " tokens"]
+    ends: Int64[np.ndarray, " tokens"]
+    kept: Int64[np.ndarray, " kept"]
+    rows: tuple[Int64[np.ndarray, " keep"], ...]
+
+
+def sort_rows(rows: Sequence[Row]) -> tuple[list[Row], Int64[np.ndarray, " n"]]:
+    """Sort sequences by their tokens, so that shared beginnings stand side by side.
+
+    Returns:
+        The sorted rows, and how many leading tokens each shares with the one before it.
+
+    """
+    ordered = sorted(rows, key=lambda row: row.ids.astype(">u4").tobytes())
+    shared = [0] + [_shared(a.ids, b.ids) for a, b in pairwise(ordered)]
+    return ordered, np.array(shared[: len(ordered)], np.int64)
+
+
+def build_trie(rows: Sequence[Row], shared: Int64[np.ndarray, " n"]) -> Trie:
+    """Lay out consecutive rows of `sort_rows` as one trie.
+
+    Args:
+        rows: sorted sequences.
+        shared: leading tokens each shares with the one before it; the first entry does not count.
+
+    """
+    path = np.zeros(0, np.int64)
+    ids, positions, closed, wanted = [], [], [], []
+    total = 0
+    for number, row in enumerate(rows):
+        known = int(shared[number]) if number else 0
+        closed.append((path[known:], total))
+        fresh = len(row.ids) - known
+        ids.append(row.ids[known:].astype(np.int64))
+        positions.append(np.arange(known, len(row.ids)))
+        path = np.concatenate([path[:known], np.arange(total, total + fresh)])
+        wanted.append(path[len(path) - row.keep :])
+        total += fresh
+    ends = np.full(total, total, np.int64)
+    for tokens, end in closed:
+        ends[tokens] = end
+    needed = np.zeros(total, np.bool_)
+    needed[np.concatenate(wanted)] = True
+    rank = np.cumsum(needed) - 1
+    kept = np.flatnonzero(needed)
+    return Trie(
+        np.concatenate(ids), np.concatenate(positions), ends, kept, tuple(rank[tokens] for tokens in wanted)
+    )
+
+
+def visible(
+    trie: Trie, queries: Int64[np.ndarray, " q"], keys: Int64[np.ndarray, " k"], window: int | None
+) -> Bool[np.ndarray, "q k"]:
+    """Tell which keys each query sees: its ancestors and itself, no further back than `window` positions."""
+    seen: Bool[np.ndarray, "q k"] = (keys <= queries[:, None]) & (queries[:, None] < trie.ends[keys])
+    if window is not None:
+        seen &= trie.positions[queries][:, None] - trie.positions[keys] < window
+    return seen
+
+
+def cut_blocks(trie: Trie, longest: int, call: int) -> list[int]:
+    """Cut the tokens into consecutive blocks so that attention block by block costs least.
+
+    A block's queries see the ancestors of its first token and the block itself, so its cost is counted as
+    queries x (ancestors + queries), plus `call` for the calls it takes.
+
+    Args:
+        trie: the tokens.
+        longest: most tokens in a block.
+        call: cost of one more block, in query-key products.
+
+    Returns:
+        The cuts, from 0 to the number of tokens.
+
+    """
+    total = len(trie.ids)
+    branches = np.flatnonzero(np.diff(trie.positions, prepend=-1) != 1)
+    places = np.unique(np.concatenate([branches, np.arange(0, total, GRAIN), [total]])).tolist()
+    depths = trie.positions[places[:-1]].tolist()
+    cost, origin = [0] * len(places), [0] * len(places)
+    first = 0
+    for end in range(1, len(places)):
+        while places[end] - places[first] > longest and first < end - 1:
+            first += 1
+        options = []
+        for start in range(first, end):
+            queries = places[end] - places[start]
+            options.append(cost[start] + queries * (depths[start] + queries))
+        cost[end] = min(options) + call
+        origin[end] = first + options.index(cost[end] - call)
+    cuts = [len(places) - 1]
+    while cuts[-1]:
+        cuts.append(origin[cuts[-1]])
+    return [places[cut] for cut in reversed(cuts)]
+
+
+GRAIN = 32
+"""Besides where sequences branch, blocks may be cut at multiples of this many tokens."""
+
+
+def _shared(a: UInt32[np.ndarray, " a"], b: UInt32[np.ndarray, " b"]) -> int:
+    """Count the leading tokens that two sequences have in common."""
+    length = min(len(a), len(b))
+    differ = a[:length] != b[:length]
+    first = int(differ.argmax()) if length else 0
+    return first if length and differ[first] else length

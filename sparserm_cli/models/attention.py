@@ -1,0 +1,210 @@
+"""Attention over a trie of tokens, as a function that transformers calls in place of its own.
+
+All tokens of a batch stand in one row without padding, so every other part of a block (norms, projections,
+MLP) runs on exactly the tokens there are. Only attention has to know which token sees which.
+
+Axes: heads, groups (key-value heads), tokens, q (queries: all heads of a group, one after another), k (keys),
+d (width of a head).
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from sparserm_cli.models.tree import Trie, cut_blocks, visible
+
+NAME = "sparserm_trie"
+"""What the function is called in transformers' table of attention functions."""
+
+HARMLESS = {"position_ids", "cache_position"}
+"""Tensors that attention functions are handed and have no use for."""
+
+KEY_MULTIPLE = 32
+"""Keys of a block are filled up to a multiple of this, with hidden ones: row lengths that kernels like."""
+
+
+class Block(NamedTuple):
+    """Some consecutive queries and the keys that any of them sees.
+
+    Fields:
+        start: first query.
+        stop: one past the last query.
+        keys: which tokens are keys.
+        bias: 0 where a query sees a key, else minus infinity.
+    """
+
+    start: int
+    stop: int
+    keys: Int64[Tensor, " k"]
+    bias: Float[Tensor, "q k"]
+
+
+class KeysTaken(Exception):  # noqa: N818
+    """Carries keys and values out of a model block that runs for nothing else."""
+
+    def __init__(self, key: Tensor, value: Tensor) -> None:
+        self.key, self.value = key, value
+        super().__init__("keys and values taken")
+
+
+class TrieUnsupportedError(Exception):
+    """An architecture hands its attention something that a trie has no place for."""
+
+
+class Layout:
+    """Which token sees which in one batch, in a form made once and used by every block of the model.
+
+    Args:
+        trie: the tokens of the batch.
+        dtype: the model's.
+        device: the model's.
+        cuts: where the queries are cut into blocks; None finds the best.
+
+    """
+
+    def __init__(self, trie: Trie, dtype: torch.dtype, device: str, cuts: list[int] | None = None) -> None:
+        self.trie, self.dtype, self.device = trie, dtype, device
+        longest, call = (1024, 1 << 16) if torch.device(device).type == "cuda" else (128, 1 << 12)
+        self.cuts = cuts or cut_blocks(trie, longest, call)
+        self.queries = np.arange(len(trie.ids))
+        self._blocks: dict[tuple[int | None, int], list[Block]] = {}
+
+    def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of all tokens of the trie, given those of `queries`."""
+        return key, value
+
+    def blocks(self, window: int | None, repeats: int) -> list[Block]:
+        """Return the blocks of queries.
+
+        Args:
+            window: width of a sliding window in positions; None is full attention.
+            repeats: query heads that share keys and values; each block's bias is repeated as often.
+
+        """
+        if (window, repeats) not in self._blocks:
+            self._blocks[window, repeats] = self._build(window, repeats)
+        return self._blocks[window, repeats]
+
+    def _build(self, window: int | None, repeats: int) -> list[Block]:
+        blocks = []
+        for low, high in zip(self.cuts, self.cuts[1:], strict=False):
+            start, stop = np.searchsorted(self.queries, (low, high)).tolist()
+            if start == stop:
+                continue
+            keys = np.flatnonzero(self.trie.ends[:high] > low)
+            seen = visible(self.trie, self.queries[start:stop], keys, window)
+            fill = -len(keys) % KEY_MULTIPLE
+            seen = np.tile(np.pad(seen, ((0, 0), (0, fill))), (repeats, 1))
+            bias = send(np.where(seen, np.float32(0), np.float32(-np.inf)), self.device).to(self.dtype)
+            blocks.append(Block(start, stop, send(np.pad(keys, (0, fill)), self.device), bias))
+        return blocks
+
+
+class KeysLayout(Layout):
+    """For tokens of which nothing but keys and values is needed: stops the block when it has them."""
+
+    def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Carry keys and values out.
+
+        Raises:
+            KeysTaken: always.
+
+        """
+        raise KeysTaken(key, value)
+
+
+class KeptLayout(Layout):
+    """For the kept tokens alone, given the keys and values of the others.
+
+    Args:
+        whole: layout of all tokens.
+        others: the tokens that are not kept.
+        taken: their keys and values.
+
+    """
+
+    def __init__(self, whole: Layout, others: Int64[Tensor, " others"], taken: KeysTaken) -> None:
+        super().__init__(whole.trie, whole.dtype, whole.device, whole.cuts)
+        self.queries, self.others, self.taken = whole.trie.kept, others, taken
+        self.kept = send(whole.trie.kept, whole.device)
+
+    def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Put what was computed for kept and for other tokens back into the trie's order."""
+        return self._merge(key, self.taken.key), self._merge(value, self.taken.value)
+
+    def _merge(self, kept: Tensor, others: Tensor) -> Tensor:
+        whole = kept.new_empty(*kept.shape[:2], len(self.trie.ids), kept.shape[-1])
+        whole[:, :, self.others], whole[:, :, self.kept] = others, kept
+        return whole
+
+
+def trie_attention(
+    _module: nn.Module,
+    query: Float[Tensor, "1 heads queries d"],
+    key: Float[Tensor, "1 groups queries d"],
+    value: Float[Tensor, "1 groups queries d_value"],
+    attention_mask: Tensor | None = None,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Float[Tensor, "1 queries heads d_value"], None]:
+    """Let every token attend to its ancestors in the trie and itself.
+
+    transformers calls this with one block's projections; `layout` comes from the caller of the model.
+
+    Raises:
+        TrieUnsupportedError: it is given a mask, or a tensor (position bias, sinks, ...) unknown here.
+
+    """
+    unknown = [name for name, given in others.items() if isinstance(given, Tensor) and name not in HARMLESS]
+    if attention_mask is not None or unknown:
+        raise TrieUnsupportedError(f"its attention takes {', '.join(unknown) or 'a mask'}")
+    key, value = layout.join(key, value)
+    heads, queries, width = query.shape[1:]
+    groups = key.shape[1]
+    scale = width**-0.5 if scaling is None else scaling
+    output = query.new_empty(1, queries, heads, value.shape[-1])
+    for start, stop, keys, bias in layout.blocks(sliding_window, heads // groups):
+        q = query[0, :, start:stop].reshape(groups, -1, width)
+        mixed = _attend(q, key[0, :, keys], value[0, :, keys], bias, scale, softcap)
+        output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
+    return output, None
+
+
+def _attend(
+    q: Float[Tensor, "groups q d"],
+    k: Float[Tensor, "groups k d"],
+    v: Float[Tensor, "groups k d_value"],
+    bias: Float[Tensor, "q k"],
+    scale: float,
+    softcap: float | None,
+) -> Float[Tensor, "groups q d_value"]:
+    """Attend within one block; on a CPU plain products beat the fused kernel on blocks this small."""
+    if q.is_cuda and softcap is None:
+        return nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=scale)[0]
+    if softcap is None:
+        scores = torch.baddbmm(bias.expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scale)
+    else:
+        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale / softcap).tanh_().mul_(softcap).add_(bias)
+    return torch.bmm(torch.softmax(scores, dim=-1), v)
+
+
+def register() -> None:
+    """Make `trie_attention` known to transformers under `NAME`."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, trie_attention)
+
+
+def send(array: np.ndarray, device: str) -> Tensor:
+    """Copy an array to the device, without waiting for the copy where the device allows."""
+    tensor = torch.from_numpy(array)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor
+    )

@@ -1,0 +1,118 @@
+"""Load a language model up to a layer, on the device and in the type that this machine is good at."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
+from sparserm_cli.models.identity import ModelIdentity
+from sparserm_cli.models.quiet import quiet_transformers
+
+DType = Literal["auto", "float32", "bfloat16"]
+
+BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
+"""Processor features, as torch names them, that multiply bfloat16 faster than float32."""
+
+
+def choose_device(device: str) -> str:
+    """Return the torch device that `auto` means here, or check the one asked for.
+
+    Raises:
+        UsageError: no device torch knows.
+        ResourceError: a CUDA device is asked for and not there.
+
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        asked = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(
+            "--device", "auto, cpu, cuda or cuda:N", repr(device), "correct the option"
+        ) from error
+    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+        found = f"{torch.cuda.device_count()} CUDA devices on this machine"
+        raise ResourceError(f"--device {device}", "that device", found, "use --device auto or cpu")
+    return device
+
+
+def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
+    """Return the type to compute in and why: bfloat16 where the hardware multiplies it faster, else float32.
+
+    The capability is asked for, not timed, so that the same machine always gives the same answer. float16 is
+    never chosen: residual streams overflow it.
+    """
+    if dtype != "auto":
+        return getattr(torch, dtype), "asked for"
+    if torch.device(device).type == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return torch.bfloat16, "this GPU multiplies bfloat16 faster than float32"
+        return torch.float32, "this GPU has no bfloat16 arithmetic"
+    able = torch.cpu.get_capabilities()
+    found = [unit for unit in BFLOAT16_UNITS if able.get(unit)]
+    if found:
+        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({found[0]})"
+    return torch.float32, "this processor has no fast bfloat16 arithmetic"
+
+
+def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.dtype, device: str) -> Any:
+    """Load blocks 0 to max(layers), ready to run; weights above them and the LM head are not read.
+
+    Raises:
+        UsageError: a layer that the model does not have.
+        IncompatibleError: the model is no causal language model, or its weights do not fit its config.
+
+    """
+    with quiet_transformers():
+        from transformers import AutoConfig, AutoModel
+
+        where = {"local_files_only": True, "trust_remote_code": identity.remote_code}
+        try:
+            config = AutoConfig.from_pretrained(str(identity.folder), **where)
+            _check(identity, config, layers)
+            truncate(config, max(layers) + 1)
+            model = AutoModel.from_pretrained(
+                str(identity.folder),
+                config=config,
+                dtype=dtype,
+                use_safetensors=not identity.pickles,
+                **where,
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise IncompatibleError(
+                identity.name, "a model that transformers loads", reason, "check it"
+            ) from error
+    return model.to(device).eval().requires_grad_(requires_grad=False)
+
+
+def truncate(config: Any, count: int) -> None:
+    """Make `config` that of a model with only the first `count` blocks, per-block lists included."""
+    before: int = config.num_hidden_layers
+    per_block = [
+        key for key, value in vars(config).items() if isinstance(value, list) and len(value) == before
+    ]
+    config.num_hidden_layers = count
+    for key in per_block:
+        setattr(config, key, getattr(config, key)[:count])
+
+
+def blocks_of(backbone: Any) -> nn.ModuleList:
+    """Find the list of blocks: the outermost module list with one entry a block."""
+    count = backbone.config.num_hidden_layers
+    return next(part for part in backbone.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
+
+
+def _check(identity: ModelIdentity, config: Any, layers: Sequence[int]) -> None:
+    if getattr(config, "is_encoder_decoder", False) or not hasattr(config, "num_hidden_layers"):
+        raise IncompatibleError(
+            identity.name, "a causal language model", config.model_type, "choose another model"
+        )
+    last = config.num_hidden_layers - 1
+    if not layers or min(layers) < 0 or max(layers) > last:
+        found = ", ".join(map(str, layers)) or "none"
+        raise UsageError(
+            "--layer", f"layers from 0 to {last} for {identity.name}", found, "correct the option"
+        )
