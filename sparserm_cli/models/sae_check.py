@@ -69,7 +69,7 @@ def _l0_range(sae: SparseAutoencoder) -> tuple[float, float]:
     metadata = sae.metadata
     told = re.search(r"average_l0_(\d+)|[-_]L0_(\d+)", metadata.name)
     own = metadata.settings.get("metadata", {}).get("sparserm", {}).get("held_out", {}).get("l0")
-    expected = sae.k or own or (float(told[1] or told[2]) if told else None)
+    expected = sae.k or own or metadata.settings.get("l0") or (float(told[1] or told[2]) if told else None)
     if expected is None:
         return min(1.0, sae.d_sae / 2), sae.d_sae / 2
     return expected / L0_FACTOR, min(float(expected) * L0_FACTOR, float(sae.d_sae))

@@ -73,8 +73,8 @@ class SparseEncoder:
         """Return the latents of raw activations.
 
         A call must begin at a multiple of `tile` rows from where the caller counts, if its results are to be
-        equal to the bit to those of other calls. Of equal pre-activations at the k-th place of a topk SAE those
-        of lower index are active.
+        equal to the bit to those of other calls. Of equal pre-activations at a topk SAE's k-th place
+        those of lower index are active.
 
         Args:
             x: bfloat16 or float32, on any device.

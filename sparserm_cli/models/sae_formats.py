@@ -19,7 +19,10 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.sae import SparseAutoencoder
 from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata, file_digest
 from sparserm_cli.models.sae_match import DTYPES
+from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.safetensors_file import read_header
+
+__all__ = ["Weights", "check_normalization", "fold", "read_sae_metadata", "read_weights"]
 
 
 class Weights(NamedTuple):

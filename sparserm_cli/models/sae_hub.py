@@ -103,15 +103,16 @@ def _from_table(name: str, release: str, sae_id: str, table: Mapping[str, Any]) 
             name, "an SAE of a format that is read here", f"SAELens' loader {loader}", hint
         )
     settings = dict(table.get("config_overrides") or {})
-    if "norm_scaling_factor" in entries[sae_id]:
-        settings["norm_scaling_factor"] = entries[sae_id]["norm_scaling_factor"]
+    settings |= {
+        key: entries[sae_id][key] for key in ("norm_scaling_factor", "l0") if entries[sae_id].get(key)
+    }
     return Release(table["repo_id"], str(entries[sae_id]["path"]), None, settings)
 
 
 def _table_of(release: str) -> dict[str, Any] | None:
     """Return one release of SAELens' table; None if it has no such release.
 
-    The table is a YAML file of 1.5 MB that takes seconds to read whole, so only the release's lines are parsed.
+    The table is a YAML file of 1.5 MB that takes seconds to parse, so only the release's lines are.
     """
     import yaml  # type: ignore[import-untyped]
 

@@ -164,7 +164,7 @@ def _sampled(
     step = max(1, len(sample) // SAMPLE_ROWS)
     quality = check_sample(sae, sample[::step][:SAMPLE_ROWS], allow_mismatch=config.allow_mismatch)
     note(
-        f"layer {layer}: {sae.metadata.architecture} SAE, {sae.d_sae:,} latents; on {quality.tokens:,} tokens "
-        f"it explains {quality.explained_variance:.3f} of the variance, L0 {quality.l0:.1f}"
+        f"layer {layer}: {sae.metadata.architecture} SAE, {sae.d_sae:,} latents; on {quality.tokens:,} tokens"
+        f" it explains {quality.explained_variance:.3f} of the variance, L0 {quality.l0:.1f}"
     )
     return quality
