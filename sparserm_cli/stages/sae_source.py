@@ -87,61 +87,62 @@ class TextSource:
             yield torch.cat(pending)
 
 
+@dataclass(frozen=True)
+class TextReading:
+    """How text becomes documents: the same for training and test data."""
+
+    lm: LanguageModel
+    """The model, loaded up to the layer that the SAE is for."""
+    tokenizer: Any
+    """The model's own."""
+    context_size: int
+    """Longest sequence in tokens."""
+    template: str | None = None
+    """Chat template, as `PromptTemplate` takes it."""
+    split: str = "train"
+    """Split of a Hugging Face data set."""
+    offline: bool = False
+    """Never call the hub."""
+
+
 def text_source(
+    reading: TextReading,
     names: Sequence[str],
-    lm: LanguageModel,
-    tokenizer: Any,
     *,
-    context_size: int,
     held_out_fraction: float,
     seed: int = 0,
-    template: str | None = None,
     limit: int | None = None,
-    split: str = "train",
-    offline: bool = False,
 ) -> TextSource:
     """Read documents and tokenise them; their ids are held in memory, 4 bytes a token.
 
     Args:
+        reading: model, tokenizer and how text is cut.
         names: files or data set names: preferences, responses, rows with a `text`, or `.txt` files.
-        lm: the model, loaded up to the layer that the SAE is for.
-        tokenizer: the model's own.
-        context_size: longest sequence in tokens.
         held_out_fraction: share of the documents held out; 0 holds out none, 1 all.
         seed: of the split and of the order of documents.
-        template: chat template, as `PromptTemplate` takes it.
         limit: most rows read of each source.
-        split: split of a Hugging Face data set.
-        offline: never call the hub.
 
     Raises:
         BadInputError: a source cannot be read or has no rows.
 
     """
-    prompts = PromptTemplate(tokenizer, template, model=lm.identity.name)
+    lm, prompts = (
+        reading.lm,
+        PromptTemplate(reading.tokenizer, reading.template, model=reading.lm.identity.name),
+    )
     documents: list[Document] = []
     inputs: list[InputFile] = []
     for name in names:
-        if Path(name).suffix == ".txt":
-            texts, read = [_read_text(Path(name))], [hash_file(Path(name))]
-            documents += _text_documents(texts, tokenizer, context_size)
-        elif _has_plain_text(name, split, offline):
-            texts, read = _text_rows(name, split, limit, offline)
-            documents += _text_documents(texts, tokenizer, context_size)
-        else:
-            reader = Reader(
-                name, purpose="responses", split=split, limit=limit, on_bad_row="reject", offline=offline
-            )
-            documents += _conversations(reader, prompts, context_size)
-            read = list(reader.inputs)
-        inputs += read
+        read, of = _documents(reading, prompts, name, limit)
+        documents += read
+        inputs += of
     order = np.random.default_rng(seed).permutation(len(documents))
     documents = [documents[index] for index in order]
     groups = np.array([document.group for document in documents], dtype=np.uint64)
     facts = {
         "model_name": lm.identity.name,
         "hook_name": lm.hook_names[0],
-        "prepend_bos": bool(len(_bos(tokenizer))),
+        "prepend_bos": bool(len(_bos(reading.tokenizer))),
         "model_revision": lm.identity.revision,
         "model_dtype": lm.dtype,
         "template_digest": prompts.digest,
@@ -151,6 +152,20 @@ def text_source(
         ],
     }
     return TextSource(lm, documents, _held_out(groups, held_out_fraction, seed), facts)
+
+
+def _documents(
+    reading: TextReading, prompts: PromptTemplate, name: str, limit: int | None
+) -> tuple[list[Document], list[InputFile]]:
+    """Read one source by its kind."""
+    tokenizer, size, split, offline = reading.tokenizer, reading.context_size, reading.split, reading.offline
+    if Path(name).suffix == ".txt":
+        return _text_documents([_read_text(Path(name))], tokenizer, size), [hash_file(Path(name))]
+    if _has_plain_text(name, split, offline):
+        texts, inputs = _text_rows(name, split, limit, offline)
+        return _text_documents(texts, tokenizer, size), inputs
+    reader = Reader(name, purpose="responses", split=split, limit=limit, on_bad_row="reject", offline=offline)
+    return _conversations(reader, prompts, size), list(reader.inputs)
 
 
 def _held_out(

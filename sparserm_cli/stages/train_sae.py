@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserm_cli.config import DEFAULT_MODEL
-from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.backbone import DType
+from sparserm_cli.errors import BadInputError, UsageError
+from sparserm_cli.models.backbone import DType, choose_device
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
 from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.sae import load_sae
@@ -24,7 +24,8 @@ from sparserm_cli.models.sae_check import SAEQuality, measure
 from sparserm_cli.models.sae_recipe import SAERecipe
 from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
 from sparserm_cli.models.sae_training import add_metadata, save, train
-from sparserm_cli.stages.sae_source import TokenSource, text_source
+from sparserm_cli.stages.sae_run_source import RunSource
+from sparserm_cli.stages.sae_source import TextReading, TokenSource, text_source
 from sparserm_cli.store.files import building_folder
 
 SINK_SAMPLE_ROWS = 16384
@@ -55,11 +56,12 @@ class TrainSAEResult(NamedTuple):
 
 
 def train_sae(
-    data: Sequence[str],
     output: Path,
     *,
-    layer: int,
+    data: Sequence[str] = (),
+    run: Path | None = None,
     model: str = DEFAULT_MODEL,
+    layer: int | None = None,
     recipe: SAERecipe | None = None,
     tests: Sequence[str] = (),
     test_limit: int | None = None,
@@ -71,15 +73,16 @@ def train_sae(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> TrainSAEResult:
-    """Train an SAE for one layer of a model on text.
+    """Train an SAE for one layer of a model, on text or on a run's captured response tokens.
 
     Args:
-        data: files or data sets: preferences or responses of any shape, rows with a `text`, `.txt` files.
         output: folder of the SAE; an existing one is replaced when the new one is complete.
-        layer: block after which the residual stream is taken, counted from 0.
+        data: files or data sets: preferences or responses of any shape, rows with a `text`, `.txt` files.
+        run: run directory to take activations from instead; model and template are its own.
         model: language model, as `extract` takes it.
+        layer: block after which the residual stream is taken, counted from 0; of a run the only one if None.
         recipe: what to train; None is the default recipe.
-        tests: further files that are only measured.
+        tests: further files that are only measured; needs the model, so not with `run`.
         test_limit: most rows read of each of these.
         limit: most rows read of each of `data`.
         split: split of a Hugging Face data set.
@@ -90,31 +93,31 @@ def train_sae(
         progress: told what is being done.
 
     Raises:
+        UsageError: neither or both of `data` and `run`, or no layer.
         BadInputError: a source cannot be read, or there are no tokens to train on.
-        UsageError, IncompatibleError, ResourceError, TemporaryError: of model and device, as `extract`.
+        IncompatibleError, ResourceError, TemporaryError: of model, capture and device, as `extract`.
 
     """
     recipe = recipe or SAERecipe()
-    # 1. The model, up to the layer.
+    if bool(data) == (run is not None) or (run is not None and tests):
+        found = "both" if data or tests else "neither"
+        raise UsageError("train-sae", "DATA, or --from-run without --test", found, "choose one")
+    # 1. A run holds activations already.
+    if run is not None:
+        held: TokenSource = RunSource(
+            run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed
+        )
+        return fit_sae(held, output, recipe, device=choose_device(device), progress=progress)
+    # 2. Text runs through the model, up to the layer. Of the training data a share is held out, of tests all.
+    if layer is None:
+        raise UsageError("--layer", "a layer", "none", "give --layer, such as the middle one")
     identity = resolve_model(model, offline=offline)
     lm = LanguageModel.load(identity, layers=[layer], dtype=dtype, device=device)
-    tokenizer = load_tokenizer(identity)
-    # 2. Documents: of the training data a share is held out, of the tests all.
-    common: dict[str, Any] = {"context_size": recipe.context_size, "template": template, "offline": offline}
+    reading = TextReading(lm, load_tokenizer(identity), recipe.context_size, template, split, offline)
     source = text_source(
-        data,
-        lm,
-        tokenizer,
-        held_out_fraction=recipe.held_out_fraction,
-        seed=recipe.seed,
-        limit=limit,
-        split=split,
-        **common,
+        reading, data, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed, limit=limit
     )
-    measured = {
-        name: text_source([name], lm, tokenizer, held_out_fraction=1.0, limit=test_limit, **common)
-        for name in tests
-    }
+    measured = {name: text_source(reading, [name], held_out_fraction=1.0, limit=test_limit) for name in tests}
     # 3. Training, and measuring what was saved.
     return fit_sae(source, output, recipe, tests=measured, device=lm.device, progress=progress)
 

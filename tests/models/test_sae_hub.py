@@ -96,8 +96,9 @@ def loaded(endpoint: str, cache: Path, calls: list[tuple[str, bool]]) -> list[di
         f"for name, offline in {calls!r}:\n"
         f"    if offline: urllib.request.urlopen({mark!r})\n"
         "    sae = load_sae(name, offline=offline)\n"
-        "    told = {'model': sae.metadata.model_name, 'digest': sae.digest, 'lens': 'sae_lens' in sys.modules}\n"
-        "    print(json.dumps({**told, 'hook': sae.metadata.hook_name}))\n"
+        "    told = {'model': sae.metadata.model_name, 'digest': sae.digest}\n"
+        "    told |= {'hook': sae.metadata.hook_name, 'lens': 'sae_lens' in sys.modules}\n"
+        "    print(json.dumps(told))\n"
     )
     variables = {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
