@@ -126,6 +126,8 @@ class ExtractConfig(StageConfig):
     """Most rows read from the data; None reads all."""
     on_bad_row: Literal["error", "reject"] = "error"
     """Stop at a bad row, or write it to rejects.jsonl and go on."""
+    on_nonfinite: Literal["error", "reject"] = "error"
+    """Stop at residuals with NaN or infinity, or leave the response out and count it."""
     dedupe: bool = False
     """Keep only the first of several equal pairs."""
     unit_tokens: int = 65536

@@ -24,7 +24,7 @@ def run(
     configs = {name: _stage_config(ctx, name) for name in STAGES}
     from sparserm_cli.stages.run import run_stages
 
-    with out.progress("run", "") as progress:
+    with out.phases("tokens") as progress:
         summaries = run_stages(configs, progress=progress, note=out.note)
     reports.run(out, settings.run, summaries)
 

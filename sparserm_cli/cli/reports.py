@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sparserm_cli.stages.encode import EncodeSummary
     from sparserm_cli.stages.extract import ExtractSummary
     from sparserm_cli.stages.frequency import FrequencySummary
+    from sparserm_cli.stages.run import RanStage
     from sparserm_cli.stages.score import ScoreSummary
     from sparserm_cli.stages.select import SelectSummary
     from sparserm_cli.stages.train_sae import TrainSAEResult
@@ -186,6 +187,13 @@ def score(out: Output, summary: "ScoreSummary") -> None:
         out.note(text)
     else:
         out.result(data, text)
+
+
+def run(out: Output, path: Path, stages: "Sequence[RanStage]") -> None:
+    """Tell which stages did something and where the reward model is."""
+    data = {"run": str(path), "stages": {one.name: "up to date" if one.skipped else "done" for one in stages}}
+    lines = [f"{one.name}: {'was up to date' if one.skipped else 'done'}" for one in stages]
+    out.result(data, "\n".join([*lines, f"{path}: complete", "next: sparserm score responses.jsonl"]))
 
 
 def status(out: Output, run: Path, found: "Status") -> None:

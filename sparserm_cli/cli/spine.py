@@ -59,6 +59,9 @@ def extract(
     split: opt.SplitOption = ExtractConfig.split,
     limit: opt.LimitOption = None,
     on_bad_row: opt.BadRowOption = ExtractConfig.on_bad_row,
+    on_nonfinite: Annotated[
+        str, typer.Option(metavar="error|reject", help="What to do with NaN or infinite residuals.")
+    ] = ExtractConfig.on_nonfinite,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of equal pairs only.")] = False,
     unit_tokens: Annotated[
         int, typer.Option(help="Response tokens in a unit, the most a crash can lose.")

@@ -61,15 +61,23 @@ def train_sae(
     recipe = SAERecipe(
         **{one.name: ctx.params[one.name] for one in fields(SAERecipe) if one.name in ctx.params}
     )
-    from sparserm_cli.stages import train_sae as stage
+    from sparserm_cli.stages.train_sae import train_sae as stage
 
     with out.phases("rows") as progress:
-        if data:
-            given = {"model": model, "tests": test or (), "test_limit": test_limit, "limit": limit}
-            source = {"data": data, "layer": layer, "device": device, "offline": offline}
-            made = stage.train_sae(output=output, recipe=recipe, progress=progress, **given, **source)
-        else:
-            made = stage.train_sae_on_run(settings.run, output, recipe, layer=layer, progress=progress)
+        made = stage(
+            data or (),
+            output,
+            layer=layer,
+            model=model,
+            recipe=recipe,
+            tests=test or (),
+            test_limit=test_limit,
+            limit=limit,
+            device=device,
+            offline=offline,
+            run=settings.run,
+            progress=progress,
+        )
     reports.train_sae(out, made)
 
 

@@ -26,8 +26,9 @@ from sparserm_cli.store.lineage import check_same_plan
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.planner import PlanWriter
 
-DEFAULT_BATCH_TOKENS = 4096
-"""Tokens in one forward pass where nothing else is asked for; more gained nothing where it was measured."""
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 16384
+"""Tokens in one forward pass where nothing else is asked for. The plan fixes them, since the composition of
+batches decides the last bits; a GPU that is too small for them halves them and its receipts say so."""
 
 
 @dataclass(frozen=True)
@@ -239,10 +240,11 @@ def _settings(
     request: Request, shape: ModelShape, template: PromptTemplate, tokenizer: str
 ) -> ExtractSettings:
     """Decide what the options left open."""
-    from sparserm_cli.models.lm import choose_device, choose_dtype
+    from sparserm_cli.models.backbone import choose_device, choose_dtype
 
     config = request.config
-    dtype, _ = choose_dtype(config.dtype, choose_device(config.device))
+    device = choose_device(config.device)
+    dtype, _ = choose_dtype(config.dtype, device)
     return ExtractSettings(
         model=request.identity.name,
         model_revision=request.identity.revision,
@@ -257,7 +259,7 @@ def _settings(
         positions=config.positions,
         max_length=min(config.max_length or shape.max_positions, shape.max_positions),
         too_long=config.too_long,
-        batch_tokens=config.batch_tokens or DEFAULT_BATCH_TOKENS,
+        batch_tokens=config.batch_tokens or (CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS),
         unit_tokens=config.unit_tokens,
         limit=config.limit,
         split=config.split,

@@ -4,7 +4,7 @@ Axes: rows (response tokens of a unit), responses (of a unit), d_in (width of th
 """
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -12,7 +12,11 @@ from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.planning import Request
 from sparserm_cli.store.activations import ActivationsWriter
+from sparserm_cli.store.bits import NAN_BITS
 from sparserm_cli.store.receipts import UnitFacts
+
+if TYPE_CHECKING:
+    from sparserm_cli.models.backbone import DType
 
 SAMPLE_SECONDS = 3.0
 """How long a dry run measures."""
@@ -51,12 +55,14 @@ class UnitComputer:
             self._done = self._tokens_done()
         begun = time.monotonic()
         layers, facts = self._captured(unit)
+        trees = self._writer.trees(unit)
         told = UnitFacts(
             rows=0,
+            rejected=tuple(sorted(trees[tree].first + response for tree, response, _ in facts["rejected"])),
             device=self._lm.device,
             dtype=self._lm.dtype,
-            batch_sizes=tuple(facts.get("batch_sizes", ())),
-            halvings=int(facts.get("halvings", 0)),
+            batch_sizes=tuple(facts["batch_sizes"]),
+            halvings=facts["halvings"],
             seconds=round(time.monotonic() - begun, 3),
         )
         self._writer.write_unit(unit, layers, told)
@@ -75,7 +81,11 @@ class UnitComputer:
         facts: dict[str, Any] = {}
         parts = [Tree(tree.prompt_ids, tree.responses) for tree in trees]
         for number, response, taken in capture(
-            self._lm, parts, batch_tokens=settings.batch_tokens, facts=facts
+            self._lm,
+            parts,
+            batch_tokens=settings.batch_tokens,
+            on_nonfinite=self._request.config.on_nonfinite,
+            facts=facts,
         ):
             place = trees[number].first - span.start + response
             for layer, residuals in taken.items():
@@ -92,8 +102,8 @@ class UnitComputer:
         settings = self._writer.plan.settings
         arrays = {name: np.full((responses, settings.d_in), np.nan, np.float32) for name in ("last", "mean")}
         if settings.positions == "response":
-            kind = np.uint16 if settings.dtype == "bfloat16" else np.float32
-            arrays["tokens"] = np.empty((tokens, settings.d_in), kind)
+            kind, fill = (np.uint16, NAN_BITS) if settings.dtype == "bfloat16" else (np.float32, np.nan)
+            arrays["tokens"] = np.full((tokens, settings.d_in), fill, kind)
         return arrays
 
     def _tokens_done(self) -> int:
@@ -116,7 +126,10 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> Any:
 
     settings = writer.plan.settings
     lm = LanguageModel.load(
-        request.identity, layers=settings.layers, dtype=settings.dtype, device=request.config.device
+        request.identity,
+        layers=settings.layers,
+        dtype=cast("DType", settings.dtype),
+        device=request.config.device,
     )
     if lm.d_in != settings.d_in:
         raise IncompatibleError(
