@@ -2,12 +2,9 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,18 +33,7 @@ POINTS = (
     "lock-held",
 )
 """Every named point that a run passes."""
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """Give a folder in memory where there is one: hundreds of runs need no real disk."""
-    shm = Path("/dev/shm")  # noqa: S108
-    if not shm.is_dir():
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(dir=shm))
-    yield folder
-    shutil.rmtree(folder)
+UNIT_POINTS = ("unit-written", "receipt-written", "manifest-written")
 
 
 def drive(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
@@ -61,11 +47,11 @@ def drive(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def drive_faults(memory: Path, faults: list[str]) -> list[int]:
+def drive_faults(tmp_path: Path, faults: list[str]) -> list[int]:
     """Pass each fault and resume, in two processes; return how the faulty runs ended."""
     command = [sys.executable, str(DRIVER), "faults"]
     halves = [
-        subprocess.Popen([*command, str(memory / f"half{i}"), *faults[i::2]], stdout=subprocess.PIPE)
+        subprocess.Popen([*command, str(tmp_path / f"half{i}"), *faults[i::2]], stdout=subprocess.PIPE)
         for i in range(2)
     ]
     found = [json.loads(half.communicate()[0]) for half in halves]
@@ -81,21 +67,25 @@ def passed(tmp_path: Path) -> Counter[str]:
     return Counter(trace.read_text().splitlines())
 
 
-def test_rows_02_03_04_05_killed_at_every_named_point(memory: Path):
-    """SIGKILL at the first and at the last pass of every named point, then the same command again."""
-    times = passed(memory)
+def test_rows_02_03_04_05_killed_at_every_named_point(tmp_path: Path):
+    """SIGKILL at the last pass of every named point and at the first of a unit's, then the same again."""
+    times = passed(tmp_path)
     operations = {"operation", "read", "write", "fsync", "rename", "mkdir", "mark", "link", "remove"}
     assert set(times) == {*POINTS, *operations}
-    faults = [f"SPARSERM_FAULT={name}:{n}" for name in POINTS for n in {1, times[name]}]
-    assert drive_faults(memory, faults) == [-9] * len(faults)
+    faults = [
+        f"SPARSERM_FAULT={name}:{n}"
+        for name in POINTS
+        for n in sorted({times[name], 1 if name in UNIT_POINTS else times[name]})
+    ]
+    assert drive_faults(tmp_path, faults) == [-9] * len(faults)
 
 
-def crash_loop(memory: Path, step: int) -> int:
+def crash_loop(tmp_path: Path, step: int) -> int:
     """Kill before every `step`-th file operation, in two processes, and return the number of trials."""
     command = [sys.executable, str(DRIVER), "crash"]
     loops = [
         subprocess.Popen(
-            [*command, str(memory / str(half)), str(1 + half * step), str(2 * step)], stdout=subprocess.PIPE
+            [*command, str(tmp_path / str(half)), str(1 + half * step), str(2 * step)], stdout=subprocess.PIPE
         )
         for half in range(2)
     ]
@@ -104,47 +94,47 @@ def crash_loop(memory: Path, step: int) -> int:
     return sum(one["trials"] for one in found)
 
 
-def test_rows_02_03_04_05_killed_before_a_sample_of_file_operations(memory: Path):
+def test_rows_02_03_04_05_killed_before_a_sample_of_file_operations(tmp_path: Path):
     """A kill, a resume and a comparison for every 61st operation of about 500."""
-    assert crash_loop(memory, SAMPLE) > 6
+    assert crash_loop(tmp_path, SAMPLE) > 6
 
 
 @pytest.mark.slow
-def test_rows_02_03_04_05_killed_before_every_file_operation(memory: Path):
+def test_rows_02_03_04_05_killed_before_every_file_operation(tmp_path: Path):
     """The whole loop: no operation is safe from it."""
-    times = passed(memory)
-    assert crash_loop(memory, 1) == times["operation"]
+    times = passed(tmp_path)
+    assert crash_loop(tmp_path, 1) == times["operation"]
 
 
 @pytest.mark.parametrize("every", [185, 240])
-def test_a_run_killed_again_and_again_gets_through(memory: Path, every: int):
+def test_a_run_killed_again_and_again_gets_through(tmp_path: Path, every: int):
     """Killed after every so many operations, a run makes progress each time and ends as usual."""
-    run, kills = memory / "run", 0
+    run, kills = tmp_path / "run", 0
     while (code := drive("run", run, SPARSERM_FAULT_OP=str(every)).returncode) != 0:
         assert code == -9
         kills += 1
         assert kills < 20
     assert kills > 1
-    usual = captures.capture(memory / "usual", layers=(1,), hook_names=("blocks.1.hook_resid_post",))
+    usual = captures.capture(tmp_path / "usual", layers=(1,), hook_names=("blocks.1.hook_resid_post",))
     assert ActivationsReader(run / "activations.zarr").digest == ActivationsReader(usual).digest
 
 
-def test_row_07_a_disk_that_fills_up_anywhere(memory: Path):
+def test_row_07_a_disk_that_fills_up_anywhere(tmp_path: Path):
     """ENOSPC from the n-th operation of a kind on: exit 6, receipts kept, and with room the run goes on."""
-    times = passed(memory)
+    times = passed(tmp_path)
     kinds = ("write", "fsync", "rename", "mkdir", "mark", "link")
     faults = [
         f"SPARSERM_FAULT_ERROR={kind}:{n}"
         for kind in kinds
         for n in sorted({1, times[kind] // 2, times[kind]})
     ]
-    assert set(drive_faults(memory, faults)) == {6}
+    assert set(drive_faults(tmp_path, faults)) == {6}
 
 
-def test_two_workers_one_of_them_killed_and_restarted(memory: Path):
+def test_two_workers_one_of_them_killed_and_restarted(tmp_path: Path):
     """Rank 0 dies with its unit written but no receipt; restarted, the digest is that of one process."""
-    usual = ActivationsReader(captures.capture(memory / "usual")).digest
-    run = memory / "run"
+    usual = ActivationsReader(captures.capture(tmp_path / "usual")).digest
+    run = tmp_path / "run"
     captures.plan(run / "activations.zarr")
     killed = drive("worker", run, 0, 2, SPARSERM_FAULT="unit-written:2")
     assert killed.returncode == -9
@@ -163,18 +153,18 @@ def test_two_workers_one_of_them_killed_and_restarted(memory: Path):
     }
 
 
-def test_row_08_a_second_run_stops_with_75(memory: Path):
+def test_row_08_a_second_run_stops_with_75(tmp_path: Path):
     """While one process holds the run, another names it and stops."""
-    command = [sys.executable, "-c", HOLD, str(memory)]
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        result = drive("run", memory)
+        result = drive("run", tmp_path)
         holder.kill()
     assert result.returncode != 0
     assert f"with pid {holder.pid} (run r1)" in result.stderr
     assert "TemporaryError" in result.stderr
-    assert drive("run", memory).returncode == 0
+    assert drive("run", tmp_path).returncode == 0
 
 
 HOLD = """

@@ -60,7 +60,7 @@ def test_units_by_hand():
     assert cut_units(np.array([50, 1], np.int32), np.array([0, 1], np.int32), 9, 9).tolist() == [0, 1, 2]
 
 
-@hypothesis_settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=added, cap=st.integers(1, 12))
 def test_what_is_added_is_planned_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[np.ndarray, np.ndarray]], cap: int
@@ -219,7 +219,7 @@ def test_row_01_a_killed_plan_leaves_nothing_that_is_taken_for_a_plan(tmp_path: 
     """Killed at any point of planning: no store, or the whole plan; the leftovers are swept."""
     whole = captures.plan(tmp_path / "whole").plan_hash
     script = Path(__file__).with_name("driver.py")
-    for point in ("plan-spool", "plan-rows-written", "plan-before", "plan-written", "plan-before-rename"):
+    for point in ("plan-spool", "plan-rows-written", "plan-before-rename"):
         run = tmp_path / point
         env = {**os.environ, "SPARSERM_FAULT": point}
         result = subprocess.run([sys.executable, str(script), "plan", str(run)], env=env, check=False)

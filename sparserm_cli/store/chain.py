@@ -1,0 +1,139 @@
+"""The chain of artifacts in a run directory, in the order of the stages: what makes each, and how it is read.
+
+`look` reads as little of an artifact as tells what it is and whether it is whole by the quick check.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store import activations, directions, features, frequency
+from sparserm_cli.store.checks import open_complete
+from sparserm_cli.store.features_plan import FEATURES
+from sparserm_cli.store.features_plan import VERSION as FEATURES_VERSION
+from sparserm_cli.store.layout import ACTIVATIONS
+from sparserm_cli.store.layout import VERSION as ACTIVATIONS_VERSION
+from sparserm_cli.store.lineage import Lineage
+from sparserm_cli.store.units import INNER, UnitStore
+
+ABSENT, PLANNED, PARTIAL, COMPLETE = "absent", "planned", "partial", "complete"
+STALE, INCOMPATIBLE, CORRUPT = "stale", "incompatible", "corrupt"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact of the chain as it is now."""
+
+    name: str
+    """Such as `activations`."""
+    path: Path
+    """Where it lies or would lie."""
+    command: str
+    """What makes or continues it."""
+    state: str = ABSENT
+    """absent, planned, partial, complete, stale, incompatible or corrupt."""
+    detail: str = ""
+    """For people: how far it is, what differs, what is damaged."""
+    done: int = 0
+    """Units done; 0 for artifacts without units."""
+    units: int = 0
+    """Units planned."""
+    bytes: int = 0
+    """What it takes on the disk."""
+    created: str = ""
+    """When it was planned, as recorded inside it; "" if it does not say."""
+    lineage: Lineage | None = None
+    """What it says about itself; None if it cannot be read or is not complete."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The artifacts it was made from."""
+        return () if self.lineage is None else tuple(self.lineage.parents)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of artifact is found."""
+
+    path: Callable[[Path], Path]
+    command: str
+    lineage: Callable[[Path], Lineage] | None = None
+    version: int = 0
+
+
+_KINDS: Mapping[str, _Kind] = {
+    ACTIVATIONS: _Kind(activations.capture_path, "sparserm extract", version=ACTIVATIONS_VERSION),
+    FEATURES: _Kind(features.features_path, "sparserm encode", version=FEATURES_VERSION),
+    "frequency": _Kind(
+        frequency.frequency_path, "sparserm frequency", lambda run: frequency.read_frequency(run).lineage
+    ),
+    "directions": _Kind(
+        directions.directions_path, "sparserm select", lambda run: directions.read_directions(run).lineage
+    ),
+}
+NAMES = tuple(_KINDS)
+
+
+def unit_store(run: Path, name: str) -> UnitStore | None:
+    """Open the unit store `name` of a run directory; None for artifacts without units.
+
+    Raises:
+        IncompatibleError: it is not there, or newer than this program.
+        CorruptStoreError: its plan cannot be read.
+
+    """
+    kind = _KINDS[name]
+    return UnitStore(kind.path(run), name, kind.version, kind.command) if kind.version else None
+
+
+def look(run: Path, name: str) -> Artifact:
+    """Return an artifact of a run directory; no error is raised for what is wrong with it."""
+    kind = _KINDS[name]
+    artifact = Artifact(name, kind.path(run), kind.command)
+    if not artifact.path.exists():
+        return artifact
+    try:
+        if kind.lineage is None:
+            return _look_at_units(run, artifact)
+        lineage = kind.lineage(run)
+        return replace(artifact, state=COMPLETE, lineage=lineage, bytes=bytes_of(artifact.path))
+    except CorruptStoreError as error:
+        return replace(artifact, state=CORRUPT, detail=str(error), bytes=bytes_of(artifact.path))
+    except IncompatibleError as error:
+        return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=bytes_of(artifact.path))
+
+
+def _look_at_units(run: Path, artifact: Artifact) -> Artifact:
+    """Return a unit store: planned, partial or complete."""
+    store = unit_store(run, artifact.name)
+    if store is None:
+        raise ValueError(f"{artifact.name} has no units")
+    told: Mapping[str, Any] = store.plan.told
+    artifact = replace(artifact, units=store.plan.units, created=str(told.get("created", "")))
+    if store.manifest() is None:
+        done, failed = store.done(), _count(store.root / INNER / "failures")
+        detail = f"{done} of {store.plan.units} units" + (f", {failed} failed" if failed else "")
+        state = PARTIAL if done else PLANNED
+        return replace(artifact, state=state, detail=detail, done=done, bytes=bytes_of(artifact.path))
+    manifest = open_complete(store)
+    size = manifest.bytes + sum(file.size for file in store.plan.files)
+    lineage = store.plan.lineage(manifest.digest)
+    return replace(artifact, state=COMPLETE, done=store.plan.units, bytes=size, lineage=lineage)
+
+
+def _count(folder: Path) -> int:
+    """Return how many names a folder has."""
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def bytes_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _, names in os.walk(path):
+        total += sum(os.stat(os.path.join(folder, name)).st_size for name in names)  # noqa: PTH116, PTH118
+    return total

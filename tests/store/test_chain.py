@@ -1,0 +1,283 @@
+"""status, verify and repair over a whole run directory."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sparserm_store_captures as captures
+
+from sparserm_cli.errors import CorruptStoreError, TemporaryError
+from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
+from sparserm_cli.store.chain import NAMES
+from sparserm_cli.store.directions import Directions, LayerDirections, write_directions
+from sparserm_cli.store.features import FeaturesReader
+from sparserm_cli.store.files import read_sealed, sha256_file, write_sealed
+from sparserm_cli.store.frequency import Frequency, Measures, Totals, read_frequency, write_frequency
+from sparserm_cli.store.lineage import Lineage
+from sparserm_cli.store.locks import run_lock
+from sparserm_cli.store.plan import InputFact
+from sparserm_cli.store.status import Status, status
+from sparserm_cli.store.verify import repair, verify
+
+SIDED = ("rate", "low", "high", "responses")
+ABOVE = ("frequency", "directions")
+
+
+def frequency(run: Path, seed: int = 0) -> None:
+    """Make frequency.parquet from the encoding that is there."""
+    numbers = {name: np.zeros((2, 6)) for name in SIDED} | {
+        name: np.zeros(6) for name in Measures._fields if name not in (*SIDED, "fold_rate")
+    }
+    numbers["responses"] = np.zeros((2, 6), np.int64)
+    measures = Measures(**numbers, fold_rate=np.full((2, 6, 3), seed, np.float32))
+    parents = {"features": FeaturesReader(run / "features.zarr").lineage.as_parent()}
+    lineage = Lineage("frequency", 1, {"seed": seed}, parents)
+    totals = Totals((1, 1), (1, 1), 1, 1, ((1, 1),))
+    write_frequency(run, Frequency(lineage, "token", totals, {1: measures}))
+
+
+def directions(run: Path) -> None:
+    """Make directions/ from the frequencies that are there."""
+    numbers = [np.zeros(2) for _ in range(4)]
+    layer = LayerDirections(
+        np.ones((2, 3), np.float32), np.array([3, 4]), np.array([1, -1], np.int8), *numbers
+    )
+    parents = {"frequency": read_frequency(run).lineage.as_parent()}
+    write_directions(run, Directions(Lineage("directions", 1, {"top_k": 1}, parents), {1: layer}))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a run directory with everything up to directions/."""
+    run = tmp_path_factory.mktemp("whole")
+    data = run / "pairs.jsonl"
+    data.write_bytes(b"{}\n")
+    captures.capture(run / "activations.zarr", inputs=(InputFact(str(data), 3, sha256_file(data)),))
+    captures.encode(run / "features.zarr", run / "activations.zarr")
+    frequency(run)
+    directions(run)
+    return run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """Give a copy of it."""
+    shutil.copytree(whole, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def states(found: Status) -> dict[str, str]:
+    """Return name to state of what is there."""
+    return {one.name: one.state for one in found.artifacts if one.state != "absent"}
+
+
+def test_an_empty_directory_asks_for_the_first_stage(tmp_path: Path):
+    """Nothing is there, nothing is raised, nothing is made."""
+    found = status(tmp_path / "run")
+    assert states(found) == {}
+    assert [one.name for one in found.artifacts] == list(NAMES)
+    assert found.next_command == "sparserm extract"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_whole_chain_is_complete(run: Path):
+    """Sizes are those on the disk, dates those recorded inside, parents those it was made from."""
+    found = status(run)
+    assert set(states(found).values()) == {"complete"}
+    assert found["features"].parents == ("activations",)
+    assert found["directions"].parents == ("frequency",)
+    for name in ("activations", "features"):
+        root = run / f"{name}.zarr"
+        inner = sum(path.stat().st_size for path in (root / "_sparserm").rglob("*.json"))
+        files = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+        assert found[name].bytes == files - inner
+        assert (
+            found[name].created
+            == json.loads((root / "_sparserm" / "plan.json").read_text())["told"]["created"]
+        )
+        assert (found[name].done, found[name].units) == (3, 3)
+    assert found["frequency"].bytes == (run / "frequency.parquet").stat().st_size
+    assert found.next_command in ("", "sparserm fit")
+
+
+def test_a_capture_half_done_says_how_far(tmp_path: Path):
+    """Planned, then partial with k of n, failed units told, and the same command again."""
+    captures.plan(tmp_path / "activations.zarr")
+    assert states(status(tmp_path)) == {"activations": "planned"}
+    writer = ActivationsWriter(tmp_path / "activations.zarr")
+    captures.compute(writer, 1)
+    writer.store.record_failure(2, "MemoryError: ")
+    found = status(tmp_path)
+    assert found["activations"].state == "partial"
+    assert found["activations"].detail == "1 of 3 units, 1 failed"
+    assert found.next_command == "sparserm extract"
+
+
+def test_row_36_a_new_capture_makes_everything_above_it_stale_and_names_the_field(run: Path):
+    """Other model revision: features name it, the others say whose fault it is."""
+    shutil.rmtree(run / "activations.zarr")
+    captures.capture(run / "activations.zarr", model_revision="sha256:1")
+    found = status(run)
+    assert states(found) == dict.fromkeys(("features", *ABOVE), "stale") | {"activations": "complete"}
+    text = "made from other activations: model_revision was sha256:0, is sha256:1"
+    assert found["features"].detail == text
+    assert found["frequency"].detail == "made from features, which is stale"
+    assert found.next_command == "sparserm encode --force"
+
+
+def test_row_36_a_new_encoding_names_the_field_far_upstream(run: Path):
+    """Captured and encoded again: now the frequencies name the model revision."""
+    for name in ("activations.zarr", "features.zarr"):
+        shutil.rmtree(run / name)
+    captures.capture(run / "activations.zarr", model_revision="sha256:1")
+    captures.encode(run / "features.zarr", run / "activations.zarr")
+    found = status(run)
+    text = "made from other features: activations.model_revision was sha256:0, is sha256:1"
+    assert found["frequency"].detail == text
+    assert found.next_command == "sparserm frequency --force"
+
+
+def test_row_36_new_frequencies_make_directions_stale(run: Path):
+    """Another seed of the frequencies: directions/ say so."""
+    frequency(run, seed=1)
+    found = status(run)
+    assert states(found)["directions"] == "stale"
+    assert found["directions"].detail == "made from other frequency: seed was 0, is 1"
+
+
+@pytest.mark.parametrize("text", [b"{ }\n", b"{]\n"])
+def test_a_changed_input_file_makes_the_capture_stale(whole: Path, tmp_path: Path, text: bytes):
+    """One byte more, or one byte different: the file is named with what was read."""
+    data = tmp_path / "pairs.jsonl"
+    data.write_bytes(b"{}\n")
+    digest = sha256_file(data)
+    captures.capture(tmp_path / "activations.zarr", inputs=(InputFact(str(data), 3, digest),))
+    data.write_bytes(text)
+    detail = status(tmp_path)["activations"].detail
+    now = "3 bytes were read, is 4 bytes" if len(text) == 4 else f"sha256 {digest} was read, is sha256"
+    assert detail.startswith(f"{data}: {now}")
+    assert status(tmp_path).next_command == "sparserm extract --force"
+
+
+def test_a_parent_thrown_away_leaves_its_children_complete(run: Path):
+    """Terabytes of activations may go once they are encoded."""
+    shutil.rmtree(run / "activations.zarr")
+    found = status(run)
+    assert states(found) == dict.fromkeys(("features", *ABOVE), "complete")
+    assert found.next_command == "sparserm extract"
+
+
+def damage(path: Path) -> None:
+    """Flip one bit."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_verify_finds_what_quick_cannot_only_when_deep(run: Path):
+    """A flipped bit of a chunk: quick says nothing, deep names unit and file."""
+    verify(run).raise_if_damaged()
+    verify(run, deep=True).raise_if_damaged()
+    damage(run / "features.zarr" / "layers" / "1" / "parts" / "00001" / "data" / "c.0")
+    verify(run).raise_if_damaged()
+    found = verify(run, deep=True)
+    assert [(one.artifact.name, one.units) for one in found.damaged] == [("features", [1])]
+    with pytest.raises(CorruptStoreError) as error:
+        found.raise_if_damaged()
+    path = run / "features.zarr" / "layers" / "1" / "parts" / "00001" / "data" / "c.0"
+    assert str(error.value).startswith(f"{path} (unit 1): expected xxh3-128 ")
+    assert str(error.value).endswith("; run `sparserm repair`")
+
+
+def test_status_and_verify_tell_corrupt_artifacts_apart(run: Path):
+    """A missing chunk, a damaged table, a cut tensor file: each is corrupt, none raises."""
+    (run / "activations.zarr" / "layers" / "1" / "mean" / "c.0.0").unlink()
+    table = run / "frequency.parquet"
+    table.write_bytes(table.read_bytes()[:-4])
+    tensors = run / "directions" / "directions.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-4])
+    found = status(run)
+    assert states(found) == dict.fromkeys(("activations", *ABOVE), "corrupt") | {"features": "complete"}
+    assert "layers/1/mean/c.0.0 (unit 0): expected " in found["activations"].detail
+    names = [one.artifact.name for one in verify(run).damaged]
+    assert names == ["activations", *ABOVE]
+
+
+def test_repair_gives_up_the_damaged_units_and_nothing_else(run: Path):
+    """Two stores damaged in one unit each: rerun, they have their digests again."""
+    digests = [
+        ActivationsReader(run / "activations.zarr").digest,
+        FeaturesReader(run / "features.zarr").digest,
+    ]
+    damage(run / "activations.zarr" / "layers" / "2" / "tokens" / "c.2.0")
+    (run / "features.zarr" / "layers" / "2" / "parts" / "00000" / "indptr" / "c.0").unlink()
+    done = repair(run)
+    assert [(one.artifact.name, one.units, one.command) for one in done] == [
+        ("activations", (2,), "sparserm extract"),
+        ("features", (0,), "sparserm encode"),
+    ]
+    assert states(status(run)) == dict.fromkeys(("activations", "features"), "partial") | dict.fromkeys(
+        ABOVE, "complete"
+    )
+    assert ActivationsWriter(run / "activations.zarr").store.pending() == [2]
+    assert captures.fill(run / "activations.zarr").digest == digests[0]
+    assert captures.encode(run / "features.zarr", run / "activations.zarr").digest == digests[1]
+    verify(run, deep=True).raise_if_damaged()
+    assert repair(run) == ()
+
+
+def test_repair_of_a_damaged_manifest_does_no_unit_again(run: Path):
+    """The receipts are there: the next run only writes the manifest."""
+    damage(run / "activations.zarr" / "_sparserm" / "MANIFEST.json")
+    assert [one.units for one in repair(run)] == [()]
+    store = ActivationsWriter(run / "activations.zarr").store
+    assert store.pending() == []
+    assert store.finalize() is not None
+    verify(run, deep=True).raise_if_damaged()
+
+
+@pytest.mark.parametrize("path", ["_sparserm/plan.json", "rows/pair_row/c.0", "layers/1/mean/zarr.json"])
+def test_repair_leaves_alone_what_only_a_new_plan_mends(run: Path, path: str):
+    """It says which command makes the store anew, and touches nothing."""
+    damage(run / "activations.zarr" / path)
+    before = {one: one.read_bytes() for one in run.rglob("*") if one.is_file()}
+    done = repair(run)
+    assert [(one.units, one.command) for one in done] == [((), "sparserm extract --force")]
+    assert before == {one: one.read_bytes() for one in run.rglob("*") if one.is_file()}
+    with pytest.raises(CorruptStoreError, match="run `sparserm extract --force`"):
+        verify(run, deep=True).raise_if_damaged()
+
+
+def test_row_08_repair_waits_for_no_run(run: Path):
+    """Exit 75 while a run is at work."""
+    with run_lock(run), pytest.raises(TemporaryError, match="no other run at work"):
+        repair(run)
+
+
+def test_row_37_a_newer_artifact_is_told_not_raised(run: Path):
+    """The status says to upgrade; verify leaves it alone, since it cannot read it."""
+    for path in (run / "directions" / "directions.json", run / "features.zarr" / "_sparserm" / "plan.json"):
+        write_sealed(path, {**read_sealed(path), "version": 2})
+    found = status(run)
+    for name in ("directions", "features"):
+        assert found[name].state == "incompatible"
+        assert found[name].detail.endswith("found version 2; upgrade sparserm")
+    assert [one.artifact.name for one in verify(run).artifacts] == ["activations", "frequency"]
+
+
+def test_row_57_status_and_verify_write_nothing(run: Path, monkeypatch: pytest.MonkeyPatch):
+    """On a read-only medium too."""
+    monkeypatch.setenv("SPARSERM_FAULT_ERROR", "operation:1:EROFS")
+    assert set(states(status(run)).values()) == {"complete"}
+    verify(run, deep=True).raise_if_damaged()
+
+
+def test_row_56_status_reads_no_modification_time(run: Path):
+    """Parents dated after their children are not newer."""
+    for path in (run / "activations.zarr").rglob("*"):
+        os.utime(path, (4_102_444_800, 4_102_444_800))
+    os.utime(run / "directions", (0, 0))
+    assert set(states(status(run)).values()) == {"complete"}
