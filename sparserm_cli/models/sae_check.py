@@ -95,7 +95,7 @@ class SAEQuality(NamedTuple):
 
 @torch.no_grad()
 def measure(
-    sae: SparseAutoencoder, blocks: Iterable[Float[Tensor, "rows d_in"]], rule: SinkRule, device: str = "cpu"
+    sae: SparseAutoencoder, blocks: Iterable[Float[Tensor, "_ d_in"]], rule: SinkRule, device: str = "cpu"
 ) -> SAEQuality:
     """Measure an SAE in one pass over blocks of raw activations; sums are taken in float64."""
     sae = sae.to(device)

@@ -54,7 +54,7 @@ class ShuffleBuffer:
 
     def __init__(
         self,
-        source: Callable[[], Iterable[Float[Tensor, "rows d_in"]]],
+        source: Callable[[], Iterable[Float[Tensor, "_ d_in"]]],
         *,
         capacity: int,
         batch_rows: int,

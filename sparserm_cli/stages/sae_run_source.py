@@ -57,7 +57,7 @@ class RunSource:
             "inputs": inputs,
         }
 
-    def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "rows d_in"]]:
+    def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "_ d_in"]]:
         """Read one part of the capture, unit by unit."""
         for unit in self._capture.units:
             rows, usable = unit_activations(self._capture, self.layer, unit)

@@ -10,11 +10,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt32
+from jaxtyping import Bool, Float, UInt32, UInt64
 from torch import Tensor
 
 from sparserm_cli.data.example import InputFile
@@ -37,6 +37,7 @@ EXAMPLES_AT_ONCE = 512
 """Rows of a file tokenised together."""
 
 
+@runtime_checkable
 class TokenSource(Protocol):
     """Activations that an SAE is trained on and measured with."""
 
@@ -44,7 +45,7 @@ class TokenSource(Protocol):
     def facts(self) -> Mapping[str, Any]:
         """What the SAE's metadata record: model, revision, hook, data."""
 
-    def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "rows d_in"]]:
+    def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "_ d_in"]]:
         """Start one pass over the training part or the held-out part."""
 
 
@@ -66,11 +67,11 @@ class TextSource:
 
     lm: LanguageModel
     documents: Sequence[Document]
-    held_out: np.ndarray[Any, np.dtype[np.bool_]]
+    held_out: Bool[np.ndarray, " documents"]
     facts: Mapping[str, Any]
     batch_tokens: int = 4096
 
-    def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "rows d_in"]]:
+    def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "_ d_in"]]:
         """Run the documents of one part through the model, in their order."""
         layer = self.lm.layers[0]
         wanted = [one.tree for one, out in zip(self.documents, self.held_out, strict=True) if out == held_out]
@@ -169,8 +170,9 @@ def _documents(
 
 
 def _held_out(
-    groups: np.ndarray[Any, Any], fraction: float, seed: int
-) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    groups: UInt64[np.ndarray, " documents"], fraction: float, seed: int
+) -> Bool[np.ndarray, " documents"]:
+    """Return which documents are held out, whole groups together."""
     if fraction in {0.0, 1.0}:
         return np.full(len(groups), bool(fraction))
     return validation_mask(groups, fraction, seed)
@@ -198,7 +200,7 @@ def _conversations(reader: Reader, prompts: PromptTemplate, context_size: int) -
     return documents
 
 
-def _shared_start(prompts: Sequence[UInt32[np.ndarray, " p"]]) -> int:
+def _shared_start(prompts: Sequence[UInt32[np.ndarray, " _"]]) -> int:
     """Return how many tokens all prompts begin with alike; at least 1, since position 0 is a sink."""
     first, shortest = prompts[0], min(map(len, prompts))
     for place in range(1, shortest):

@@ -213,12 +213,12 @@ def _sample(source: TokenSource) -> Float[Tensor, "rows d_in"]:
     return torch.cat(parts)
 
 
-def _without_sinks(blocks: Iterable[Tensor], rule: SinkRule) -> Iterator[Float[Tensor, "rows d_in"]]:
+def _without_sinks(blocks: Iterable[Tensor], rule: SinkRule) -> Iterator[Float[Tensor, "_ d_in"]]:
     for block in blocks:
         yield block[rule.keeps(block)]
 
 
-def _counted(blocks: Iterable[Tensor], what: str, say: Progress) -> Iterator[Float[Tensor, "rows d_in"]]:
+def _counted(blocks: Iterable[Tensor], what: str, say: Progress) -> Iterator[Float[Tensor, "_ d_in"]]:
     """Pass blocks on and say how many rows have come."""
     rows = 0
     for block in blocks:
