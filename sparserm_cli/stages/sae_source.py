@@ -69,7 +69,6 @@ class TextSource:
     documents: Sequence[Document]
     held_out: Bool[np.ndarray, " documents"]
     facts: Mapping[str, Any]
-    batch_tokens: int = 4096
 
     def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "_ d_in"]]:
         """Run the documents of one part through the model, in their order."""
@@ -77,9 +76,7 @@ class TextSource:
         wanted = [one.tree for one, out in zip(self.documents, self.held_out, strict=True) if out == held_out]
         pending: list[Tensor] = []
         for start in range(0, len(wanted), TREES_AT_ONCE):
-            for _, _, taken in capture(
-                self.lm, wanted[start : start + TREES_AT_ONCE], batch_tokens=self.batch_tokens
-            ):
+            for _, _, taken in capture(self.lm, wanted[start : start + TREES_AT_ONCE]):
                 pending.append(taken[layer])
                 if sum(map(len, pending)) >= BLOCK_ROWS:
                     yield torch.cat(pending)
@@ -120,7 +117,7 @@ def text_source(
         reading: model, tokenizer and how text is cut.
         names: files or data set names: preferences, responses, rows with a `text`, or `.txt` files.
         held_out_fraction: share of the documents held out; 0 holds out none, 1 all.
-        seed: of the split and of the order of documents.
+        seed: of the split and of the order of prompts.
         limit: most rows read of each source.
 
     Raises:
@@ -137,9 +134,12 @@ def text_source(
         read, of = _documents(reading, prompts, name, limit)
         documents += read
         inputs += of
-    order = np.random.default_rng(seed).permutation(len(documents))
-    documents = [documents[index] for index in order]
+    # In random order, but those of one prompt together, since the model computes what they share only once.
     groups = np.array([document.group for document in documents], dtype=np.uint64)
+    _, numbers = np.unique(groups, return_inverse=True)
+    place = np.random.default_rng(seed).permutation(len(documents))
+    order = np.argsort(place[numbers], kind="stable")
+    documents, groups = [documents[index] for index in order], groups[order]
     facts = {
         "model_name": lm.identity.name,
         "hook_name": lm.hook_names[0],

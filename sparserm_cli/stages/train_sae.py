@@ -56,9 +56,9 @@ class TrainSAEResult(NamedTuple):
 
 
 def train_sae(
+    data: Sequence[str],
     output: Path,
     *,
-    data: Sequence[str] = (),
     run: Path | None = None,
     model: str = DEFAULT_MODEL,
     layer: int | None = None,
@@ -76,13 +76,13 @@ def train_sae(
     """Train an SAE for one layer of a model, on text or on a run's captured response tokens.
 
     Args:
-        output: folder of the SAE; an existing one is replaced when the new one is complete.
         data: files or data sets: preferences or responses of any shape, rows with a `text`, `.txt` files.
-        run: run directory to take activations from instead; model and template are its own.
+        output: folder of the SAE; an existing one is replaced when the new one is complete.
+        run: run directory whose captured tokens are taken if `data` is empty; model and template are its own.
         model: language model, as `extract` takes it.
         layer: block after which the residual stream is taken, counted from 0; of a run the only one if None.
         recipe: what to train; None is the default recipe.
-        tests: further files that are only measured; needs the model, so not with `run`.
+        tests: further files that are only measured; needs `data`, since a run has no model loaded.
         test_limit: most rows read of each of these.
         limit: most rows read of each of `data`.
         split: split of a Hugging Face data set.
@@ -93,17 +93,17 @@ def train_sae(
         progress: told what is being done.
 
     Raises:
-        UsageError: neither or both of `data` and `run`, or no layer.
+        UsageError: neither `data` nor `run`, or no layer.
         BadInputError: a source cannot be read, or there are no tokens to train on.
         IncompatibleError, ResourceError, TemporaryError: of model, capture and device, as `extract`.
 
     """
     recipe = recipe or SAERecipe()
-    if bool(data) == (run is not None) or (run is not None and tests):
-        found = "both" if data or tests else "neither"
-        raise UsageError("train-sae", "DATA, or --from-run without --test", found, "choose one")
     # 1. A run holds activations already.
-    if run is not None:
+    if not data:
+        if run is None or tests:
+            found = "--test without DATA" if tests else "neither"
+            raise UsageError("train-sae", "DATA, or a run directory alone", found, "give text to train on")
         held: TokenSource = RunSource(
             run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed
         )

@@ -142,8 +142,8 @@ def test_text_of_every_kind_becomes_an_sae(tmp_path: Path, tiny_model: Callable[
     )
     pairs = write_pairs(tmp_path / "pairs.jsonl")
     done = train_sae(
+        [pairs, str(tmp_path / "rows.jsonl"), str(tmp_path / "plain.txt")],
         tmp_path / "sae",
-        data=[pairs, str(tmp_path / "rows.jsonl"), str(tmp_path / "plain.txt")],
         model=str(tiny_model("llama")),
         layer=2,
         recipe=SAERecipe(steps=20, context_size=128, **WIDE),
@@ -197,7 +197,7 @@ def test_run_gives_its_tokens_and_its_features_accept_the_sae(
         **wanted,
     )
     extract(config, progress=lambda _done, _total: None, note=lambda _text: None)
-    done = train_sae(tmp_path / "sae", run=tmp_path / "run", recipe=SAERecipe(steps=150, **WIDE))
+    done = train_sae((), tmp_path / "sae", run=tmp_path / "run", recipe=SAERecipe(steps=150, **WIDE))
     assert done.epochs > 1
     assert done.held_out.tokens > 0
     told = read_sae_metadata(done.folder)
@@ -214,14 +214,14 @@ def test_no_tokens_are_refused_before_training(tmp_path: Path) -> None:
         fit_sae(cloud, tmp_path / "sae", SAERecipe(steps=1, **WIDE))
 
 
-@pytest.mark.parametrize(
-    ("more", "found"),
-    [({}, "neither"), ({"data": ["a"], "run": Path()}, "both"), ({"run": Path(), "tests": ["a"]}, "both")],
-)
-def test_one_source_is_needed(more: dict[str, Any], found: str, tmp_path: Path) -> None:
-    """Data or a run, not both; what is only measured needs the model."""
-    with pytest.raises(UsageError, match=f"expected DATA, or --from-run without --test, found {found}"):
-        train_sae(tmp_path / "sae", **more)
+def test_some_source_is_needed(tmp_path: Path) -> None:
+    """Data or a run; what is only measured needs the model, so data."""
+    with pytest.raises(UsageError, match="expected DATA, or a run directory alone, found neither"):
+        train_sae((), tmp_path / "sae")
+    with pytest.raises(UsageError, match="found --test without DATA"):
+        train_sae((), tmp_path / "sae", run=tmp_path, tests=["a"])
+    with pytest.raises(UsageError, match="--layer: expected a layer, found none"):
+        train_sae(["pairs.jsonl"], tmp_path / "sae")
 
 
 @pytest.mark.parametrize(
