@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
+from sparserm_cli.cli import chain_reports as reports
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import reports
 from sparserm_cli.config import CONFIGS, DEFAULT_RUN, STAGES, StageConfig
 
 

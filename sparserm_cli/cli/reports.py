@@ -1,8 +1,7 @@
 """What a command says when it is done: one function a command, words for people, the same facts as JSON."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output, duration, size
 
@@ -10,13 +9,10 @@ if TYPE_CHECKING:
     from sparserm_cli.stages.encode import EncodeSummary
     from sparserm_cli.stages.extract import ExtractSummary
     from sparserm_cli.stages.frequency import FrequencySummary
-    from sparserm_cli.stages.run import RanStage
     from sparserm_cli.stages.score import ScoreSummary
     from sparserm_cli.stages.select import SelectSummary
     from sparserm_cli.stages.train_sae import TrainSAEResult
-    from sparserm_cli.store.receipts import Manifest
-    from sparserm_cli.store.status import Status
-    from sparserm_cli.store.verify import Repaired, Verification
+    from sparserm_cli.study.evaluate import EvaluateSummary
 
 SHOWN_DIRECTIONS = 5
 """Directions a side and layer that `select` shows."""
@@ -162,19 +158,6 @@ def train_sae(out: Output, result: "TrainSAEResult") -> None:
     out.note(f"next: sparserm encode --sae {result.folder}")
 
 
-def export(out: Output, path: Path) -> None:
-    """Tell where the exported file is."""
-    count = path.stat().st_size
-    out.result({"path": str(path), "bytes": count}, f"{path}: {size(count)}")
-
-
-def import_(out: Output, run: Path, manifest: "Manifest") -> None:
-    """Tell what was imported."""
-    data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
-    told = f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
-    out.result(data, f"{told}\nnext: sparserm encode --sae SAE")
-
-
 def score(out: Output, summary: "ScoreSummary") -> None:
     """Tell what was scored; on stderr where the scores themselves are on stdout."""
     data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
@@ -189,76 +172,52 @@ def score(out: Output, summary: "ScoreSummary") -> None:
         out.result(data, text)
 
 
-def run(out: Output, path: Path, stages: "Sequence[RanStage]") -> None:
-    """Tell which stages did something and where the reward model is."""
-    data = {"run": str(path), "stages": {one.name: "up to date" if one.skipped else "done" for one in stages}}
-    lines = [f"{one.name}: {'was up to date' if one.skipped else 'done'}" for one in stages]
-    out.result(data, "\n".join([*lines, f"{path}: complete", "next: sparserm score responses.jsonl"]))
+def evaluate(out: Output, summary: "EvaluateSummary") -> None:
+    """Show the accuracy of the reward model above that of its controls."""
+    metrics = summary.metrics
+    data = {"path": str(summary.path), **metrics, "seconds": round(summary.seconds, 3)}
+    rows_told = "{rows_read:,} rows read: {rows_accepted:,} accepted, {rows_rejected:,} rejected".format(
+        **metrics
+    )
+    scorers = metrics["scorers"]
+    if summary.benchmark == "pairs":
+        columns = ["scorer", "accuracy", "95 % interval", "reward less this", "ties"]
+        title = f"{metrics['pairs']:,} pairs of {scorers['reward']['prompts']:,} prompts"
+        rows = [_pair_row(name, told) for name, told in scorers.items()]
+    elif summary.benchmark == "rm-bench":
+        columns, title = (
+            ["scorer", "hard", "normal", "easy", "total"],
+            f"RM-Bench, {metrics['rows']:,} prompts",
+        )
+        parts = ("hard", "normal", "easy")
+        rows = []
+        for name, told in scorers.items():
+            domains = told["domains"].values()
+            means = [sum(one[part] for one in domains) / len(domains) for part in parts]
+            rows.append([name, *map(_percent, means), _percent(told["total"])])
+    else:
+        subsets = list(metrics["prompts"])
+        columns, title = ["scorer", *subsets, "score"], f"RewardBench 2, {metrics['rows']:,} prompts"
+        rows = [
+            [name, *(_percent(told["subsets"][one]) for one in subsets), _percent(told["score"])]
+            for name, told in scorers.items()
+        ]
+    out.note(rows_told)
+    out.table(data, title, columns, rows)
+    out.note(f"written to {summary.path}")
 
 
-def status(out: Output, run: Path, found: "Status") -> None:
-    """Show the chain of artifacts as a tree."""
-    data = {
-        "run": str(run),
-        "next": found.next_command,
-        "artifacts": [
-            {
-                "name": one.name,
-                "state": one.state,
-                "detail": one.detail,
-                "bytes": one.bytes,
-                "created": one.created,
-                "command": one.command,
-            }
-            for one in found.artifacts
-        ],
-    }
-    lines = [str(run)]
-    for number, one in enumerate(found.artifacts):
-        branch = "└─" if number == len(found.artifacts) - 1 else "├─"
-        told = [one.path.name.ljust(18), one.state, size(one.bytes) if one.bytes else "", one.created]
-        lines.append(f"{branch} " + "  ".join(part for part in told if part))
-        if one.detail:
-            lines.append(f"{'  ' if branch == '└─' else '│ '}   {one.detail}")
-    lines.append(f"next: {found.next_command}" if found.next_command else "everything is up to date")
-    out.result(data, "\n".join(lines))
+def _pair_row(name: str, told: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one scorer's pair accuracy."""
+    gap = told.get("reward_less_this")
+    shown = "" if gap is None else f"{_points(gap['value'])} [{_points(gap['low'])}, {_points(gap['high'])}]"
+    interval = f"{_percent(told['low'])} to {_percent(told['high'])}"
+    return [name, _percent(told["accuracy"]), interval, shown, str(told["ties"])]
 
 
-def verify(out: Output, run: Path, found: "Verification") -> None:
-    """Tell what was checked, every damaged file by name, and stop with the store's exit code if there is one.
-
-    Raises:
-        CorruptStoreError: something is damaged.
-
-    """
-    damage = [(checked.artifact.name, one) for checked in found.damaged for one in checked.damage]
-    data = {
-        "run": str(run),
-        "deep": found.deep,
-        "checked": [one.artifact.name for one in found.artifacts],
-        "damage": [{"artifact": name, **vars(one)} for name, one in damage],
-    }
-    how = "every byte read" if found.deep else "every file looked at"
-    names = ", ".join(one.artifact.path.name for one in found.artifacts) or "nothing there"
-    lines = [f"{name}/{one.path}: expected {one.expected}, found {one.found}" for name, one in damage]
-    out.result(data, "\n".join([f"{run}: {names} ({how})", *(lines or ["no damage"])]))
-    found.raise_if_damaged()
-
-
-def repair(out: Output, run: Path, mended: Sequence["Repaired"]) -> None:
-    """Tell which units were given up and what makes them whole again."""
-    data = {
-        "run": str(run),
-        "repaired": [
-            {"artifact": one.artifact.name, "units": list(one.units), "command": one.command}
-            for one in mended
-        ],
-    }
-    lines = [
-        f"{one.artifact.path.name}: {len(one.units)} units given up; now run `{one.command}`"
-        for one in mended
-    ]
-    out.result(data, "\n".join(lines or [f"{run}: no damage"]))
+def _points(value: float) -> str:
+    """Write a difference of shares in percentage points."""
+    return f"{100 * value:+.1f}"
 
 
 def _percent(value: float) -> str:

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from sparserm_cli.cli import chain_reports, reports
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import reports
 from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_RUN, StageConfig
 from sparserm_cli.models.sae_recipe import SAERecipe
 
@@ -98,7 +98,7 @@ def export(
     settings, out = opt.begin(ctx, StageConfig)
     from sparserm_cli.store.exchange import export_capture
 
-    reports.export(out, export_capture(settings.run, target))
+    chain_reports.export(out, export_capture(settings.run, target))
 
 
 def import_(
@@ -117,4 +117,4 @@ def import_(
     settings, out = opt.begin(ctx, StageConfig)
     from sparserm_cli.store.exchange import import_capture
 
-    reports.import_(out, settings.run, import_capture(source, settings.run, force=force))
+    chain_reports.import_(out, settings.run, import_capture(source, settings.run, force=force))

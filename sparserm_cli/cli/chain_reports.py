@@ -1,0 +1,98 @@
+"""What the commands that look after the run directory say: words for people, the same facts as JSON."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparserm_cli.console import Output, size
+
+if TYPE_CHECKING:
+    from sparserm_cli.stages.run import RanStage
+    from sparserm_cli.store.receipts import Manifest
+    from sparserm_cli.store.status import Status
+    from sparserm_cli.store.verify import Repaired, Verification
+
+
+def run(out: Output, path: Path, stages: "Sequence[RanStage]") -> None:
+    """Tell which stages did something and where the reward model is."""
+    data = {"run": str(path), "stages": {one.name: "up to date" if one.skipped else "done" for one in stages}}
+    lines = [f"{one.name}: {'was up to date' if one.skipped else 'done'}" for one in stages]
+    out.result(data, "\n".join([*lines, f"{path}: complete", "next: sparserm score responses.jsonl"]))
+
+
+def status(out: Output, run: Path, found: "Status") -> None:
+    """Show the chain of artifacts as a tree."""
+    data = {
+        "run": str(run),
+        "next": found.next_command,
+        "artifacts": [
+            {
+                "name": one.name,
+                "state": one.state,
+                "detail": one.detail,
+                "bytes": one.bytes,
+                "created": one.created,
+                "command": one.command,
+            }
+            for one in found.artifacts
+        ],
+    }
+    lines = [str(run)]
+    for number, one in enumerate(found.artifacts):
+        branch = "└─" if number == len(found.artifacts) - 1 else "├─"
+        told = [one.path.name.ljust(18), one.state, size(one.bytes) if one.bytes else "", one.created]
+        lines.append(f"{branch} " + "  ".join(part for part in told if part))
+        if one.detail:
+            lines.append(f"{'  ' if branch == '└─' else '│ '}   {one.detail}")
+    lines.append(f"next: {found.next_command}" if found.next_command else "everything is up to date")
+    out.result(data, "\n".join(lines))
+
+
+def verify(out: Output, run: Path, found: "Verification") -> None:
+    """Tell what was checked, every damaged file by name, and stop with the store's exit code if there is one.
+
+    Raises:
+        CorruptStoreError: something is damaged.
+
+    """
+    damage = [(checked.artifact.name, one) for checked in found.damaged for one in checked.damage]
+    data = {
+        "run": str(run),
+        "deep": found.deep,
+        "checked": [one.artifact.name for one in found.artifacts],
+        "damage": [{"artifact": name, **vars(one)} for name, one in damage],
+    }
+    how = "every byte read" if found.deep else "every file looked at"
+    names = ", ".join(one.artifact.path.name for one in found.artifacts) or "nothing there"
+    lines = [f"{name}/{one.path}: expected {one.expected}, found {one.found}" for name, one in damage]
+    out.result(data, "\n".join([f"{run}: {names} ({how})", *(lines or ["no damage"])]))
+    found.raise_if_damaged()
+
+
+def repair(out: Output, run: Path, mended: Sequence["Repaired"]) -> None:
+    """Tell which units were given up and what makes them whole again."""
+    data = {
+        "run": str(run),
+        "repaired": [
+            {"artifact": one.artifact.name, "units": list(one.units), "command": one.command}
+            for one in mended
+        ],
+    }
+    lines = [
+        f"{one.artifact.path.name}: {len(one.units)} units given up; now run `{one.command}`"
+        for one in mended
+    ]
+    out.result(data, "\n".join(lines or [f"{run}: no damage"]))
+
+
+def export(out: Output, path: Path) -> None:
+    """Tell where the exported file is."""
+    count = path.stat().st_size
+    out.result({"path": str(path), "bytes": count}, f"{path}: {size(count)}")
+
+
+def import_(out: Output, run: Path, manifest: "Manifest") -> None:
+    """Tell what was imported."""
+    data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
+    told = f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
+    out.result(data, f"{told}\nnext: sparserm encode --sae SAE")

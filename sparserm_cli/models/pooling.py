@@ -1,0 +1,86 @@
+"""From tokenised rows to pooled residual vectors, in memory: what scoring needs, where no store is kept.
+
+Axes: n (responses, in the rows' order), d_in (width of the residual stream).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.models.capture import capture, pool
+from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.tree import Tree
+from sparserm_cli.store.plan import POOLED
+
+Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
+"""Layer to pooling to one vector a response."""
+
+
+class Forest(NamedTuple):
+    """Unique prompts with their unique responses, and where each response of the rows has gone.
+
+    Fields:
+        trees: every prompt once.
+        place: for each response of the rows, in order: its tree and its number there.
+    """
+
+    trees: list[Tree]
+    place: Int64[np.ndarray, "n 2"]
+
+
+def forest_of(rows: Sequence[EncodedExample]) -> Forest:
+    """Bring the responses to one prompt together, wherever they stand; equal ones are computed once."""
+    numbers: dict[bytes, int] = {}
+    prompts: list[np.ndarray] = []
+    branches: list[dict[bytes, np.ndarray]] = []
+    place = []
+    for response in (response for row in rows for response in row.responses):
+        tree = numbers.setdefault(response.prompt_ids.tobytes(), len(prompts))
+        if tree == len(prompts):
+            prompts.append(response.prompt_ids)
+            branches.append({})
+        key = response.response_ids.tobytes()
+        branches[tree].setdefault(key, response.response_ids)
+        place.append((tree, list(branches[tree]).index(key)))
+    trees = [Tree(prompt, tuple(found.values())) for prompt, found in zip(prompts, branches, strict=True)]
+    return Forest(trees, np.array(place, dtype=np.int64).reshape(-1, 2))
+
+
+def pooled_vectors(
+    lm: LanguageModel,
+    rows: Sequence[EncodedExample],
+    *,
+    batch_tokens: int | None = None,
+    deterministic: bool = False,
+) -> Pooled:
+    """Run the rows through the model and pool each response.
+
+    Args:
+        lm: the loaded model.
+        rows: tokenised rows; none may have a response without tokens.
+        batch_tokens: most tokens in one forward pass; None chooses by the machine.
+        deterministic: compute each prompt alone, so that vectors are equal to the bit in any company.
+
+    """
+    forest = forest_of(rows)
+    vectors: dict[int, dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]] = {
+        layer: {} for layer in lm.layers
+    }
+    for tree, response, taken in capture(
+        lm, forest.trees, batch_tokens=batch_tokens, deterministic=deterministic
+    ):
+        for layer, residuals in taken.items():
+            vectors[layer][tree, response] = pool(residuals)
+    return {
+        layer: {
+            name: np.stack(
+                [found[int(tree), int(response)][which].cpu().numpy() for tree, response in forest.place]
+            )
+            for which, name in enumerate(POOLED)
+        }
+        for layer, found in vectors.items()
+    }

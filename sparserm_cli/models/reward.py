@@ -1,0 +1,155 @@
+"""A fitted reward model ready to score: the lower blocks of the language model, the directions and the head.
+
+Reads: a `reward/` folder and the language model it names. No SAE and no sae_lens are needed.
+Memory: the model's lower blocks and one batch. Axes: n (responses).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import numpy as np
+from jaxtyping import Float32
+
+from sparserm_cli.data.example import UNLABELLED, Example, Message
+from sparserm_cli.data.template import EncodedExample, PromptTemplate, tokenizer_digest
+from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.identity import load_tokenizer, resolve_model
+from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.pooling import Pooled, pooled_vectors
+from sparserm_cli.store.reward import RewardConfig, RewardFiles, read_reward
+
+if TYPE_CHECKING:
+    from sparserm_cli.models.backbone import DType
+
+Prompt = str | Sequence[Message | dict[str, str]]
+
+
+class RewardModel:
+    """Scores responses to prompts.
+
+    Args:
+        path: the folder it was loaded from.
+        files: what lies there.
+        lm: the lower blocks of the language model.
+        template: how prompts and responses become token ids.
+
+    Attributes:
+        config: everything recorded about the fit.
+        head: pooled vectors to scores.
+
+    """
+
+    def __init__(self, path: Path, files: RewardFiles, lm: LanguageModel, template: PromptTemplate) -> None:
+        self.path, self.files, self.lm, self.template = path, files, lm, template
+        self.config: RewardConfig = files.config
+        self.head = RewardHead.from_files(files)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, model: str | None = None, device: str = "auto", offline: bool = False
+    ) -> Self:
+        """Load a reward model and the language model it was fitted on.
+
+        Args:
+            path: a `reward/` folder.
+            model: where the language model lies on this machine, if not where the reward model says.
+            device: torch device; auto is cuda where there is one, else cpu.
+            offline: never call the hub.
+
+        Raises:
+            IncompatibleError: model, tokenizer or template are not those of the fit; names both values.
+            CorruptStoreError: a file of the folder is missing, cut or changed.
+            ResourceError: the device is not there.
+
+        """
+        files = read_reward(Path(path))
+        config = files.config
+        identity = resolve_model(model or config.model, offline=offline)
+        hint = "give --model with the model of the fit, or fit again"
+        _check(path, "model revision", config.model_revision, identity.revision, hint)
+        tokenizer = load_tokenizer(identity)
+        hint = "restore the tokenizer of the fit"
+        _check(path, "tokenizer", config.tokenizer, tokenizer_digest(tokenizer), hint)
+        source = "raw" if config.template == "raw" else None
+        template = PromptTemplate(tokenizer, source, model=identity.name, text=config.template_text)
+        hint = "restore the template of the fit"
+        _check(path, "template", config.template_digest, template.digest, hint)
+        lm = LanguageModel.load(
+            identity, layers=config.layers, dtype=cast("DType", config.dtype), device=device
+        )
+        return cls(Path(path), files, lm, template)
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a prompt and one response together."""
+        return self.config.max_length or self.lm.max_positions
+
+    def control(self, name: str) -> RewardHead:
+        """Return the head of one of the controls that were fitted beside the reward model."""
+        return RewardHead.from_files(self.files, name)
+
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        *,
+        batch_tokens: int | None = None,
+        deterministic: bool = False,
+    ) -> Float32[np.ndarray, " n"]:
+        """Return one score a response; higher is better, only differences mean something.
+
+        Args:
+            prompts: one a response: a user's text, or the conversation so far as messages.
+            responses: the assistant's answers.
+            batch_tokens: most tokens in one forward pass; None chooses by the machine.
+            deterministic: compute each prompt alone, so that scores are equal to the bit in any company.
+
+        Raises:
+            ValueError: not as many prompts as responses.
+            BadInputError: a response has no token or is longer than the model takes.
+
+        """
+        if len(prompts) != len(responses):
+            raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
+        if not prompts:
+            return np.empty(0, np.float32)
+        examples = [
+            Example(row, None, _turns(prompt), (response,), (UNLABELLED,), None, {})
+            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=1)
+        ]
+        rows = self.template.encode(examples)
+        for row in rows:
+            self._check_length(row)
+        return self.head(self.pooled(rows, batch_tokens=batch_tokens, deterministic=deterministic))
+
+    def pooled(
+        self, rows: Sequence[EncodedExample], *, batch_tokens: int | None = None, deterministic: bool = False
+    ) -> Pooled:
+        """Return the pooled residual vectors of tokenised rows, a vector a response."""
+        return pooled_vectors(self.lm, rows, batch_tokens=batch_tokens, deterministic=deterministic)
+
+    def _check_length(self, row: EncodedExample) -> None:
+        response = row.responses[0]
+        tokens, where = len(response.prompt_ids) + len(response.response_ids), f"response {row.example.row}"
+        if not len(response.response_ids):
+            raise BadInputError(where, "a response with tokens", "none", "leave it out")
+        if tokens > self.max_length:
+            expected = f"at most {self.max_length:,} tokens"
+            raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
+
+
+def _turns(prompt: Prompt) -> tuple[Message, ...] | str:
+    """Return a prompt as the data room has it."""
+    if isinstance(prompt, str):
+        return prompt
+    return tuple(
+        turn if isinstance(turn, Message) else Message(turn["role"], turn["content"]) for turn in prompt
+    )
+
+
+def _check(path: Any, field: str, expected: str, found: str, hint: str) -> None:
+    """Refuse what is not as it was at the fit."""
+    if expected != found:
+        raise IncompatibleError(f"{path}: {field}", expected, found, hint)
