@@ -244,6 +244,50 @@ class EvaluateConfig(ScoreConfig):
     """Whose rules count: pairs won, RM-Bench's matrix, or RewardBench 2's best of four."""
 
 
+@dataclass(frozen=True)
+class ExplainConfig(ScoreConfig):
+    """`explain`: why one response got its score. It is row and response of `file`, or given as text."""
+
+    row: int = 1
+    """Row of the file, from 1."""
+    response: int = 1
+    """Response of the row, from 1; chosen ones come first."""
+    prompt: str | None = None
+    """A user's words, instead of a file."""
+    response_text: str | None = None
+    """The answer to them."""
+    top: int = 10
+    """Directions shown, those with the largest parts."""
+
+    def __post_init__(self) -> None:
+        """Check that one response is meant."""
+        super().__post_init__()
+        for name in ("row", "response", "top"):
+            if getattr(self, name) < 1:
+                found = str(getattr(self, name))
+                raise UsageError(f"--{name}", "a whole number of at least 1", found, "correct the option")
+        texts = self.prompt is not None, self.response_text is not None
+        if texts[0] != texts[1] or texts[0] == bool(self.file):
+            expected, found = "FILE, or both --prompt and --response-text", "something else"
+            raise UsageError("explain", expected, found, "name one response")
+
+
+@dataclass(frozen=True)
+class ReportConfig(StageConfig):
+    """`report`: one page that shows what a run has found."""
+
+    reward: Path | None = None
+    """Fitted reward model; None is the run directory's own."""
+    evaluation: Path | None = None
+    """What `evaluate` wrote; None is evaluation.json in the run directory."""
+    output: Path | None = None
+    """The page; None is report.html in the run directory."""
+    model: str | None = None
+    """Where the model lies on this machine, for its tokenizer, if not where the capture says."""
+    offline: bool = False
+    """Never call the hub."""
+
+
 CONFIGS: dict[str, type[StageConfig]] = {
     "extract": ExtractConfig,
     "encode": EncodeConfig,
