@@ -45,13 +45,15 @@ class Output:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
         for number, column in enumerate(columns):
             table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
         for row in rows:
             table.add_row(*row)
         width = None if sys.stdout.isatty() else 120
-        Console(file=sys.stdout, width=width, highlight=False, markup=False).print(table)
+        # A title of rich's own would be broken to the table's width.
+        console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
+        console.print(*([title, table] if title else [table]), sep="\n", soft_wrap=True)
 
     def note(self, text: str) -> None:
         """Say something in passing, on stderr."""

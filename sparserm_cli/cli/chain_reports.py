@@ -40,8 +40,8 @@ def status(out: Output, run: Path, found: "Status") -> None:
     lines = [str(run)]
     for number, one in enumerate(found.artifacts):
         branch = "└─" if number == len(found.artifacts) - 1 else "├─"
-        told = [one.path.name.ljust(18), one.state, size(one.bytes) if one.bytes else "", one.created]
-        lines.append(f"{branch} " + "  ".join(part for part in told if part))
+        weight = size(one.bytes) if one.bytes else ""
+        lines.append(f"{branch} {one.path.name:18} {one.state:10} {weight:>10}  {one.created}".rstrip())
         if one.detail:
             lines.append(f"{'  ' if branch == '└─' else '│ '}   {one.detail}")
     lines.append(f"next: {found.next_command}" if found.next_command else "everything is up to date")
