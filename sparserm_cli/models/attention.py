@@ -67,10 +67,15 @@ class Layout:
 
     def __init__(self, trie: Trie, dtype: torch.dtype, device: str, cuts: list[int] | None = None) -> None:
         self.trie, self.dtype, self.device = trie, dtype, device
-        longest, call = (1024, 1 << 16) if torch.device(device).type == "cuda" else (128, 1 << 12)
+        longest, call = (1024, 1 << 16) if self.fused else (128, 1 << 12)
         self.cuts = cuts or cut_blocks(trie, longest, call)
         self.queries = np.arange(len(trie.ids))
         self._blocks: dict[tuple[int | None, int], list[Block]] = {}
+
+    @property
+    def fused(self) -> bool:
+        """Whether blocks are large and attention runs in one kernel, as suits a GPU."""
+        return torch.device(self.device).type == "cuda"
 
     def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of all tokens of the trie, given those of `queries`."""
@@ -97,8 +102,9 @@ class Layout:
             keys = np.flatnonzero(self.trie.ends[:high] > low)
             seen = visible(self.trie, self.queries[start:stop], keys, window)
             fill = -len(keys) % KEY_MULTIPLE
-            seen = np.tile(np.pad(seen, ((0, 0), (0, fill))), (repeats, 1))
-            bias = send(np.where(seen, np.float32(0), np.float32(-np.inf)), self.device).to(self.dtype)
+            hidden = send(np.pad(~seen, ((0, 0), (0, fill)), constant_values=True), self.device)
+            bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+            bias = bias.masked_fill_(hidden, -torch.inf).repeat(repeats, 1)
             blocks.append(Block(start, stop, send(np.pad(keys, (0, fill)), self.device), bias))
         return blocks
 
@@ -172,7 +178,7 @@ def trie_attention(
     output = query.new_empty(1, queries, heads, value.shape[-1])
     for start, stop, keys, bias in layout.blocks(sliding_window, heads // groups):
         q = query[0, :, start:stop].reshape(groups, -1, width)
-        mixed = _attend(q, key[0, :, keys], value[0, :, keys], bias, scale, softcap)
+        mixed = _attend(q, key[0, :, keys], value[0, :, keys], bias, scale, softcap, fused=layout.fused)
         output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
     return output, None
 
@@ -184,9 +190,11 @@ def _attend(
     bias: Float[Tensor, "q k"],
     scale: float,
     softcap: float | None,
+    *,
+    fused: bool,
 ) -> Float[Tensor, "groups q d_value"]:
     """Attend within one block; on a CPU plain products beat the fused kernel on blocks this small."""
-    if q.is_cuda and softcap is None:
+    if fused and softcap is None:
         return nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=scale)[0]
     if softcap is None:
         scores = torch.baddbmm(bias.expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scale)

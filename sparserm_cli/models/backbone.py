@@ -71,8 +71,9 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
         where = {"local_files_only": True, "trust_remote_code": identity.remote_code}
         try:
             config = AutoConfig.from_pretrained(str(identity.folder), **where)
-            _check(identity, config, layers)
-            truncate(config, max(layers) + 1)
+            text = config.get_text_config(decoder=True)
+            _check(identity, text, layers)
+            truncate(text, max(layers) + 1)
             model = AutoModel.from_pretrained(
                 str(identity.folder),
                 config=config,
@@ -85,6 +86,7 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
             raise IncompatibleError(
                 identity.name, "a model that transformers loads", reason, "check it"
             ) from error
+    model = model if text is config else model.get_decoder()  # leave a vision tower behind
     return model.to(device).eval().requires_grad_(requires_grad=False)
 
 
@@ -110,6 +112,9 @@ def _check(identity: ModelIdentity, config: Any, layers: Sequence[int]) -> None:
         raise IncompatibleError(
             identity.name, "a causal language model", config.model_type, "choose another model"
         )
+    if getattr(config, "num_kv_shared_layers", None):  # counted from the top, which truncating takes away
+        found = f"{config.num_kv_shared_layers} blocks that use those of others"
+        raise IncompatibleError(identity.name, "blocks with keys of their own", found, "choose another model")
     last = config.num_hidden_layers - 1
     if not layers or min(layers) < 0 or max(layers) > last:
         found = ", ".join(map(str, layers)) or "none"

@@ -66,7 +66,11 @@ def capture(
     rows, shared = _in_order(lm, trees)
     start = 0
     while start < len(rows):
-        stop = start + 1 if deterministic else _fill(lm, rows, shared, start, facts["batch_tokens"])
+        stop = (
+            start + 1
+            if deterministic or lm.runs_alone
+            else _fill(lm, rows, shared, start, facts["batch_tokens"])
+        )
         results = _attempt(lm, rows[start:stop], shared[start:stop], facts)
         if results is None and stop - start > 1:
             facts["batch_tokens"] = max(1, facts["batch_tokens"] // 2)
@@ -75,10 +79,9 @@ def capture(
         if results is None:
             _reject(facts, rows[start], f"{len(rows[start].ids)} tokens do not fit in memory")
         for row, residuals in zip(rows[start:stop], results or (), strict=False):
-            if bad := [layer for layer, x in residuals.items() if not torch.isfinite(x).all()]:
-                _not_finite(lm, row, bad[0], on_nonfinite, facts)
-            else:
-                yield row.tree, row.response, residuals
+            checked = _finite(lm, row, residuals, on_nonfinite, facts)
+            if checked is not None:
+                yield row.tree, row.response, checked
         start = stop
 
 
@@ -129,7 +132,7 @@ def _attempt(
     try:
         results, tokens = run(lm, rows, shared)
     except RuntimeError as error:  # CUDA's OutOfMemoryError is one; the CPU allocator raises the bare class
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -159,11 +162,24 @@ def _run_plain(
     return [{layer: x[n, span] for layer, x in taken.items()} for n, span in enumerate(spans)], ids.size
 
 
-def _not_finite(lm: LanguageModel, row: Row, layer: int, policy: str, facts: dict[str, Any]) -> None:
-    if policy == "reject":
-        _reject(facts, row, f"residuals after block {layer} are not finite")
-        return
-    where = f"{lm.identity.name}, prompt {row.tree}, response {row.response}, block {layer}"
+def _finite(
+    lm: LanguageModel, row: Row, residuals: Residuals, on_nonfinite: str, facts: dict[str, Any]
+) -> Residuals | None:
+    """Return residuals that are finite; those that are not are computed again alone.
+
+    A NaN spreads to whatever stands in the same batch, since nothing times NaN is NaN; so only a second run
+    without company tells whose it is.
+    """
+    if all(torch.isfinite(x).all() for x in residuals.values()):
+        return residuals
+    alone = (_attempt(lm, [row], np.zeros(1, np.int64), facts) or [residuals])[0]
+    bad = [layer for layer, x in alone.items() if not torch.isfinite(x).all()]
+    if not bad:
+        return alone
+    if on_nonfinite == "reject":
+        _reject(facts, row, f"residuals after block {bad[0]} are not finite")
+        return None
+    where = f"{lm.identity.name}, prompt {row.tree}, response {row.response}, block {bad[0]}"
     hint = "check the model's weights, or try --dtype float32"
     raise IncompatibleError(where, "finite residuals", "NaN or infinity", hint)
 

@@ -26,6 +26,7 @@ from sparserm_cli.models.attention import (
 )
 from sparserm_cli.models.backbone import DType, blocks_of, choose_device, choose_dtype, load_backbone
 from sparserm_cli.models.identity import ModelIdentity
+from sparserm_cli.models.memory import keep_freed_memory
 from sparserm_cli.models.quiet import quiet_transformers
 from sparserm_cli.models.tree import Row, Trie, build_trie, sort_rows
 
@@ -55,6 +56,7 @@ class LanguageModel:
         max_positions: longest sequence the model's positions reach, in tokens.
         supports_tree: whether a prompt is computed once for all its responses.
         tree_reason: why, or why not.
+        runs_alone: whether sequences must not share a batch, because the longest there changes the others.
 
     """
 
@@ -72,6 +74,7 @@ class LanguageModel:
         register()
         self.blocks[-1].forward = partial(_only_kept, self.blocks[-1].forward)
         self._plain = "eager" if getattr(config, "attn_logit_softcapping", None) else _attention_of(config)
+        self.runs_alone = _depends_on_length(config)
         self.supports_tree, self.tree_reason = self._try_tree()
 
     @classmethod
@@ -88,6 +91,8 @@ class LanguageModel:
         """
         place = choose_device(device)
         number, reason = choose_dtype(dtype, place)
+        if place == "cpu":
+            keep_freed_memory()
         return cls(load_backbone(identity, layers, number, place), identity, layers, reason)
 
     @property
@@ -186,18 +191,23 @@ def _attention_of(config: Any) -> str:
     return config._attn_implementation or "eager"  # noqa: SLF001
 
 
+def _depends_on_length(config: Any) -> bool:
+    """Tell whether rotary angles are chosen by the longest sequence of a batch."""
+    given = getattr(config, "rope_parameters", None) or {}
+    kinds = [one.get("rope_type") for one in (given, *given.values()) if isinstance(one, dict)]
+    return bool({"dynamic", "longrope"}.intersection(kinds))
+
+
 class _ReachedError(Exception):
     """The last wanted block is done: what comes after it (the final norm) is not needed."""
 
 
 def _only_kept(block: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Run a block for the kept tokens alone; of all others it needs just keys and values."""
-    whole: Layout | None = kwargs.pop("layout", None)
+    whole: Layout | None = kwargs.get("layout")
     tokens = hidden.shape[1]
     if whole is None or len(whole.trie.kept) == tokens:
-        return (
-            block(hidden, *args, **kwargs) if whole is None else block(hidden, *args, **kwargs, layout=whole)
-        )
+        return block(hidden, *args, **kwargs)
 
     def at(index: Tensor, value: Any) -> Any:
         if isinstance(value, Tensor) and value.ndim > 1 and value.shape[1] == tokens:
@@ -205,8 +215,8 @@ def _only_kept(block: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: 
         return type(value)(at(index, part) for part in value) if isinstance(value, tuple) else value
 
     def run(index: Tensor, layout: Layout) -> Any:
-        picked = {name: at(index, value) for name, value in kwargs.items()}
-        return block(*(at(index, value) for value in (hidden, *args)), **picked, layout=layout)
+        picked = {name: at(index, value) for name, value in kwargs.items()} | {"layout": layout}
+        return block(*(at(index, value) for value in (hidden, *args)), **picked)
 
     others = send(np.setdiff1d(np.arange(tokens), whole.trie.kept, assume_unique=True), str(hidden.device))
     try:

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
+GRAIN = 32
+"""Besides where sequences branch, blocks may be cut at multiples of this many tokens."""
+
 
 class Tree(NamedTuple):
     """One prompt with all its responses.
@@ -148,10 +151,6 @@ def cut_blocks(trie: Trie, longest: int, call: int) -> list[int]:
     while cuts[-1]:
         cuts.append(origin[cuts[-1]])
     return [places[cut] for cut in reversed(cuts)]
-
-
-GRAIN = 32
-"""Besides where sequences branch, blocks may be cut at multiples of this many tokens."""
 
 
 def _shared(a: UInt32[np.ndarray, " a"], b: UInt32[np.ndarray, " b"]) -> int:
