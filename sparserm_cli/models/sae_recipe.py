@@ -30,10 +30,11 @@ class SAERecipe:
     """Latents active on a token: exactly at most (topk), on average (batchtopk), aimed at (jumprelu)."""
     steps: int = 4000
     """Optimiser steps."""
-    batch_rows: int = 2048
+    batch_rows: int = 1024
     """Tokens in one step."""
-    lr: float = 4e-4
-    """Highest learning rate of Adam; it decays linearly to zero over the last fifth of the steps."""
+    lr: float = 2e-3
+    """Highest learning rate of Adam, which decays linearly to zero over the last fifth of the steps. This was
+    better than 8e-4 at d_in 576 (explained variance 0.855 against 0.842 after 800 steps); wide models need less."""
     warm_up_steps: int = 100
     """Steps over which the learning rate rises from zero."""
     l0_coefficient: float = 1.0
