@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store import activations, directions, features, frequency
+from sparserm_cli.store import activations, directions, features, frequency, reward
 from sparserm_cli.store.checks import open_complete
+from sparserm_cli.store.disk import size_of
 from sparserm_cli.store.features_plan import FEATURES
 from sparserm_cli.store.features_plan import VERSION as FEATURES_VERSION
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.layout import VERSION as ACTIVATIONS_VERSION
 from sparserm_cli.store.lineage import Lineage
-from sparserm_cli.store.units import INNER, UnitStore
+from sparserm_cli.store.units import INNER, MANIFEST, UnitStore
 
 ABSENT, PLANNED, PARTIAL, COMPLETE = "absent", "planned", "partial", "complete"
 STALE, INCOMPATIBLE, CORRUPT = "stale", "incompatible", "corrupt"
@@ -73,6 +74,11 @@ _KINDS: Mapping[str, _Kind] = {
     "directions": _Kind(
         directions.directions_path, "sparserm select", lambda run: directions.read_directions(run).lineage
     ),
+    "reward": _Kind(
+        reward.reward_path,
+        "sparserm fit",
+        lambda run: reward.read_reward(reward.reward_path(run)).config.lineage,
+    ),
 }
 NAMES = tuple(_KINDS)
 
@@ -113,7 +119,7 @@ def _look_at_units(run: Path, artifact: Artifact) -> Artifact:
         raise ValueError(f"{artifact.name} has no units")
     told: Mapping[str, Any] = store.plan.told
     artifact = replace(artifact, units=store.plan.units, created=str(told.get("created", "")))
-    if store.manifest() is None:
+    if size_of(store.root / MANIFEST) < 0:
         done, failed = store.done(), _count(store.root / INNER / "failures")
         detail = f"{done} of {store.plan.units} units" + (f", {failed} failed" if failed else "")
         state = PARTIAL if done else PLANNED

@@ -102,8 +102,9 @@ def _check_files(
     store: UnitStore, files: tuple[FileFact, ...], unit: int | None, *, deep: bool
 ) -> Iterator[Damage]:
     """Yield the files whose size, or with `deep` whose digest, is not as recorded."""
+    root = str(store.root)
     for file in files:
-        size = size_of(store.root / file.path)
+        size = size_of(f"{root}/{file.path}")
         if size != file.size:
             found = "no file" if size < 0 else f"{size:,} bytes"
             yield Damage(file.path, unit, f"{file.size:,} bytes", found)

@@ -138,12 +138,14 @@ def read_bytes(path: Path) -> bytes:
     return _patiently(path.read_bytes)
 
 
-def size_of(path: Path) -> int:
-    """Return the size of a file in bytes; -1 if it is not there. One stat."""
+def size_of(path: Path | str) -> int:
+    """Return the size of a file in bytes; -1 if it is not there. One stat, and little else."""
     try:
-        return _patiently(path.stat).st_size
+        return os.stat(path).st_size  # noqa: PTH116  # a Path costs as much as the stat, 35,000 times
     except (FileNotFoundError, NotADirectoryError):
         return -1
+    except OSError:
+        return _patiently(Path(path).stat).st_size
 
 
 def digest_file(path: Path) -> str:

@@ -17,13 +17,15 @@ from pathlib import Path
 
 ANY_OPERATION = "operation"
 
+_VARIABLES = ("SPARSERM_FAULT", "SPARSERM_FAULT_OP", "SPARSERM_FAULT_ERROR", "SPARSERM_FAULT_TRACE")
+
 _lock = threading.Lock()
 _passed: Counter[str] = Counter()
 
 
 def active() -> bool:
     """Tell whether any fault is asked for."""
-    return any(f"SPARSERM_FAULT{suffix}" in os.environ for suffix in ("", "_OP", "_ERROR", "_TRACE"))
+    return any(name in os.environ for name in _VARIABLES)
 
 
 def fault_point(name: str) -> None:

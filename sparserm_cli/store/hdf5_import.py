@@ -52,7 +52,7 @@ def read_hdf5(source: Path, root: Path) -> Manifest:
         facts = _facts(source, _text(source, file, "facts"), plan)
         datasets = _checked_datasets(source, file, plan)
         with building_folder(root, plan.bytes) as part:
-            _build_plan(part, source, file, datasets, plan)
+            _build_plan(part, source, file, datasets, plan, frozen.identity)
             writer = ActivationsWriter(part)
             _expect(source, "plan hash", plan.plan_hash, writer.store.plan_hash)
             check_rows(writer.rows)
@@ -160,7 +160,14 @@ def _facts(source: Path, text: bytes, plan: ExtractPlan) -> list[UnitFacts]:
 # --- building ---
 
 
-def _build_plan(part: Path, source: Path, file: Any, datasets: Mapping[str, Any], plan: ExtractPlan) -> None:
+def _build_plan(
+    part: Path,
+    source: Path,
+    file: Any,
+    datasets: Mapping[str, Any],
+    plan: ExtractPlan,
+    identity: Mapping[str, Any],
+) -> None:
     """Write arrays' metadata, rows and plan, as the planner does."""
     store = SafeStore(part, sync=False)
     create_arrays(store, plan)
@@ -170,7 +177,7 @@ def _build_plan(part: Path, source: Path, file: Any, datasets: Mapping[str, Any]
         write_array(store, name, length, pieces)
     make_folder(part / INNER)
     write_atomic(part / REJECTS, _text(source, file, "rejects"))
-    freeze(part, plan)
+    freeze(part, plan, identity)
 
 
 def _write_unit(

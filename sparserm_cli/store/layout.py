@@ -8,8 +8,10 @@ Response i of unit u is row `u * responses_per_unit + i - start[u]` of the poole
 row `u * tokens_per_unit` plus the lengths of the unit's responses before it.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Int64
@@ -78,16 +80,22 @@ def create_arrays(store: SafeStore, plan: ExtractPlan) -> None:
             create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, logical)
 
 
-def freeze(part: Path, plan: ExtractPlan) -> Plan:
-    """Write plan.json over everything that lies in the folder."""
+def freeze(part: Path, plan: ExtractPlan, identity: Mapping[str, Any]) -> Plan:
+    """Write plan.json over everything that lies in the folder.
+
+    Args:
+        part: the folder, still without its name.
+        plan: what is told.
+        identity: that of the plan's settings; an imported plan keeps the one it had, which may lack a setting
+            that is newer than it.
+
+    """
     told = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "packages": package_versions(),
         "inputs": [list(one) for one in plan.settings.inputs],
         "counts": dict(plan.counts),
     }
-    frozen = Plan(
-        ACTIVATIONS, VERSION, plan.settings.identity(), vars(plan.layout), inventory(part), {}, told
-    )
+    frozen = Plan(ACTIVATIONS, VERSION, identity, vars(plan.layout), inventory(part), {}, told)
     write_plan(part, frozen)
     return frozen

@@ -202,7 +202,7 @@ class PlanWriter:
             fault_point("plan-rows-written")
             make_folder(part / INNER)
             write_atomic(part / REJECTS, (self._folder / "rejects").read_bytes())
-            frozen = freeze(part, plan)
+            frozen = freeze(part, plan, plan.settings.identity())
             shutil.rmtree(self._folder)
             fault_point("plan-before-rename")
         fault_point("plan-renamed")

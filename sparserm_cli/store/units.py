@@ -92,12 +92,13 @@ class UnitStore:
     def start(self, unit: int) -> None:
         """Note that an attempt at `unit` begins; units begun twice are hashed again by `finalize`."""
         folder = self.root / INNER / "started"
+        known = self._attempts()
         make_folder(folder)
         marker = folder / f"{unit:05d}.{token(this_process())}.{uuid.uuid4().hex[:8]}"
         with disk_errors(marker, 0):
             operation("mark")
             marker.touch()
-        self._attempts()[unit] += 1
+        known[unit] += 1
         fault_point("unit-started")
 
     def commit(

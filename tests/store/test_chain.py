@@ -12,18 +12,19 @@ import sparserm_store_captures as captures
 from sparserm_cli.errors import CorruptStoreError, TemporaryError
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
 from sparserm_cli.store.chain import NAMES
-from sparserm_cli.store.directions import Directions, LayerDirections, write_directions
+from sparserm_cli.store.directions import Directions, LayerDirections, read_directions, write_directions
 from sparserm_cli.store.features import FeaturesReader
 from sparserm_cli.store.files import read_sealed, sha256_file, write_sealed
 from sparserm_cli.store.frequency import Frequency, Measures, Totals, read_frequency, write_frequency
 from sparserm_cli.store.lineage import Lineage
 from sparserm_cli.store.locks import run_lock
 from sparserm_cli.store.plan import InputFact
+from sparserm_cli.store.reward import HeadArrays, RewardConfig, RewardFiles, reward_path, write_reward
 from sparserm_cli.store.status import Status, status
 from sparserm_cli.store.verify import repair, verify
 
 SIDED = ("rate", "low", "high", "responses")
-ABOVE = ("frequency", "directions")
+ABOVE = ("frequency", "directions", "reward")
 
 
 def frequency(run: Path, seed: int = 0) -> None:
@@ -39,19 +40,44 @@ def frequency(run: Path, seed: int = 0) -> None:
     write_frequency(run, Frequency(lineage, "token", totals, {1: measures}))
 
 
-def directions(run: Path) -> None:
+def directions(run: Path, row: float = 1.0) -> None:
     """Make directions/ from the frequencies that are there."""
     numbers = [np.zeros(2) for _ in range(4)]
     layer = LayerDirections(
-        np.ones((2, 3), np.float32), np.array([3, 4]), np.array([1, -1], np.int8), *numbers
+        np.full((2, 3), row, np.float32), np.array([3, 4]), np.array([1, -1], np.int8), *numbers
     )
     parents = {"frequency": read_frequency(run).lineage.as_parent()}
     write_directions(run, Directions(Lineage("directions", 1, {"top_k": 1}, parents), {1: layer}))
 
 
+def reward(run: Path) -> None:
+    """Make reward/ from the capture and the directions that are there."""
+    parents = {
+        "activations": ActivationsReader(run / "activations.zarr").lineage.as_parent(),
+        "directions": read_directions(run).lineage.as_parent(),
+    }
+    ones = np.ones(2, np.float32)
+    head = HeadArrays(ones, ones, {"weight": ones, "bias": ones[:1]}, {1: np.ones((2, 3), np.float32)})
+    config = RewardConfig(
+        lineage=Lineage("reward", 1, {"pool": "mean"}, parents),
+        model="tiny",
+        model_revision="sha256:0",
+        tokenizer="t0",
+        template_digest="raw",
+        layers=(1,),
+        hook_names=("blocks.1.hook_resid_post",),
+        d_in=3,
+        dtype="bfloat16",
+        pool="mean",
+        head="linear",
+        loss="bt",
+    )
+    write_reward(reward_path(run), RewardFiles(config, head, {}))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a run directory with everything up to directions/."""
+    """Give a run directory with everything."""
     run = tmp_path_factory.mktemp("whole")
     data = run / "pairs.jsonl"
     data.write_bytes(b"{}\n")
@@ -59,6 +85,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     captures.encode(run / "features.zarr", run / "activations.zarr")
     frequency(run)
     directions(run)
+    reward(run)
     return run
 
 
@@ -100,7 +127,8 @@ def test_a_whole_chain_is_complete(run: Path):
         )
         assert (found[name].done, found[name].units) == (3, 3)
     assert found["frequency"].bytes == (run / "frequency.parquet").stat().st_size
-    assert found.next_command in ("", "sparserm fit")
+    assert found["reward"].parents == ("activations", "directions")
+    assert found.next_command == ""
 
 
 def test_a_capture_half_done_says_how_far(tmp_path: Path):
@@ -144,8 +172,12 @@ def test_row_36_new_frequencies_make_directions_stale(run: Path):
     """Another seed of the frequencies: directions/ say so."""
     frequency(run, seed=1)
     found = status(run)
-    assert states(found)["directions"] == "stale"
     assert found["directions"].detail == "made from other frequency: seed was 0, is 1"
+    assert found["reward"].detail == "made from directions, which is stale"
+    directions(run)
+    assert status(run)["reward"].state == "complete"  # what it was made from is the same to the bit
+    directions(run, row=2.0)
+    assert status(run)["reward"].detail == "made from other directions: frequency.seed was 0, is 1"
 
 
 @pytest.mark.parametrize("text", [b"{ }\n", b"{]\n"])
@@ -193,12 +225,13 @@ def test_verify_finds_what_quick_cannot_only_when_deep(run: Path):
 
 
 def test_status_and_verify_tell_corrupt_artifacts_apart(run: Path):
-    """A missing chunk, a damaged table, a cut tensor file: each is corrupt, none raises."""
+    """A missing chunk, a cut table, a cut and a damaged tensor file: each is corrupt, none raises."""
     (run / "activations.zarr" / "layers" / "1" / "mean" / "c.0.0").unlink()
     table = run / "frequency.parquet"
     table.write_bytes(table.read_bytes()[:-4])
     tensors = run / "directions" / "directions.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-4])
+    damage(run / "reward" / "model.safetensors")
     found = status(run)
     assert states(found) == dict.fromkeys(("activations", *ABOVE), "corrupt") | {"features": "complete"}
     assert "layers/1/mean/c.0.0 (unit 0): expected " in found["activations"].detail
@@ -265,7 +298,7 @@ def test_row_37_a_newer_artifact_is_told_not_raised(run: Path):
     for name in ("directions", "features"):
         assert found[name].state == "incompatible"
         assert found[name].detail.endswith("found version 2; upgrade sparserm")
-    assert [one.artifact.name for one in verify(run).artifacts] == ["activations", "frequency"]
+    assert [one.artifact.name for one in verify(run).artifacts] == ["activations", "frequency", "reward"]
 
 
 def test_row_57_status_and_verify_write_nothing(run: Path, monkeypatch: pytest.MonkeyPatch):

@@ -268,6 +268,17 @@ def test_a_unit_that_fails_once_is_tried_again(store: UnitStore):
     assert tries == [0, 1, 2, 3, 0]
 
 
+def test_receipts_tell_how_often_a_unit_was_started(store: UnitStore):
+    """Once here, twice where another process began it before."""
+    store.start(0)
+    toy.toy_compute(store, 0)
+    store.start(1)
+    other = toy.toy_store(store.root, "other")
+    other.start(1)
+    toy.toy_compute(other, 1)
+    assert [store.receipt(unit).attempts for unit in (0, 1)] == [1, 2]
+
+
 def test_a_compute_that_commits_nothing_is_a_failure(store: UnitStore):
     """The loop ends even if nothing is ever written."""
     with pytest.raises(PartialError, match="unit 0 with no receipt was written"):
