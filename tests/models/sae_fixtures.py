@@ -1,8 +1,11 @@
 """SAEs of every kind, small and random, built without any file."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from sparserm_cli.models.sae import SAEMetadata, SparseAutoencoder
 
@@ -50,3 +53,16 @@ def perfect_sae(
     return SparseAutoencoder(
         told, "xxh3:1", both, torch.zeros(2 * d_in), both.T.contiguous(), torch.zeros(d_in)
     )
+
+
+def save_sae(folder: Path, sae: SparseAutoencoder, **changes: Any) -> str:
+    """Write an SAE in SAELens' format and return where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = sae.metadata
+    config = {"architecture": told.architecture, "d_in": sae.d_in, "d_sae": sae.d_sae, "k": sae.k}
+    names = {"sae_lens_version": "6.0.0", "hook_name": told.hook_name, "model_name": told.model_name}
+    config |= {"dtype": "float32", "apply_b_dec_to_input": False, "metadata": names}
+    (folder / "cfg.json").write_text(json.dumps(config | changes))
+    tensors = {name: getattr(sae, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
+    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "sae_weights.safetensors")
+    return str(folder)

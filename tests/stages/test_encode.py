@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig
 from sparserm_cli.errors import IncompatibleError, StoppedError, UsageError
@@ -24,7 +23,7 @@ from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.features import FeaturesReader
 
 fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
-random_sae, perfect_sae = fixtures["random_sae"], fixtures["perfect_sae"]
+random_sae, perfect_sae, saved = (fixtures[name] for name in ("random_sae", "perfect_sae", "save_sae"))
 ROWS = [
     {"prompt": f"Question {n % 5}?", "chosen": f"yes, {n} " + "a" * n, "rejected": f"no {n}"}
     for n in range(12)
@@ -56,19 +55,6 @@ def run(capture: Path, tmp_path: Path) -> Path:
     (tmp_path / "run").mkdir()
     capture_path(tmp_path / "run").symlink_to(capture_path(capture))
     return tmp_path / "run"
-
-
-def saved(folder: Path, sae: SparseAutoencoder, **changes: Any) -> str:
-    """Write an SAE in SAELens' format."""
-    folder.mkdir(parents=True, exist_ok=True)
-    told = sae.metadata
-    config = {"architecture": told.architecture, "d_in": sae.d_in, "d_sae": sae.d_sae, "k": sae.k}
-    names = {"sae_lens_version": "6.0.0", "hook_name": told.hook_name, "model_name": told.model_name}
-    config |= {"dtype": "float32", "apply_b_dec_to_input": False, "metadata": names}
-    (folder / "cfg.json").write_text(json.dumps(config | changes))
-    tensors = {name: getattr(sae, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}
-    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "sae_weights.safetensors")
-    return str(folder)
 
 
 def do(run: Path, *saes: str, **changes: Any) -> EncodeSummary:
