@@ -16,6 +16,7 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sparserm_cli.errors import UsageError
 from sparserm_cli.models.backbone import choose_dtype
 from sparserm_cli.models.sae_lens_bridge import quiet_imports
 from sparserm_cli.models.sae_recipe import SAERecipe
@@ -53,16 +54,19 @@ def train(
         device: torch device.
         progress: called after every step.
 
+    Raises:
+        UsageError: the training diverged.
+
     """
     with quiet_imports():
         from sae_lens.training.sae_trainer import SAETrainer
     d_in = batches.rows.shape[1]
     mean, scale = _mean_and_scale(batches.rows)
-    torch.manual_seed(recipe.seed)
-    sae = _training_sae(recipe, d_in, device)
-    sae.b_dec.data = (mean * scale).to(
-        sae.b_dec
-    )  # start at the mean, so that no latent has to spend itself on it
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        sae = _training_sae(recipe, d_in, device)
+    # Starting at the mean, no latent has to spend itself on it.
+    sae.b_dec.data = (mean * scale).to(sae.b_dec)
     trainer = SAETrainer(_trainer_config(recipe, device), sae, iter(batches))
     trainer.activation_scaler.scaling_factor = scale
     for group in trainer.optimizer.param_groups:
@@ -76,6 +80,8 @@ def train(
             explained = _explained_variance(output.sae_in, output.sae_out.detach())
         if progress is not None:
             progress(step + 1, recipe.steps, explained)
+    if not all(bool(weights.isfinite().all()) for weights in sae.parameters()):
+        raise UsageError("--lr", "a rate that the training survives", str(recipe.lr), "lower it")
     sae.fold_activation_norm_scaling_factor(scale)
     return TrainedSAE(sae, scale, time.monotonic() - started)
 
@@ -101,9 +107,8 @@ def save(trained: TrainedSAE, folder: Path, *, weights_dtype: str, metadata: Map
     save_file(weights, weights_path)
     config = json.loads(Path(config_path).read_text(encoding="utf-8"))
     if config.get("rescale_acts_by_decoder_norm"):
-        config["rescale_acts_by_decoder_norm"] = (
-            False  # SAELens has just folded the norms: every row has norm 1
-        )
+        # SAELens has just folded the norms, so every row has norm 1.
+        config["rescale_acts_by_decoder_norm"] = False
     config["device"] = "cpu"
     config["metadata"]["sparserm"] = {"weights_dtype": weights_dtype}
     Path(config_path).write_text(json.dumps(config), encoding="utf-8")

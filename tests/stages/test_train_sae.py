@@ -124,6 +124,15 @@ def test_row_5_failed_training_leaves_the_old_sae(tmp_path: Path, monkeypatch: p
     assert [path.name for path in tmp_path.iterdir()] == ["sae"]
 
 
+def test_diverged_training_names_the_learning_rate(tmp_path: Path) -> None:
+    """Weights that are no numbers are not saved."""
+    with pytest.raises(
+        UsageError, match="--lr: expected a rate that the training survives, found 1e\\+30; lower it"
+    ):
+        fit_sae(Cloud(), tmp_path / "sae", SAERecipe(steps=20, **{**WIDE, "lr": 1e30}))
+    assert not (tmp_path / "sae").exists()
+
+
 def write_pairs(path: Path) -> str:
     """Write forty preferences over twenty prompts."""
     rows = [
