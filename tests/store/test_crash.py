@@ -67,7 +67,7 @@ def passed(tmp_path: Path) -> Counter[str]:
     return Counter(trace.read_text().splitlines())
 
 
-def test_rows_02_03_04_05_killed_at_every_named_point(tmp_path: Path):
+def test_row_01_row_02_row_03_row_04_row_05_killed_at_every_named_point(tmp_path: Path):
     """SIGKILL at the last pass of every named point and at the first of a unit's, then the same again."""
     times = passed(tmp_path)
     operations = {"operation", "read", "write", "fsync", "rename", "mkdir", "mark", "link", "remove"}
@@ -94,13 +94,13 @@ def crash_loop(tmp_path: Path, step: int) -> int:
     return sum(one["trials"] for one in found)
 
 
-def test_rows_02_03_04_05_killed_before_a_sample_of_file_operations(tmp_path: Path):
+def test_row_01_row_02_row_03_row_04_row_05_killed_before_a_sample_of_file_operations(tmp_path: Path):
     """A kill, a resume and a comparison for every 61st operation of about 500."""
     assert crash_loop(tmp_path, SAMPLE) > 6
 
 
 @pytest.mark.slow
-def test_rows_02_03_04_05_killed_before_every_file_operation(tmp_path: Path):
+def test_row_01_row_02_row_03_row_04_row_05_killed_before_every_file_operation(tmp_path: Path):
     """The whole loop: no operation is safe from it."""
     times = passed(tmp_path)
     assert crash_loop(tmp_path, 1) == times["operation"]

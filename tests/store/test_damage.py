@@ -94,7 +94,7 @@ def test_row_11_a_missing_file_refuses_to_open(run: Path, file: str):
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("file", FILES)
-def test_rows_12_14_an_empty_or_cut_file_refuses_to_open(run: Path, file: str, cut: str):
+def test_row_12_row_14_an_empty_or_cut_file_refuses_to_open(run: Path, file: str, cut: str):
     """Arrays' metadata too; the size tells."""
     (run / file).write_bytes(CUTS[cut]((run / file).read_bytes()))
     assert_refused(file, run)

@@ -110,7 +110,9 @@ def test_a_taker_killed_half_way_is_itself_taken_over(tmp_path: Path, point: str
 
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize("links", [True, False])
-def test_of_many_racers_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: bool, links: bool):
+def test_row_08_row_58_of_many_racers_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stale: bool, links: bool
+):
     """Eight threads race for a free or a stale lock, 30 times: never two inside, and always one."""
     if not links:
         monkeypatch.setattr(Path, "hardlink_to", _no_links)

@@ -128,7 +128,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_rows_11_12_missing_empty_and_cut_files_refuse_to_open(store: UnitStore, damage: str):
+def test_row_11_row_12_missing_empty_and_cut_files_refuse_to_open(store: UnitStore, damage: str):
     """The quick check of every open names the file and the unit."""
     fill(store)
     spoil, text = DAMAGES[damage]
@@ -150,7 +150,7 @@ def test_row_11_all_damaged_units_are_listed(store: UnitStore):
 
 
 @pytest.mark.parametrize("flip", [0, 5, 15])
-def test_rows_10_13_changed_bytes_of_the_same_length_are_found_deep(store: UnitStore, flip: int):
+def test_row_10_row_13_changed_bytes_of_the_same_length_are_found_deep(store: UnitStore, flip: int):
     """A flipped bit leaves the size; only the deep check sees it, and names the unit."""
     fill(store)
     path = store.root / "data" / "1.bin"

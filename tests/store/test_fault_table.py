@@ -1,0 +1,38 @@
+"""tests/FAULTS.md says which test covers which row of the fault table; here it is held to that."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+ROW = re.compile(r"^\| (\d+) \| [^|]+ \| (?P<where>[^|]+) \|$", re.MULTILINE)
+FILE = re.compile(r"(?:(\w+)/)?(test_\w+\.py)")
+
+
+def claims() -> list[tuple[int, Path]]:
+    """Return row and test file of every claim; a file without a room is of the room before it."""
+    table = (TESTS / "FAULTS.md").read_text(encoding="utf-8")
+    found = []
+    for row in ROW.finditer(table):
+        room = ""
+        for file in FILE.finditer(row["where"]):
+            room = file[1] or room
+            found.append((int(row[1]), TESTS / room / file[2]))
+    return found
+
+
+@pytest.mark.parametrize("claim", claims(), ids=lambda claim: f"{claim[0]}-{claim[1].name}")
+def test_every_claim_of_the_table_is_a_test(claim: tuple[int, Path]):
+    """The file has a test whose name has the row's number."""
+    row, path = claim
+    assert re.search(rf"def test_\w*row_{row:02d}_\w+\(", path.read_text(encoding="utf-8"))
+
+
+def test_every_row_of_the_store_is_claimed():
+    """The table names every store test that says it covers a row."""
+    claimed = set(claims())
+    for path in Path(__file__).parent.glob("test_*.py"):
+        for name in re.findall(r"def (test_\w*row_\d\d_\w*)\(", path.read_text(encoding="utf-8")):
+            for row in re.findall(r"row_(\d\d)_", name):
+                assert (int(row), path) in claimed, name
