@@ -46,9 +46,13 @@ class SAEMetadata(NamedTuple):
 
     @property
     def layer(self) -> int | None:
-        """Block after which the residual stream is encoded, counted from 0; None for any other place."""
-        match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_post", self.hook_name or "")
-        return int(match[1]) if match else None
+        """Block after which the residual stream is encoded, counted from 0; None for any other place.
+
+        What enters block 8 (`blocks.8.hook_resid_pre`) is what leaves block 7.
+        """
+        match = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", self.hook_name or "")
+        layer = int(match[1]) - (match[2] == "pre") if match else -1
+        return layer if layer >= 0 else None
 
     @property
     def model_revision(self) -> str | None:

@@ -149,6 +149,22 @@ def test_old_saelens_configuration(kind: str, tmp_path: Path, theirs: Callable[[
         agree(load_sae(folder), latents, other.decode(latents))
 
 
+@pytest.mark.parametrize(
+    ("hook", "layer"),
+    [
+        ("blocks.7.hook_resid_post", 7),
+        ("blocks.8.hook_resid_pre", 7),
+        ("blocks.0.hook_resid_pre", None),
+        ("blocks.7.hook_mlp_out", None),
+        (None, None),
+    ],
+)
+def test_layer_of_a_hook(hook: str | None, layer: int | None, tmp_path: Path) -> None:
+    """What enters block 8 is what leaves block 7; the embedding and other places have no layer."""
+    metadata = {"sae_lens_version": "6.0.0", "hook_name": hook}
+    assert read_sae_metadata(saelens_folder(tmp_path / "sae", {"metadata": metadata})).layer == layer
+
+
 def test_scale_that_nobody_recorded_is_refused(tmp_path: Path) -> None:
     """`expected_average_only_in` without a factor is named; with --allow-mismatch it is read unscaled."""
     folder = saelens_folder(tmp_path / "sae", {"normalize_activations": "expected_average_only_in"})
