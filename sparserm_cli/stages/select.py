@@ -80,7 +80,11 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
     }
     # 3. They appear whole or not at all.
     identity = {"by": config.by, "top_k": config.top_k, "seed": config.seed}
-    parents = {"frequency": frequency.lineage.as_parent()}
+    parents = {
+        "frequency": frequency.lineage.as_parent(),
+        "features": recorded,
+        "activations": features.parent,
+    }
     with run_lock(config.run):
         written = write_directions(config.run, Directions(Lineage(TYPE, VERSION, identity, parents), layers))
     for layer, one in layers.items():

@@ -1,0 +1,258 @@
+"""Fitting a reward head on pairs of standardised projections: what each loss is, and the linear head.
+
+Axes: `n` responses, `p` projections, `m` pairs. All numbers are float32; every choice (strength of the
+penalty, when to stop) is made on the validation pairs, and a seed fixes everything random.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Float64, Int64
+from scipy.optimize import minimize
+from torch import Tensor
+
+Head = Literal["linear", "mlp"]
+Loss = Literal["margin", "bt", "bce"]
+
+STRENGTHS = tuple(float(one) for one in np.logspace(1, -4, 11))
+"""Strengths of the penalty that are tried, from strong to weak."""
+WHITENING = 0.5
+"""The penalty is on weights of projections whose principal components have been divided by their standard
+deviation to this power: 0 is ridge, 1 treats all components alike."""
+
+_CORNER = (
+    10.0  # the margin loss's corner is rounded by softplus at this sharpness: at most 0.07 above the hinge
+)
+_FLOOR = 1e-3  # of a component's variance relative to the mean one
+_PATIENCE = 2  # weaker strengths tried after the best one
+
+
+@dataclass(frozen=True)
+class PairData:
+    """What a head is fitted on."""
+
+    x: Float32[np.ndarray, "n p"]
+    """Standardised projections of every response."""
+    pairs: Int64[np.ndarray, "m 2"]
+    """Chosen and rejected response of each pair."""
+    validation: Bool[np.ndarray, " m"]
+    """Pairs that choose and stop, but do not train; whole prompts."""
+    weight: Float32[np.ndarray, " m"]
+    """How much each pair counts."""
+
+    @property
+    def train_pairs(self) -> Int64[np.ndarray, "train 2"]:
+        """The pairs that train."""
+        return self.pairs[~self.validation]
+
+
+class Fitted(NamedTuple):
+    """A fitted head.
+
+    Fields:
+        weights: its tensors, as `store.reward` names them; training responses score 0 on average.
+        facts: what was chosen on the validation pairs.
+    """
+
+    weights: dict[str, Float32[np.ndarray, "..."]]
+    facts: dict[str, Any]
+
+
+def standardisation(
+    projections: Float32[np.ndarray, "n p"], rows: Int64[np.ndarray, " rows"]
+) -> tuple[Float32[np.ndarray, " p"], Float32[np.ndarray, " p"]]:
+    """Return mean and standard deviation of the projections over some responses; a constant one has 1."""
+    taken = projections[rows]
+    mean = taken.mean(axis=0, dtype=np.float64)
+    std = taken.std(axis=0, dtype=np.float64)
+    return mean.astype(np.float32), np.where(std > 1e-6 * (np.abs(mean) + 1e-6), std, 1.0).astype(np.float32)
+
+
+def pair_loss(
+    chosen: Float[Tensor, "*members m"],
+    rejected: Float[Tensor, "*members m"],
+    weight: Float[Tensor, " m"],
+    loss: str,
+) -> Float[Tensor, "*members"]:
+    """Return the weighted mean loss of pairs from their scores (the last axis is the pairs').
+
+    `bt` is -log sigmoid(chosen - rejected) (Bradley and Terry 1952); `margin` max(0, 1 - (chosen - rejected))
+    with its corner rounded; `bce` the mean cross-entropy of calling the one good and the other bad.
+    """
+    softplus = torch.nn.functional.softplus
+    if loss == "bt":
+        each = softplus(rejected - chosen)
+    elif loss == "margin":
+        each = softplus(_CORNER * (1 - chosen + rejected)) / _CORNER
+    else:
+        each = (softplus(-chosen) + softplus(rejected)) / 2
+    return (each * weight).sum(-1) / weight.sum()
+
+
+def accuracy(scores: Float32[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]) -> float:
+    """Return the share of pairs whose chosen response scores strictly higher; NaN without pairs."""
+    return float(np.mean(scores[pairs[:, 0]] > scores[pairs[:, 1]])) if len(pairs) else float("nan")
+
+
+class Basis(NamedTuple):
+    """Coordinates in which the penalty is a plain sum of squares.
+
+    Fields:
+        to: takes standardised projections there, shape (p, p).
+        z: the responses there.
+    """
+
+    to: Float32[np.ndarray, "p p"]
+    z: Float32[Tensor, "n p"]
+
+
+def basis(data: PairData) -> Basis:
+    """Return the partly whitened principal components of the training responses."""
+    rows = np.unique(data.train_pairs)
+    x = torch.as_tensor(data.x)
+    taken = x[rows]
+    covariance = (taken.T @ taken / len(rows)).double().numpy()
+    variance, components = np.linalg.eigh(covariance)
+    relative = np.maximum(variance, 0.0) / max(float(variance.mean()), 1e-12) + _FLOOR
+    to = (components * relative ** (-WHITENING / 2)).astype(np.float32)
+    return Basis(to, x @ torch.as_tensor(to))
+
+
+class LinearFit(NamedTuple):
+    """A linear head in the coordinates of a `Basis`.
+
+    Fields:
+        solution: weights and bias.
+        strength: of the penalty, with the least loss on the validation pairs.
+        validation_loss: that loss; NaN without validation pairs.
+    """
+
+    solution: Float64[np.ndarray, " solution"]
+    strength: float
+    validation_loss: float
+
+
+def fit_linear(data: PairData, loss: str, *, progress: Callable[[int, int], None] | None = None) -> Fitted:
+    """Fit a linear head: a convex problem, solved for a path of penalties by L-BFGS.
+
+    The strength is the one with the least loss on the validation pairs, which never train.
+
+    Args:
+        data: projections and pairs.
+        loss: margin, bt or bce.
+        progress: called with strengths tried and strengths in all.
+
+    """
+    coordinates = basis(data)
+    found = choose_strength(data, coordinates, loss, progress)
+    weight = (coordinates.to.astype(np.float64) @ found.solution[:-1]).astype(np.float32)
+    facts = {"l2": found.strength}
+    if data.validation.any():
+        facts["validation_loss"] = found.validation_loss
+    return centred(data, {"weight": weight}, facts)
+
+
+def choose_strength(
+    data: PairData,
+    coordinates: Basis,
+    loss: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> LinearFit:
+    """Fit with one strength after the other, from strong to weak, until the validation loss rises.
+
+    Without validation pairs the middle strength is taken.
+    """
+    held_out, weight = data.pairs[data.validation], data.weight[data.validation]
+    last = len(STRENGTHS) // 2
+    tried: list[LinearFit] = []
+    for strength, solution in _path(coordinates.z, data.train_pairs, data.weight[~data.validation], loss):
+        found = _loss_of(coordinates.z, solution, held_out, weight, loss) if len(held_out) else float("nan")
+        tried.append(LinearFit(solution, strength, found))
+        if progress:
+            progress(len(tried), len(STRENGTHS))
+        best = int(np.argmin([one.validation_loss for one in tried])) if len(held_out) else len(tried) - 1
+        if len(tried) - 1 - best >= _PATIENCE or (not len(held_out) and best == last):
+            break
+    return tried[best]
+
+
+def centred(data: PairData, weights: dict[str, Float32[np.ndarray, "..."]], facts: dict[str, Any]) -> Fitted:
+    """Return a head with the bias that makes the responses of the training pairs score 0 on average."""
+    unbiased = {**weights, "bias": np.zeros(1, np.float32)}
+    bias = -float(scores_of(unbiased, data.x[np.unique(data.train_pairs)]).mean())
+    return Fitted({**weights, "bias": np.array([bias], np.float32)}, facts)
+
+
+def scores_of(
+    weights: dict[str, Float32[np.ndarray, "..."]], x: Float32[np.ndarray, "n p"]
+) -> Float32[np.ndarray, " n"]:
+    """Score standardised projections."""
+    if "weight" in weights:
+        return np.asarray(x @ weights["weight"] + weights["bias"])
+    hidden = np.maximum(x @ weights["weight_1"] + weights["bias_1"], np.float32(0))
+    return np.asarray(hidden @ weights["weight_2"] + weights["bias"])
+
+
+def _path(
+    z: Float32[Tensor, "n p"], pairs: Int64[np.ndarray, "m 2"], weight: Float32[np.ndarray, " m"], loss: str
+) -> Iterator[tuple[float, Float64[np.ndarray, " solution"]]]:
+    """Yield strength and solution (weights and bias), from strong to weak, each starting at the last."""
+    problem = _Problem(z, torch.as_tensor(pairs), torch.as_tensor(weight), loss)
+    solution = np.zeros(z.shape[1] + 1)
+    for strength in STRENGTHS:
+        solution = problem.solve(strength, solution)
+        yield strength, solution
+
+
+class _Problem:
+    """The penalised loss of a linear head, with its gradient."""
+
+    def __init__(
+        self, z: Float32[Tensor, "n p"], pairs: Int64[Tensor, "m 2"], weight: Float32[Tensor, " m"], loss: str
+    ) -> None:
+        self._z, self._pairs, self._weight, self._loss = z, pairs, weight.double(), loss
+        difference = z[pairs[:, 0]] - z[pairs[:, 1]]
+        mean_square = (difference.square() * weight[:, None]).sum(0) / weight.sum()
+        self._curvature = mean_square.double().numpy() / 4
+
+    def solve(
+        self, strength: float, start: Float64[np.ndarray, " solution"]
+    ) -> Float64[np.ndarray, " solution"]:
+        """Return weights and bias that minimise loss + strength / 2 * |weights|^2."""
+        # Steps of L-BFGS are taken in units of the curvature, so that a few dozen are enough.
+        scale = np.append(1 / np.sqrt(self._curvature + strength), 1.0)
+
+        def objective(u: Any, *_: Any) -> tuple[float, np.ndarray]:
+            value, gradient = self._evaluate(u * scale, strength)
+            return value, gradient * scale
+
+        options: Any = {"maxiter": 200, "ftol": 1e-8, "gtol": 1e-5}
+        found = minimize(objective, start / scale, (), "L-BFGS-B", jac=True, options=options)
+        return np.asarray(found.x) * scale
+
+    def _evaluate(
+        self, at: Float64[np.ndarray, " solution"], strength: float
+    ) -> tuple[float, Float64[np.ndarray, " solution"]]:
+        """Return the objective and its gradient; the products are float32, the sums float64."""
+        scores = (self._z @ torch.as_tensor(at[:-1], dtype=torch.float32) + float(at[-1])).double()
+        scores.requires_grad_()
+        value = pair_loss(scores[self._pairs[:, 0]], scores[self._pairs[:, 1]], self._weight, self._loss)
+        (slope,) = torch.autograd.grad(value, scores)
+        gradient = np.append((self._z.T @ slope.float()).double().numpy(), float(slope.sum()))
+        gradient[:-1] += strength * at[:-1]
+        return float(value.detach()) + strength / 2 * float(at[:-1] @ at[:-1]), gradient
+
+
+def _loss_of(
+    z: Float32[Tensor, "n p"],
+    solution: Float64[np.ndarray, " solution"],
+    pairs: Int64[np.ndarray, "m 2"],
+    weight: Float32[np.ndarray, " m"],
+    loss: str,
+) -> float:
+    """Return the loss of a solution on some pairs."""
+    scores = z @ torch.as_tensor(solution[:-1].astype(np.float32)) + float(solution[-1])
+    return float(pair_loss(scores[pairs[:, 0]], scores[pairs[:, 1]], torch.as_tensor(weight), loss))

@@ -1,0 +1,251 @@
+"""`fit`: the reward head on the projections, and what it has to be compared with.
+
+Reads: `activations.zarr` (pooled vectors), `directions/`. Writes: `reward/`.
+Memory: the projections (4 bytes x projections x responses), twice; the pooled vectors of the pairs that fit
+the dense control.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from sparserm_cli.config import FitConfig, Note, Progress
+from sparserm_cli.errors import BadInputError
+from sparserm_cli.models.fitting import standardisation
+from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.mlp import fit_head
+from sparserm_cli.stages.controls import LENGTH, Split, fit_controls, length_preference, projections
+from sparserm_cli.stages.frequency import counted_pairs
+from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.chain import look
+from sparserm_cli.store.directions import Directions, directions_path, read_directions
+from sparserm_cli.store.lineage import Lineage, check_parent
+from sparserm_cli.store.locks import run_lock
+from sparserm_cli.store.reward import (
+    TYPE,
+    VERSION,
+    HeadArrays,
+    Metric,
+    RewardConfig,
+    RewardFiles,
+    reward_path,
+    write_reward,
+)
+from sparserm_cli.study.statistics import pair_accuracy
+
+REWARD = "reward"
+"""The head's own name among the scorers."""
+PROMPTS_LISTED = 100_000
+"""Up to so many training prompts are listed in the config, so that `evaluate` can tell of an overlap."""
+_QUANTILES = (0.5, 0.9, 0.99, 0.999)
+
+
+class FitSummary(NamedTuple):
+    """What `fit` has done.
+
+    Fields:
+        path: where the reward model is.
+        config: everything recorded about it, the accuracies of the head and of the controls among it.
+        seconds: spent.
+    """
+
+    path: Path
+    config: RewardConfig
+    seconds: float
+
+
+def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
+    """Fit the reward head and its controls, and measure them on the validation prompts.
+
+    Args:
+        config: the options.
+        progress: called with steps done and steps in all.
+        note: told what is worth knowing on the way.
+
+    Raises:
+        BadInputError: there are no pairs to train on or to validate with.
+        IncompatibleError: no activations or directions, or these were made from other activations.
+        CorruptStoreError: one of them is damaged.
+        ResourceError: the disk is full.
+        TemporaryError: another run holds the directory.
+
+    """
+    begun = time.monotonic()
+    # 1. The directions, made from the activations that are there.
+    capture = ActivationsReader(capture_path(config.run))
+    directions = read_directions(config.run)
+    _check_ancestors(config.run, directions)
+    # 2. Pairs of training prompts, pairs of validation prompts.
+    split = split_pairs(capture, config.val_fraction, config.seed)
+    _warn_of_other_split(config, directions, note)
+    # 3. The head on the projections, and the controls on the same pairs.
+    rows = {layer: one.rows for layer, one in directions.layers.items()}
+    taken = projections(capture, tuple(rows), config.pool, rows, split.rows)
+    mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
+    x = (taken - mean) / std
+    del taken
+    fitted = fit_head(split.data(x), config.head, config.loss, seed=config.seed, progress=progress)
+    head = HeadArrays(mean, std, fitted.weights, rows)
+    note("fitting the controls: random directions, dense, difference of means")
+    controls = fit_controls(capture, split, rows, config.pool, config.head, config.loss, config.seed)
+    # 4. How good they are, measured with what will be stored; then it appears whole or not at all.
+    told = _recorded(config, capture, directions, split, fitted.facts)
+    training = np.unique(split.pairs[~split.validation])
+    distances = np.sqrt(np.square(x[training]).mean(axis=1, dtype=np.float64))
+    scores = _scores(capture, {REWARD: head, **controls}, told, split)
+    files = RewardFiles(
+        replace(
+            told,
+            metrics=_metrics(scores, split),
+            score_mean=float(scores[REWARD][training].mean()),
+            score_std=float(scores[REWARD][training].std()) or 1.0,
+            distance={f"{q:g}": float(np.quantile(distances, q)) for q in _QUANTILES},
+        ),
+        head,
+        controls,
+    )
+    with run_lock(config.run):
+        written = write_reward(reward_path(config.run), files)
+    return FitSummary(reward_path(config.run), written.config, time.monotonic() - begun)
+
+
+def split_pairs(capture: ActivationsReader, val_fraction: float, seed: int) -> Split:
+    """Split the pairs whose responses have vectors, as `frequency` does.
+
+    Raises:
+        BadInputError: one of the two parts would be empty.
+
+    """
+    pairs, groups, present = capture.pairs(), capture.response_group(), capture.present()
+    usable = present[pairs.chosen] & present[pairs.rejected]
+    training = counted_pairs(capture, val_fraction, seed)
+    validation = usable & ~training
+    for name, mask in (("training", training), ("validation", validation)):
+        if not mask.any() and (name == "training" or val_fraction > 0):
+            found = f"none of {int(usable.sum())}"
+            hint = "use more data or another --val-fraction"
+            raise BadInputError(str(capture.root), f"pairs of {name} prompts", found, hint)
+    both = np.stack([pairs.chosen, pairs.rejected], axis=1)[usable]
+    rows, places = np.unique(both, return_inverse=True)
+    return Split(rows, places.reshape(-1, 2), validation[usable], groups[pairs.chosen][usable])
+
+
+def _check_ancestors(run: Path, directions: Directions) -> None:
+    """Check that the directions were made from what is there; what has been thrown away is not missed.
+
+    Raises:
+        IncompatibleError: they were not; names the artifact and the first field that differs.
+
+    """
+    for name, recorded in directions.lineage.parents.items():
+        present = look(run, name).lineage
+        if present is not None:
+            where = f"{directions_path(run)} (from {name})"
+            check_parent(
+                where, recorded, present.as_parent(), "run `sparserm frequency` and `sparserm select`"
+            )
+
+
+def _warn_of_other_split(config: FitConfig, directions: Directions, note: Note) -> None:
+    """Say so if validation prompts had a part in the selection."""
+    counted = directions.lineage.parents["frequency"].identity
+    if (counted.get("val_fraction"), counted.get("seed")) != (config.val_fraction, config.seed):
+        note(
+            "the frequencies were counted with another --val-fraction or --seed: "
+            "validation prompts had a part in the selection"
+        )
+
+
+def _recorded(
+    config: FitConfig,
+    capture: ActivationsReader,
+    directions: Directions,
+    split: Split,
+    facts: Mapping[str, Any],
+) -> RewardConfig:
+    """Return everything recorded about the reward model but its figures."""
+    settings, chosen = capture.plan.settings, directions.lineage.identity
+    features = directions.lineage.parents["features"].identity
+    training = split.pairs[~split.validation]
+    prompts = np.unique(split.groups[~split.validation])
+    lengths = capture.response_lengths.astype(np.int64)[split.rows]
+    template = {"model": None, "raw": "raw"}.get(settings.template_source, settings.template_source)
+    identity = {name: getattr(config, name) for name in ("pool", "head", "loss", "val_fraction", "seed")}
+    parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
+    hooks = dict(zip(settings.layers, settings.hook_names, strict=True))
+    return RewardConfig(
+        lineage=Lineage(TYPE, VERSION, identity, parents),
+        model=settings.model,
+        model_revision=settings.model_revision,
+        tokenizer=settings.tokenizer,
+        template=template,
+        template_text=getattr(settings, "template_text", None),
+        template_digest=settings.template,
+        layers=tuple(directions.layers),
+        hook_names=tuple(hooks[layer] for layer in directions.layers),
+        d_in=settings.d_in,
+        dtype=settings.dtype,
+        max_length=settings.max_length,
+        **identity,
+        selection={
+            **chosen,
+            "sae": features.get("sae"),
+            "sae_digest": features.get("sae_digest"),
+            "latents": {str(layer): one.feature.tolist() for layer, one in directions.layers.items()},
+            "sides": {str(layer): one.side.tolist() for layer, one in directions.layers.items()},
+        },
+        training={
+            "inputs": settings.identity()["inputs"],
+            "train_pairs": len(training),
+            "validation_pairs": int(split.validation.sum()),
+            "train_prompts": len(prompts),
+            "prompt_groups": [f"{one:016x}" for one in prompts] if len(prompts) <= PROMPTS_LISTED else None,
+            **facts,
+        },
+        length_preference=length_preference(lengths, training),
+    )
+
+
+def _scores(
+    capture: ActivationsReader, heads: Mapping[str, HeadArrays], config: RewardConfig, split: Split
+) -> dict[str, Float64[np.ndarray, " n"]]:
+    """Score the responses of the pairs with every head, in one pass over the capture, and by length."""
+    ready = {
+        name: RewardHead(arrays, config.layers, config.pool if arrays.directions else "mean")
+        for name, arrays in heads.items()
+    }
+    places = sorted(
+        {(layer, pooling) for one in ready.values() for layer in one.layers for pooling in one.poolings}
+    )
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ready}
+    for blocks in zip(*(capture.iter_pooled(*place) for place in places), strict=True):
+        start, count = blocks[0][0], len(blocks[0][1])
+        first, last = np.searchsorted(split.rows, [start, start + count])
+        local = split.rows[first:last] - start
+        pooled: dict[int, dict[Any, np.ndarray]] = {layer: {} for layer in config.layers}
+        for (layer, pooling), (_, block) in zip(places, blocks, strict=True):
+            pooled[layer][pooling] = block[local]
+        for name, one in ready.items():
+            found[name].append(one(pooled))
+    scores = {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+    lengths = capture.response_lengths[split.rows].astype(np.float64)
+    return {**scores, LENGTH: lengths * (config.length_preference or 1)}
+
+
+def _metrics(scores: Mapping[str, Float64[np.ndarray, " n"]], split: Split) -> tuple[Metric, ...]:
+    """Return the accuracy of every scorer on the training and on the validation pairs."""
+    metrics = []
+    for part, mask in (("validation", split.validation), ("train", ~split.validation)):
+        pairs, groups = split.pairs[mask], split.groups[mask]
+        for name, values in scores.items():
+            found = pair_accuracy(values[pairs[:, 0]] - values[pairs[:, 1]], groups)
+            if found.pairs:
+                metrics.append(
+                    Metric(name, part, found.accuracy, found.low, found.high, found.pairs, found.ties)
+                )
+    return tuple(metrics)
