@@ -242,6 +242,8 @@ class EvaluateConfig(ScoreConfig):
 
     benchmark: Literal["pairs", "rm-bench", "reward-bench-2"] = "pairs"
     """Whose rules count: pairs won, RM-Bench's matrix, or RewardBench 2's best of four."""
+    allow_overlap: bool = False
+    """Evaluate although prompts were trained on."""
 
 
 @dataclass(frozen=True)

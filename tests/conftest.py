@@ -22,7 +22,10 @@ def _module(name: str, path: str) -> ModuleType:
 
 
 _module("sparserm_typechecks", "typechecks.py")
-install_import_hook("sparserm_cli", "sparserm_typechecks.checked")
+# Not the command line (typer hands its callbacks a context that is no `typer.Context`), and not the configs,
+# which refuse wrong values in words of their own.
+ROOMS = ("data", "models", "store", "stages", "study", "errors", "console")
+install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typechecks.checked")
 tiny = _module("sparserm_tiny", "models/tiny.py")
 
 

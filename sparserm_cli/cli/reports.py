@@ -8,6 +8,7 @@ from sparserm_cli.console import Output, duration, size
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode import EncodeSummary
     from sparserm_cli.stages.extract import ExtractSummary
+    from sparserm_cli.stages.fit import FitSummary
     from sparserm_cli.stages.frequency import FrequencySummary
     from sparserm_cli.stages.score import ScoreSummary
     from sparserm_cli.stages.select import SelectSummary
@@ -137,6 +138,27 @@ def select(out: Output, summary: "SelectSummary") -> None:
     columns = ["side", "layer", "feature", "on chosen", "on rejected", summary.by, "q"]
     out.table(data, title, columns, rows)
     out.note("next: sparserm fit")
+
+
+def fit(out: Output, summary: "FitSummary") -> None:
+    """Show the accuracy on the validation prompts above that of the controls."""
+    config, metrics = summary.config, [one for one in summary.config.metrics if one.split == "validation"]
+    data = {
+        "path": str(summary.path),
+        "digest": config.lineage.digest,
+        "metrics": [vars(one) for one in config.metrics],
+        "training": {key: value for key, value in config.training.items() if key != "prompt_groups"},
+        "seconds": round(summary.seconds, 3),
+    }
+    pairs = metrics[0].pairs if metrics else 0
+    trained = f"{config.training['train_pairs']:,} pairs of {config.training['train_prompts']:,} prompts"
+    title = f"{summary.path}: trained on {trained}; on {pairs:,} validation pairs:"
+    rows = [
+        [one.scorer, _percent(one.accuracy), f"{_percent(one.low)} to {_percent(one.high)}", str(one.ties)]
+        for one in metrics
+    ]
+    out.table(data, title, ["scorer", "accuracy", "95 % interval", "ties"], rows)
+    out.note("next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl")
 
 
 def train_sae(out: Output, result: "TrainSAEResult") -> None:

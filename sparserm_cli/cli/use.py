@@ -67,6 +67,9 @@ def evaluate(
         str | None,
         typer.Option(help="Also write the metrics to this JSON file.", show_default="RUN/evaluation.json"),
     ] = None,
+    allow_overlap: Annotated[
+        bool, typer.Option("--allow-overlap", help="Evaluate although prompts were trained on.")
+    ] = False,
     on_bad_row: opt.BadRowOption = EvaluateConfig.on_bad_row,
     columns: opt.ColumnOption = None,
     model: ModelOption = None,

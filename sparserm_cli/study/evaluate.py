@@ -89,7 +89,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         "rows_read": reader.read,
         "rows_accepted": reader.accepted,
         "rows_rejected": reader.rejected,
-        "prompts_shared_with_training": _shared(model, rows, note),
+        "prompts_shared_with_training": _check_overlap(model, rows, config, note),
         **rules[config.benchmark](rows, names),
     }
     path = Path(config.output) if config.output else evaluation_path(config.run)
@@ -131,14 +131,25 @@ def _scored(
     return rows
 
 
-def _shared(model: RewardModel, rows: list[ScoredExample], note: Note) -> int | None:
-    """Return how many of the prompts were trained on; None if the reward model does not say."""
+def _check_overlap(
+    model: RewardModel, rows: list[ScoredExample], config: EvaluateConfig, note: Note
+) -> int | None:
+    """Return how many of the prompts were trained on; None if the reward model does not list them.
+
+    Raises:
+        BadInputError: some were, and nobody has said that this is meant.
+
+    """
     trained = model.config.training.get("prompt_groups")
     if trained is None:
+        note("the reward model does not list its training prompts, so an overlap cannot be seen")
         return None
-    shared = len({row.group for row in rows} & {int(group, 16) for group in trained})
-    if shared:
-        note(f"{shared} of the prompts were trained on: this is no held-out accuracy")
+    prompts = {row.group for row in rows}
+    shared = len(prompts & {int(group, 16) for group in trained})
+    if shared and not config.allow_overlap:
+        found = f"{shared} of {len(prompts)}"
+        hint = "leave them out, or use --allow-overlap and call it no held-out accuracy"
+        raise BadInputError(config.file, "no prompt of the training data", found, hint)
     return shared
 
 

@@ -103,8 +103,10 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
         ),
         (
             "[select\n",
-            "sparserm.toml: expected TOML, found Expected ']' at the end of a table declaration "
-            "(at line 1, column 8); correct the file",
+            (
+                "sparserm.toml: expected TOML, found Expected ']' at the end of a table declaration "
+                "(at line 1, column 8); correct the file"
+            ),
         ),
     ],
 )

@@ -1,0 +1,165 @@
+"""The commands that CI scripts run, literally, with `sparserm.toml`, a tiny model and a tiny SAE."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from runpy import run_path
+
+import numpy as np
+import pytest
+
+from sparserm_cli import RewardModel
+
+fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
+ROWS = [
+    {
+        "id": f"row-{n}",
+        "prompt": f"Question {n // 2}?",
+        "chosen": "good " * (1 + n % 3),
+        "rejected": "bad " * (1 + n % 3),
+    }
+    for n in range(60)
+]
+TOML = """
+run = "run"
+[extract]
+data = "pairs.jsonl"
+model = "tiny"
+layer = 1
+[encode]
+sae = "sae"
+[select]
+top-k = 8
+[fit]
+pool = "mean"
+val-fraction = 0.2
+[frequency]
+val-fraction = 0.2
+"""
+
+
+def sparserm(folder, *words, code=0):
+    """Run the command as a script would, in `folder`."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sparserm_cli", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, tiny_model):
+    """Lay out a project folder and run the whole pipeline by its literal commands."""
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "tiny").symlink_to(tiny_model("llama"))
+    for name, rows in (("pairs", ROWS[:50]), ("test", ROWS[50:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    responses = [{"id": row["id"], "prompt": row["prompt"], "response": row["chosen"]} for row in ROWS]
+    (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in responses))
+    (folder / "sparserm.toml").write_text(TOML)
+    fixtures["save_sae"](folder / "sae", fixtures["perfect_sae"](32))
+    for words in (
+        ["extract"],
+        ["encode"],
+        ["frequency"],
+        ["select", "--top-k", "6"],
+        ["fit"],
+        ["score", "responses.jsonl"],
+    ):
+        sparserm(folder, *words)
+    return folder
+
+
+def lines(path):
+    """Read a JSONL file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_scores_keep_order_and_ids(project):
+    """One object a line, in the file's order."""
+    scores = lines(project / "run" / "scores.jsonl")
+    assert [one["id"] for one in scores] == [row["id"] for row in ROWS]
+    assert [one["row"] for one in scores] == list(range(1, 61))
+    assert all(np.isfinite(one["score"]) for one in scores)
+
+
+def test_the_command_line_wins_over_the_file(project):
+    """`--top-k 6` was typed, 8 stands in the file."""
+    told = json.loads((project / "run" / "directions" / "directions.json").read_text())
+    assert told["identity"]["top_k"] == 6
+
+
+def test_library_and_command_give_the_same_scores(project):
+    """RewardModel.score is what `score` writes."""
+    model = RewardModel.load(project / "run" / "reward", model=str(project / "tiny"))
+    scores = model.score([row["prompt"] for row in ROWS], [row["chosen"] for row in ROWS])
+    written = [one["score"] for one in lines(project / "run" / "scores.jsonl")]
+    np.testing.assert_allclose(scores, written, atol=1e-4)
+
+
+def test_it_learns_what_is_there_to_learn(project):
+    """Held-out prompts, responses of one length: good against bad is told apart, length says nothing."""
+    done = sparserm(project, "evaluate", "test.jsonl", "--json")
+    told = json.loads(done.stdout)
+    assert told["scorers"]["reward"]["accuracy"] > 0.9
+    assert told["scorers"]["length only"]["accuracy"] < 0.9
+    assert told["rows_read"] == told["rows_accepted"] + told["rows_rejected"] == 10
+    assert json.loads((project / "run" / "evaluation.json").read_text())["pairs"] == 10
+
+
+def test_json_is_one_object_and_quiet_is_quiet(project):
+    """With --json stdout is one object; with --quiet stderr is empty."""
+    done = sparserm(project, "frequency", "--json", "--quiet")
+    assert json.loads(done.stdout)["pairs"] > 0
+    assert done.stderr == ""
+
+
+def test_run_skips_what_is_up_to_date(project):
+    """`run` recomputes only the directions and the head: the file asks for other ones than were typed."""
+    first = json.loads(sparserm(project, "run", "--json").stdout)["stages"]
+    assert first == {
+        "extract": "up to date",
+        "encode": "up to date",
+        "frequency": "up to date",
+        "select": "done",
+        "fit": "done",
+    }
+    again = json.loads(sparserm(project, "run", "--json").stdout)["stages"]
+    assert set(again.values()) == {"up to date"}
+
+
+def test_status_says_what_is_stale_and_what_to_run(project, tmp_path):
+    """One changed byte of input makes every later stage stop, naming the file."""
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy, symlinks=True)
+    data = copy / "pairs.jsonl"
+    sparserm(copy, "extract", "--force")
+    data.write_text(data.read_text().replace("good", "fine", 1))
+    told = json.loads(sparserm(copy, "status", "--json").stdout)
+    assert told["artifacts"][0]["state"] == "stale"
+    assert told["next"] == "sparserm extract --force"
+    for words in (["encode"], ["frequency"], ["select"], ["fit"]):
+        stopped = sparserm(copy, *words, code=4)
+        assert "pairs.jsonl: expected sha256" in stopped.stderr, words
+        assert stopped.stderr.strip().count("\n") == 0 or "reading" in stopped.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(project):
+    """Row 62: `| head -1` ends quietly."""
+    command = f"{sys.executable} -m sparserm_cli score responses.jsonl --output - --quiet | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=project, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert json.loads(done.stdout)["row"] == 1
