@@ -8,7 +8,7 @@ from torch import nn
 
 from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
 from sparserm_cli.models.identity import ModelIdentity
-from sparserm_cli.models.quiet import quiet_transformers
+from sparserm_cli.models.quiet import first_line, quiet_transformers
 
 DType = Literal["auto", "float32", "bfloat16"]
 
@@ -82,7 +82,7 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
                 **where,
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             raise IncompatibleError(
                 identity.name, "a model that transformers loads", reason, "check it"
             ) from error

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -36,11 +37,13 @@ def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
 
     Two processes that build the same target both end well: the second finds the first one's folder whole
     and drops its own. A folder that is not whole is replaced. A killed process leaves a folder whose name
-    holds its process id; the next build removes it.
+    holds machine and process id; the next build there removes it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target.parent)
-    temporary = Path(tempfile.mkdtemp(prefix=f".building-{os.getpid()}-", dir=target.parent))
+    temporary = Path(
+        tempfile.mkdtemp(prefix=f".building-{platform.node()}-{os.getpid()}-", dir=target.parent)
+    )
     try:
         yield temporary
         sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
@@ -77,8 +80,9 @@ def _write_synced(path: Path, text: str) -> None:
 
 def _sweep(parent: Path) -> None:
     """Remove what killed builds left: folders named after a process that is no longer there."""
-    for leftover in parent.glob(".building-*"):
-        owner = leftover.name.split("-")[1]
+    mine = f".building-{platform.node()}-"  # of another machine's processes nothing is known here
+    for leftover in (path for path in parent.iterdir() if path.name.startswith(mine)):
+        owner = leftover.name.removeprefix(mine).split("-")[0]
         if owner.isdecimal() and not _alive(int(owner)):
             shutil.rmtree(leftover, ignore_errors=True)
 

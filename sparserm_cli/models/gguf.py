@@ -5,12 +5,15 @@ Memory: the whole dequantised model, once.
 """
 
 import hashlib
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.cache import building, cache_folder, is_whole
-from sparserm_cli.models.quiet import quiet_transformers
+from sparserm_cli.models.quiet import first_line, quiet_transformers
 
 CONVERTER = 1
 """Version of the conversion; a new one converts again."""
@@ -48,28 +51,37 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None) -> P
     if is_converted(digest):
         return converted_folder(digest)
     report(0, 3)
+    tokenizer, model = _read(path)
+    report(1, 3)
     with building(converted_folder(digest), _origin(digest)) as folder, quiet_transformers():
+        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+        report(2, 3)
+    report(3, 3)
+    return converted_folder(digest)
+
+
+def _read(path: Path) -> tuple[Any, Any]:
+    """Read tokenizer and float32 model, without the progress bar that transformers would draw on stderr."""
+    with quiet_transformers(), redirect_stderr(io.StringIO()):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
         try:
             tokenizer = AutoTokenizer.from_pretrained(**source)
-            report(1, 3)
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        except (ValueError, KeyError, NotImplementedError, ImportError) as error:
+        except (ValueError, KeyError, NotImplementedError, ImportError, OSError) as error:
+            reason = first_line(error)
             hint = "use the model's safetensors instead"
             raise IncompatibleError(
-                str(path), "a .gguf file that transformers reads", str(error), hint
+                str(path), "a .gguf file that transformers reads", reason, hint
             ) from error
-        report(2, 3)
-        # The weights are plain float32 now, but transformers still calls them quantised and would not save.
-        model.hf_quantizer = None
+    # The weights are plain float32 now, but transformers still calls them quantised and would not save.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    report(3, 3)
-    return converted_folder(digest)
+    return tokenizer, model
 
 
 def _origin(digest: str) -> dict[str, str | int]:

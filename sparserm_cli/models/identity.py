@@ -6,23 +6,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparserm_cli.config import DEFAULT_MODEL, Progress
-from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
+from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.default import GGUF_SHA256, default_model
 from sparserm_cli.models.gguf import convert_gguf, file_digest
-from sparserm_cli.models.quiet import quiet_transformers
+from sparserm_cli.models.hub import hub_folder
+from sparserm_cli.models.quiet import first_line, quiet_transformers
 
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-TOKENIZER = (
-    "tokenizer*",
-    "*.jinja",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
+FILES = (
+    *("*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.jinja", "vocab*"),
+    *("merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"),
 )
+"""What is fetched from the hub: configuration, weights, tokenizer."""
+
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(\w[\w./-]*))?")
 
 
 class ModelIdentity(NamedTuple):
@@ -58,7 +55,8 @@ def resolve_model(
         offline: use the caches only, never the network.
         remote_code: let a model that brings code of its own run it.
         pickles: accept `.bin` weights where there are no safetensors.
-        progress: called with (steps done, steps in all) while the default model or a `.gguf` is converted.
+        progress: called with (bytes done, bytes in all) while files come from the hub, with (steps done, 3)
+            while the default model or a `.gguf` file is converted.
 
     Raises:
         UsageError: `name` is none of these.
@@ -73,14 +71,16 @@ def resolve_model(
     if path.suffix == ".gguf" and path.is_file():
         digest = file_digest(path)
         return ModelIdentity(name, f"sha256:{digest}", convert_gguf(path, digest, progress))
-    if path.is_dir():
+    if name and path.is_dir():
         _check_folder(name, path, remote_code=remote_code, pickles=pickles)
         return ModelIdentity(name, folder_digest(path), path, remote_code, pickles)
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", name):
+    hub = None if path.suffix == ".gguf" else HUB_NAME.fullmatch(name)
+    if hub is None:
         expected = f"{DEFAULT_MODEL}, a hub id like org/name@revision, a directory or a .gguf file"
-        raise UsageError("--model", expected, repr(name), "correct the name or path")
-    hub_id, _, revision = name.partition("@")
-    folder = _snapshot(hub_id, revision or None, offline=offline, pickles=pickles)
+        raise UsageError("--model", expected, f"{name!r}, which is none of these", "correct the name or path")
+    hub_id, revision = hub[1], hub[2] or "main"
+    extra = (*(PICKLES if pickles else ()), *(("*.py",) if remote_code else ()))
+    folder = hub_folder(hub_id, revision, (*FILES, *extra), offline=offline, progress=progress)
     _check_folder(name, folder, remote_code=remote_code, pickles=pickles)
     return ModelIdentity(hub_id, folder.name, folder, remote_code, pickles)
 
@@ -100,7 +100,7 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
                 str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
             )
         except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise IncompatibleError(
                 identity.name, "a tokenizer beside the model", reason, "add its files"
             ) from error
@@ -127,37 +127,6 @@ def folder_digest(folder: Path) -> str:
     return f"xxh3:{total.hexdigest()}"
 
 
-def _snapshot(hub_id: str, revision: str | None, *, offline: bool, pickles: bool) -> Path:
-    """Fetch a hub model's files, or find them in the hub's cache; the folder is named after the commit."""
-    from huggingface_hub import errors, snapshot_download
-
-    patterns = ["config.json", "generation_config.json", *WEIGHTS, *TOKENIZER, *(PICKLES if pickles else ())]
-    wanted: dict[str, Any] = {"repo_id": hub_id, "revision": revision, "allow_patterns": patterns}
-    try:
-        return Path(snapshot_download(**wanted, local_files_only=offline))
-    except errors.GatedRepoError as error:
-        hint = f"ask for access at https://huggingface.co/{hub_id} and run `hf auth login`"
-        raise IncompatibleError(hub_id, "access to the model", "a gated repository", hint) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        hint = "correct the id or revision; a private model needs `hf auth login`"
-        found = "no such repository or revision"
-        raise IncompatibleError(
-            f"{hub_id}@{revision or 'main'}", "a model on the hub", found, hint
-        ) from error
-    except (OSError, errors.RevisionResolutionError) as error:
-        raise _unreachable(hub_id, revision, offline=offline) from error
-
-
-def _unreachable(hub_id: str, revision: str | None, *, offline: bool) -> TemporaryError:
-    found = (
-        "nothing in the cache, and --offline"
-        if offline
-        else "nothing in the cache, and the hub does not answer"
-    )
-    hint = "run once without --offline" if offline else "try again later, or give --model a local directory"
-    return TemporaryError(f"{hub_id}@{revision or 'main'}", "the model's files", found, hint)
-
-
 def _check_folder(name: str, folder: Path, *, remote_code: bool, pickles: bool) -> None:
     """Refuse a folder without config or safetensors, and one that wants to run its own code."""
     try:
@@ -167,7 +136,7 @@ def _check_folder(name: str, folder: Path, *, remote_code: bool, pickles: bool) 
         raise IncompatibleError(
             f"{name}/config.json", "a transformers model", found, "give --model a model"
         ) from error
-    if "auto_map" in config and not remote_code:
+    if "auto_map" in config and not remote_code and not _is_known(config):
         hint = "give --remote-code if you trust it"
         raise IncompatibleError(
             name, "a model that transformers knows", "one that runs code of its own", hint
@@ -179,3 +148,10 @@ def _check_folder(name: str, folder: Path, *, remote_code: bool, pickles: bool) 
     if not pickles:
         hint = "convert them to safetensors, or give --allow-pickle"
         raise IncompatibleError(name, "safetensors weights", "pickle weights only", hint)
+
+
+def _is_known(config: dict[str, Any]) -> bool:
+    """Tell whether transformers has code of its own for this architecture, which it then prefers."""
+    from transformers import CONFIG_MAPPING
+
+    return config.get("model_type") in CONFIG_MAPPING

@@ -27,7 +27,7 @@ from sparserm_cli.models.attention import (
 from sparserm_cli.models.backbone import DType, blocks_of, choose_device, choose_dtype, load_backbone
 from sparserm_cli.models.identity import ModelIdentity
 from sparserm_cli.models.memory import keep_freed_memory
-from sparserm_cli.models.quiet import quiet_transformers
+from sparserm_cli.models.quiet import first_line, quiet_transformers
 from sparserm_cli.models.tree import Row, Trie, build_trie, sort_rows
 
 __all__ = ["DType", "LanguageModel", "choose_device", "choose_dtype"]
@@ -174,7 +174,7 @@ class LanguageModel:
         try:
             found = self.forward_trie(trie)
         except (TrieUnsupportedError, TypeError) as error:
-            return False, f"{self.model_type}: {str(error).splitlines()[0]}"
+            return False, f"{self.model_type}: {first_line(error)}"
         for number, row in enumerate(rows):
             ids = send(row.ids[None].astype(np.int64), self.device)
             plain = self.forward_rows(ids, torch.ones_like(ids))

