@@ -64,6 +64,7 @@ __all__ = [
 
 OLD = ".old"
 SEAL = "seal"
+_ENDINGS = (".part", ".old", ".partial")
 _LEFTOVER = re.compile(
     r"(?P<final>.+)\.(?:(?P<process>\d+-[^.]+)\.\d+\.(?P<kind>part|old)|[0-9a-f]{32}\.partial)"
 )  # ours, or what zarr's own LocalStore leaves; no other file of the user is ever touched
@@ -257,7 +258,7 @@ def sweep(root: Path, *, everything: bool) -> list[Path]:
     swept = []
     for folder, folders, files in os.walk(root):
         here = Path(folder)
-        for name in sorted(folders + files):
+        for name in sorted(name for name in folders + files if name.endswith(_ENDINGS)):
             leftover = _LEFTOVER.fullmatch(name)
             if leftover is None or not (everything or token_is_dead(leftover["process"] or "")):
                 continue
@@ -266,7 +267,8 @@ def sweep(root: Path, *, everything: bool) -> list[Path]:
             else:
                 remove(here / name)
             swept.append(here / name)
-        folders[:] = [name for name in folders if (here / name).is_dir()]
+            if name in folders:
+                folders.remove(name)
     return swept
 
 

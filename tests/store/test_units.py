@@ -69,6 +69,19 @@ def test_row_03_data_without_receipt_are_done_again(store: UnitStore):
     assert (store.root / "data" / "0.bin").read_bytes() == b"0:0|0:0|0:0|"
 
 
+@pytest.mark.parametrize("size", [None, 0, 19])
+def test_row_06_data_lost_under_a_receipt_are_done_again(store: UnitStore, size: int | None):
+    """After a power loss a receipt may stand over a missing, empty or short file: the unit is pending."""
+    for unit in range(4):
+        toy.toy_compute(store, unit)
+    path = store.root / "data" / "2.bin"
+    path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
+    assert store.pending() == [2]
+    assert store.finalize() is None
+    fill(store)
+    assert path.read_bytes() == b"0:2|" * 5
+
+
 @pytest.mark.parametrize("spoil", ["cut", "empty", "foreign", "other unit"])
 def test_row_04_a_spoilt_receipt_is_no_receipt(store: UnitStore, tmp_path: Path, spoil: str):
     """Half a receipt, none of this plan or of this unit: the unit is pending again."""
