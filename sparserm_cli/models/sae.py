@@ -32,7 +32,7 @@ class SparseAutoencoder:
 
     metadata: SAEMetadata
     digest: str
-    """`xxh3:` and the digest of the weight file's bytes."""
+    """Of weights and configuration, see `sae_digest`."""
     W_enc: Float32[Tensor, "d_in d_sae"]
     b_enc: Float32[Tensor, " d_sae"]
     W_dec: Float32[Tensor, "d_sae d_in"]

@@ -116,9 +116,11 @@ def find_local(path: Path, name: str | None = None) -> LocalSAE:
     raise UsageError(f"--sae {shown}", expected, found, "give an SAE's folder, or RELEASE/SAE_ID of SAELens")
 
 
-def file_digest(files: LocalSAE) -> str:
-    """Return `xxh3:` and the 128-bit digest of the weight file's bytes."""
-    hasher = xxhash.xxh3_128()
+def sae_digest(files: LocalSAE, metadata: SAEMetadata) -> str:
+    """Return `xxh3:` and the 128-bit digest of all that latents depend on: configuration and weight file."""
+    settings = {key: value for key, value in metadata.settings.items() if key not in {"metadata", "l0"}}
+    told = [metadata.architecture, metadata.normalization, settings]
+    hasher = xxhash.xxh3_128(json.dumps(told, sort_keys=True, default=dict).encode())
     with files.weights.open("rb") as file:
         while block := file.read(1 << 22):
             hasher.update(block)

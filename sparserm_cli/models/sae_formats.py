@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.sae import SparseAutoencoder
-from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata, file_digest
+from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata, sae_digest
 from sparserm_cli.models.sae_match import DTYPES
 from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.safetensors_file import read_header
@@ -81,7 +81,7 @@ def read_weights(
     }
     try:
         weights = readers[files.format](metadata, tensors)
-        return fold(weights, metadata, file_digest(files))
+        return fold(weights, metadata, sae_digest(files, metadata))
     except KeyError as error:
         expected = f"a tensor {error} as {files.format} has it"
         hint = "download the SAE again, or check its format"

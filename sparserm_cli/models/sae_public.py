@@ -35,15 +35,10 @@ def _gemma_scope_2(files: LocalSAE) -> SAEMetadata:
         raise IncompatibleError(files.name, "a jump_relu SAE of one place", found, "use a resid_post SAE")
     repo = re.search(r"gemma-scope-2-(270m|1b|4b|12b|27b)-(pt|it)", path)
     name = settings.get("model_name") or (f"gemma-3-{repo[1]}-{repo[2]}" if repo else None)
-    place = re.fullmatch(r"model\.layers\.(\d+)\.output", settings.get("hf_hook_point_in", ""))
-    other = settings.get("hf_hook_point_in") is not None and place is None
-    hook = (
-        settings["hf_hook_point_in"]
-        if other
-        else f"blocks.{place[1]}.hook_resid_post"
-        if place
-        else hook_of(path)
-    )
+    point = settings.get("hf_hook_point_in")
+    place = re.fullmatch(r"model\.layers\.(\d+)\.output", point or "")
+    residual = f"blocks.{place[1]}.hook_resid_post" if place else point
+    hook = residual if point else hook_of(path)
     return described(files, "jumprelu", hook_name=hook, model_name=name, settings=settings)
 
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sparserm_cli.config import EncodeConfig, Note, Progress
 from sparserm_cli.errors import UsageError
-from sparserm_cli.models.sae_files import SAEMetadata, file_digest
+from sparserm_cli.models.sae_files import SAEMetadata, sae_digest
 from sparserm_cli.models.sae_match import Captured, check_metadata
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata, read_sae_metadata
 from sparserm_cli.stages.stopping import finish_unit_in_hand
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import ActivationsReader, open_capture
 from sparserm_cli.store.checks import open_complete
 from sparserm_cli.store.features import (
     FeaturesPlan,
@@ -76,7 +76,7 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
 
     """
     # 1. The capture, and what each SAE says about itself: what cannot fit is refused before weights are read.
-    capture = ActivationsReader(capture_path(config.run))
+    capture = open_capture(config.run)
     names = _name_by_layer(config, capture)
     root = features_path(config.run)
     if (finished := _finished(root, capture, names)) is not None:
@@ -153,7 +153,7 @@ def _finished(root: Path, capture: ActivationsReader, names: Mapping[int, str]) 
         metadata = read_metadata(files)
         if metadata.d_in is None or metadata.d_sae is None:  # only the weights say
             return None
-        facts.append(_facts(metadata, file_digest(files), layer))
+        facts.append(_facts(metadata, sae_digest(files, metadata), layer))
     writer = FeaturesWriter(root)
     if _difference(writer, capture, facts) is not None:
         return None

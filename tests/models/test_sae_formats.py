@@ -198,6 +198,16 @@ def test_architectures_that_are_no_sae_of_one_place_are_refused(
         read_sae_metadata(folder)
 
 
+def test_digest_covers_weights_and_configuration(tmp_path: Path) -> None:
+    """Another k is another SAE, and so are other weights; the place on the disk is not."""
+    first = load_sae(saelens_folder(tmp_path / "a", {"architecture": "topk", "k": 4})).digest
+    assert load_sae(saelens_folder(tmp_path / "b", {"architecture": "topk", "k": 4})).digest == first
+    assert load_sae(saelens_folder(tmp_path / "c", {"architecture": "topk", "k": 5})).digest != first
+    folder = saelens_folder(tmp_path / "d", {"architecture": "topk", "k": 4})
+    save_file({name: weights(1)[name] for name in TENSORS["topk"]}, folder / "sae_weights.safetensors")
+    assert load_sae(folder).digest != first
+
+
 def test_batchtopk_as_saelens_saves_it(tmp_path: Path) -> None:
     """BatchTopK and Matryoshka SAEs are saved as jumprelu with one threshold for all latents."""
     folder = saelens_folder(tmp_path / "sae", {"architecture": "jumprelu"})
