@@ -21,7 +21,7 @@ from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.mlp import fit_head
 from sparserm_cli.stages.controls import LENGTH, Split, fit_controls, length_preference, projections
 from sparserm_cli.stages.frequency import counted_pairs
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import ActivationsReader, open_capture
 from sparserm_cli.store.chain import look
 from sparserm_cli.store.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.lineage import Lineage, check_parent
@@ -77,7 +77,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     """
     begun = time.monotonic()
     # 1. The directions, made from the activations that are there.
-    capture = ActivationsReader(capture_path(config.run))
+    capture = open_capture(config.run)
     directions = read_directions(config.run)
     _check_ancestors(config.run, directions)
     # 2. Pairs of training prompts, pairs of validation prompts.

@@ -16,7 +16,7 @@ from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages.measures import measure
 from sparserm_cli.stages.tally import FOLDS, STRATA, Cohort, Tally, class_totals, make_cohort
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import ActivationsReader, open_capture
 from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.store.frequency import (
     TYPE,
@@ -65,7 +65,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
     """
     begun = time.monotonic()
     # 1. The features, made from the activations that are there.
-    capture = ActivationsReader(capture_path(config.run))
+    capture = open_capture(config.run)
     features = FeaturesReader(features_path(config.run))
     features.check_parent(capture.lineage.as_parent())
     # 2. Who is counted: the pairs of training prompts.

@@ -15,6 +15,7 @@ from jaxtyping import Float32, Int64
 from sparserm_cli.config import Note, SelectConfig
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
+from sparserm_cli.store.activations import capture_path, open_capture
 from sparserm_cli.store.directions import (
     TYPE,
     VERSION,
@@ -72,6 +73,8 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
     where = f"{frequency_path(config.run)} (from {features.root.name})"
     recorded = frequency.lineage.parents["features"]
     check_parent(where, recorded, features.lineage.as_parent(), "run `sparserm frequency`")
+    if capture_path(config.run).exists():  # a capture may be thrown away once it has been encoded
+        features.check_parent(open_capture(config.run).lineage.as_parent())
     # 2. The strongest latents of each layer, and their decoder rows.
     read_rows = decoder or sae_decoder({sae.layer: sae for sae in features.plan.saes})
     layers = {

@@ -13,6 +13,7 @@ __all__ = [
     "NonFiniteError",
     "TokenBlock",
     "capture_path",
+    "open_capture",
     "remove_capture",
 ]
 
@@ -22,6 +23,20 @@ FOLDER = "activations.zarr"
 def capture_path(run: Path) -> Path:
     """Return where the capture of a run directory lies."""
     return run / FOLDER
+
+
+def open_capture(run: Path) -> ActivationsReader:
+    """Open the complete capture of a run directory for a stage that builds on it.
+
+    Raises:
+        IncompatibleError: there is none, it is not complete or newer than this program, or a file that it was
+            made from lies where it lay and has changed by so much as a byte.
+        CorruptStoreError: a file is missing, empty, cut, or of another plan; names the unit.
+
+    """
+    capture = ActivationsReader(capture_path(run))
+    capture.check_inputs()
+    return capture
 
 
 def remove_capture(root: Path) -> None:
