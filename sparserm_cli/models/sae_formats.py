@@ -1,7 +1,7 @@
 """The weights of each format, brought to the one form of `SparseAutoencoder` by the format's own formula.
 
-Everything that is linear is folded into W_enc and b_enc here, in float64: a b_dec subtracted from the
-input, a scale of the input, decoder norms that weigh pre-activations.
+Everything that is linear is folded into W_enc and b_enc here: a b_dec subtracted from the input, a scale of
+the input, decoder norms that weigh pre-activations. Biases are added up in float64.
 Axes: d_in (width of the residual stream), d_sae (latents).
 """
 
@@ -23,6 +23,9 @@ from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.safetensors_file import read_header
 
 __all__ = ["Weights", "check_normalization", "fold", "read_sae_metadata", "read_weights"]
+
+COLUMNS_AT_ONCE = 4096
+"""Latents whose encoder weights are widened to float64 together."""
 
 
 class Weights(NamedTuple):
@@ -130,25 +133,25 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
         raise IncompatibleError(
             metadata.name, f"W_enc {told} and its transpose's shape", found, "download it again"
         )
-    w_enc, bias = weights.W_enc.double(), weights.b_enc.double()
-    w_dec, b_dec = weights.W_dec.double(), weights.b_dec.double()
+    w_enc, w_dec, bias = _float(weights.W_enc), _float(weights.W_dec), weights.b_enc.double()
     if weights.subtract_b_dec:
-        bias = bias - b_dec @ w_enc
-    norms = w_dec.norm(dim=1) if weights.by_norm else None
+        bias = bias - _product(weights.b_dec, w_enc)
+    norms = w_dec.double().norm(dim=1) if weights.by_norm else None
     if norms is not None:
-        w_enc, bias = w_enc * norms, bias * norms
+        w_enc, bias = w_enc * _float(norms), bias * norms
+    if weights.scale != 1.0:
+        w_enc, w_dec = w_enc * weights.scale, w_dec / weights.scale
     factor = shift = None
     if weights.r_mag is not None and weights.b_mag is not None:
         factor = weights.r_mag.double().exp()
         shift = weights.b_mag.double() - weights.b_enc.double() * factor
-    widths = metadata._replace(d_in=d_in, d_sae=d_sae)
     return SparseAutoencoder(
-        metadata=widths,
+        metadata=metadata._replace(d_in=d_in, d_sae=d_sae),
         digest=digest,
-        W_enc=_float(w_enc * weights.scale),
+        W_enc=w_enc,
         b_enc=_float(bias),
-        W_dec=_float(w_dec / weights.scale),
-        b_dec=_float(b_dec / weights.scale),
+        W_dec=w_dec,
+        b_dec=_float(weights.b_dec.double() / weights.scale),
         threshold=None if weights.threshold is None else _float(weights.threshold).expand(d_sae).contiguous(),
         k=None if weights.k is None else min(weights.k, d_sae),
         magnitude_scale=None if factor is None else _float(factor),
@@ -156,6 +159,12 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
         decoder_scale=None if norms is None else _float(1 / norms),
         normalization=_by_row(metadata.normalization),
     )
+
+
+def _product(vector: Tensor, matrix: Tensor) -> Tensor:
+    """Return vector @ matrix in float64, without widening the whole matrix at once."""
+    wide = vector.double()
+    return torch.cat([wide @ block.double() for block in matrix.split(COLUMNS_AT_ONCE, dim=1)])
 
 
 def _float(tensor: Tensor) -> Tensor:
