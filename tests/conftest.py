@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 
@@ -27,6 +28,10 @@ _module("sparserm_typechecks", "typechecks.py")
 ROOMS = ("data", "models", "store", "stages", "study", "errors", "console")
 install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typechecks.checked")
 tiny = _module("sparserm_tiny", "models/tiny.py")
+
+# How long an example takes says something about the machine, not about the code.
+settings.register_profile("sparserm", deadline=None)
+settings.load_profile("sparserm")
 
 
 @pytest.fixture(scope="session")
