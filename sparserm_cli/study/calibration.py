@@ -1,0 +1,167 @@
+"""What score differences are worth: how often each size of them is right, and what length has to do with it.
+
+Axes: `pairs` of a chosen and a rejected response, each with a margin (chosen score less rejected score) and
+the group of its prompt; intervals are over prompts, as in `statistics`.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Integer
+from scipy.special import expit
+from scipy.stats import rankdata
+
+from sparserm_cli.study.statistics import PairAccuracy, pair_accuracy
+
+BINS = 10
+"""Groups of pairs at most."""
+PAIRS_PER_BIN = 20
+"""Pairs in a group at least: fewer say nothing."""
+
+Margins = Float64[np.ndarray, " pairs"]
+Groups = Integer[np.ndarray, " pairs"]
+
+
+class ReliabilityBin(NamedTuple):
+    """Pairs of about the same confidence.
+
+    Fields:
+        confidence: mean probability that the reward model gives to the response it prefers.
+        right: how often that response is the chosen one.
+    """
+
+    confidence: float
+    right: PairAccuracy
+
+
+class Reliability(NamedTuple):
+    """Whether probabilities are what they say.
+
+    Fields:
+        bins: from the least to the most confident pairs, as even in number as they can be.
+        error: expected calibration error: mean distance of confidence and accuracy, weighted by pairs.
+    """
+
+    bins: tuple[ReliabilityBin, ...]
+    error: float
+
+
+class LengthBin(NamedTuple):
+    """Pairs of about the same difference in length.
+
+    Fields:
+        length: mean of the chosen response's tokens less the rejected one's.
+        margin: mean margin.
+        right: how often the chosen response scores higher.
+    """
+
+    length: float
+    margin: float
+    right: PairAccuracy
+
+
+class LengthBias(NamedTuple):
+    """What length has to do with the score.
+
+    Fields:
+        correlation: Spearman's, of length difference and margin; NaN if one of them is constant.
+        longer: pairs whose chosen response is the longer one.
+        shorter: pairs whose chosen response is the shorter one.
+        equal: pairs of one length.
+        bins: from the pairs whose rejected response is much longer to those whose chosen one is.
+    """
+
+    correlation: float
+    longer: PairAccuracy
+    shorter: PairAccuracy
+    equal: PairAccuracy
+    bins: tuple[LengthBin, ...]
+
+
+def reliability(margins: Margins, groups: Groups, bins: int = BINS) -> Reliability:
+    """Compare confidence with accuracy.
+
+    The confidence of a margin m is Bradley and Terry's probability of the response that scores higher,
+    1 / (1 + exp(-|m|)). Only the loss `bt` fits scores to be read so; for other losses the comparison tells
+    how far they are from it.
+
+    Args:
+        margins: chosen score less rejected score of each pair.
+        groups: prompt of each pair.
+        bins: at most so many groups of pairs.
+
+    """
+    confidence = expit(np.abs(margins))
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, max(1, min(bins, len(order) // PAIRS_PER_BIN)))
+    found = tuple(
+        ReliabilityBin(float(confidence[part].mean()), pair_accuracy(margins[part], groups[part]))
+        for part in parts
+        if len(part)
+    )
+    gaps = [one.right.pairs * abs(one.confidence - one.right.accuracy) for one in found]
+    return Reliability(found, sum(gaps) / len(order) if found else float("nan"))
+
+
+def length_bias(
+    margins: Margins, lengths: Integer[np.ndarray, " pairs"], groups: Groups, bins: int = BINS
+) -> LengthBias:
+    """Compare margins with differences in length.
+
+    Args:
+        margins: chosen score less rejected score of each pair.
+        lengths: chosen length less rejected length of each pair, in tokens.
+        groups: prompt of each pair.
+        bins: at most so many groups of pairs of similar length difference.
+
+    """
+    inner = np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]) if len(lengths) else np.empty(0)
+    number = np.searchsorted(np.unique(inner), lengths, side="left")
+    parts = [np.flatnonzero(number == one) for one in np.unique(number)]
+
+    def right(part: Any) -> PairAccuracy:
+        return pair_accuracy(margins[part], groups[part])
+
+    return LengthBias(
+        _spearman(lengths, margins),
+        right(lengths > 0),
+        right(lengths < 0),
+        right(lengths == 0),
+        tuple(LengthBin(float(lengths[one].mean()), float(margins[one].mean()), right(one)) for one in parts),
+    )
+
+
+def to_json(found: Reliability | LengthBias) -> dict[str, Any]:
+    """Return a finding as a JSON object, NaN as null."""
+    value: dict[str, Any] = _plain(found)
+    return value
+
+
+def reliability_from(value: Mapping[str, Any]) -> Reliability:
+    """Read what `to_json` made of a reliability.
+
+    Raises:
+        KeyError: it is something else.
+        TypeError: it is something else.
+
+    """
+    bins = tuple(
+        ReliabilityBin(float(one["confidence"]), PairAccuracy(**one["right"])) for one in value["bins"]
+    )
+    return Reliability(bins, float(value["error"]))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        fields = getattr(value, "_fields", None)
+        parts = [_plain(one) for one in value]
+        return parts if fields is None else dict(zip(fields, parts, strict=True))
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def _spearman(a: Integer[np.ndarray, " pairs"], b: Margins) -> float:
+    """Return Spearman's rank correlation; NaN where one side is constant."""
+    if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
+        return float("nan")
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])

@@ -1,0 +1,158 @@
+"""`report`: one HTML page that shows what a run has found; it needs no network and no other file.
+
+Reads: whatever the run directory holds, `evaluation.json` among it. Writes: `report.html`.
+Memory: one unit of activations or features, the row arrays (some 50 bytes a response and a pair), a score a
+response, and bounded lists of what is shown.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from sparserm_cli.config import Note, ReportConfig
+from sparserm_cli.models.head import RewardHead
+from sparserm_cli.study.calibration import length_bias, reliability, reliability_from
+from sparserm_cli.study.report_contexts import Contexts, feature_contexts
+from sparserm_cli.study.report_facts import Missing, RunFacts, open_run
+from sparserm_cli.study.report_page import write_page
+from sparserm_cli.study.report_scores import most_wrong, pair_scores, stored_scores
+from sparserm_cli.study.report_sections import ContextsOf, Findings, Scored, page_of
+from sparserm_cli.study.report_tables import projection_of, shown_directions
+from sparserm_cli.study.report_words import Words
+
+REPORT = "report.html"
+SHOWN_PAIRS = 20
+"""Most wrong pairs that are shown."""
+
+Phases = Callable[[str, int, int], None]
+"""Called with what is read, units done and units in all."""
+
+
+class ReportSummary(NamedTuple):
+    """What `report` has made.
+
+    Fields:
+        path: where the page is.
+        bytes: its size.
+        pairs: stored pairs that were scored.
+        missing: part of the page to the reason why it is not shown.
+        seconds: spent.
+    """
+
+    path: Path
+    bytes: int
+    pairs: int
+    missing: Mapping[str, str]
+    seconds: float
+
+
+def report(config: ReportConfig, *, progress: Phases, note: Note) -> ReportSummary:
+    """Show a run on one page; what is not there is named on the page and in the summary.
+
+    Args:
+        config: the options.
+        progress: called with what is read, units done and units in all.
+        note: told what is worth knowing on the way.
+
+    Raises:
+        IncompatibleError: the run directory holds no artifact at all.
+        UsageError: --evaluation names no file.
+        CorruptStoreError: an artifact is damaged.
+        ResourceError: the disk is full.
+
+    """
+    begun = time.monotonic()
+    # 1. What is there.
+    run = open_run(config)
+    # 2. One pass over the pooled vectors, one over the features of each layer.
+    scored = _scored(run, progress)
+    contexts = _contexts(run, progress)
+    # 3. The texts of what is shown, each unit that holds any of them read once.
+    wrong = np.empty(0, np.int64)
+    if not isinstance(run.capture, Missing) and not isinstance(scored, Missing):
+        wrong = most_wrong(run.capture, scored.pairs, SHOWN_PAIRS)
+    words = _words(run, scored, contexts, wrong)
+    # 4. The page appears whole or not at all.
+    page = page_of(str(config.run), run, Findings(scored, contexts, wrong, words))
+    missing = page.missing()
+    for reason in dict.fromkeys(missing.values()):
+        parts = ", ".join(part for part, why in missing.items() if why == reason)
+        note(f"not shown ({parts}): {reason}")
+    path = config.output or config.run / REPORT
+    size = write_page(path, page)
+    pairs = 0 if isinstance(scored, Missing) else len(scored.pairs.row)
+    return ReportSummary(path, size, pairs, missing, time.monotonic() - begun)
+
+
+def _scored(run: RunFacts, progress: Phases) -> Scored | Missing:
+    """Score the stored pairs."""
+    if isinstance(run.scored, Missing):
+        return run.scored
+    if isinstance(run.capture, Missing):
+        return run.capture
+    config = run.scored.config
+    head = RewardHead.from_files(run.scored)
+    stored = stored_scores(run.capture, head, partial(progress, "scores"))
+    pairs = pair_scores(run.capture, stored.scores, config.val_fraction, config.seed)
+    found = {
+        name: reliability(pairs.margin[mask], pairs.group[mask])
+        for name, mask in (("validation", pairs.validation), ("training", ~pairs.validation))
+        if mask.any()
+    }
+    evaluation = {} if isinstance(run.evaluation, Missing) else run.evaluation
+    if "reliability" in evaluation:
+        found = {"held-out": reliability_from(evaluation["reliability"]), **found}
+    return Scored(stored, pairs, found, length_bias(pairs.margin, pairs.length, pairs.group))
+
+
+def _contexts(run: RunFacts, progress: Phases) -> ContextsOf | Missing:
+    """Find where the latents of the shown directions fire."""
+    if isinstance(run.directions, Missing):
+        return run.directions
+    if isinstance(run.features, Missing):
+        return run.features
+    found: dict[tuple[int, int], Contexts] = {}
+    for layer, one in run.directions.layers.items():
+        numbers = [number for at, number in shown_directions(run.directions) if at == layer]
+        wanted = sorted({int(one.feature[number]) for number in numbers} - {-1})
+        if layer in run.features.plan.layers and wanted:
+            advance = partial(progress, f"contexts of layer {layer}")
+            contexts = feature_contexts(run.features, layer, wanted, advance)
+            found |= {(layer, feature): each for feature, each in zip(wanted, contexts, strict=True)}
+    return found
+
+
+def _words(
+    run: RunFacts,
+    scored: Scored | Missing,
+    contexts: ContextsOf | Missing,
+    wrong: Int64[np.ndarray, " most"],
+) -> Words | Missing:
+    """Read the token ids of every response that is shown."""
+    if isinstance(run.capture, Missing):
+        return run.capture
+    if isinstance(run.tokenizer, Missing):
+        return run.tokenizer
+    needed: set[int] = set()
+    if not isinstance(contexts, Missing):
+        for one in contexts.values():
+            needed |= {context.response for context in (*one.strongest, *one.weakest)}
+    if not isinstance(scored, Missing):
+        needed |= {*scored.pairs.chosen[wrong].tolist(), *scored.pairs.rejected[wrong].tolist()}
+        needed |= _ends(run, scored)
+    return Words(run.capture, run.tokenizer, needed)
+
+
+def _ends(run: RunFacts, scored: Scored) -> set[int]:
+    """Return the responses at the ends of the shown directions."""
+    reward, directions = run.made_of_directions, run.directions
+    if reward is None or isinstance(directions, Missing):
+        return set()
+    at = [projection_of(reward, layer, number) for layer, number in shown_directions(directions)]
+    ends = np.concatenate([scored.stored.highest[:, at], scored.stored.lowest[:, at]])
+    return set(ends[ends >= 0].tolist())

@@ -1,0 +1,166 @@
+"""What of a run directory there is to be shown: each artifact opened, or the reason why it is not.
+
+An artifact that is absent, incomplete or stale leaves a gap that the page names; a damaged one is an error.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from sparserm_cli.config import ReportConfig
+from sparserm_cli.data.template import tokenizer_digest
+from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
+from sparserm_cli.models.identity import load_tokenizer, resolve_model
+from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.chain import COMPLETE, Artifact
+from sparserm_cli.store.directions import Directions, read_directions
+from sparserm_cli.store.evaluation import evaluation_path, read_evaluation
+from sparserm_cli.store.features import FeaturesReader, features_path
+from sparserm_cli.store.frequency import Frequency, read_frequency
+from sparserm_cli.store.lineage import check_parent
+from sparserm_cli.store.reward import RewardFiles, read_reward, reward_path
+from sparserm_cli.store.status import status
+
+T = TypeVar("T")
+
+
+class Missing(NamedTuple):
+    """Something that cannot be shown.
+
+    Fields:
+        reason: why, and what to run.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run directory, opened as far as it can be."""
+
+    artifacts: tuple[Artifact, ...]
+    """The chain of artifacts, in the order of the stages."""
+    capture: ActivationsReader | Missing
+    """The residual activations and all rows."""
+    features: FeaturesReader | Missing
+    """The latents, if they are those of the capture."""
+    frequency: Frequency | Missing
+    """How often each latent fires."""
+    directions: Directions | Missing
+    """The selected directions."""
+    reward: RewardFiles | Missing
+    """The reward model."""
+    scored: RewardFiles | Missing
+    """The reward model, if it was fitted on the capture."""
+    evaluation: Any | Missing
+    """What `evaluate` measured with this reward model, a JSON object."""
+    tokenizer: Any | Missing
+    """The tokenizer of the capture."""
+
+    @property
+    def made_of_directions(self) -> RewardFiles | None:
+        """The reward model, if it was made of the directions that are there."""
+        if isinstance(self.directions, Missing) or isinstance(self.reward, Missing):
+            return None
+        recorded = self.reward.config.lineage.parents.get(self.directions.lineage.type)
+        same = recorded is not None and recorded.digest == self.directions.lineage.digest
+        return self.reward if same else None
+
+
+def open_run(config: ReportConfig) -> RunFacts:
+    """Open everything that a report can show.
+
+    Raises:
+        IncompatibleError: the run directory holds no artifact at all.
+        UsageError: --evaluation names no file.
+        CorruptStoreError: an artifact is damaged.
+
+    """
+    run = config.run
+    artifacts = status(run).artifacts
+    reward_folder = config.reward or reward_path(run)
+    if not any(one.path.exists() for one in artifacts) and not reward_folder.is_dir():
+        hint = "run `sparserm extract` first, or name the run directory with --run"
+        raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
+    if config.evaluation is not None and not config.evaluation.is_file():
+        raise UsageError("--evaluation", "a file that `sparserm evaluate` wrote", "none", "correct the path")
+    capture = _opened(lambda: ActivationsReader(capture_path(run)))
+    reward = _opened(lambda: read_reward(reward_folder))
+    if reward_folder != reward_path(run) and not isinstance(reward, Missing):
+        given = Artifact("reward", reward_folder, "", COMPLETE, lineage=reward.config.lineage)
+        artifacts = tuple(given if one.name == given.name else one for one in artifacts)
+    return RunFacts(
+        artifacts=artifacts,
+        capture=capture,
+        features=_opened(lambda: _features(run, capture)),
+        frequency=_opened(lambda: read_frequency(run)),
+        directions=_opened(lambda: read_directions(run)),
+        reward=reward,
+        scored=_opened(lambda: _fitted_here(reward_folder, reward, capture)),
+        evaluation=_opened(lambda: _evaluation(config, reward)),
+        tokenizer=_opened(lambda: _tokenizer(config, capture)),
+    )
+
+
+def _opened(opener: Callable[[], T | Missing]) -> T | Missing:
+    """Return what the opener gives, or why it is not to be had."""
+    try:
+        return opener()
+    except (IncompatibleError, TemporaryError, UsageError) as error:
+        return Missing(str(error))
+
+
+def _features(run: Path, capture: ActivationsReader | Missing) -> FeaturesReader | Missing:
+    """Open the features, which must be those of the capture."""
+    features = FeaturesReader(features_path(run))
+    if isinstance(capture, Missing):
+        return capture
+    features.check_parent(capture.lineage.as_parent())
+    return features
+
+
+def _fitted_here(
+    folder: Path, reward: RewardFiles | Missing, capture: ActivationsReader | Missing
+) -> RewardFiles | Missing:
+    """Return the reward model if the stored pairs are those it was fitted on."""
+    if isinstance(reward, Missing):
+        return reward
+    if isinstance(capture, Missing):
+        return capture
+    recorded = reward.config.lineage.parents.get(capture.lineage.type)
+    if recorded is None:
+        return Missing(f"{folder}: it does not say which pairs it was fitted on")
+    check_parent(f"{folder} (fitted on {capture.root})", recorded, capture.lineage.as_parent())
+    return reward
+
+
+def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Missing:
+    """Read the evaluation, which must be of this reward model."""
+    path = config.evaluation or evaluation_path(config.run)
+    if not path.is_file():
+        return Missing("no held-out evaluation: run `sparserm evaluate FILE` first")
+    found = read_evaluation(path)
+    if isinstance(reward, Missing):
+        return reward
+    if found.get("reward") != reward.config.lineage.digest:
+        return Missing(f"{path} is of another reward model: run `sparserm evaluate FILE` again")
+    return found
+
+
+def _tokenizer(config: ReportConfig, capture: ActivationsReader | Missing) -> Any | Missing:
+    """Load the tokenizer that the capture was made with.
+
+    Raises:
+        IncompatibleError: the model's tokenizer is another one.
+
+    """
+    if isinstance(capture, Missing):
+        return capture
+    settings = capture.plan.settings
+    tokenizer = load_tokenizer(resolve_model(config.model or settings.model, offline=config.offline))
+    found = tokenizer_digest(tokenizer)
+    if found != settings.tokenizer:
+        hint = "give --model with the model of the capture"
+        raise IncompatibleError(f"{capture.root}: tokenizer", settings.tokenizer, found, hint)
+    return tokenizer

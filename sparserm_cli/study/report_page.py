@@ -1,0 +1,212 @@
+"""The report as one HTML page that needs nothing else: text by a template, figures by plotly.js inlined once.
+
+The page's own security policy forbids every request, so that it is the browser that keeps it offline.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparserm_cli.store.files import building_file, make_folder
+from sparserm_cli.study.calibration import LengthBias
+from sparserm_cli.study.report_facts import Missing
+from sparserm_cli.study.report_figures import Figure
+from sparserm_cli.study.report_tables import (
+    AccuracyTable,
+    ArtifactRow,
+    DirectionRow,
+    WrongPair,
+    interval,
+    percent,
+)
+
+_TEMPLATE, _STYLE, _SCRIPT = "report.html.jinja", "report.css", "report.js"
+
+
+class Card(NamedTuple):
+    """One number at the top of the page.
+
+    Fields:
+        label: what it is.
+        value: the number as text.
+        note: what to know of it.
+    """
+
+    label: str
+    value: str
+    note: str
+
+
+class Evaluated(NamedTuple):
+    """Accuracies on held-out data.
+
+    Fields:
+        on: the data in words.
+        table: the accuracies.
+    """
+
+    on: str
+    table: AccuracyTable
+
+
+class DirectionTable(NamedTuple):
+    """The directions that are shown.
+
+    Fields:
+        statistic: what they were chosen by.
+        rows: one a direction.
+        hidden: how many are not shown.
+        contexts: why it is not shown where their latents fire, if it is not.
+        ends: why the responses at their ends are not shown, if they are not.
+    """
+
+    statistic: str
+    rows: Sequence[DirectionRow]
+    hidden: int
+    contexts: Missing | None
+    ends: Missing | None
+
+
+class WrongTable(NamedTuple):
+    """The pairs that are most wrong.
+
+    Fields:
+        rows: one a pair.
+        frame: what the chat template puts before and after each prompt.
+    """
+
+    rows: Sequence[WrongPair]
+    frame: tuple[str, str]
+
+
+class Origin(NamedTuple):
+    """What the run was made from.
+
+    Fields:
+        artifacts: the chain.
+        inputs: path, bytes and sha256 of each input file.
+        packages: package and version of the capture.
+    """
+
+    artifacts: Sequence[ArtifactRow]
+    inputs: Sequence[tuple[str, str, str]]
+    packages: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a report shows."""
+
+    run: str
+    """The run directory, as it was named."""
+    made: str
+    """By what and when."""
+    what: str
+    """The reward model in one line."""
+    cards: Sequence[Card]
+    """The numbers at the top."""
+    evaluation: Evaluated | Missing
+    """Accuracies that `evaluate` measured."""
+    fit: AccuracyTable | Missing
+    """Accuracies that `fit` measured."""
+    figures: Mapping[str, Figure | Missing]
+    """Name to figure."""
+    frequencies: Mapping[int, str] | Missing
+    """Layer to the name of its frequency figure."""
+    counted: str
+    """What the rates are shares of."""
+    directions: DirectionTable | Missing
+    """The directions."""
+    calibration: Mapping[str, float]
+    """Set of pairs to expected calibration error."""
+    length: LengthBias | Missing
+    """What length has to do with the scores."""
+    wrong: WrongTable | Missing
+    """The most wrong pairs."""
+    origin: Origin
+    """What the run was made from."""
+
+    def missing(self) -> dict[str, str]:
+        """Return the parts that are not shown, with the reason."""
+        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        if isinstance(self.directions, DirectionTable):
+            parts |= {
+                "contexts of directions": self.directions.contexts,
+                "ends of directions": self.directions.ends,
+            }
+        parts |= {name.replace("-", " "): one for name, one in self.figures.items()}
+        return {name: one.reason for name, one in parts.items() if isinstance(one, Missing)}
+
+
+def write_page(path: Path, page: Page) -> int:
+    """Write the page whole or not at all, and return its size in bytes.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+
+    """
+    from plotly.offline import get_plotlyjs
+
+    figures = {name: one for name, one in page.figures.items() if not isinstance(one, Missing)}
+    stream = (
+        _environment()
+        .get_template(_TEMPLATE)
+        .stream(
+            page=page,
+            style=_asset(_STYLE),
+            script=_asset(_SCRIPT),
+            plotly=get_plotlyjs(),
+            figures=script_json(figures),
+        )
+    )
+    make_folder(path.parent)
+    with building_file(path) as part:
+        stream.dump(str(part), encoding="utf-8")
+        return part.stat().st_size
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that can stand in a script element: nothing in it ends the element or opens a comment.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+
+    """
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+
+
+def _environment() -> Any:
+    """Return the template engine: every value is escaped, and a name that is not there is an error."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_asset),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "signed": _signed, "short": _short}
+    environment.globals |= {"interval": interval}
+    environment.tests["missing"] = lambda value: isinstance(value, Missing)
+    return environment
+
+
+def _asset(name: str) -> str:
+    """Read a file that lies beside this one."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _signed(value: float | None, digits: int = 2) -> str:
+    """Write a number with its sign; "" for none."""
+    return "" if value is None or np.isnan(value) else f"{value:+.{digits}f}"
+
+
+def _short(value: float) -> str:
+    """Write a small number in one digit; "" for NaN."""
+    return "" if np.isnan(value) else f"{value:.1g}"

@@ -1,0 +1,246 @@
+"""From what was found to what the page shows: the numbers at the top, the figures and the tables."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from sparserm_cli import __version__
+from sparserm_cli.store.frequency import Frequency
+from sparserm_cli.store.reward import Metric, RewardConfig
+from sparserm_cli.study import report_figures as draw
+from sparserm_cli.study.calibration import LengthBias, Reliability
+from sparserm_cli.study.report_contexts import Contexts
+from sparserm_cli.study.report_facts import Missing, RunFacts
+from sparserm_cli.study.report_figures import Figure
+from sparserm_cli.study.report_latents import DRAWN_LATENTS, frequency_figure
+from sparserm_cli.study.report_page import Card, DirectionTable, Evaluated, Origin, Page, WrongTable
+from sparserm_cli.study.report_scores import PairScores, StoredScores
+from sparserm_cli.study.report_tables import (
+    direction_rows,
+    evaluation_table,
+    fit_table,
+    interval,
+    percent,
+    provenance,
+    wrong_pairs,
+)
+from sparserm_cli.study.report_words import Words
+
+ContextsOf = Mapping[tuple[int, int], Contexts]
+"""Layer and feature to contexts."""
+
+
+class Scored(NamedTuple):
+    """The stored pairs as the reward model sees them.
+
+    Fields:
+        stored: score and projections of each response.
+        pairs: those that can be compared.
+        reliability: set of pairs to its calibration.
+        length: what length has to do with the scores.
+    """
+
+    stored: StoredScores
+    pairs: PairScores
+    reliability: Mapping[str, Reliability]
+    length: LengthBias
+
+
+class Findings(NamedTuple):
+    """What the passes over a run have found.
+
+    Fields:
+        scored: the stored pairs.
+        contexts: where latents fire.
+        wrong: the most wrong of the pairs.
+        words: the texts of what is shown.
+    """
+
+    scored: Scored | Missing
+    contexts: ContextsOf | Missing
+    wrong: Int64[np.ndarray, " most"]
+    words: Words | Missing
+
+
+def page_of(name: str, run: RunFacts, found: Findings) -> Page:
+    """Return the page of a run.
+
+    Args:
+        name: of the run directory.
+        run: what is there.
+        found: what the passes over it have given.
+
+    """
+    scored, reward, frequency = found.scored, run.reward, run.frequency
+    return Page(
+        run=name,
+        made=f"Made by sparserm {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        what=reward.reason if isinstance(reward, Missing) else _model_line(reward.config),
+        cards=list(_cards(run, scored)),
+        evaluation=run.evaluation if isinstance(run.evaluation, Missing) else _evaluated(run.evaluation),
+        fit=reward if isinstance(reward, Missing) else fit_table(reward.config.metrics),
+        figures=_figures(run, scored),
+        frequencies=frequency if isinstance(frequency, Missing) else _frequency_names(frequency),
+        counted="" if isinstance(frequency, Missing) else _counted(frequency),
+        directions=_directions(run, found),
+        calibration={} if isinstance(scored, Missing) else _errors(scored.reliability),
+        length=scored if isinstance(scored, Missing) else scored.length,
+        wrong=_wrong(found),
+        origin=_origin(run),
+    )
+
+
+def _model_line(config: RewardConfig) -> str:
+    """Return what a reward model is in one line."""
+    latents: Mapping[str, Sequence[int]] = config.selection.get("latents", {})
+    count = sum(len(one) for one in latents.values())
+    blocks = ", ".join(map(str, config.layers))
+    parts = (
+        f"{config.model}, after block {blocks}",
+        f"{count:,} directions",
+        f"{config.pool} pooling",
+        f"{config.head} head",
+        f"{config.loss} loss",
+        f"{config.dtype}",
+    )
+    return " · ".join(parts)
+
+
+def _cards(run: RunFacts, scored: Scored | Missing) -> Iterator[Card]:
+    """Yield the numbers at the top."""
+    if isinstance(run.evaluation, dict) and run.evaluation["benchmark"] == "pairs":
+        yield from _accuracy_cards("Held-out accuracy", run.evaluation["scorers"])
+    elif not isinstance(run.reward, Missing):
+        validation = [one for one in run.reward.config.metrics if one.split == "validation"]
+        yield from _accuracy_cards("Validation accuracy", {one.scorer: vars(one) for one in validation})
+    if not isinstance(run.reward, Missing):
+        training = run.reward.config.training
+        prompts = f"of {training['train_prompts']:,} prompts" if "train_prompts" in training else ""
+        yield Card("Fitted on", f"{training.get('train_pairs', 0):,} pairs", prompts)
+    if not isinstance(scored, Missing):
+        name, found = next(iter(scored.reliability.items()), ("", None))
+        if found is not None:
+            note = f"mean distance of confidence and accuracy, {name} pairs"
+            yield Card("Calibration error", percent(found.error), note)
+
+
+def _accuracy_cards(label: str, scorers: Mapping[str, Mapping[str, Any]]) -> Iterator[Card]:
+    """Yield the reward model's accuracy and that of the best control."""
+    names = list(scorers)
+    if not names:
+        return
+    own = scorers[names[0]]
+    note = f"{interval(own['low'], own['high'])}, {own['pairs']:,} pairs"
+    yield Card(label, percent(own["accuracy"]), note)
+    if len(names) > 1:
+        best = max(names[1:], key=lambda name: float(scorers[name]["accuracy"]))
+        gap = 100 * (own["accuracy"] - scorers[best]["accuracy"])
+        yield Card(
+            "Best control", percent(scorers[best]["accuracy"]), f"{best}: reward model {gap:+.1f} points"
+        )
+
+
+def _evaluated(metrics: Mapping[str, Any]) -> Evaluated:
+    """Return what `evaluate` measured."""
+    shared = metrics.get("prompts_shared_with_training")
+    trained = f" {shared} of its prompts were trained on." if shared else ""
+    rows = f"{metrics['file']}, {metrics['rows_accepted']:,} rows"
+    return Evaluated(f"{rows}, by the rules of {metrics['benchmark']}.{trained}", evaluation_table(metrics))
+
+
+def _figures(run: RunFacts, scored: Scored | Missing) -> dict[str, Figure | Missing]:
+    """Return all figures."""
+    figures: dict[str, Figure | Missing] = {}
+    metrics: Sequence[Metric] = () if isinstance(run.reward, Missing) else run.reward.config.metrics
+    if metrics:
+        figures["accuracy-figure"] = draw.accuracy_figure(metrics)
+    if not isinstance(run.frequency, Missing):
+        chosen = {} if isinstance(run.directions, Missing) else run.directions.layers
+        for layer, name in _frequency_names(run.frequency).items():
+            figures[name] = frequency_figure(layer, run.frequency.layers[layer], chosen.get(layer))
+    if isinstance(scored, Missing):
+        names = ("score", "margin", "reliability", "length", "length-accuracy")
+        return figures | {f"{name}-figure": scored for name in names}
+    stored, pairs = scored.stored, scored.pairs
+    sides = (stored.scores[np.unique(one)].astype(np.float64) for one in (pairs.chosen, pairs.rejected))
+    return figures | {
+        "score-figure": draw.score_figure(*sides),
+        "margin-figure": draw.margin_figure(pairs),
+        "reliability-figure": draw.reliability_figure(scored.reliability),
+        "length-figure": draw.length_figure(pairs, scored.length),
+        "length-accuracy-figure": draw.length_accuracy_figure(scored.length),
+    }
+
+
+def _frequency_names(frequency: Frequency) -> dict[int, str]:
+    """Return the name of each layer's figure."""
+    return {layer: f"frequency-figure-{layer}" for layer in frequency.layers}
+
+
+def _counted(frequency: Frequency) -> str:
+    """Return what the rates are shares of, in words."""
+    totals = frequency.totals
+    shares = totals.tokens if frequency.unit == "token" else totals.responses
+    return (
+        f"Shares of {shares[0]:,} chosen and {shares[1]:,} rejected {frequency.unit}s, counted on "
+        f"{totals.pairs:,} training pairs of {totals.prompts:,} prompts. Latents that never fire are not "
+        f"drawn, and of the others at most {DRAWN_LATENTS:,} beside the selected ones."
+    )
+
+
+def _directions(run: RunFacts, found: Findings) -> DirectionTable | Missing:
+    """Return the table of directions with their texts."""
+    directions = run.directions
+    if isinstance(directions, Missing):
+        return directions
+    words = found.words
+    contexts = found.contexts if isinstance(found.contexts, Missing) else words
+    ends = found.scored if isinstance(found.scored, Missing) else words
+    reward = run.made_of_directions
+    if reward is None and not isinstance(ends, Missing):
+        ends = Missing("the reward model was made of other directions: run `sparserm fit` again")
+    rows = list(
+        direction_rows(
+            directions,
+            reward,
+            {} if isinstance(found.contexts, Missing) else found.contexts,
+            None if isinstance(found.scored, Missing) else found.scored.stored,
+            None if isinstance(words, Missing) else words,
+        )
+    )
+    count = sum(len(one.feature) for one in directions.layers.values())
+    return DirectionTable(
+        str(directions.lineage.identity.get("by", "statistic")).replace("_", " "),
+        rows,
+        count - len(rows),
+        contexts if isinstance(contexts, Missing) else None,
+        ends if isinstance(ends, Missing) else None,
+    )
+
+
+def _errors(found: Mapping[str, Reliability]) -> dict[str, float]:
+    return {name: one.error for name, one in found.items()}
+
+
+def _wrong(found: Findings) -> WrongTable | Missing:
+    """Return the most wrong pairs."""
+    if isinstance(found.scored, Missing):
+        return found.scored
+    if isinstance(found.words, Missing):
+        return found.words
+    rows = wrong_pairs(found.scored.pairs, found.wrong, found.scored.stored, found.words)
+    return WrongTable(list(rows), found.words.frame)
+
+
+def _origin(run: RunFacts) -> Origin:
+    """Return what the run was made from."""
+    artifacts = list(provenance(run.artifacts))
+    if isinstance(run.capture, Missing):
+        return Origin(artifacts, (), ())
+    told = run.capture.store.plan.told
+    inputs = [(one.path, f"{one.bytes:,}", one.sha256) for one in run.capture.plan.settings.inputs]
+    packages = [(str(name), str(version)) for name, version in dict(told.get("packages", {})).items()]
+    return Origin(artifacts, inputs, packages)

@@ -1,0 +1,260 @@
+"""The report's tables: accuracies, directions with the text that excites them, wrong pairs, provenance."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from sparserm_cli.store.chain import Artifact
+from sparserm_cli.store.directions import Directions
+from sparserm_cli.store.reward import POOLINGS, Metric, RewardFiles
+from sparserm_cli.study.report_contexts import Contexts
+from sparserm_cli.study.report_scores import PairScores, StoredScores
+from sparserm_cli.study.report_words import Excerpt, Stretch, Words
+
+SHOWN_DIRECTIONS = 64
+"""Directions a side and layer that are shown: the first, which are the strongest."""
+_PAIR_TOKENS = 300
+
+
+class AccuracyTable(NamedTuple):
+    """Accuracies of several scorers, the reward model's first.
+
+    Fields:
+        columns: what is told of each.
+        rows: name of a scorer and its cells.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+class DirectionRow(NamedTuple):
+    """One direction and where it is found.
+
+    Fields:
+        layer: block from 0.
+        preferred: whether it is of the preferred side.
+        feature: latent; None for a random direction.
+        statistic: what it was chosen by.
+        rate_chosen: share of the chosen side on which it fires.
+        rate_rejected: the same of the rejected side.
+        q: of McNemar's test.
+        weight: of a linear head, in score a standard deviation; None if there is none.
+        strongest: where the latent fires most.
+        weakest: where it fires least.
+        highest: responses furthest along the direction.
+        lowest: responses furthest against it.
+    """
+
+    layer: int
+    preferred: bool
+    feature: int | None
+    statistic: float
+    rate_chosen: float
+    rate_rejected: float
+    q: float
+    weight: float | None
+    strongest: tuple[Stretch, ...] = ()
+    weakest: tuple[Stretch, ...] = ()
+    highest: tuple[Excerpt, ...] = ()
+    lowest: tuple[Excerpt, ...] = ()
+
+
+class WrongPair(NamedTuple):
+    """One pair whose rejected response scores higher.
+
+    Fields:
+        row: of the input, from 1.
+        split: validation or training.
+        margin: chosen score less rejected score.
+        prompt: what both answer.
+        chosen: text and score of the chosen response.
+        rejected: text and score of the rejected one.
+    """
+
+    row: int
+    split: str
+    margin: float
+    prompt: str
+    chosen: tuple[str, float]
+    rejected: tuple[str, float]
+
+
+class ArtifactRow(NamedTuple):
+    """One artifact of the chain.
+
+    Fields:
+        name: such as activations.
+        state: complete, stale, ...
+        detail: what is wrong with it, if anything.
+        digest: of its content.
+        parents: name and digest of what it was made from.
+        settings: field and value, as they were recorded.
+    """
+
+    name: str
+    state: str
+    detail: str
+    digest: str
+    parents: tuple[tuple[str, str], ...] = ()
+    settings: tuple[tuple[str, str], ...] = ()
+
+
+def fit_table(metrics: Sequence[Metric]) -> AccuracyTable:
+    """Return the accuracies that `fit` measured."""
+    splits = [name for name in ("validation", "train") if any(one.split == name for one in metrics)]
+    found = {(one.scorer, one.split): one for one in metrics}
+    columns: list[str] = []
+    for split in splits:
+        pairs = next(one.pairs for one in metrics if one.split == split)
+        columns += [f"{split}, {pairs:,} pairs", "95 % interval"]
+    rows = []
+    for scorer in dict.fromkeys(one.scorer for one in metrics):
+        cells: list[str] = []
+        for split in splits:
+            one = found.get((scorer, split))
+            cells += ["", ""] if one is None else [percent(one.accuracy), interval(one.low, one.high)]
+        rows.append((scorer, tuple(cells)))
+    return AccuracyTable(tuple(columns), tuple(rows))
+
+
+def evaluation_table(metrics: Mapping[str, Any]) -> AccuracyTable:
+    """Return what `evaluate` measured, by the rules of its benchmark."""
+    scorers: Mapping[str, Mapping[str, Any]] = metrics["scorers"]
+    columns: tuple[str, ...]
+    if metrics["benchmark"] == "pairs":
+        columns = ("accuracy", "95 % interval", "reward less this", "pairs", "prompts", "ties")
+        rows = [(name, _pair_cells(told)) for name, told in scorers.items()]
+    elif metrics["benchmark"] == "rm-bench":
+        columns = ("hard", "normal", "easy", "total")
+        rows = [(name, _rm_bench_cells(told, columns[:3])) for name, told in scorers.items()]
+    else:
+        columns = (*metrics["prompts"], "score")
+        rows = [
+            (name, (*(percent(told["subsets"][one]) for one in columns[:-1]), percent(told["score"])))
+            for name, told in scorers.items()
+        ]
+    return AccuracyTable(columns, tuple(rows))
+
+
+def shown_directions(directions: Directions) -> list[tuple[int, int]]:
+    """Return layer and number of the directions that are shown, preferred ones first in each layer."""
+    return [
+        (layer, int(number))
+        for layer, one in directions.layers.items()
+        for side in (1, -1)
+        for number in np.flatnonzero(one.side == side)[:SHOWN_DIRECTIONS]
+    ]
+
+
+def projection_of(reward: RewardFiles, layer: int, number: int) -> int:
+    """Return which of the head's projections is that of a direction, pooled in the first way."""
+    before = [one for one in reward.config.layers if one < layer]
+    poolings = len(POOLINGS[reward.config.pool])
+    return sum(len(reward.head.directions[one]) * poolings for one in before) + number
+
+
+def direction_rows(
+    directions: Directions,
+    reward: RewardFiles | None,
+    contexts: Mapping[tuple[int, int], Contexts],
+    stored: StoredScores | None,
+    words: Words | None,
+) -> Iterator[DirectionRow]:
+    """Yield the directions that are shown.
+
+    Args:
+        directions: all of them.
+        reward: the reward model that was made of them, if there is one.
+        contexts: layer and feature to contexts, where they were looked for.
+        stored: responses at the ends of each projection, if they were looked for.
+        words: the texts; None shows no text.
+
+    """
+    for layer, number in shown_directions(directions):
+        one = directions.layers[layer]
+        feature = int(one.feature[number])
+        texts: dict[str, Any] = {}
+        at = None if reward is None else projection_of(reward, layer, number)
+        if words is not None:
+            found = contexts.get((layer, feature), Contexts())
+            most = max((context.value for context in found.strongest), default=1.0)
+            texts["strongest"] = tuple(words.stretch(context, most) for context in found.strongest)
+            texts["weakest"] = tuple(words.stretch(context, most) for context in found.weakest)
+            if stored is not None and at is not None:
+                texts["highest"] = words.excerpts(stored.highest[:, at], stored.highest_at[:, at])
+                texts["lowest"] = words.excerpts(stored.lowest[:, at], stored.lowest_at[:, at])
+        weights = None if reward is None else reward.head.weights.get("weight")
+        yield DirectionRow(
+            layer=layer,
+            preferred=bool(one.side[number] > 0),
+            feature=None if feature < 0 else feature,
+            statistic=float(one.statistic[number]),
+            rate_chosen=float(one.rate_chosen[number]),
+            rate_rejected=float(one.rate_rejected[number]),
+            q=float(one.q[number]),
+            weight=None if weights is None or at is None else float(weights[at]),
+            **texts,
+        )
+
+
+def wrong_pairs(
+    pairs: PairScores, taken: Int64[np.ndarray, " most"], stored: StoredScores, words: Words
+) -> Iterator[WrongPair]:
+    """Yield pairs with their texts and scores."""
+    for one in taken:
+        chosen, rejected = int(pairs.chosen[one]), int(pairs.rejected[one])
+        yield WrongPair(
+            int(pairs.row[one]),
+            "validation" if pairs.validation[one] else "training",
+            float(pairs.margin[one]),
+            words.prompt(chosen),
+            (words.response(chosen, _PAIR_TOKENS), float(stored.scores[chosen])),
+            (words.response(rejected, _PAIR_TOKENS), float(stored.scores[rejected])),
+        )
+
+
+def provenance(artifacts: Sequence[Artifact]) -> Iterator[ArtifactRow]:
+    """Yield the artifacts with everything they say of themselves."""
+    for one in artifacts:
+        if one.lineage is None:
+            yield ArtifactRow(one.name, one.state, one.detail, "")
+            continue
+        parents = tuple((name, parent.digest) for name, parent in one.lineage.parents.items())
+        settings = tuple((field, _shown(value)) for field, value in one.lineage.identity.items())
+        yield ArtifactRow(one.name, one.state, one.detail, one.lineage.digest, parents, settings)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """Write a share as a percentage; "" for NaN."""
+    return "" if np.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def interval(low: float, high: float) -> str:
+    """Write an interval of shares."""
+    return f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def _pair_cells(told: Mapping[str, Any]) -> tuple[str, ...]:
+    gap = told.get("reward_less_this")
+    shown = ""
+    if gap is not None:
+        shown = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+    counts = (f"{told[name]:,}" for name in ("pairs", "prompts", "ties"))
+    return (percent(told["accuracy"]), interval(told["low"], told["high"]), shown, *counts)
+
+
+def _rm_bench_cells(told: Mapping[str, Any], parts: Sequence[str]) -> tuple[str, ...]:
+    domains = told["domains"].values()
+    means = (percent(float(np.mean([one[part] for one in domains]))) for part in parts)
+    return (*means, percent(told["total"]))
+
+
+def _shown(value: Any) -> str:
+    """Write a recorded value on one line."""
+    if isinstance(value, list):
+        return ", ".join(_shown(one) for one in value)
+    return value if isinstance(value, str) else json.dumps(value)
