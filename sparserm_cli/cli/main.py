@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sparserm_cli import __version__, console
-from sparserm_cli.cli import chain, spine, tools, use
+from sparserm_cli.cli import chain, look, spine, tools, use
 from sparserm_cli.errors import SparseRMError, StoppedError
 
 app = typer.Typer(
@@ -52,6 +52,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     tools.train_sae,
     tools.export,
     tools.import_,
+    look.explain,
+    look.report,
 )
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)

@@ -1,0 +1,72 @@
+"""The commands that show why and what: explain, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sparserm_cli.cli import look_reports as reports
+from sparserm_cli.cli import options as opt
+from sparserm_cli.cli import use
+from sparserm_cli.config import DEFAULT_RUN, ExplainConfig, ReportConfig
+
+
+def explain(
+    ctx: typer.Context,
+    file: use.FileArgument = "",
+    row: Annotated[int, typer.Option(help="Row of the file, from 1.")] = ExplainConfig.row,
+    response: Annotated[
+        int, typer.Option(help="Response of the row, from 1; chosen ones come first.")
+    ] = ExplainConfig.response,
+    prompt: Annotated[str | None, typer.Option(help="A user's words, instead of a file.")] = None,
+    response_text: Annotated[str | None, typer.Option(help="The answer to them.")] = None,
+    top: Annotated[int, typer.Option(help="Directions shown.")] = ExplainConfig.top,
+    reward: opt.RewardOption = None,
+    columns: opt.ColumnOption = None,
+    model: use.ModelOption = None,
+    device: opt.DeviceOption = ExplainConfig.device,
+    split: opt.SplitOption = ExplainConfig.split,
+    offline: opt.OfflineOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Show what each direction and each token adds to a score.
+
+    Example: sparserm explain held-out.jsonl --row 3 --response 2
+    """
+    settings, out = opt.begin(ctx, ExplainConfig)
+    from sparserm_cli.study.explain import explain as study
+
+    reports.explain(out, study(settings, note=out.note), settings.top)
+
+
+def report(
+    ctx: typer.Context,
+    reward: opt.RewardOption = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="What `sparserm evaluate` wrote.", show_default="RUN/evaluation.json, if there"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Where the model lies here, for its tokenizer.", show_default="as captured"),
+    ] = None,
+    offline: opt.OfflineOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Write one HTML page that shows the run: accuracy, directions with their texts, errors, provenance.
+
+    Example: sparserm report --output report.html
+    """
+    settings, out = opt.begin(ctx, ReportConfig)
+    from sparserm_cli.study.report import report as study
+
+    with out.phases("units") as progress:
+        summary = study(settings, progress=progress, note=out.note)
+    reports.report(out, summary)

@@ -1,0 +1,110 @@
+"""What the commands that show something say: words and coloured tokens for people, the same facts as JSON."""
+
+import io
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sparserm_cli.console import Output, size
+
+if TYPE_CHECKING:
+    from sparserm_cli.study.explain import DirectionShare, Explanation, TokenShare
+    from sparserm_cli.study.report import ReportSummary
+
+LEVELS = 3
+"""Strengths of a mark."""
+RAISES = ("black on #bcd6f2", "black on #6fa6e0", "white on #2368b8")
+LOWERS = ("black on #f6d3bb", "black on #ec9a63", "white on #a84b0a")
+"""From weak to strong; both colours of text and ground are given, so any terminal shows them."""
+
+
+def explain(out: Output, found: "Explanation", top: int) -> None:
+    """Show what raises and what lowers a score."""
+    if out.as_json:
+        parts = {name: [one._asdict() for one in getattr(found, name)] for name in ("directions", "tokens")}
+        out.result({**found._asdict(), **parts}, "")
+        return
+    shown = found.directions[:top]
+    rest = sum(one.contribution for one in found.directions[top:])
+    rows = [_direction_row(one) for one in shown]
+    more = len(found.directions) - len(shown)
+    if more:
+        rows.append([f"{more:,} more", "", "", "", "", "", f"{rest:+.4f}"])
+    rows.append(["mean training response", "", "", "", "", "", f"{found.intercept:+.4f}"])
+    if found.method != "exact":
+        rows.append(["missed by the integral", "", "", "", "", "", f"{found.error:+.4f}"])
+    title = f"score {found.score:+.4f} of response {found.response} of row {found.row} ({_method(found)})"
+    columns = ["direction", "layer", "feature", "on chosen", "on rejected", "sd", "adds"]
+    out.table({}, title, columns, rows)
+    out.result({}, "\n" + (coloured_tokens if _takes_colours() else marked_tokens)(found.tokens))
+
+
+def report(out: Output, summary: "ReportSummary") -> None:
+    """Tell where the page is and what it does not show."""
+    data = {
+        "path": str(summary.path),
+        "bytes": summary.bytes,
+        "pairs": summary.pairs,
+        "missing": dict(summary.missing),
+        "seconds": round(summary.seconds, 3),
+    }
+    shown = f"{summary.path}: {size(summary.bytes)}, {summary.pairs:,} stored pairs scored"
+    out.result(data, shown + f", {len(summary.missing)} parts not shown" * bool(summary.missing))
+    out.note("next: open it in a browser; it needs no network")
+
+
+def _takes_colours() -> bool:
+    """Tell whether stdout is a terminal that can tell a weak colour from a strong one."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout)
+    return console.is_terminal and not console.no_color and console.color_system in {"256", "truecolor"}
+
+
+def coloured_tokens(tokens: "Sequence[TokenShare]") -> str:
+    """Return the tokens on coloured ground: blue raises the score, orange lowers it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from sparserm_cli.study.token_text import printable
+
+    text = Text("tokens: blue raises the score, orange lowers it\n")
+    for one, level in zip(tokens, _levels(tokens), strict=True):
+        styles = RAISES if level > 0 else LOWERS
+        text.append(printable(one.text), styles[abs(level) - 1] if level else "")
+    written = io.StringIO()
+    Console(file=written, force_terminal=True, highlight=False).print(text, soft_wrap=True, end="")
+    return written.getvalue()
+
+
+def marked_tokens(tokens: "Sequence[TokenShare]") -> str:
+    """Return the tokens with {+} to {+++} after those that raise the score, {-} to {---} after the others."""
+    from sparserm_cli.study.token_text import printable
+
+    parts = ["tokens: {+} to {+++} raises the score, {-} to {---} lowers it\n"]
+    for one, level in zip(tokens, _levels(tokens), strict=True):
+        text = printable(one.text)
+        mark = "{" + ("+" if level > 0 else "-") * abs(level) + "}" if level else ""
+        kept = len(text.rstrip())
+        parts += [text[:kept], mark, text[kept:]]
+    return "".join(parts)
+
+
+def _levels(tokens: "Sequence[TokenShare]") -> list[int]:
+    """Return how strong each token is beside the strongest, from -3 to 3; 0 is up to a sixth of it."""
+    most = max((abs(one.contribution) for one in tokens), default=0.0) or 1.0
+    return [round(LEVELS * one.contribution / most) for one in tokens]
+
+
+def _direction_row(one: "DirectionShare") -> list[str]:
+    """Return the cells of one direction."""
+    side = {1: "preferred", -1: "dispreferred"}.get(one.side, "direction")
+    feature = "random" if one.feature is None else str(one.feature)
+    rates = ["" if rate is None else f"{100 * rate:.1f} %" for rate in (one.rate_chosen, one.rate_rejected)]
+    pooled = side if one.pool == "mean" else f"{side} ({one.pool})"
+    return [pooled, str(one.layer), feature, *rates, f"{one.projection:+.2f}", f"{one.contribution:+.4f}"]
+
+
+def _method(found: "Explanation") -> str:
+    """Return how the parts were found."""
+    return found.method if found.method == "exact" else f"{found.method}, approximate"
