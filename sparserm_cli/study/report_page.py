@@ -108,6 +108,8 @@ class Page:
     """By what and when."""
     what: str
     """The reward model in one line."""
+    warnings: Sequence[str]
+    """What is wrong with the run, such as a stale artifact."""
     cards: Sequence[Card]
     """The numbers at the top."""
     evaluation: Evaluated | Missing

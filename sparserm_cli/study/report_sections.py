@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli import __version__
+from sparserm_cli.store.chain import CORRUPT, INCOMPATIBLE, STALE
 from sparserm_cli.store.frequency import Frequency
 from sparserm_cli.store.reward import Metric, RewardConfig
 from sparserm_cli.study import report_figures as draw
@@ -28,6 +29,8 @@ from sparserm_cli.study.report_tables import (
     wrong_pairs,
 )
 from sparserm_cli.study.report_words import Words
+
+_BAD = {STALE, INCOMPATIBLE, CORRUPT}
 
 ContextsOf = Mapping[tuple[int, int], Contexts]
 """Layer and feature to contexts."""
@@ -79,6 +82,7 @@ def page_of(name: str, run: RunFacts, found: Findings) -> Page:
         run=name,
         made=f"Made by sparserm {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         what=reward.reason if isinstance(reward, Missing) else _model_line(reward.config),
+        warnings=[f"{one.name} is {one.state}: {one.detail}" for one in run.artifacts if one.state in _BAD],
         cards=list(_cards(run, scored)),
         evaluation=run.evaluation if isinstance(run.evaluation, Missing) else _evaluated(run.evaluation),
         fit=reward if isinstance(reward, Missing) else fit_table(reward.config.metrics),
