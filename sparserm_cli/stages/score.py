@@ -89,7 +89,7 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     with _destination(output) as write:
         for scored in scored_rows(model, reader, config, progress):
             example = scored.row.example
-            write(score_line(example.row, example.id, example.sides, scored.scores))
+            write(score_line(example.row, example.id, scored.scores))
             count += len(scored.scores)
             total += float(scored.scores.sum(dtype=np.float64))
             squares += float(np.square(scored.scores, dtype=np.float64).sum())

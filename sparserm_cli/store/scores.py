@@ -5,11 +5,9 @@
 | row | MUST | line or record number in the input, from 1 |
 | id | MUST where the row has one | the row's own id |
 | score | MUST for one response | its reward |
-| scores | MUST for several | their rewards, in the row's order, chosen ones first |
-| sides | MUST for preference rows | 1 for a chosen, -1 for a rejected response, as `scores` |
+| scores | MUST for several | their rewards, in the row's order; of a preference row the chosen ones first |
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +22,18 @@ def scores_path(run: Path) -> Path:
     return run / SCORES
 
 
-def score_line(
-    row: int, name: str | None, sides: Sequence[int], scores: Float32[np.ndarray, " responses"]
-) -> dict[str, Any]:
+def score_line(row: int, name: str | None, scores: Float32[np.ndarray, " responses"]) -> dict[str, Any]:
     """Return the line of one row.
 
     Args:
         row: its number in the input, from 1.
         name: its own id, if it has one.
-        sides: 1 chosen, -1 rejected, 0 neither, one a response.
         scores: one a response.
 
     """
     line: dict[str, Any] = {"row": row}
     if name is not None:
         line["id"] = name
-    if len(scores) == 1 and not any(sides):
+    if len(scores) == 1:
         return {**line, "score": float(scores[0])}
-    line["scores"] = [float(score) for score in scores]
-    return {**line, "sides": list(sides)} if any(sides) else line
+    return {**line, "scores": [float(score) for score in scores]}

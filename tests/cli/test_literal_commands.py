@@ -155,8 +155,8 @@ def test_status_says_what_is_stale_and_what_to_run(project, tmp_path):
         assert stopped.stderr.strip().count("\n") == 0 or "reading" in stopped.stderr
 
 
-def test_a_reader_that_goes_away_is_no_error(project):
-    """Row 62: `| head -1` ends quietly."""
+def test_row_62_a_reader_that_goes_away_is_no_error(project):
+    """`| head -1` ends quietly."""
     command = f"{sys.executable} -m sparserm_cli score responses.jsonl --output - --quiet | head -1"
     done = subprocess.run(
         ["bash", "-c", command], cwd=project, capture_output=True, text=True, timeout=120, check=False

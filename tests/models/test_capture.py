@@ -149,7 +149,7 @@ def test_the_prompt_is_computed_once(tiny_model: Make) -> None:
 
 
 @pytest.mark.parametrize("supports_tree", [True, False])
-def test_results_do_not_depend_on_company(
+def test_row_63_results_do_not_depend_on_company(
     supports_tree: bool, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batch size, order and company change nothing beyond 1e-4 in float32."""

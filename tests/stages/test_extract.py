@@ -173,7 +173,7 @@ def test_row_50_interrupted_capture_continues_to_the_same_digest(data, tiny_mode
     assert resumed.digest == alone.digest
 
 
-def test_row_8_second_run_waits_for_nobody(data, tiny_model, tmp_path):
+def test_row_08_second_run_waits_for_nobody(data, tiny_model, tmp_path):
     """A held directory stops the second run and names the holder."""
     with run_lock(tmp_path / "run"), pytest.raises(TemporaryError, match=f"pid {os.getpid()}"):
         run(data, tiny_model("llama"), tmp_path / "run")
@@ -193,8 +193,8 @@ def test_rejected_rows_are_counted_and_kept(data, tiny_model, tmp_path):
     assert [json.loads(line)["row"] for line in rejects] == [13]
 
 
-def test_dedupe_keeps_the_first_of_equal_pairs(data, tiny_model, tmp_path):
-    """Row 22: equal pairs are counted, and with --dedupe kept once."""
+def test_row_22_dedupe_keeps_the_first_of_equal_pairs(data, tiny_model, tmp_path):
+    """Equal pairs are counted, and with --dedupe kept once."""
     data.write_text(data.read_text() * 2)
     assert run(data, tiny_model("llama"), tmp_path / "all").plan.layout.pairs == 24
     once = run(data, tiny_model("llama"), tmp_path / "once", dedupe=True)

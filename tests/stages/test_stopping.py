@@ -11,7 +11,7 @@ from sparserm_cli.stages.stopping import finish_unit_in_hand
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_row_50_51_first_signal_waits_for_the_unit(number, code):
+def test_row_50_row_51_first_signal_waits_for_the_unit(number, code):
     """The first signal is remembered, and the check between units stops with the signal's exit code."""
     said = []
     with finish_unit_in_hand(said.append) as stop:

@@ -7,16 +7,10 @@ from sparserm_cli.store.scores import score_line
 
 def test_one_response_has_a_score():
     """The common case is flat."""
-    assert score_line(3, "a", [0], np.array([1.5], np.float32)) == {"row": 3, "id": "a", "score": 1.5}
+    assert score_line(3, "a", np.array([1.5], np.float32)) == {"row": 3, "id": "a", "score": 1.5}
 
 
 def test_several_responses_keep_their_order():
     """Groups of responses come back as they were."""
-    line = score_line(1, None, [0, 0], np.array([1.0, -2.0], np.float32))
+    line = score_line(1, None, np.array([1.0, -2.0], np.float32))
     assert line == {"row": 1, "scores": [1.0, -2.0]}
-
-
-def test_preference_rows_tell_the_sides():
-    """A pair's two scores can be told apart."""
-    line = score_line(1, None, [1, -1], np.array([1.0, -2.0], np.float32))
-    assert line == {"row": 1, "scores": [1.0, -2.0], "sides": [1, -1]}

@@ -242,7 +242,7 @@ def test_row_58_what_is_read_back_must_be_what_was_written(store: UnitStore):
     assert store.pending() == [0, 1, 2, 3]
 
 
-def test_a_unit_that_fails_three_times_is_given_up_and_repeated_by_the_next_run(store: UnitStore):
+def test_row_53_a_unit_that_fails_three_times_is_given_up_and_repeated_by_the_next_run(store: UnitStore):
     """The others are done, exit 7 names the unit and the error; a new run tries it again."""
     tries = []
 

@@ -1,0 +1,225 @@
+"""score, RewardModel and evaluate on a tiny pipeline run in this process."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from runpy import run_path
+
+import numpy as np
+import pytest
+
+from sparserm_cli import RewardModel
+from sparserm_cli.config import (
+    EncodeConfig,
+    EvaluateConfig,
+    ExtractConfig,
+    FitConfig,
+    FrequencyConfig,
+    ScoreConfig,
+    SelectConfig,
+)
+from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.stages.encode import encode
+from sparserm_cli.stages.extract import extract
+from sparserm_cli.stages.fit import fit
+from sparserm_cli.stages.frequency import frequency
+from sparserm_cli.stages.score import score
+from sparserm_cli.stages.select import select
+from sparserm_cli.store.reward import read_reward, write_reward
+from sparserm_cli.study.evaluate import evaluate
+
+fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
+QUIET = {"progress": lambda _done, _total: None, "note": lambda _text: None}
+ROWS = [
+    {"prompt": f"Question {n}?", "chosen": "good " * (1 + n % 3), "rejected": "poor " * (1 + n % 3)}
+    for n in range(40)
+]
+
+
+def write(path, rows):
+    """Write rows as JSON lines and return the path as text."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    """Fit a reward model on thirty pairs."""
+    folder = tmp_path_factory.mktemp("score")
+    (folder / "tiny").symlink_to(tiny_model("llama"))
+    sae = fixtures["save_sae"](folder / "sae", fixtures["perfect_sae"](32))
+    place = {"run": folder / "run"}
+    data = write(folder / "pairs.jsonl", ROWS[:30])
+    extract(
+        ExtractConfig(data=data, model=str(folder / "tiny"), layer=(1,), dtype="float32", **place), **QUIET
+    )
+    encode(EncodeConfig(sae=(sae,), **place), **QUIET)
+    frequency(FrequencyConfig(val_fraction=0.2, **place), **QUIET)
+    select(SelectConfig(top_k=6, **place), note=QUIET["note"])
+    fit(FitConfig(val_fraction=0.2, **place), **QUIET)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    """Load it once."""
+    return RewardModel.load(run / "reward")
+
+
+PROMPTS = [row["prompt"] for row in ROWS]
+RESPONSES = [row["chosen"] for row in ROWS]
+
+
+def test_row_63_scores_do_not_depend_on_company(model):
+    """Alone, all together, in another order or in other batches: the same score within 1e-4."""
+    together = model.score(PROMPTS, RESPONSES)
+    alone = np.concatenate([model.score([p], [r]) for p, r in zip(PROMPTS, RESPONSES, strict=True)])
+    order = np.random.default_rng(0).permutation(len(PROMPTS))
+    shuffled = model.score([PROMPTS[i] for i in order], [RESPONSES[i] for i in order], batch_tokens=64)
+    np.testing.assert_allclose(alone, together, atol=1e-4)
+    np.testing.assert_allclose(shuffled, together[order], atol=1e-4)
+
+
+def test_row_63_deterministic_scores_are_equal_to_the_bit(model):
+    """With deterministic=True company changes nothing at all."""
+    together = model.score(PROMPTS, RESPONSES, deterministic=True)
+    alone = [model.score([p], [r], deterministic=True)[0] for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_equal_responses_have_equal_scores(model):
+    """The same text twice is computed once and scored twice."""
+    scores = model.score(["a?", "b?", "a?"], ["x", "x", "x"])
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_messages_and_text_prompts_agree(model):
+    """A string is one user turn."""
+    as_text = model.score(["Hi?"], ["x"])
+    as_turns = model.score([[{"role": "user", "content": "Hi?"}]], ["x"])
+    np.testing.assert_array_equal(as_text, as_turns)
+
+
+def test_nothing_gives_nothing_and_bad_calls_say_why(model):
+    """No response, no score; too few prompts, an empty or a too long response are named."""
+    assert model.score([], []).shape == (0,)
+    with pytest.raises(ValueError, match="1 prompts for 2 responses"):
+        model.score(["a"], ["x", "y"])
+    with pytest.raises(BadInputError) as caught:
+        model.score(["a"], ["x" * 600])
+    assert "response 1: expected at most 512 tokens, found" in str(caught.value)
+    with pytest.raises(BadInputError, match="response 1: expected a response with tokens, found none"):
+        model.score(["a"], [""])
+
+
+@pytest.mark.parametrize(
+    ("field", "shown"),
+    [("tokenizer", "tokenizer"), ("template_digest", "template"), ("model_revision", "model revision")],
+)
+def test_row_30_another_tokenizer_template_or_model_is_refused(run, tmp_path, field, shown):
+    """What is not as it was at the fit is named with both values."""
+    files = read_reward(run / "reward")
+    changed = replace(files, config=replace(files.config, **{field: "another"}))
+    write_reward(tmp_path / "reward", changed)
+    with pytest.raises(IncompatibleError) as caught:
+        RewardModel.load(tmp_path / "reward")
+    now = getattr(files.config, field)
+    assert str(caught.value).startswith(f"{tmp_path}/reward: {shown}: expected another, found {now}; ")
+
+
+def test_rejected_rows_are_left_out_and_counted(run, tmp_path):
+    """Accepted and rejected rows add up to rows read; the file appears whole."""
+    file = write(
+        tmp_path / "r.jsonl",
+        [{"prompt": "a", "response": "x"}, {"prompt": "a"}, {"prompt": "b", "response": "y"}],
+    )
+    with pytest.raises(BadInputError, match=r"r\.jsonl:line 2"):
+        score(ScoreConfig(file=file, run=run, output=str(tmp_path / "s.jsonl")), **QUIET)
+    assert not (tmp_path / "s.jsonl").exists()
+    done = score(
+        ScoreConfig(file=file, run=run, output=str(tmp_path / "s.jsonl"), on_bad_row="reject"), **QUIET
+    )
+    assert (done.read, done.accepted, done.rejected, done.responses) == (3, 2, 1, 2)
+    assert [json.loads(line)["row"] for line in (tmp_path / "s.jsonl").read_text().splitlines()] == [1, 3]
+
+
+def test_groups_of_responses_come_back_as_groups(run, tmp_path):
+    """Several responses a row give several scores a line; of a preference row the chosen one is first."""
+    rows = [{"prompt": "a", "responses": ["x", "y", "x"]}]
+    score(
+        ScoreConfig(file=write(tmp_path / "g.jsonl", rows), run=run, output=str(tmp_path / "s.jsonl")),
+        **QUIET,
+    )
+    line = json.loads((tmp_path / "s.jsonl").read_text())
+    assert len(line["scores"]) == 3
+    assert line["scores"][0] == line["scores"][2]
+    score(
+        ScoreConfig(file=write(tmp_path / "p.jsonl", ROWS[:1]), run=run, output=str(tmp_path / "s.jsonl")),
+        **QUIET,
+    )
+    good, poor = json.loads((tmp_path / "s.jsonl").read_text())["scores"]
+    assert good > poor
+
+
+def test_evaluate_by_hand(run, model, tmp_path):
+    """The accuracy is the share of pairs whose chosen response scores higher, recomputed here."""
+    rows = ROWS[30:]
+    done = evaluate(EvaluateConfig(file=write(tmp_path / "t.jsonl", rows), run=run), **QUIET)
+    good = model.score([row["prompt"] for row in rows], [row["chosen"] for row in rows])
+    poor = model.score([row["prompt"] for row in rows], [row["rejected"] for row in rows])
+    scorers = done.metrics["scorers"]
+    assert scorers["reward"]["accuracy"] == pytest.approx(np.mean(good > poor))
+    assert scorers["chance"]["accuracy"] == 0.5
+    assert {"random directions", "dense", "difference of means", "length only"} < set(scorers)
+    assert scorers["length only"]["ties"] == len(rows)
+
+
+def test_row_22_trained_prompts_are_no_held_out_data(run, tmp_path):
+    """Evaluating on trained prompts stops, unless it is meant."""
+    file = write(tmp_path / "t.jsonl", ROWS[:30])
+    with pytest.raises(BadInputError, match="expected no prompt of the training data, found"):
+        evaluate(EvaluateConfig(file=file, run=run), **QUIET)
+    done = evaluate(EvaluateConfig(file=file, run=run, allow_overlap=True), **QUIET)
+    assert done.metrics["prompts_shared_with_training"] > 0
+
+
+def test_rm_bench_and_reward_bench_2_rules(run, tmp_path):
+    """Both benchmarks' shapes go through their own rules."""
+    rm = [
+        {
+            "id": str(n),
+            "prompt": f"New {n}?",
+            "chosen": ["good"] * 3,
+            "rejected": ["poor"] * 3,
+            "domain": "chat",
+        }
+        for n in range(4)
+    ]
+    file = write(tmp_path / "rm.jsonl", rm)
+    told = evaluate(EvaluateConfig(file=file, run=run, benchmark="rm-bench"), **QUIET).metrics["scorers"][
+        "reward"
+    ]
+    assert told["domains"]["chat"]["n"] == 4
+    assert told["total"] in {0.0, 0.25, 0.5, 0.75, 1.0}
+    best = [
+        {
+            "id": str(n),
+            "prompt": f"New {n}?",
+            "chosen": ["good"],
+            "rejected": ["poor", "poor ", "poor  "],
+            "num_correct": 1,
+            "total_completions": 4,
+            "subset": "Focus",
+        }
+        for n in range(4)
+    ]
+    file = write(tmp_path / "rb.jsonl", best)
+    told = evaluate(EvaluateConfig(file=file, run=run, benchmark="reward-bench-2"), **QUIET).metrics[
+        "scorers"
+    ]
+    assert set(told["reward"]["subsets"]) == {"focus"}
+    with pytest.raises(BadInputError, match="expected three chosen and three rejected answers"):
+        evaluate(
+            EvaluateConfig(file=write(tmp_path / "x.jsonl", ROWS[30:]), run=run, benchmark="rm-bench"),
+            **QUIET,
+        )
