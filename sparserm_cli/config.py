@@ -5,7 +5,7 @@ its unit stands below each field. Nothing heavy is imported here.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -90,6 +90,22 @@ def parse_worker(text: str | None) -> tuple[int, int]:
             "--worker", "RANK/WORLD with RANK from 0 to WORLD - 1, like 0/4", repr(text), "correct the option"
         )
     return int(rank), int(world)
+
+
+def column_map(columns: tuple[str, ...]) -> Mapping[str, str]:
+    """Read `("prompt=question",)` as a mapping of our names to the file's.
+
+    Raises:
+        UsageError: a part has no equals sign or an empty side.
+
+    """
+    parts = {column: column.partition("=") for column in columns}
+    for column, (ours, _, theirs) in parts.items():
+        if not ours or not theirs:
+            raise UsageError(
+                "--column", "OURS=THEIRS, like prompt=question", repr(column), "correct the option"
+            )
+    return {ours: theirs for ours, _, theirs in parts.values()}
 
 
 @dataclass(frozen=True)

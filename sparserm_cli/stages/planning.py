@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from sparserm_cli.config import ExtractConfig
+from sparserm_cli.config import ExtractConfig, column_map
 from sparserm_cli.data.example import CHOSEN, REJECTED
 from sparserm_cli.data.files import open_source
 from sparserm_cli.data.prepare import encoded_rows
@@ -151,22 +151,6 @@ def write_plan(root: Path, request: Request) -> ExtractPlan:
             "truncated": pairs.truncated,
         }
         return writer.freeze(counts)
-
-
-def column_map(columns: tuple[str, ...]) -> Mapping[str, str]:
-    """Read `("prompt=question",)` as a mapping of our names to the file's.
-
-    Raises:
-        UsageError: a part has no equals sign or an empty side.
-
-    """
-    parts = {column: column.partition("=") for column in columns}
-    for column, (ours, _, theirs) in parts.items():
-        if not ours or not theirs:
-            raise UsageError(
-                "--column", "OURS=THEIRS, like prompt=question", repr(column), "correct the option"
-            )
-    return {ours: theirs for ours, _, theirs in parts.values()}
 
 
 def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:

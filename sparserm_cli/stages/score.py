@@ -15,12 +15,11 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.config import Note, Progress, ScoreConfig
+from sparserm_cli.config import Note, Progress, ScoreConfig, column_map
 from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.stages.planning import column_map
 from sparserm_cli.store.files import building_file
 from sparserm_cli.store.reward import reward_path
 from sparserm_cli.store.scores import score_line, scores_path
