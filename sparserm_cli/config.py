@@ -284,9 +284,10 @@ class ExplainConfig(ScoreConfig):
             if getattr(self, name) < 1:
                 found = str(getattr(self, name))
                 raise UsageError(f"--{name}", "a whole number of at least 1", found, "correct the option")
-        texts = self.prompt is not None, self.response_text is not None
-        if texts[0] != texts[1] or texts[0] == bool(self.file):
-            expected, found = "FILE, or both --prompt and --response-text", "something else"
+        texts = {"--prompt": self.prompt, "--response-text": self.response_text}
+        given = ["FILE"] * bool(self.file) + [name for name, text in texts.items() if text is not None]
+        if given not in (["FILE"], list(texts)):
+            expected, found = "FILE, or --prompt and --response-text", " and ".join(given) or "nothing"
             raise UsageError("explain", expected, found, "name one response")
 
 

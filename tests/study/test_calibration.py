@@ -60,9 +60,9 @@ def test_length_bias_of_a_scorer_that_sees_length_alone() -> None:
 
 
 def test_rank_correlation_by_hand() -> None:
-    """Ranks 1, 2.5, 2.5, 4 against 2, 1, 3, 4: covariance 3.5, variances 4.5 and 5 (times 4)."""
+    """Ranks 1, 2.5, 2.5, 4 against 2, 1, 3, 4: covariance 3, variances 4.5 and 5 (all times 4)."""
     found = length_bias(np.array([0.2, 0.1, 0.3, 9.0]), np.array([-2, 0, 0, 7]), np.arange(4))
-    assert found.correlation == pytest.approx(3.5 / math.sqrt(4.5 * 5))
+    assert found.correlation == pytest.approx(3 / math.sqrt(4.5 * 5))
 
 
 def test_constant_lengths_have_no_correlation() -> None:

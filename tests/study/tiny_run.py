@@ -1,4 +1,4 @@
-"""A whole run with the tiny model and SAEs that reconstruct exactly: what explain and report are tested on."""
+"""A whole run with the tiny model and SAEs that reconstruct exactly, to explain and to report on."""
 
 import json
 from pathlib import Path
