@@ -1,0 +1,125 @@
+"""Time the stages that read no model, on synthetic data of the size they are meant for.
+
+- frequency: 2 million tokens x 16,384 latents, 64 active on each, against one numpy.bincount;
+- select: 131,072 latents;
+- fit: 100,000 pairs x 256 projections, the default head.
+
+    python examples/benchmarks/stages.py --runs 3 --output stages.json
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESPONSE_TOKENS, UNIT_TOKENS, D_SAE, L0 = 50, 16_000, 16_384, 64
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long one call takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+def frequency(tokens: int, runs: int) -> dict[str, Any]:
+    """Count `tokens` rows in units; their indices are drawn once and used again, so memory stays flat."""
+    from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
+
+    rng = np.random.default_rng(0)
+    units = [rng.integers(0, D_SAE, UNIT_TOKENS * L0, dtype=np.uint16) for _ in range(8)]
+    bounds = np.arange(0, UNIT_TOKENS * L0 + 1, RESPONSE_TOKENS * L0, dtype=np.int64)
+    count, per_unit = tokens // RESPONSE_TOKENS, UNIT_TOKENS // RESPONSE_TOKENS
+    pairs = np.arange(count, dtype=np.int64).reshape(-1, 2)
+    groups = np.repeat(np.arange(count // 2), 2)
+    lengths = np.full(count, RESPONSE_TOKENS, np.int32)
+
+    def ours() -> None:
+        tally = Tally(make_cohort(lengths, groups, groups % FOLDS, pairs), lengths, D_SAE, "token")
+        for number in range(tokens // UNIT_TOKENS):
+            tally.add(number * per_unit, bounds, units[number % len(units)])
+        tally.result()
+
+    def bare() -> None:
+        for number in range(tokens // UNIT_TOKENS):
+            np.bincount(units[number % len(units)], minlength=D_SAE)
+
+    return ratio(ours, bare, runs)
+
+
+def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[str, Any]:
+    """Time both in turn."""
+    times = [(seconds(ours), seconds(bare)) for _ in range(runs)]
+    ratios = [a / b for a, b in times]
+    return {
+        "seconds": statistics.median(a for a, _ in times),
+        "bare seconds": statistics.median(b for _, b in times),
+        "ratio": statistics.median(ratios),
+        "ratios": [min(ratios), max(ratios)],
+    }
+
+
+def select(runs: int) -> dict[str, Any]:
+    """Choose 64 directions a side among 131,072 latents."""
+    from sparserm_cli.stages.measures import measure
+    from sparserm_cli.stages.selection import choose
+    from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
+
+    rng, latents, responses = np.random.default_rng(0), 131_072, 200
+    lengths, groups = np.full(responses, 20, np.int32), np.repeat(np.arange(responses // 2), 2)
+    pairs = np.arange(responses, dtype=np.int64).reshape(-1, 2)
+    tally = Tally(make_cohort(lengths, groups, groups % FOLDS, pairs), lengths, latents, "token")
+    bounds = np.arange(0, responses * 20 * L0 + 1, 20 * L0)
+    tally.add(0, bounds, rng.integers(0, latents, int(bounds[-1])))
+    measures, totals = measure(tally.result()), np.full((FOLDS, 2), 200)
+    times = [
+        seconds(
+            lambda: choose(measures, totals, 64, "difference", rows=lambda _ids: np.empty((0, 0), np.float32))
+        )
+        for _ in range(runs)
+    ]
+    return {"seconds": statistics.median(times)}
+
+
+def fit(runs: int) -> dict[str, Any]:
+    """Fit the default head on 100,000 pairs of 256 projections."""
+    from sparserm_cli.models.fitting import PairData, fit_linear
+
+    rng, count, width = np.random.default_rng(0), 100_000, 256
+    x = rng.standard_normal((2 * count, width)).astype(np.float32)
+    quality = x @ rng.standard_normal(width).astype(np.float32)
+    pairs = np.arange(2 * count).reshape(-1, 2)
+    better = quality[pairs[:, 0]] + rng.standard_normal(count) > quality[pairs[:, 1]]
+    pairs = np.where(better[:, None], pairs, pairs[:, ::-1])
+    data = PairData(x, pairs, np.arange(count) % 10 == 0, np.ones(count, np.float32))
+    return {"seconds": statistics.median(seconds(lambda: fit_linear(data, "bt")) for _ in range(runs))}
+
+
+def main() -> None:
+    """Print and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=2_000_000, help="rows of the frequency count")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="JSON file")
+    options = parser.parse_args()
+    told = {"frequency": frequency(options.tokens, options.runs)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    told["frequency"]["peak MiB"] = peak / 1024
+    told |= {"select": select(options.runs), "fit": fit(1)}
+    counted = told["frequency"]
+    print(f"frequency  {counted['seconds']:7.2f} s, {counted['ratio']:.2f} times one numpy.bincount", end=" ")
+    print(f"({counted['ratios'][0]:.2f} to {counted['ratios'][1]:.2f}), peak {counted['peak MiB']:.0f} MiB")
+    print(f"select     {told['select']['seconds']:7.2f} s for 131,072 latents")
+    print(f"fit        {told['fit']['seconds']:7.2f} s for 100,000 pairs x 256 projections")
+    if options.output:
+        options.output.write_text(json.dumps(told, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
