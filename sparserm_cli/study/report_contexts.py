@@ -144,10 +144,10 @@ class _Fired(NamedTuple):
         ends = np.append(begins[1:], len(rows))
 
         def stretch(one: int) -> Context:
-            return self._context(rows, values, int(response[begins[one]]), slice(begins[one], ends[one]))
+            return self._context(rows, values, int(response[begins[one]]), slice(int(begins[one]), int(ends[one])))
 
-        strong, weak = np.argsort(-peaks, kind="stable"), np.argsort(peaks, kind="stable")
-        return [stretch(one) for one in strong[:TOP]], [stretch(one) for one in weak[:TOP]]
+        strong, weak = (np.argsort(order, kind="stable")[:TOP].tolist() for order in (-peaks, peaks))
+        return [stretch(one) for one in strong], [stretch(one) for one in weak]
 
     def _context(
         self, rows: Int64[np.ndarray, " n"], values: Float32[np.ndarray, " n"], response: int, part: slice

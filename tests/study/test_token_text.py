@@ -20,7 +20,7 @@ def ids_of(tokenizer: Any, text: str) -> np.ndarray:
 @pytest.fixture(scope="module")
 def spaced() -> PreTrainedTokenizerFast:
     """Give a tokenizer that, like SentencePiece, drops the space at the start of a text."""
-    inner = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1, "?": 2}, unk_token="?"))
+    inner = Tokenizer(models.WordLevel({"▁a": 0, "▁b": 1}))
     inner.pre_tokenizer = pre_tokenizers.Metaspace()
     inner.decoder = decoders.Metaspace()
     return PreTrainedTokenizerFast(tokenizer_object=inner)

@@ -14,14 +14,16 @@ from sparserm_cli.stages.select import select
 
 D_IN = 32
 NASTY = '<script>alert("x")</script> & <b>bold</b>'
-ROWS = [
-    {
-        "prompt": f"Question {n}? {NASTY if n == 7 else ''}",
-        "chosen": f"Yes, {n} is good{'.' * (n % 4)}",
-        "rejected": f"no{' never' * (n % 3)} {NASTY}",
-    }
-    for n in range(40)
-]
+
+
+def pair(n: int) -> dict[str, str]:
+    """Give a pair; every fifth has its labels swapped, so that a fit cannot be right everywhere."""
+    texts = f"Yes, {n} is good{'.' * (n % 4)}", f"no{' never' * (n % 3)} {NASTY}"
+    chosen, rejected = texts[::-1] if n % 5 == 3 else texts
+    return {"prompt": f"Question {n}? {NASTY if n == 7 else ''}", "chosen": chosen, "rejected": rejected}
+
+
+ROWS = [pair(n) for n in range(40)]
 """Forty pairs; some of their text would run in a page that does not escape it."""
 sae_fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
 
