@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 Head = Literal["linear", "mlp"]
+Weights = dict[str, Float32[np.ndarray, "..."]]
 Loss = Literal["margin", "bt", "bce"]
 
 STRENGTHS = tuple(float(one) for one in np.logspace(1, -4, 11))
@@ -53,11 +54,13 @@ class Fitted(NamedTuple):
     """A fitted head.
 
     Fields:
-        weights: its tensors, as `store.reward` names them; training responses score 0 on average.
+        weights: its tensors, as `store.reward` names them; fitted on all pairs, which score 0 on average.
+        validated: the same before it was fitted on the validation pairs too: what they can judge.
         facts: what was chosen on the validation pairs.
     """
 
-    weights: dict[str, Float32[np.ndarray, "..."]]
+    weights: Weights
+    validated: Weights
     facts: dict[str, Any]
 
 
@@ -138,7 +141,8 @@ class LinearFit(NamedTuple):
 def fit_linear(data: PairData, loss: str, *, progress: Callable[[int, int], None] | None = None) -> Fitted:
     """Fit a linear head: a convex problem, solved for a path of penalties by L-BFGS.
 
-    The strength is the one with the least loss on the validation pairs, which never train.
+    The strength is the one with the least loss on the validation pairs after fitting on the others; with it
+    the head is fitted on all pairs.
 
     Args:
         data: projections and pairs.
@@ -148,11 +152,23 @@ def fit_linear(data: PairData, loss: str, *, progress: Callable[[int, int], None
     """
     coordinates = basis(data)
     found = choose_strength(data, coordinates, loss, progress)
-    weight = (coordinates.to.astype(np.float64) @ found.solution[:-1]).astype(np.float32)
+    solutions = (refitted(data, coordinates, loss, found.strength), found.solution)
+    final, validated = (
+        centred(data, {"weight": (coordinates.to.astype(np.float64) @ one[:-1]).astype(np.float32)})
+        for one in solutions
+    )
     facts = {"l2": found.strength}
     if data.validation.any():
         facts["validation_loss"] = found.validation_loss
-    return centred(data, {"weight": weight}, facts)
+    return Fitted(final, validated, facts)
+
+
+def refitted(
+    data: PairData, coordinates: Basis, loss: str, strength: float
+) -> Float64[np.ndarray, " solution"]:
+    """Fit on all pairs with one strength, approached from the stronger ones."""
+    path = _path(coordinates.z, data.pairs, data.weight, loss)
+    return next(solution for tried, solution in path if tried <= strength)
 
 
 def choose_strength(
@@ -179,16 +195,14 @@ def choose_strength(
     return tried[best]
 
 
-def centred(data: PairData, weights: dict[str, Float32[np.ndarray, "..."]], facts: dict[str, Any]) -> Fitted:
-    """Return a head with the bias that makes the responses of the training pairs score 0 on average."""
+def centred(data: PairData, weights: Weights) -> Weights:
+    """Return a head with the bias that makes the responses of all pairs score 0 on average."""
     unbiased = {**weights, "bias": np.zeros(1, np.float32)}
-    bias = -float(scores_of(unbiased, data.x[np.unique(data.train_pairs)]).mean())
-    return Fitted({**weights, "bias": np.array([bias], np.float32)}, facts)
+    bias = -float(scores_of(unbiased, data.x[np.unique(data.pairs)]).mean())
+    return {**weights, "bias": np.array([bias], np.float32)}
 
 
-def scores_of(
-    weights: dict[str, Float32[np.ndarray, "..."]], x: Float32[np.ndarray, "n p"]
-) -> Float32[np.ndarray, " n"]:
+def scores_of(weights: Weights, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
     """Score standardised projections."""
     if "weight" in weights:
         return np.asarray(x @ weights["weight"] + weights["bias"])

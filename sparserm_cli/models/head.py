@@ -56,7 +56,7 @@ class RewardHead:
         ]
         return torch.cat(scores).cpu().numpy() if scores else np.empty(0, np.float32)
 
-    def standardised(self, pooled: Pooled, rows: slice = slice(None)) -> Float32[Tensor, "n p"]:
+    def standardised(self, pooled: Pooled, rows: slice = slice(None)) -> Float32[Tensor, "taken p"]:
         """Return the standardised projections of some rows."""
         parts = []
         for layer in self.layers:

@@ -7,23 +7,26 @@ begin without weight on the score. So training starts at the linear head and is 
 validation pairs is least: if nothing beats the linear head, the linear head is what remains.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from sparserm_cli.models.fitting import (
     Basis,
     Fitted,
     PairData,
+    Weights,
     basis,
     centred,
     choose_strength,
     fit_linear,
     pair_loss,
+    refitted,
 )
 
 
@@ -94,78 +97,88 @@ def fit_mlp(
     recipe = recipe or MLPRecipe()
     coordinates = basis(data)
     start = choose_strength(data, coordinates, loss)
-    generator = torch.Generator().manual_seed(seed)
-    network = _Network(recipe, torch.as_tensor(start.solution[:-1], dtype=torch.float32), generator)
-    facts = _train(network, coordinates.z, data, loss, recipe, generator, progress)
-    return centred(data, _folded(network, coordinates), {"l2": start.strength, **facts})
+    training = _Training(coordinates.z, data, loss, recipe, seed)
+    validated, facts = training.stopped(start.solution, progress)
+    linear = refitted(data, coordinates, loss, start.strength)
+    final = training.repeated(linear, int(facts["epochs"]))
+    weights, before = (centred(data, _folded(network, coordinates)) for network in (final, validated))
+    return Fitted(weights, before, {"l2": start.strength, **facts})
 
 
-def fit_head(
-    data: PairData,
-    head: str,
-    loss: str,
-    *,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Fitted:
-    """Fit a head of either kind, linear or mlp; see `fit_linear` and `fit_mlp`."""
-    if head == "linear":
-        return fit_linear(data, loss, progress=progress)
-    return fit_mlp(data, loss, seed=seed, progress=progress)
+class _Training:
+    """Training a network from a linear head on."""
 
+    def __init__(
+        self, z: Float32[Tensor, "n p"], data: PairData, loss: str, recipe: MLPRecipe, seed: int
+    ) -> None:
+        self._z, self._data, self._loss, self._recipe, self._seed = z, data, loss, recipe, seed
 
-def _train(
-    network: _Network,
-    z: Float32[Tensor, "n p"],
-    data: PairData,
-    loss: str,
-    recipe: MLPRecipe,
-    generator: torch.Generator,
-    progress: Callable[[int, int], None] | None,
-) -> dict[str, float]:
-    """Train the network and leave it as it was where the validation loss was least."""
-    if not data.validation.any():  # nothing says when to stop
-        return {"epochs": 0}
-    pairs, weight = torch.as_tensor(data.train_pairs), torch.as_tensor(data.weight[~data.validation])
-    decayed = [network.weight_1, network.weight_2, network.linear]
-    optimiser = torch.optim.AdamW(
-        [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
+    def stopped(
+        self, linear: Float64[np.ndarray, " solution"], progress: Callable[[int, int], None] | None
+    ) -> tuple[_Network, dict[str, float]]:
+        """Train on the training pairs; return the network of the least validation loss, and when that was."""
+        network, generator = self._network(linear)
+        if not self._data.validation.any():  # nothing says when to stop
+            return network, {"epochs": 0}
+        best, best_epoch, kept = self._validation_loss(network), 0, _copy(network)
+        facts = {"linear_validation_loss": best}
+        kept_pairs = np.flatnonzero(~self._data.validation)
+        epochs = min(self._recipe.epochs, max(1, self._recipe.pair_visits // len(kept_pairs)))
+        for epoch in self._epochs(network, generator, kept_pairs, epochs):
+            found = self._validation_loss(network)
+            if found < best:
+                best, best_epoch, kept = found, epoch, _copy(network)
+            if progress:
+                progress(epoch, epochs)
+            if epoch - best_epoch >= self._recipe.patience:
+                break
+        network.load_state_dict(kept)
+        return network, {"validation_loss": best, **facts, "epochs": best_epoch}
+
+    def repeated(self, linear: Float64[np.ndarray, " solution"], epochs: int) -> _Network:
+        """Train on all pairs for a number of passes."""
+        network, generator = self._network(linear)
+        for _ in self._epochs(network, generator, np.arange(len(self._data.pairs)), epochs):
+            pass
+        return network
+
+    def _network(self, linear: Float64[np.ndarray, " solution"]) -> tuple[_Network, torch.Generator]:
+        """Return a fresh network and the generator of all that is random."""
+        generator = torch.Generator().manual_seed(self._seed)
+        start = torch.as_tensor(linear[:-1], dtype=torch.float32)
+        return _Network(self._recipe, start, generator), generator
+
+    def _epochs(
+        self, network: _Network, generator: torch.Generator, kept: Int64[np.ndarray, " kept"], epochs: int
+    ) -> Iterator[int]:
+        """Pass over some pairs; yield the number of each pass when it is done."""
+        recipe = self._recipe
+        pairs, weight = torch.as_tensor(self._data.pairs[kept]), torch.as_tensor(self._data.weight[kept])
+        decayed = [network.weight_1, network.weight_2, network.linear]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed},
             {"params": [network.bias_1], "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-    )
-    epochs = min(recipe.epochs, max(1, recipe.pair_visits // max(len(pairs), 1)))
-    best, best_epoch, kept = _validation_loss(network, z, data, loss), 0, _copy(network)
-    linear_loss = best
-    for epoch in range(1, epochs + 1):
-        order = torch.randperm(len(pairs), generator=generator)
-        for first in range(0, len(order), recipe.batch_pairs):
-            taken = order[first : first + recipe.batch_pairs]
-            scores = network(z[pairs[taken].reshape(-1)], 1.0 - recipe.dropout, generator)
-            value = pair_loss(scores[:, 0::2], scores[:, 1::2], weight[taken], loss).sum()
-            optimiser.zero_grad()
-            value.backward()
-            optimiser.step()
-        found = _validation_loss(network, z, data, loss)
-        if found < best:
-            best, best_epoch, kept = found, epoch, _copy(network)
-        if progress:
-            progress(epoch, epochs)
-        if epoch - best_epoch >= recipe.patience:
-            break
-    network.load_state_dict(kept)
-    return {"validation_loss": best, "linear_validation_loss": linear_loss, "epochs": best_epoch}
+        ]
+        optimiser = torch.optim.AdamW(groups, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        for epoch in range(1, epochs + 1):
+            order = torch.randperm(len(pairs), generator=generator)
+            for taken in order.split(recipe.batch_pairs):
+                scores = network(self._z[pairs[taken].reshape(-1)], 1.0 - recipe.dropout, generator)
+                value = pair_loss(scores[:, 0::2], scores[:, 1::2], weight[taken], self._loss).sum()
+                optimiser.zero_grad()
+                value.backward()
+                optimiser.step()
+            yield epoch
 
-
-@torch.no_grad()
-def _validation_loss(network: _Network, z: Float32[Tensor, "n p"], data: PairData, loss: str) -> float:
-    """Return the loss of the averaged members on the validation pairs."""
-    rows, place = np.unique(data.pairs[data.validation], return_inverse=True)
-    scores = network(z[rows]).mean(0)
-    index: Int64[np.ndarray, "v 2"] = place.reshape(-1, 2)
-    weight = torch.as_tensor(data.weight[data.validation])
-    return float(pair_loss(scores[index[:, 0]], scores[index[:, 1]], weight, loss))
+    @torch.no_grad()
+    def _validation_loss(self, network: _Network) -> float:
+        """Return the loss of the averaged members on the validation pairs."""
+        data = self._data
+        rows, place = np.unique(data.pairs[data.validation], return_inverse=True)
+        scores = network(self._z[rows]).mean(0)
+        index = place.reshape(-1, 2)
+        weight = torch.as_tensor(data.weight[data.validation])
+        return float(pair_loss(scores[index[:, 0]], scores[index[:, 1]], weight, self._loss))
 
 
 def _copy(network: _Network) -> dict[str, Tensor]:
@@ -173,7 +186,7 @@ def _copy(network: _Network) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in network.state_dict().items()}
 
 
-def _folded(network: _Network, coordinates: Basis) -> dict[str, Float32[np.ndarray, "..."]]:
+def _folded(network: _Network, coordinates: Basis) -> Weights:
     """Return the network as one hidden layer on standardised projections."""
     members, p, units = network.weight_1.shape
     with torch.no_grad():
@@ -188,3 +201,17 @@ def _folded(network: _Network, coordinates: Basis) -> dict[str, Float32[np.ndarr
         "bias_1": bias_1.numpy(),
         "weight_2": weight_2.numpy(),
     }
+
+
+def fit_head(
+    data: PairData,
+    head: str,
+    loss: str,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fitted:
+    """Fit a head of either kind, linear or mlp; see `fit_linear` and `fit_mlp`."""
+    if head == "linear":
+        return fit_linear(data, loss, progress=progress)
+    return fit_mlp(data, loss, seed=seed, progress=progress)

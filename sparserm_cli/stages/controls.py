@@ -4,12 +4,13 @@ Axes: `n` responses of the pairs, `m` pairs, `d_in` width of the residual stream
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt64
 
-from sparserm_cli.models.fitting import PairData, fit_linear, standardisation
+from sparserm_cli.config import Progress
+from sparserm_cli.models.fitting import PairData, standardisation
 from sparserm_cli.models.mlp import fit_head
 from sparserm_cli.stages.selection import random_directions
 from sparserm_cli.store.activations import ActivationsReader
@@ -34,10 +35,6 @@ class Split(NamedTuple):
     """Pairs of validation prompts."""
     groups: UInt64[np.ndarray, " m"]
     """Prompt of each pair."""
-
-    def data(self, x: Float32[np.ndarray, "n p"]) -> PairData:
-        """Return what a head is fitted on; every pair weighs the same."""
-        return PairData(x, self.pairs, self.validation, np.ones(len(self.pairs), np.float32))
 
     def limited(self, most: int, seed: int) -> "Split":
         """Return a split of at most so many pairs, drawn at random; `rows` is cut to theirs."""
@@ -77,18 +74,49 @@ def projections(
     return np.concatenate(parts, axis=1)
 
 
-def fit_arrays(
-    split: Split, taken: Float32[np.ndarray, "n p"], head: str, loss: str, seed: int, directions: Rows
-) -> HeadArrays:
-    """Standardise projections and fit a head on them."""
+class FittedHead(NamedTuple):
+    """A head ready to be stored, and the one that can be judged."""
+
+    final: HeadArrays
+    """Fitted on all pairs."""
+    validated: HeadArrays
+    """Fitted on all but the validation pairs."""
+    facts: Mapping[str, Any]
+    """What was chosen on the validation pairs."""
+
+
+def fit_projections(
+    split: Split,
+    taken: Float32[np.ndarray, "n p"],
+    head: str,
+    loss: str,
+    seed: int,
+    directions: Rows,
+    progress: Progress | None = None,
+) -> FittedHead:
+    """Standardise projections with the statistics of the training responses and fit a head on them.
+
+    Args:
+        split: the pairs.
+        taken: projections of their responses.
+        head: linear or mlp.
+        loss: margin, bt or bce.
+        seed: of everything random.
+        directions: what was projected on; empty for the pooled vectors themselves.
+        progress: called with steps done and steps in all.
+
+    """
     mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
-    fitted = fit_head(split.data((taken - mean) / std), head, loss, seed=seed)
-    return HeadArrays(mean, std, fitted.weights, directions)
+    x = (taken - mean) / std
+    data = PairData(x, split.pairs, split.validation, np.ones(len(split.pairs), np.float32))
+    fitted = fit_head(data, head, loss, seed=seed, progress=progress)
+    arrays = [HeadArrays(mean, std, one, directions) for one in (fitted.weights, fitted.validated)]
+    return FittedHead(arrays[0], arrays[1], fitted.facts)
 
 
 def fit_controls(
     capture: ActivationsReader, split: Split, directions: Rows, pool: str, head: str, loss: str, seed: int
-) -> dict[str, HeadArrays]:
+) -> dict[str, FittedHead]:
     """Fit every control.
 
     `random directions` has as many directions, the same pooling, head, loss and seed; `dense` is a linear
@@ -111,17 +139,23 @@ def fit_controls(
         for layer, rows in directions.items()
     }
     taken = projections(capture, layers, pool, drawn, split.rows)
-    controls = {RANDOM: fit_arrays(split, taken, head, loss, seed, drawn)}
     few = split.limited(DENSE_PAIRS, seed)
     vectors = projections(capture, layers, "mean", None, few.rows)
-    mean, std = standardisation(vectors, np.unique(few.pairs[~few.validation]))
-    dense = fit_linear(few.data((vectors - mean) / std), "bt")
-    controls[DENSE] = HeadArrays(mean, std, dense.weights)
-    training = few.pairs[~few.validation]
+    means = _difference_of_means(vectors, few.pairs[~few.validation])
+    return {
+        RANDOM: fit_projections(split, taken, head, loss, seed, drawn),
+        DENSE: fit_projections(few, vectors, "linear", "bt", seed, {}),
+        MEANS: FittedHead(means, means, {}),
+    }
+
+
+def _difference_of_means(
+    vectors: Float32[np.ndarray, "n p"], training: Int64[np.ndarray, "train 2"]
+) -> HeadArrays:
+    """Return the head that projects on the mean chosen less the mean rejected vector."""
     weight = (vectors[training[:, 0]] - vectors[training[:, 1]]).mean(axis=0)
-    bias = np.array([-float(mean @ weight)], np.float32)
-    controls[MEANS] = HeadArrays(np.zeros_like(mean), np.ones_like(std), {"weight": weight, "bias": bias})
-    return controls
+    bias = np.array([-float(vectors[np.unique(training)].mean(axis=0) @ weight)], np.float32)
+    return HeadArrays(np.zeros_like(weight), np.ones_like(weight), {"weight": weight, "bias": bias})
 
 
 def length_preference(lengths: Int64[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]) -> int:

@@ -12,14 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float32, Float64
 
 from sparserm_cli.config import FitConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.fitting import standardisation
 from sparserm_cli.models.head import RewardHead
-from sparserm_cli.models.mlp import fit_head
-from sparserm_cli.stages.controls import LENGTH, Split, fit_controls, length_preference, projections
+from sparserm_cli.stages.controls import (
+    LENGTH,
+    FittedHead,
+    Split,
+    fit_controls,
+    fit_projections,
+    length_preference,
+    projections,
+)
 from sparserm_cli.stages.frequency import counted_pairs
 from sparserm_cli.store.activations import ActivationsReader, open_capture
 from sparserm_cli.store.chain import look
@@ -86,31 +92,16 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     # 3. The head on the projections, and the controls on the same pairs.
     rows = {layer: one.rows for layer, one in directions.layers.items()}
     taken = projections(capture, tuple(rows), config.pool, rows, split.rows)
-    mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
-    x = (taken - mean) / std
-    del taken
-    fitted = fit_head(split.data(x), config.head, config.loss, seed=config.seed, progress=progress)
-    head = HeadArrays(mean, std, fitted.weights, rows)
+    head = fit_projections(split, taken, config.head, config.loss, config.seed, rows, progress)
     note("fitting the controls: random directions, dense, difference of means")
     controls = fit_controls(capture, split, rows, config.pool, config.head, config.loss, config.seed)
     # 4. How good they are, measured with what will be stored; then it appears whole or not at all.
-    told = _recorded(config, capture, directions, split, fitted.facts)
-    training = np.unique(split.pairs[~split.validation])
-    distances = np.sqrt(np.square(x[training]).mean(axis=1, dtype=np.float64))
-    scores = _scores(capture, {REWARD: head, **controls}, told, split)
-    files = RewardFiles(
-        replace(
-            told,
-            metrics=_metrics(scores, split),
-            score_mean=float(scores[REWARD][training].mean()),
-            score_std=float(scores[REWARD][training].std()) or 1.0,
-            distance={f"{q:g}": float(np.quantile(distances, q)) for q in _QUANTILES},
-        ),
-        head,
-        controls,
-    )
+    told = _recorded(config, capture, directions, split, head.facts)
+    told = _measured(told, capture, {REWARD: head, **controls}, split)
+    told = replace(told, distance=_distances(taken[np.unique(split.pairs[~split.validation])], head.final))
+    stored = {name: one.final for name, one in controls.items()}
     with run_lock(config.run):
-        written = write_reward(reward_path(config.run), files)
+        written = write_reward(reward_path(config.run), RewardFiles(told, head.final, stored))
     return FitSummary(reward_path(config.run), written.config, time.monotonic() - begun)
 
 
@@ -211,8 +202,27 @@ def _recorded(
     )
 
 
+def _measured(
+    config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, FittedHead], split: Split
+) -> RewardConfig:
+    """Add the accuracies, and the mean and spread of the scores.
+
+    On validation pairs every scorer is judged as it was before it was fitted on them too.
+    """
+    final = _scores(config, capture, {name: one.final for name, one in heads.items()}, split)
+    before = _scores(config, capture, {name: one.validated for name, one in heads.items()}, split)
+    held_out = _metrics("validation", before, split, split.validation)
+    everything = np.ones(len(split.pairs), bool)
+    return replace(
+        config,
+        metrics=(*held_out, *_metrics("train", final, split, everything)),
+        score_mean=float(final[REWARD].mean()),
+        score_std=float(final[REWARD].std()) or 1.0,
+    )
+
+
 def _scores(
-    capture: ActivationsReader, heads: Mapping[str, HeadArrays], config: RewardConfig, split: Split
+    config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, HeadArrays], split: Split
 ) -> dict[str, Float64[np.ndarray, " n"]]:
     """Score the responses of the pairs with every head, in one pass over the capture, and by length."""
     ready = {
@@ -220,16 +230,16 @@ def _scores(
         for name, arrays in heads.items()
     }
     places = sorted(
-        {(layer, pooling) for one in ready.values() for layer in one.layers for pooling in one.poolings}
+        {(layer, name) for one in ready.values() for layer in one.layers for name in one.poolings}
     )
     found: dict[str, list[np.ndarray]] = {name: [] for name in ready}
     for blocks in zip(*(capture.iter_pooled(*place) for place in places), strict=True):
         start, count = blocks[0][0], len(blocks[0][1])
         first, last = np.searchsorted(split.rows, [start, start + count])
         local = split.rows[first:last] - start
-        pooled: dict[int, dict[Any, np.ndarray]] = {layer: {} for layer in config.layers}
-        for (layer, pooling), (_, block) in zip(places, blocks, strict=True):
-            pooled[layer][pooling] = block[local]
+        pooled: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in config.layers}
+        for (layer, name), (_, block) in zip(places, blocks, strict=True):
+            pooled[layer][name] = block[local]
         for name, one in ready.items():
             found[name].append(one(pooled))
     scores = {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
@@ -237,15 +247,24 @@ def _scores(
     return {**scores, LENGTH: lengths * (config.length_preference or 1)}
 
 
-def _metrics(scores: Mapping[str, Float64[np.ndarray, " n"]], split: Split) -> tuple[Metric, ...]:
-    """Return the accuracy of every scorer on the training and on the validation pairs."""
-    metrics = []
-    for part, mask in (("validation", split.validation), ("train", ~split.validation)):
-        pairs, groups = split.pairs[mask], split.groups[mask]
-        for name, values in scores.items():
-            found = pair_accuracy(values[pairs[:, 0]] - values[pairs[:, 1]], groups)
-            if found.pairs:
-                metrics.append(
-                    Metric(name, part, found.accuracy, found.low, found.high, found.pairs, found.ties)
-                )
-    return tuple(metrics)
+def _metrics(
+    part: str,
+    scores: Mapping[str, Float64[np.ndarray, " n"]],
+    split: Split,
+    mask: Bool[np.ndarray, " m"],
+) -> list[Metric]:
+    """Return the accuracy of every scorer on some pairs; nothing without pairs."""
+    if not mask.any():
+        return []
+    pairs, groups, metrics = split.pairs[mask], split.groups[mask], []
+    for name, values in scores.items():
+        found = pair_accuracy(values[pairs[:, 0]] - values[pairs[:, 1]], groups)
+        numbers = (found.accuracy, found.low, found.high, found.pairs, found.ties)
+        metrics.append(Metric(name, part, *numbers))
+    return metrics
+
+
+def _distances(taken: Float32[np.ndarray, "train p"], head: HeadArrays) -> dict[str, float]:
+    """Return quantiles of the root mean square of the training responses' standardised projections."""
+    distances = np.sqrt(np.square((taken - head.mean) / head.std).mean(axis=1, dtype=np.float64))
+    return {f"{q:g}": float(np.quantile(distances, q)) for q in _QUANTILES}

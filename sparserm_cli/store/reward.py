@@ -71,7 +71,7 @@ class Metric:
     scorer: str
     """`reward` for the head, else the name of a control."""
     split: str
-    """`train` or `validation`."""
+    """`validation`, by the scorer before it was fitted on these pairs too; or `train`, all pairs."""
     accuracy: float
     """Share of pairs whose chosen response scores strictly higher."""
     low: float
@@ -129,7 +129,7 @@ class RewardConfig:
     metrics: Sequence[Metric] = ()
     """Accuracies on the training and the validation pairs, of the head and of every control."""
     score_mean: float = 0.0
-    """Mean score of the training responses."""
+    """Mean score of the responses of all pairs."""
     score_std: float = 1.0
     """Their standard deviation: (score - mean) / std is comparable between reward models."""
     distance: Mapping[str, float] = field(default_factory=dict)

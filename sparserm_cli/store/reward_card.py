@@ -27,9 +27,9 @@ or `sparserm score responses.jsonl --reward PATH/TO/THIS/FOLDER`. The language m
 its name; no sparse autoencoder is needed any more.
 
 ## Accuracy
-Share of pairs whose chosen response scores strictly higher, with 95 % intervals over prompts. `sparserm` is
-this model; the others were fitted on the same pairs for comparison. The validation pairs chose the
-regularisation, so test it on data of your own.
+Share of pairs whose chosen response scores strictly higher, with 95 % intervals over prompts. `reward` is
+this model; the others were fitted on the same pairs for comparison. On the validation pairs each is measured
+as it was before it was fitted on them too; they chose the regularisation, so test it on data of your own.
 
 {table}
 

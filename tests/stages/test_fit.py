@@ -10,9 +10,10 @@ import sparserm_planted as planted
 from sparserm_cli.config import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.models.head import RewardHead
-from sparserm_cli.stages.fit import FitSummary, fit
+from sparserm_cli.stages.fit import FitSummary, fit, split_pairs
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
+from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.reward import read_reward, reward_path
 
 
@@ -132,18 +133,28 @@ def test_recorded_figures_are_those_of_the_stored_model(run: planted.Planted):
     files = read_reward(reward_path(run.run))
     assert files.config == summary.config
     scores = RewardHead.from_files(files)({3: {"mean": run.capture.pooled(3, "mean")}}).astype(np.float64)
-    from sparserm_cli.stages.fit import split_pairs
-
     split = split_pairs(run.capture, 0.2, 0)
-    held_out = split.rows[split.pairs[split.validation]]
-    training = split.rows[np.unique(split.pairs[~split.validation])]
-    right = scores[held_out[:, 0]] > scores[held_out[:, 1]]
-    assert accuracy(summary, "reward") == pytest.approx(right.mean())
-    assert summary.config.score_mean == pytest.approx(scores[training].mean(), abs=1e-5)
+    pairs = split.rows[split.pairs]
+    right = scores[pairs[:, 0]] > scores[pairs[:, 1]]
+    assert accuracy(summary, "reward", "train") == pytest.approx(right.mean())
+    assert summary.config.score_mean == pytest.approx(scores[split.rows].mean(), abs=1e-5)
     assert summary.config.score_mean == pytest.approx(0.0, abs=1e-4)
-    assert summary.config.score_std == pytest.approx(scores[training].std(), rel=1e-4)
+    assert summary.config.score_std == pytest.approx(scores[split.rows].std(), rel=1e-4)
     assert 0.8 < summary.config.distance["0.5"] < 1.2
     assert summary.config.distance["0.5"] < summary.config.distance["0.99"]
+
+
+def test_validation_accuracy_is_of_a_head_that_has_not_seen_the_pairs(tmp_path: Path):
+    """Without a signal the stored head knows all pairs by heart; the validation figure does not show it."""
+    prepared(tmp_path, strength=0.0, prompts=60, top_k=16)
+    summary = fitted(tmp_path, val_fraction=0.5, head="linear")
+    stored = RewardHead.from_files(read_reward(reward_path(tmp_path)))
+    capture = ActivationsReader(capture_path(tmp_path))
+    split = split_pairs(capture, 0.5, 0)
+    scores = stored({3: {"mean": capture.pooled(3, "mean")}})
+    held_out = split.rows[split.pairs[split.validation]]
+    by_heart = float((scores[held_out[:, 0]] > scores[held_out[:, 1]]).mean())
+    assert by_heart > accuracy(summary, "reward") + 0.1
 
 
 def test_recorded_provenance(run: planted.Planted):
