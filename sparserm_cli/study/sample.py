@@ -1,0 +1,154 @@
+"""A run in memory, so that many fits can share it: pooled vectors, latents of each response, pairs.
+
+Axes: `n` responses of the pairs, `m` pairs, `d_in` width of the residual stream, `d_sae` latents.
+Memory: 8 bytes x d_in x n a layer, and 16 bytes a latent that fires on a response.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt64
+from scipy import sparse
+
+from sparserm_cli.config import Progress
+from sparserm_cli.stages.frequency import counted_pairs
+from sparserm_cli.stages.select import DecoderRows, sae_decoder
+from sparserm_cli.stages.tally import FOLDS, STRATA, Cohort, Counts, class_totals
+from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.features import FeatureBlock, FeaturesReader, features_path
+from sparserm_cli.store.frequency import Unit
+
+
+class Latents(NamedTuple):
+    """What each latent does on each response of one layer, as CSR matrices of one shape (n, d_sae)."""
+
+    tokens: sparse.csr_array
+    """Tokens on which it fires."""
+    mean: sparse.csr_array
+    """Its mean value over all tokens of the response."""
+    largest: sparse.csr_array
+    """Its largest value."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The pairs of a run with everything that a fit can use."""
+
+    name: str
+    """What it is called in tables."""
+    pooled: Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
+    """Layer to pooling (`mean`, `last`) to vectors."""
+    latents: Mapping[int, Latents]
+    """Layer to latents; empty without features."""
+    decoder: DecoderRows
+    """Gives decoder rows."""
+    lengths: Int64[np.ndarray, " n"]
+    """Tokens of each response."""
+    pairs: Int64[np.ndarray, "m 2"]
+    """Chosen and rejected response of each pair."""
+    groups: UInt64[np.ndarray, " m"]
+    """Prompt of each pair."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers, in order."""
+        return tuple(self.pooled)
+
+
+def load_sample(
+    name: str, run: Path, *, decoder: DecoderRows | None = None, progress: Progress | None = None
+) -> Sample:
+    """Read a run that has been captured and encoded.
+
+    Args:
+        name: what to call it.
+        run: the run directory.
+        decoder: gives decoder rows; None reads them from the SAE that the features were made with.
+        progress: called with units read and units in all.
+
+    Raises:
+        IncompatibleError: activations or features are missing, incomplete or do not go together.
+        CorruptStoreError: one of them is damaged.
+
+    """
+    capture = ActivationsReader(capture_path(run))
+    features = FeaturesReader(features_path(run))
+    features.check_parent(capture.lineage.as_parent())
+    usable = counted_pairs(capture, 0.0, 0)
+    stored = capture.pairs()
+    both = np.stack([stored.chosen, stored.rejected], axis=1)[usable]
+    rows, places = np.unique(both, return_inverse=True)
+    layers = features.plan.layers
+    pooled = {
+        layer: {name: capture.pooled(layer, name)[rows] for name in ("mean", "last")} for layer in layers
+    }
+    latents = {}
+    for number, layer in enumerate(layers):
+        parts = []
+        for block in features.iter_blocks(layer):
+            parts.append(_of_block(block, features.plan.sae(layer).d_sae))
+            if progress:
+                progress(number * len(features.units) + len(parts), len(layers) * len(features.units))
+        stacked: list[Any] = [sparse.csr_array(sparse.vstack(one)) for one in zip(*parts, strict=True)]
+        latents[layer] = Latents(*(one[rows] for one in stacked))
+    return Sample(
+        name=name,
+        pooled=pooled,
+        latents=latents,
+        decoder=decoder or sae_decoder({sae.layer: sae for sae in features.plan.saes}),
+        lengths=capture.response_lengths.astype(np.int64)[rows],
+        pairs=places.reshape(-1, 2),
+        groups=capture.response_group()[stored.chosen][usable],
+    )
+
+
+def _of_block(block: FeatureBlock, d_sae: int) -> Latents:
+    """Sum up the latents of one unit by response."""
+    response = np.repeat(np.arange(len(block.lengths)), block.lengths)
+    key = np.repeat(response, np.diff(block.csr.indptr)) * d_sae + block.csr.indices.astype(np.int64)
+    order = np.argsort(key, kind="stable")
+    key, values = key[order], block.csr.data[order]
+    starts = np.flatnonzero(np.diff(key, prepend=-1))
+    shape = (len(block.lengths), d_sae)
+    where = (key[starts] // d_sae, key[starts] % d_sae)
+    counts = np.diff(np.append(starts, len(key))).astype(np.int64)
+    sums = np.add.reduceat(values, starts) if len(starts) else values
+    largest = np.maximum.reduceat(values, starts) if len(starts) else values
+    found = (counts, sums / block.lengths[where[0]].astype(np.float32), largest)
+    matrices: list[Any] = [sparse.csr_array((one, where), shape=shape) for one in found]
+    return Latents(*matrices)
+
+
+def count(latents: Latents, cohort: Cohort, lengths: Int64[np.ndarray, " n"], unit: Unit) -> Counts:
+    """Return what `stages.tally` counts, from the latents of each response in memory."""
+    fires = (latents.tokens > 0).astype(np.int64)
+    in_unit, other = (latents.tokens, fires) if unit == "token" else (fires, latents.tokens)
+    d_sae = latents.tokens.shape[1]
+    classed = np.zeros((FOLDS, STRATA, 2, d_sae), np.int64)
+    by_side = np.zeros((2, d_sae), np.int64)
+    for side, mask in enumerate((cohort.chosen, cohort.rejected)):
+        rows = np.flatnonzero(mask)
+        place = cohort.fold[rows] * STRATA + cohort.stratum[rows]
+        ones = np.ones(len(rows), np.int64)
+        member = sparse.csr_array((ones, (place, rows)), shape=(FOLDS * STRATA, len(mask)))
+        classed[:, :, side] = (member @ in_unit).toarray().reshape(FOLDS, STRATA, d_sae)
+        by_side[side] = np.asarray(other[rows].sum(axis=0)).reshape(-1)
+    chosen, rejected = (fires[cohort.pairs[:, side]] for side in (0, 1))
+    joint = chosen.multiply(rejected).T @ cohort.pair_weight
+    tokens_total, responses_total = class_totals(cohort, lengths)
+    summed = classed.sum(axis=(0, 1))
+    by_token = unit == "token"
+    return Counts(
+        unit=unit,
+        classed=classed,
+        classed_total=tokens_total if by_token else responses_total,
+        tokens=summed if by_token else by_side,
+        tokens_total=tokens_total.sum(axis=(0, 1)),
+        responses=by_side if by_token else summed,
+        responses_total=responses_total.sum(axis=(0, 1)),
+        discordant=np.stack([one.T @ cohort.pair_weight - joint for one in (chosen, rejected)]),
+        prompts=float(cohort.pair_weight.sum()),
+    )
