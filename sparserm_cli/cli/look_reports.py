@@ -49,7 +49,8 @@ def report(out: Output, summary: "ReportSummary") -> None:
         "seconds": round(summary.seconds, 3),
     }
     shown = f"{summary.path}: {size(summary.bytes)}, {summary.pairs:,} stored pairs scored"
-    out.result(data, shown + f", {len(summary.missing)} parts not shown" * bool(summary.missing))
+    gaps = "; not shown: " + ", ".join(summary.missing) if summary.missing else ""
+    out.result(data, shown + gaps)
     out.note("next: open it in a browser; it needs no network")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plotly.offline import get_plotlyjs
 
 from sparserm_cli.config import EvaluateConfig, ReportConfig
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
@@ -65,7 +66,7 @@ class Parsed(HTMLParser):
         self.scripts: list[str] = []
         self.text = ""
         self._inside = ""
-        self.feed(page)
+        self.feed(page.replace(get_plotlyjs(), ""))  # five million characters of no interest here
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note an element."""
@@ -359,6 +360,7 @@ def browse(page: Path, folder: Path, *more: str) -> tuple[str, str]:
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_every_figure_without_a_complaint(scheme: str, whole: Path, tmp_path: Path) -> None:
@@ -387,6 +389,7 @@ def requested_by_page(log: Path) -> list[str]:
     return [url for url in found if url.startswith(("http", "ws"))]
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_browser_would_notice(whole: Path, tmp_path: Path) -> None:
     """A script that fails is heard; an image from elsewhere is seen, or refused by the page's own policy."""

@@ -1,0 +1,181 @@
+"""`explain` and `report` as commands: words, marks and colours for people, JSON for scripts."""
+
+import io
+import json
+import sys
+from pathlib import Path
+from runpy import run_path
+
+import pytest
+from typer.testing import CliRunner
+
+from sparserm_cli.cli import look_reports
+from sparserm_cli.cli.main import app
+from sparserm_cli.console import Output
+from sparserm_cli.study.explain import DirectionShare, Explanation, TokenShare
+
+made = run_path(str(Path(__file__).parents[1] / "study" / "tiny_run.py"))
+TOKENS = (
+    TokenShare("Good", 1, 0.6),
+    TokenShare(" and", 2, 0.09),
+    TokenShare("\n", 3, -0.31),
+    TokenShare("b\x1b[0mad", 4, -0.5),
+    TokenShare("", 5, 0.2),
+    TokenShare("é", 6, 0.2),
+)
+
+
+def explanation(method="exact", **changes):
+    """Give a made-up explanation with three directions."""
+    directions = (
+        DirectionShare(14, "mean", 77, 1, 0.5, 0.25, 1.5, 2.0),
+        DirectionShare(14, "last", None, -1, None, None, -0.5, -1.0),
+        DirectionShare(14, "mean", 5, -1, 0.125, 0.25, 0.25, 0.25),
+    )
+    base = Explanation(3, 2, "Why?", "…", 1.75, 0.5, method, 0.0, "both", directions, TOKENS)
+    return base._replace(**changes)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    """Give a run to look at."""
+    return made["tiny_run"](tmp_path_factory.mktemp("run"), tiny_model())
+
+
+def sparserm(*words):
+    """Run a command in this process."""
+    return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_explain_shows_directions_and_marked_tokens(run):
+    """The table adds up line by line, and the response can be read with its marks taken out."""
+    done = sparserm(
+        "explain", run.parent / "pairs.jsonl", "--row", 8, "--response", 2, "--top", 3, "--run", run
+    )
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("score ")
+    assert lines[0].endswith(" of response 2 of row 8 (exact)")
+    assert " ".join(lines[1].split()) == "direction layer feature on chosen on rejected sd adds"
+    parts = [float(line.split()[-1]) for line in lines[2:7]]
+    assert lines[5].startswith("5 more ")
+    assert lines[6].startswith("mean training response ")
+    assert sum(parts) == pytest.approx(float(lines[0].split()[1]), abs=3e-4)
+    text = done.stdout[done.stdout.index("lowers it\n") + len("lowers it\n") :]
+    for strength in (3, 2, 1):
+        text = text.replace("{" + "+" * strength + "}", "").replace("{" + "-" * strength + "}", "")
+    assert text == made["ROWS"][7]["rejected"] + "\n"
+    assert "explaining with" in done.stderr
+
+
+def test_explain_gives_one_json_object(run):
+    """All directions and all tokens, whatever --top says; nothing else on stdout."""
+    words = (
+        "explain",
+        "--prompt",
+        "Why?",
+        "--response-text",
+        "So.",
+        "--top",
+        1,
+        "--run",
+        run,
+        "--json",
+        "--quiet",
+    )
+    done = sparserm(*words)
+    assert done.stderr == ""
+    told = json.loads(done.stdout)
+    assert len(told["directions"]) == 8
+    assert [one["text"] for one in told["tokens"]] == ["S", "o", "."]
+    assert set(told["directions"][0]) == set(DirectionShare._fields)
+    whole = told["intercept"] + sum(one["contribution"] for one in told["directions"])
+    assert whole == pytest.approx(told["score"], abs=1e-5)
+    assert sum(one["contribution"] for one in told["tokens"]) == pytest.approx(told["score"], abs=1e-5)
+
+
+def test_report_writes_a_page_and_says_where(run, tmp_path):
+    """The summary names what is missing and the notes say why."""
+    done = sparserm("report", "--run", run, "--output", tmp_path / "page.html")
+    assert done.exit_code == 0
+    size = (tmp_path / "page.html").stat().st_size
+    assert done.stdout.startswith(
+        f"{tmp_path / 'page.html'}: {size / 2**20:.1f} MiB, 40 stored pairs scored, 1 part"
+    )
+    assert "not shown (evaluation): no held-out evaluation: run `sparserm evaluate FILE` first" in done.stderr
+
+
+def test_report_gives_one_json_object(run, tmp_path):
+    """Path, size, pairs, what is missing."""
+    done = sparserm("report", "--run", run, "--output", tmp_path / "page.html", "--json", "--quiet")
+    told = json.loads(done.stdout)
+    assert told["path"] == str(tmp_path / "page.html")
+    assert told["bytes"] == (tmp_path / "page.html").stat().st_size
+    assert told["pairs"] == 40
+    assert list(told["missing"]) == ["evaluation"]
+    assert done.stderr == ""
+
+
+def test_tokens_are_marked_by_thirds_of_the_strongest():
+    """0.6 is +++, 0.31 of it rounds to half: two; below a sixth nothing; control characters are pictures."""
+    text = look_reports.marked_tokens(TOKENS)
+    assert text == (
+        "tokens: {+} to {+++} raises the score, {-} to {---} lowers it\nGood{+++} and{--}\nb␛[0mad{--}{+}é{+}"
+    )
+
+
+def test_tokens_are_coloured_on_a_terminal(monkeypatch):
+    """Blue and orange grounds with a colour of text each; an escape in the text stays a picture."""
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = look_reports.coloured_tokens(TOKENS)
+    assert text.startswith(
+        "tokens: blue raises the score, orange lowers it\n\x1b[37;48;2;35;104;184mGood\x1b[0m and"
+    )
+    assert "\x1b[30;48;2;236;154;99mb␛[0mad\x1b[0m" in text
+    assert "\x1b[30;48;2;188;214;242mé\x1b[0m" in text
+
+
+class Terminal(io.StringIO):
+    """A stdout that says it is a terminal."""
+
+    def isatty(self):
+        """Yes."""
+        return True
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "coloured"),
+    [
+        ("xterm-256color", {}, True),
+        ("xterm-256color", {"NO_COLOR": "1"}, False),
+        ("xterm", {}, False),
+        ("dumb", {}, False),
+    ],
+)
+def test_colours_need_a_terminal_that_shows_their_strength(monkeypatch, kind, more, coloured):
+    """Sixteen colours would not tell weak from strong, and NO_COLOR is heard."""
+    for name in ("NO_COLOR", "COLORTERM", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", kind)
+    for name, value in more.items():
+        monkeypatch.setenv(name, value)
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    look_reports.explain(Output(), explanation(), 10)
+    assert ("blue raises" in screen.getvalue()) is coloured
+    assert ("{+++}" in screen.getvalue()) is not coloured
+
+
+def test_unknown_and_approximate_parts_are_named(capsys):
+    """Random directions, unknown rates, the last token's pooling, the rest and the integral's error."""
+    look_reports.explain(Output(), explanation("integrated gradients", error=0.125), 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "score +1.7500 of response 2 of row 3 (integrated gradients, approximate)"
+    cells = [line.split() for line in lines[2:7]]
+    assert cells[0] == ["preferred", "14", "77", "50.0", "%", "25.0", "%", "+1.50", "+2.0000"]
+    assert cells[1] == ["dispreferred", "(last)", "14", "random", "-0.50", "-1.0000"]
+    assert cells[2] == ["1", "more", "+0.2500"]
+    assert cells[3] == ["mean", "training", "response", "+0.5000"]
+    assert cells[4] == ["missed", "by", "the", "integral", "+0.1250"]
