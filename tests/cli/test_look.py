@@ -99,9 +99,10 @@ def test_report_writes_a_page_and_says_where(run, tmp_path):
     done = sparserm("report", "--run", run, "--output", tmp_path / "page.html")
     assert done.exit_code == 0
     size = (tmp_path / "page.html").stat().st_size
-    assert done.stdout.startswith(
-        f"{tmp_path / 'page.html'}: {size / 2**20:.1f} MiB, 40 stored pairs scored, 1 part"
+    said = (
+        f"{tmp_path / 'page.html'}: {size / 2**20:.1f} MiB, 40 stored pairs scored; not shown: evaluation\n"
     )
+    assert done.stdout == said
     assert "not shown (evaluation): no held-out evaluation: run `sparserm evaluate FILE` first" in done.stderr
 
 
