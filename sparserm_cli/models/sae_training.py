@@ -105,13 +105,14 @@ def save(trained: TrainedSAE, folder: Path, *, weights_dtype: str, metadata: Map
         name: value.detach().to(number).contiguous() for name, value in load_file(weights_path).items()
     }
     save_file(weights, weights_path)
-    config = json.loads(Path(config_path).read_text(encoding="utf-8"))
+    weights_path.chmod(config_path.stat().st_mode)  # safetensors lets nobody but the owner read
+    config = json.loads(config_path.read_text(encoding="utf-8"))
     if config.get("rescale_acts_by_decoder_norm"):
         # SAELens has just folded the norms, so every row has norm 1.
         config["rescale_acts_by_decoder_norm"] = False
     config["device"] = "cpu"
     config["metadata"]["sparserm"] = {"weights_dtype": weights_dtype}
-    Path(config_path).write_text(json.dumps(config), encoding="utf-8")
+    config_path.write_text(json.dumps(config), encoding="utf-8")
     add_metadata(folder, metadata)
 
 
