@@ -161,8 +161,11 @@ def work(way: str, options: argparse.Namespace) -> None:
     """Be the process of one way: for each line on stdin run once, and answer with one JSON line."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries may print; answers have a channel of their own
+    from transformers.utils import logging
+
     from sparserm_cli.models.identity import resolve_model
 
+    logging.disable_progress_bar()
     identity = resolve_model(options.model, offline=True)
     trees = read_trees(options.data[0], options.pairs, options.model)
     prepare = {

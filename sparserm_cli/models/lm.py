@@ -7,6 +7,7 @@ Axes: rows (sequences of a batch), seq (token positions), kept (tokens whose res
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
@@ -71,6 +72,7 @@ class LanguageModel:
         self.device = str(first.device)
         self.model_type: str = config.model_type
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self._lock = Lock()
         register()
         self.blocks[-1].forward = partial(_only_kept, self.blocks[-1].forward)
         self._plain = "eager" if getattr(config, "attn_logit_softcapping", None) else _attention_of(config)
@@ -114,8 +116,7 @@ class LanguageModel:
             The residual stream after each of `layers`, before any final norm, in the model's dtype.
 
         """
-        self._attend_by(self._plain)
-        return self._run(input_ids=input_ids, attention_mask=attention_mask)
+        return self._run(self._plain, input_ids=input_ids, attention_mask=attention_mask)
 
     @torch.inference_mode()
     def forward_trie(self, trie: Trie) -> dict[int, Float[Tensor, "kept d_in"]]:
@@ -125,21 +126,17 @@ class LanguageModel:
             The residual stream of the kept tokens after each of `layers`, before any final norm.
 
         """
-        self._attend_by(NAME)
         layout = Layout(trie, getattr(torch, self.dtype), self.device)
         ids, positions = (send(array[None], self.device) for array in (trie.ids, trie.positions))
-        taken = self._run(input_ids=ids, position_ids=positions, layout=layout)
+        taken = self._run(NAME, input_ids=ids, position_ids=positions, layout=layout)
         kept = send(trie.kept, self.device)
         return {layer: x[0] if x.shape[1] == len(kept) else x[0, kept] for layer, x in taken.items()}
 
-    def _attend_by(self, name: str) -> None:
-        """Choose one of transformers' attention functions, of which ours is one."""
-        if _attention_of(self.backbone.config) != name:
-            with quiet_transformers():
-                self.backbone.set_attn_implementation(name)
+    def _run(self, attention: str, **inputs: Any) -> dict[int, Tensor]:
+        """Run the backbone through the last wanted block and return the output of each wanted one.
 
-    def _run(self, **inputs: Any) -> dict[int, Tensor]:
-        """Run the backbone through the last wanted block and return the output of each wanted one."""
+        Threads take turns, since the choice of attention and the hooks belong to the whole model.
+        """
         taken: dict[int, Tensor] = {}
 
         def keeper(layer: int) -> Callable[..., None]:
@@ -150,13 +147,17 @@ class LanguageModel:
 
             return keep
 
-        handles = [self.blocks[layer].register_forward_hook(keeper(layer)) for layer in self.layers]
-        try:
-            with suppress(_ReachedError):
-                self.backbone(**inputs, use_cache=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with self._lock:
+            if _attention_of(self.backbone.config) != attention:
+                with quiet_transformers():
+                    self.backbone.set_attn_implementation(attention)
+            handles = [self.blocks[layer].register_forward_hook(keeper(layer)) for layer in self.layers]
+            try:
+                with suppress(_ReachedError):
+                    self.backbone(**inputs, use_cache=False)
+            finally:
+                for handle in handles:
+                    handle.remove()
         return taken
 
     def _try_tree(self) -> tuple[bool, str]:

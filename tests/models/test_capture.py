@@ -202,6 +202,20 @@ def test_all_layers_alone_or_together(tiny_model: Make) -> None:
             torch.testing.assert_close(x, together[t, r, layer], rtol=1e-5, atol=1e-5)
 
 
+def test_threads_take_turns(tiny_model: Make) -> None:
+    """Two threads that share a model get what one gets."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    lm, plain = load(tiny_model()), load(tiny_model())
+    plain.supports_tree = False
+    work = [random_trees(seed) for seed in range(6)]
+    with ThreadPoolExecutor(2) as pool_of_threads:
+        together = list(pool_of_threads.map(lambda trees: captured(lm, trees), work))
+    for trees, found in zip(work, together, strict=True):
+        for key, expected in captured(plain, trees).items():
+            torch.testing.assert_close(found[key], expected, rtol=1e-4, atol=1e-4)
+
+
 def test_no_prompt_at_all(tiny_model: Make) -> None:
     """A response without a prompt is a sequence like any other."""
     tree = Tree(np.zeros(0, np.uint32), (np.arange(5, dtype=np.uint32),))
