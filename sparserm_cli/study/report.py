@@ -95,15 +95,10 @@ def _scored(run: RunFacts, progress: Phases) -> Scored | Missing:
         return run.scored
     if isinstance(run.capture, Missing):
         return run.capture
-    config = run.scored.config
     head = RewardHead.from_files(run.scored)
     stored = stored_scores(run.capture, head, partial(progress, "scores"))
-    pairs = pair_scores(run.capture, stored.scores, config.val_fraction, config.seed)
-    found = {
-        name: reliability(pairs.margin[mask], pairs.group[mask])
-        for name, mask in (("validation", pairs.validation), ("training", ~pairs.validation))
-        if mask.any()
-    }
+    pairs = pair_scores(run.capture, stored.scores)
+    found = {"fitted": reliability(pairs.margin, pairs.group)}
     evaluation = {} if isinstance(run.evaluation, Missing) else run.evaluation
     if "reliability" in evaluation:
         found = {"held-out": reliability_from(evaluation["reliability"]), **found}

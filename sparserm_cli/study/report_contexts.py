@@ -144,7 +144,9 @@ class _Fired(NamedTuple):
         ends = np.append(begins[1:], len(rows))
 
         def stretch(one: int) -> Context:
-            return self._context(rows, values, int(response[begins[one]]), slice(int(begins[one]), int(ends[one])))
+            return self._context(
+                rows, values, int(response[begins[one]]), slice(int(begins[one]), int(ends[one]))
+            )
 
         strong, weak = (np.argsort(order, kind="stable")[:TOP].tolist() for order in (-peaks, peaks))
         return [stretch(one) for one in strong], [stretch(one) for one in weak]

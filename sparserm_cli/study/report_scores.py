@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+from jaxtyping import Float32, Float64, Int64, UInt64
 
 from sparserm_cli.config import Progress
-from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.store.activations import ActivationsReader
 
@@ -47,7 +46,6 @@ class PairScores(NamedTuple):
         group: key of the prompt.
         margin: chosen score less rejected score.
         length: chosen tokens less rejected tokens.
-        validation: pairs of validation prompts, on which the head's weights were not fitted.
     """
 
     chosen: Int64[np.ndarray, " pairs"]
@@ -56,7 +54,6 @@ class PairScores(NamedTuple):
     group: UInt64[np.ndarray, " pairs"]
     margin: Float64[np.ndarray, " pairs"]
     length: Int64[np.ndarray, " pairs"]
-    validation: Bool[np.ndarray, " pairs"]
 
 
 def stored_scores(capture: ActivationsReader, head: RewardHead, progress: Progress) -> StoredScores:
@@ -91,21 +88,16 @@ def stored_scores(capture: ActivationsReader, head: RewardHead, progress: Progre
     return StoredScores(scores, top.responses, top.values, bottom.responses, -bottom.values)
 
 
-def pair_scores(
-    capture: ActivationsReader, scores: Float32[np.ndarray, " responses"], val_fraction: float, seed: int
-) -> PairScores:
+def pair_scores(capture: ActivationsReader, scores: Float32[np.ndarray, " responses"]) -> PairScores:
     """Return the stored pairs that can be compared.
 
     Args:
         capture: whose pairs.
         scores: one a response.
-        val_fraction: share of the prompts that the fit held out.
-        seed: of that split.
 
     """
     pairs = capture.pairs()
     groups = capture.response_group()[pairs.chosen]
-    held_out = validation_mask(groups, val_fraction, seed)
     margins = scores[pairs.chosen].astype(np.float64) - scores[pairs.rejected]
     lengths = capture.response_lengths.astype(np.int64)
     kept = np.isfinite(margins)
@@ -116,7 +108,6 @@ def pair_scores(
         groups[kept],
         margins[kept],
         (lengths[pairs.chosen] - lengths[pairs.rejected])[kept],
-        held_out[kept],
     )
 
 

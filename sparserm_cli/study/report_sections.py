@@ -127,7 +127,7 @@ def _cards(run: RunFacts, scored: Scored | Missing) -> Iterator[Card]:
     if not isinstance(scored, Missing):
         name, found = next(iter(scored.reliability.items()), ("", None))
         if found is not None:
-            note = f"mean distance of confidence and accuracy, {name} pairs"
+            note = f"mean distance of confidence and accuracy on {name} pairs"
             yield Card("Calibration error", percent(found.error), note)
 
 

@@ -17,6 +17,8 @@ from sparserm_cli.study.report_words import Excerpt, Stretch, Words
 SHOWN_DIRECTIONS = 64
 """Directions a side and layer that are shown: the first, which are the strongest."""
 _PAIR_TOKENS = 300
+_SPLITS = {"validation": "validation", "train": "all, fitted"}
+"""How the page names the sets of pairs that `fit` measures on."""
 
 
 class AccuracyTable(NamedTuple):
@@ -68,7 +70,6 @@ class WrongPair(NamedTuple):
 
     Fields:
         row: of the input, from 1.
-        split: validation or training.
         margin: chosen score less rejected score.
         prompt: what both answer.
         chosen: text and score of the chosen response.
@@ -76,7 +77,6 @@ class WrongPair(NamedTuple):
     """
 
     row: int
-    split: str
     margin: float
     prompt: str
     chosen: tuple[str, float]
@@ -105,12 +105,12 @@ class ArtifactRow(NamedTuple):
 
 def fit_table(metrics: Sequence[Metric]) -> AccuracyTable:
     """Return the accuracies that `fit` measured."""
-    splits = [name for name in ("validation", "train") if any(one.split == name for one in metrics)]
+    splits = [name for name in _SPLITS if any(one.split == name for one in metrics)]
     found = {(one.scorer, one.split): one for one in metrics}
     columns: list[str] = []
     for split in splits:
         pairs = next(one.pairs for one in metrics if one.split == split)
-        columns += [f"{split}, {pairs:,} pairs", "95 % interval"]
+        columns += [f"{_SPLITS[split]}, {pairs:,} pairs", "95 % interval"]
     rows = []
     for scorer in dict.fromkeys(one.scorer for one in metrics):
         cells: list[str] = []
@@ -209,7 +209,6 @@ def wrong_pairs(
         chosen, rejected = int(pairs.chosen[one]), int(pairs.rejected[one])
         yield WrongPair(
             int(pairs.row[one]),
-            "validation" if pairs.validation[one] else "training",
             float(pairs.margin[one]),
             words.prompt(chosen),
             (words.response(chosen, _PAIR_TOKENS), float(stored.scores[chosen])),

@@ -235,7 +235,7 @@ def test_calibration_on_held_out_pairs_is_drawn_if_it_was_measured(run: Path) ->
     page = page_of(run)
     assert "Expected calibration error on held-out pairs: 25.0 %." in page.text
     figure = json.loads(page.scripts[0])["reliability-figure"]
-    assert [trace["name"] for trace in figure["data"]] == ["held-out", "validation", "training"]
+    assert [trace["name"] for trace in figure["data"]] == ["held-out", "fitted"]
 
 
 @pytest.mark.parametrize("benchmark", ["rm-bench", "reward-bench-2"])

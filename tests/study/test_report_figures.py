@@ -29,7 +29,7 @@ def pairs_of(margins: np.ndarray, lengths: np.ndarray) -> PairScores:
     """Give pairs with these margins and length differences."""
     number = np.arange(len(margins))
     group = number.astype(np.uint64)
-    return PairScores(number, number, number, group, margins, lengths, number % 2 == 0)
+    return PairScores(number, number, number, group, margins, lengths)
 
 
 def measures_of(rate: np.ndarray) -> Measures:

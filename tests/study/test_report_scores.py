@@ -87,7 +87,7 @@ def test_rejected_responses_have_no_score_and_no_pair(
     assert np.flatnonzero(np.isnan(found.scores)).tolist() == [1]
     assert 1 not in found.highest
     assert 1 not in found.lowest
-    pairs = pair_scores(capture, found.scores, 0.0, 0)
+    pairs = pair_scores(capture, found.scores)
     assert len(pairs.row) == 29
     assert np.isfinite(pairs.margin).all()
 
@@ -100,25 +100,23 @@ def test_fewer_responses_than_places_leave_gaps(tmp_path: Path) -> None:
     assert (found.highest[2] == -1).all()
 
 
-def test_pairs_know_margin_length_and_split(tmp_path: Path) -> None:
-    """By hand for every pair; the split is whole prompts."""
+def test_pairs_know_margin_length_and_prompt(tmp_path: Path) -> None:
+    """By hand for every pair."""
     capture, found = scored(tmp_path, responses=3)
-    pairs = pair_scores(capture, found.scores, 0.3, 0)
+    pairs = pair_scores(capture, found.scores)
     assert len(pairs.row) == 60
     for number in range(len(pairs.row)):
         chosen, rejected = pairs.chosen[number], pairs.rejected[number]
         lengths = capture.response_lengths
         assert pairs.length[number] == int(lengths[chosen]) - int(lengths[rejected])
         assert pairs.margin[number] == float(found.scores[chosen]) - float(found.scores[rejected])
-    held_out = {int(group) for group in pairs.group[pairs.validation]}
-    assert held_out
-    assert not held_out & {int(group) for group in pairs.group[~pairs.validation]}
+        assert pairs.group[number] == capture.response_group()[chosen]
 
 
 def test_most_wrong_pairs_are_the_lowest_margins_one_a_prompt(tmp_path: Path) -> None:
     """Two pairs a prompt: only its worse one is named, right ones never."""
     capture = ActivationsReader(capture_path(planted.plant(tmp_path, prompts=4, responses=3).run))
-    pairs = pair_scores(capture, np.zeros(12, np.float32), 0.0, 0)
+    pairs = pair_scores(capture, np.zeros(12, np.float32))
     margins = np.array([-1.0, -3, 2, 5, -2, -2.5, 0, -0.5])
     assert most_wrong(capture, pairs._replace(margin=margins), 10).tolist() == [1, 5, 7]
     assert most_wrong(capture, pairs._replace(margin=margins), 2).tolist() == [1, 5]
