@@ -178,13 +178,19 @@ class Tally:
         indices: Integer[np.ndarray, " nonzeros"],
     ) -> Block:
         """Return how many tokens of each response fire each latent, shape (rows, d_sae)."""
-        taken = [indices[a:b] for a, b in zip(begin.tolist(), end.tolist(), strict=True)]
-        cells = np.repeat(np.arange(len(taken)) * self._d_sae, end - begin)
-        cells += np.concatenate(taken)
-        flat = self._block[: len(taken) * self._d_sae]
+        cells = np.repeat(np.arange(len(begin)) * self._d_sae, end - begin)
+        gaps = (
+            np.flatnonzero(begin[1:] != end[:-1]) + 1
+        )  # responses behind one another are taken as one piece
+        starts, ends = begin[[0, *gaps]].tolist(), end[[*(gaps - 1), -1]].tolist()
+        if len(starts) == 1:
+            cells += indices[starts[0] : ends[0]]
+        else:
+            cells += np.concatenate([indices[a:b] for a, b in zip(starts, ends, strict=True)])
+        flat = self._block[: len(begin) * self._d_sae]
         flat[:] = 0
         np.add.at(flat, cells, flat.dtype.type(1))
-        return flat.reshape(len(taken), self._d_sae)
+        return flat.reshape(len(begin), self._d_sae)
 
     def _add_counts(
         self, responses: Int64[np.ndarray, " rows"], block: Block, fires: Bool[np.ndarray, "rows d_sae"]
@@ -204,12 +210,14 @@ class Tally:
         self, responses: Int64[np.ndarray, " rows"], fires: Bool[np.ndarray, "rows d_sae"]
     ) -> None:
         """Count the pairs that are complete with this block of ascending responses; let the others wait."""
-        found = [self._pairs_of(side, responses) for side in (0, 1)]
-        inside = np.intersect1d(found[0], found[1], assume_unique=True)
-        self._add_inside(inside, responses, fires)
         for side in (0, 1):
-            for pair in np.setdiff1d(found[side], inside, assume_unique=True).tolist():
-                here, there = int(self._cohort.pairs[pair, side]), int(self._cohort.pairs[pair, 1 - side])
+            found = self._pairs_of(side, responses)
+            partner = self._cohort.pairs[found, 1 - side]
+            inside = (partner >= responses[0]) & (partner <= responses[-1])
+            if side == 0:
+                self._add_inside(found[inside], responses, fires)
+            for pair, there in zip(found[~inside].tolist(), partner[~inside].tolist(), strict=True):
+                here = int(self._cohort.pairs[pair, side])
                 bits = fires[np.searchsorted(responses, here)]
                 if there in self._waiting:
                     self._add_late(pair, side, bits, self._recall(there))
