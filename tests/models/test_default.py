@@ -1,7 +1,6 @@
 """The default model's wheel, `.gguf` files, and a cache in which nothing half-made is taken for whole."""
 
 import hashlib
-import multiprocessing
 import os
 import platform
 import shutil
@@ -261,23 +260,29 @@ def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
     assert elsewhere.exists()
 
 
-def _build_slowly(target: Path, wait: float) -> None:
-    with building(target, ORIGIN) as folder:
-        (folder / "weights").write_text("the same")
-        time.sleep(wait)
+BUILD_SLOWLY = """
+import sys
+from pathlib import Path
+from sparserm_cli.models.cache import building
+with building(Path(sys.argv[1]), {"made": "of this"}) as folder:
+    (folder / "weights").write_text("the same")
+    print(flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_two_processes_build_the_same_folder(tmp_path: Path) -> None:
-    """Both end well and the folder is whole."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_build_slowly, args=(tmp_path / "one", wait)) for wait in (0.2, 0.25)]
+    """Two that are at work at the same time both end well, and the folder is whole."""
+    command = [sys.executable, "-c", BUILD_SLOWLY, str(tmp_path / "one")]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)]
     for process in processes:
-        process.start()
+        process.stdout.readline()
+    assert len(list(tmp_path.iterdir())) == 2
     for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+        process.communicate()
+    assert [process.returncode for process in processes] == [0, 0]
     assert is_whole(tmp_path / "one", ORIGIN)
-    assert list(tmp_path.glob("*")) == [tmp_path / "one"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "one"]
 
 
 @pytest.mark.slow
