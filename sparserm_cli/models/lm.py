@@ -174,7 +174,7 @@ class LanguageModel:
         trie = build_trie(rows, shared)
         try:
             found = self.forward_trie(trie)
-        except (TrieUnsupportedError, TypeError) as error:
+        except (TrieUnsupportedError, TypeError, ValueError, RuntimeError) as error:
             return False, f"{self.model_type}: {first_line(error)}"
         ids = send(np.stack([row.ids for row in rows]).astype(np.int64), self.device)
         plain = self.forward_rows(ids, torch.ones_like(ids))
