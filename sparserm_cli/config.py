@@ -212,9 +212,9 @@ class FitConfig(StageConfig):
 
     pool: Literal["mean", "last", "both"] = "mean"
     """Which pooled vector of a response is projected."""
-    head: Literal["linear", "mlp"] = "linear"
+    head: Literal["linear", "mlp"] = "mlp"
     """A weight a direction, or one hidden layer."""
-    loss: Literal["margin", "bt", "bce"] = "bt"
+    loss: Literal["margin", "bt", "bce"] = "margin"
     """Margin loss (the paper's), Bradley-Terry, or binary cross-entropy."""
     val_fraction: float = 0.1
     """Share of prompts that choose the regularisation and stop the training."""
@@ -299,6 +299,8 @@ class ReportConfig(StageConfig):
     """Fitted reward model; None is the run directory's own."""
     evaluation: Path | None = None
     """What `evaluate` wrote; None is evaluation.json in the run directory."""
+    comparison: Path | None = None
+    """What `compare` wrote; None is comparison.json in the run directory."""
     output: Path | None = None
     """The page; None is report.html in the run directory."""
     model: str | None = None

@@ -191,7 +191,7 @@ def fit(
 ) -> None:
     """Fit the reward head on the projections.
 
-    Example: sparserm fit --pool mean --head linear --loss bt
+    Example: sparserm fit --pool mean --head mlp --loss margin
     """
     settings, out = opt.begin(ctx, FitConfig)
     from sparserm_cli.stages.fit import fit as stage

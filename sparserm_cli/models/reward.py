@@ -122,7 +122,22 @@ class RewardModel:
         rows = self.template.encode(examples)
         for row in rows:
             self._check_length(row)
-        return self.head(self.pooled(rows, batch_tokens=batch_tokens, deterministic=deterministic))
+        vectors = self.pooled(rows, batch_tokens=batch_tokens, deterministic=deterministic)
+        return self.scores_of(vectors, deterministic=deterministic)
+
+    def scores_of(self, pooled: Pooled, *, deterministic: bool = False) -> Float32[np.ndarray, " n"]:
+        """Return the scores of pooled vectors, one by one if not a bit may depend on the others."""
+        count = len(pooled[self.lm.layers[0]]["mean"])
+        if not deterministic or not count:
+            return self.head(pooled)
+        alone = (
+            {
+                layer: {name: one[row : row + 1] for name, one in found.items()}
+                for layer, found in pooled.items()
+            }
+            for row in range(count)
+        )
+        return np.concatenate([self.head(one) for one in alone])
 
     def pooled(
         self, rows: Sequence[EncodedExample], *, batch_tokens: int | None = None, deterministic: bool = False

@@ -129,7 +129,7 @@ def scored_rows(
 ) -> Iterator[ScoredRow]:
     """Yield the rows of a reader with their scores, in order."""
     for window, vectors in pooled_windows(model, reader, config, progress):
-        scores = iter(model.head(vectors))
+        scores = iter(model.scores_of(vectors, deterministic=config.deterministic))
         for row in window:
             yield ScoredRow(row, np.array(list(islice(scores, len(row.responses))), dtype=np.float32))
 

@@ -31,7 +31,11 @@ def prepared(run: Path, top_k: int = 2, by: str = "difference", **options: objec
 
 def fitted(run: Path, note: Callable[[str], None] = quiet, **options: object) -> FitSummary:
     """Run the stage."""
-    return fit(FitConfig(run=run, **{"val_fraction": 0.2, **options}), progress=quiet, note=note)
+    return fit(
+        FitConfig(run=run, **{"val_fraction": 0.2, "head": "linear", "loss": "bt", **options}),
+        progress=quiet,
+        note=note,
+    )
 
 
 def accuracy(summary: FitSummary, scorer: str, split: str = "validation") -> float:

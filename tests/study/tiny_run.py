@@ -61,5 +61,9 @@ def tiny_run(folder: Path, model: Path, *, layers: tuple[int, ...] = (1,), **hea
     encode(EncodeConfig(run=run, sae=tuple(saes)), progress=quiet, note=quiet)
     frequency(FrequencyConfig(run=run, val_fraction=0.25), progress=quiet, note=quiet)
     select(SelectConfig(run=run, top_k=4), note=quiet)
-    fit(FitConfig(run=run, val_fraction=0.25, **head), progress=quiet, note=quiet)
+    fit(
+        FitConfig(run=run, val_fraction=0.25, **{"head": "linear", "loss": "bt", **head}),
+        progress=quiet,
+        note=quiet,
+    )
     return run
