@@ -49,6 +49,10 @@ def report(
         Path | None,
         typer.Option(help="What `sparserm evaluate` wrote.", show_default="RUN/evaluation.json, if there"),
     ] = None,
+    comparison: Annotated[
+        Path | None,
+        typer.Option(help="What `sparserm compare` wrote.", show_default="RUN/comparison.json, if there"),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
     model: Annotated[
         str | None,

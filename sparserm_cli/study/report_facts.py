@@ -14,6 +14,7 @@ from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
 from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.chain import COMPLETE, Artifact
+from sparserm_cli.store.comparison import comparison_path, read_comparison
 from sparserm_cli.store.directions import Directions, read_directions
 from sparserm_cli.store.evaluation import evaluation_path, read_evaluation
 from sparserm_cli.store.features import FeaturesReader, features_path
@@ -55,6 +56,8 @@ class RunFacts:
     """The reward model, if it was fitted on the capture."""
     evaluation: Any | Missing
     """What `evaluate` measured with this reward model, a JSON object."""
+    comparison: Any | Missing
+    """What `compare` measured, a JSON object; none was is no gap."""
     tokenizer: Any | Missing
     """The tokenizer of the capture."""
 
@@ -73,7 +76,7 @@ def open_run(config: ReportConfig) -> RunFacts:
 
     Raises:
         IncompatibleError: the run directory holds no artifact at all.
-        UsageError: --evaluation names no file.
+        UsageError: --evaluation or --comparison names no file.
         CorruptStoreError: an artifact is damaged.
 
     """
@@ -83,8 +86,13 @@ def open_run(config: ReportConfig) -> RunFacts:
     if not any(one.path.exists() for one in artifacts) and not reward_folder.is_dir():
         hint = "run `sparserm extract` first, or name the run directory with --run"
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
-    if config.evaluation is not None and not config.evaluation.is_file():
-        raise UsageError("--evaluation", "a file that `sparserm evaluate` wrote", "none", "correct the path")
+    for name in ("evaluation", "comparison"):
+        path = getattr(config, name)
+        if path is not None and not path.is_file():
+            command = {"evaluation": "evaluate", "comparison": "compare"}[name]
+            raise UsageError(
+                f"--{name}", f"a file that `sparserm {command}` wrote", "none", "correct the path"
+            )
     capture = _opened(lambda: ActivationsReader(capture_path(run)))
     reward = _opened(lambda: read_reward(reward_folder))
     if reward_folder != reward_path(run) and not isinstance(reward, Missing):
@@ -99,6 +107,7 @@ def open_run(config: ReportConfig) -> RunFacts:
         reward=reward,
         scored=_opened(lambda: _fitted_here(reward_folder, reward, capture)),
         evaluation=_opened(lambda: _evaluation(config, reward)),
+        comparison=_opened(lambda: _comparison(config)),
         tokenizer=_opened(lambda: _tokenizer(config, capture)),
     )
 
@@ -146,6 +155,12 @@ def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Mi
     if found.get("reward") != reward.config.lineage.digest:
         return Missing(f"{path} is of another reward model: run `sparserm evaluate FILE` again")
     return found
+
+
+def _comparison(config: ReportConfig) -> Any | Missing:
+    """Read the comparison, if there is one."""
+    path = config.comparison or comparison_path(config.run)
+    return read_comparison(path) if path.is_file() else Missing("no comparison")
 
 
 def _tokenizer(config: ReportConfig, capture: ActivationsReader | Missing) -> Any | Missing:

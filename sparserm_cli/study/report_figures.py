@@ -25,7 +25,7 @@ _FONT = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-se
 
 
 def accuracy_figure(metrics: Sequence[Metric]) -> Figure:
-    """Draw the accuracy of every scorer on the validation pairs, or on the training pairs without any."""
+    """Draw the accuracy of every scorer on the validation pairs, or on all pairs where there are none."""
     split = "validation" if any(one.split == "validation" for one in metrics) else "train"
     shown = [one for one in metrics if one.split == split][::-1]
     points = {
@@ -33,13 +33,14 @@ def accuracy_figure(metrics: Sequence[Metric]) -> Figure:
         "mode": "markers",
         "x": [one.accuracy for one in shown],
         "y": [one.scorer for one in shown],
-        "error_x": {**_errors([(one.accuracy, one.low, one.high) for one in shown]), "color": GREY},
+        "error_x": {**errors_of([(one.accuracy, one.low, one.high) for one in shown]), "color": GREY},
         "marker": {"size": 11, "color": [BLUE if one is shown[-1] else GREY for one in shown]},
         "customdata": [[one.low, one.high, one.pairs] for one in shown],
         "hovertemplate": "%{y}: %{x:.1%}<br>95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%}"
         "<br>%{customdata[2]:,} pairs<extra></extra>",
     }
-    layout = layout_of(f"accuracy on {split} pairs", "", height=90 + 34 * len(shown))
+    where = "validation pairs" if split == "validation" else "the pairs of the fit"
+    layout = layout_of(f"accuracy on {where}", "", height=90 + 34 * len(shown))
     layout["xaxis"] |= {"tickformat": ".0%"}
     layout["yaxis"] |= {"automargin": True, "type": "category"}
     layout["shapes"] = [_line(0.5, 0, 0.5, 1, yref="paper")]
@@ -155,7 +156,7 @@ def _line(x0: float, y0: float, x1: float, y1: float, **more: str) -> Figure:
     }
 
 
-def _errors(values: Sequence[tuple[float, float, float]]) -> Figure:
+def errors_of(values: Sequence[tuple[float, float, float]]) -> Figure:
     """Return error bars from value, low and high."""
     return {
         "type": "data",
@@ -176,7 +177,7 @@ def _accuracies(
         "name": name,
         "x": list(x),
         "y": [one.accuracy for one in found],
-        "error_y": _errors([(one.accuracy, one.low, one.high) for one in found]),
+        "error_y": errors_of([(one.accuracy, one.low, one.high) for one in found]),
         "marker": {"size": 8, "color": colour},
         "line": {"color": colour, "width": 1.5},
         "customdata": [[one.low, one.high, one.pairs] for one in found],

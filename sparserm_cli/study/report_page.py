@@ -16,6 +16,7 @@ from sparserm_cli.store.files import building_file, make_folder
 from sparserm_cli.study.calibration import LengthBias
 from sparserm_cli.study.report_facts import Missing
 from sparserm_cli.study.report_figures import Figure
+from sparserm_cli.study.report_sweeps import ComparedRun
 from sparserm_cli.study.report_tables import (
     AccuracyTable,
     ArtifactRow,
@@ -116,6 +117,8 @@ class Page:
     """Accuracies that `evaluate` measured."""
     fit: AccuracyTable | Missing
     """Accuracies that `fit` measured."""
+    comparison: Sequence[ComparedRun]
+    """What `compare` measured; nothing where it was not run."""
     figures: Mapping[str, Figure | Missing]
     """Name to figure."""
     frequencies: Mapping[int, str] | Missing

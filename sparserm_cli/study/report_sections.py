@@ -19,6 +19,7 @@ from sparserm_cli.study.report_figures import Figure
 from sparserm_cli.study.report_latents import DRAWN_LATENTS, frequency_figure
 from sparserm_cli.study.report_page import Card, DirectionTable, Evaluated, Origin, Page, WrongTable
 from sparserm_cli.study.report_scores import PairScores, StoredScores
+from sparserm_cli.study.report_sweeps import compared_runs, sweep_figures
 from sparserm_cli.study.report_tables import (
     direction_rows,
     evaluation_table,
@@ -86,6 +87,7 @@ def page_of(name: str, run: RunFacts, found: Findings) -> Page:
         cards=list(_cards(run, scored)),
         evaluation=run.evaluation if isinstance(run.evaluation, Missing) else _evaluated(run.evaluation),
         fit=reward if isinstance(reward, Missing) else fit_table(reward.config.metrics),
+        comparison=[] if isinstance(run.comparison, Missing) else list(compared_runs(run.comparison)),
         figures=_figures(run, scored),
         frequencies=frequency if isinstance(frequency, Missing) else _frequency_names(frequency),
         counted="" if isinstance(frequency, Missing) else _counted(frequency),
@@ -161,6 +163,8 @@ def _figures(run: RunFacts, scored: Scored | Missing) -> dict[str, Figure | Miss
     metrics: Sequence[Metric] = () if isinstance(run.reward, Missing) else run.reward.config.metrics
     if metrics:
         figures["accuracy-figure"] = draw.accuracy_figure(metrics)
+    if not isinstance(run.comparison, Missing):
+        figures |= sweep_figures(run.comparison)
     if not isinstance(run.frequency, Missing):
         chosen = {} if isinstance(run.directions, Missing) else run.directions.layers
         for layer, name in _frequency_names(run.frequency).items():

@@ -11,12 +11,14 @@ from runpy import run_path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
 from sparserm_cli.config import EvaluateConfig, ReportConfig
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
 from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.comparison import comparison_path, write_comparison
 from sparserm_cli.store.directions import directions_path
 from sparserm_cli.store.evaluation import evaluation_path, write_evaluation
 from sparserm_cli.store.features import features_path
@@ -324,6 +326,59 @@ def test_a_damaged_artifact_is_an_error(run: Path) -> None:
     assert not (run / "report.html").exists()
 
 
+def swept(names: tuple[str, ...], value: float) -> list[dict[str, Any]]:
+    """Give rows as `compare` tells them."""
+    ahead = {"value": 0.05, "low": 0.01, "high": 0.09, "p": 0.01}
+    return [
+        {
+            "method": {"name": name},
+            "accuracy": {"accuracy": value - 0.05 * i, "low": value - 0.1, "high": value + 0.1},
+            "fold_sd": None if i else 0.012,
+            "parameters": 1000 + i,
+            "seconds": 0.5,
+            "against": ahead if i else None,
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
+    """A line a method along each sweep, the table of methods, the other data; names may be anything."""
+    names = ("SparseRM", "random <directions>")
+    one = {
+        "pairs": 1234,
+        "prompts": 99,
+        "directions": {"4": swept(names, 0.7), "8": swept(names, 0.8)},
+        "methods": swept(names, 0.75),
+        "labels": {"100": swept(names, 0.6), "all": swept(names, 0.8)},
+        "noise": {},
+        "transfer": {"other": swept(names, 0.65)},
+    }
+    told = {"protocol": {"folds": 5}, "runs": {"my run/é": one}}
+    write_comparison(comparison_path(run), told)
+    assert do(run).missing == {}
+    page = page_of(run)
+    assert "comparison" in page.ids()
+    figures = json.loads(page.scripts[0])
+    curves = {name: figure for name, figure in figures.items() if name.startswith("sweep-")}
+    assert set(curves) == {"sweep-directions-my_20_run_2f__e9_", "sweep-labels-my_20_run_2f__e9_"}
+    assert set(curves) <= set(page.ids())
+    first, second = curves["sweep-directions-my_20_run_2f__e9_"]["data"]
+    assert (first["name"], first["x"], first["y"]) == ("SparseRM", ["4", "8"], [0.7, 0.8])
+    assert second["y"] == pytest.approx([0.65, 0.75])
+    for figure in curves.values():
+        go.Figure(figure)
+    for text in (
+        "1,234 pairs of 99 prompts, 5 folds",
+        "random <directions>",
+        "75.0 %",
+        "1.2",
+        "+5.0 [+1.0, +9.0]",
+        "Fitted on my run/é, tested on other",
+    ):
+        assert text in page.text
+
+
 def test_nothing_to_report_on_is_an_error(tmp_path: Path) -> None:
     """An empty directory, and an evaluation that is not there."""
     with pytest.raises(IncompatibleError) as caught:
@@ -334,12 +389,13 @@ def test_nothing_to_report_on_is_an_error(tmp_path: Path) -> None:
     )
 
 
-def test_evaluation_that_is_named_must_be_there(whole: Path) -> None:
+@pytest.mark.parametrize(("name", "command"), [("evaluation", "evaluate"), ("comparison", "compare")])
+def test_what_is_named_must_be_there(name: str, command: str, whole: Path) -> None:
     """A typing mistake is no gap."""
     with pytest.raises(UsageError) as caught:
-        do(whole, evaluation=whole / "no.json")
+        do(whole, **{name: whole / "no.json"})
     assert str(caught.value) == (
-        "--evaluation: expected a file that `sparserm evaluate` wrote, found none; correct the path"
+        f"--{name}: expected a file that `sparserm {command}` wrote, found none; correct the path"
     )
 
 

@@ -1,0 +1,120 @@
+"""The report's comparison: SparseRM beside its controls, by directions, by labels, by noise, on other data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sparserm_cli.study.report_figures import BLUE, GREY, ORANGE, VIOLET, Figure, errors_of, layout_of
+from sparserm_cli.study.report_tables import AccuracyTable, interval, percent
+
+SWEEPS = {
+    "directions": "directions a side",
+    "labels": "training pairs",
+    "noise": "share of training labels swapped",
+}
+"""What `compare` sweeps, and what the figures call it."""
+_COLOURS = (BLUE, ORANGE, "#2a9d8f", VIOLET, "#c2528b", GREY)
+
+
+class ComparedRun(NamedTuple):
+    """What was compared on one run.
+
+    Fields:
+        name: of the run.
+        told: how many pairs and folds.
+        sweeps: name of a figure to what it shows.
+        methods: every method with the product's number of directions; None if there were too few latents.
+        transfer: the name of another run to the accuracies on it.
+    """
+
+    name: str
+    told: str
+    sweeps: Mapping[str, str]
+    methods: AccuracyTable | None
+    transfer: Mapping[str, AccuracyTable]
+
+
+def compared_runs(comparison: Mapping[str, Any]) -> Iterator[ComparedRun]:
+    """Yield what was compared, run by run."""
+    folds = comparison.get("protocol", {}).get("folds", "")
+    for name, run in comparison["runs"].items():
+        yield ComparedRun(
+            name,
+            f"{run['pairs']:,} pairs of {run['prompts']:,} prompts, {folds} folds of whole prompts.",
+            {_figure_name(name, sweep): f"Accuracy by {SWEEPS[sweep]}." for sweep in SWEEPS if run[sweep]},
+            _table(run["methods"]) if run["methods"] else None,
+            {target: _table(rows) for target, rows in run["transfer"].items()},
+        )
+
+
+def sweep_figures(comparison: Mapping[str, Any]) -> dict[str, Figure]:
+    """Return a figure for each sweep of each run, by name."""
+    return {
+        _figure_name(name, sweep): sweep_figure(run[sweep], what)
+        for name, run in comparison["runs"].items()
+        for sweep, what in SWEEPS.items()
+        if run[sweep]
+    }
+
+
+def sweep_figure(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Figure:
+    """Draw accuracy along a sweep, a line a method; SparseRM, the first, has its intervals.
+
+    Args:
+        points: value to the methods' rows, in one order everywhere.
+        what: is swept.
+
+    """
+    names = [row["method"]["name"] for row in next(iter(points.values()))]
+    traces = [_line(name, number, points) for number, name in enumerate(names)]
+    layout = layout_of(what, "accuracy on prompts not trained on")
+    layout["xaxis"] |= {"type": "category"}
+    layout["yaxis"] |= {"tickformat": ".0%"}
+    # The legend of six methods takes two lines.
+    return {"data": traces, "layout": {**layout, "margin": {**layout["margin"], "t": 60}}}
+
+
+def _line(name: str, number: int, points: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Return one method's accuracies."""
+    told = [rows[number]["accuracy"] for rows in points.values()]
+    colour = _COLOURS[number % len(_COLOURS)]
+    values = [(one["accuracy"], one["low"], one["high"]) for one in told]
+    trace = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": name,
+        "x": list(points),
+        "y": [value for value, _, _ in values],
+        "line": {"color": colour, "width": 3 if number == 0 else 1.5},
+        "marker": {"color": colour, "size": 8 if number == 0 else 6},
+        "customdata": [[low, high] for _, low, high in values],
+        "hovertemplate": "%{fullData.name}, %{x}: %{y:.1%}<br>"
+        "95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%}<extra></extra>",
+    }
+    return {**trace, "error_y": errors_of(values)} if number == 0 else trace
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> AccuracyTable:
+    """Return methods as a table, SparseRM first."""
+    columns = ("accuracy", "95 % interval", "between folds", "parameters", "seconds", "SparseRM less this")
+    return AccuracyTable(columns, tuple((row["method"]["name"], _cells(row)) for row in rows))
+
+
+def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    accuracy, ahead = row["accuracy"], row["against"]
+    gap = ""
+    if ahead is not None:
+        gap = f"{100 * ahead['value']:+.1f} [{100 * ahead['low']:+.1f}, {100 * ahead['high']:+.1f}]"
+    return (
+        percent(accuracy["accuracy"]),
+        interval(accuracy["low"], accuracy["high"]),
+        "" if row["fold_sd"] is None else f"{100 * row['fold_sd']:.1f}",
+        f"{row['parameters']:,}",
+        f"{row['seconds']:.1f}",
+        gap,
+    )
+
+
+def _figure_name(run: str, sweep: str) -> str:
+    """Return a name that can be an element's: letters of a run's name may be anything."""
+    plain = "".join(one if one.isalnum() and one.isascii() else f"_{ord(one):x}_" for one in run)
+    return f"sweep-{sweep}-{plain}"
