@@ -48,7 +48,7 @@ class MLPRecipe:
     """Pairs in one step."""
     epochs: int = 60
     """Passes over the training pairs at most."""
-    pair_visits: int = 1_000_000
+    pair_visits: int = 400_000
     """Pairs seen in all at most, which bounds the time on large data; at least one pass."""
     patience: int = 8
     """Passes without a lower validation loss after which training stops."""

@@ -44,7 +44,11 @@ VARIANTS = (
     Method("SparseRM, margin", loss="margin"),
     Method("SparseRM, bce", loss="bce"),
     Method("SparseRM, MLP, margin", head="mlp", loss="margin"),
-    Method("SparseRM, MLP, mean and last", head="mlp", loss="margin", pool="both"),
+    Method("SparseRM, MLP, margin, mean and last", head="mlp", loss="margin", pool="both"),
+    Method("SparseRM, MLP, margin, 128 a side", head="mlp", loss="margin", top_k=128),
+    Method(
+        "SparseRM, MLP, margin, 128 a side, mean and last", head="mlp", loss="margin", top_k=128, pool="both"
+    ),
 )
 """SparseRM with one or two options changed."""
 
