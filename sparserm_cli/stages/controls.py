@@ -135,7 +135,7 @@ def fit_controls(
     """
     layers = tuple(directions)
     drawn = {
-        layer: random_directions(*rows.shape, seed=seed + 1000 * (layer + 1))
+        layer: random_directions(rows.shape[0], rows.shape[1], seed + 1000 * (layer + 1))
         for layer, rows in directions.items()
     }
     taken = projections(capture, layers, pool, drawn, split.rows)

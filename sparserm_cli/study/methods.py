@@ -6,6 +6,7 @@ looks at labels (selection, components, standardisation, fit) looks at training 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -145,7 +146,7 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
             counts.classed_total.sum(axis=1),
             method.top_k or 0,
             method.by,
-            rows=lambda latents, layer=layer: sample.decoder(layer, latents),
+            rows=partial(sample.decoder, layer),
             seed=training.seed,
             where=f"layer {layer}",
         ).feature

@@ -26,9 +26,10 @@ def test_row_50_row_51_first_signal_waits_for_the_unit(number, code):
 
 def test_row_50_second_signal_aborts():
     """Pressing twice does not wait."""
-    with finish_unit_in_hand(lambda _text: None), pytest.raises(StoppedError) as caught:
+    with finish_unit_in_hand(lambda _text: None):
         os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(StoppedError) as caught:
+            os.kill(os.getpid(), signal.SIGINT)
     assert caught.value.exit_code == 130
 
 
