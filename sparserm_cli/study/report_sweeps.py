@@ -1,4 +1,4 @@
-"""The report's comparison: SparseRM beside its controls, by directions, by labels, by noise, on other data."""
+"""The report's comparison: SparseRM beside its controls, by directions, labels and noise, on other data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -66,7 +66,7 @@ def sweep_figure(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -
     """
     names = [row["method"]["name"] for row in next(iter(points.values()))]
     traces = [_line(name, number, points) for number, name in enumerate(names)]
-    layout = layout_of(what, "accuracy on prompts not trained on")
+    layout = layout_of(what, "held-out accuracy", height=380)
     layout["xaxis"] |= {"type": "category"}
     layout["yaxis"] |= {"tickformat": ".0%"}
     # The legend of six methods takes two lines.
