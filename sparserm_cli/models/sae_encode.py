@@ -6,7 +6,9 @@ pre-activations of a tile stay in the processor's cache while they are made spar
 Axes: rows (tokens), d_in (width of the residual stream), d_sae (latents), k (latents active on a row).
 """
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -21,6 +23,8 @@ TILE_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Pre-activations in a tile, at most: what fits into a processor's cache, or fills a GPU."""
 LOWEST_TILE = 256
 """Rows that a tile has at least, so that reading the weights does not dominate."""
+TILES_BYTES = 1 << 30
+"""Pre-activations of all threads together, at most."""
 WORD = 8
 """Latents looked at together when most are zero: the bytes of one 64-bit number."""
 
@@ -39,6 +43,54 @@ class Encoded(NamedTuple):
     counts: Int64[Tensor, " rows"]
 
 
+class Buffers(NamedTuple):
+    """A thread's memory for one tile.
+
+    Fields:
+        rows: the activations in float32, unused rows zero.
+        pre: the pre-activations.
+        mask: which of them are above the floor.
+    """
+
+    rows: Float32[Tensor, "tile d_in"]
+    pre: Float32[Tensor, "tile d_sae"]
+    mask: Bool[Tensor, "tile d_sae"]
+
+
+class TilePool:
+    """Threads that work on one tile each, with no threads inside their operations.
+
+    Args:
+        workers: how many; a single one is the caller's thread.
+
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._inner = max(1, torch.get_num_threads() // workers)
+        self._pool = ThreadPoolExecutor(workers, initializer=self._narrow) if workers > 1 else None
+
+    def map(self, work: Callable[[Tensor], Encoded], tiles: Sequence[Tensor]) -> list[Encoded]:
+        """Return the results of all tiles, in their order."""
+        if self._pool is None:
+            return [work(tile) for tile in tiles]
+        return list(self._pool.map(work, tiles))
+
+    @contextmanager
+    def one_thread_each(self) -> Iterator[None]:
+        """Let the caller's operations inside the block have no threads either; they would wait for them."""
+        threads = torch.get_num_threads()
+        if self._pool is not None:
+            self._narrow()
+        try:
+            yield
+        finally:
+            # What a worker sets is also what new threads begin with, so it is set back in any case.
+            torch.set_num_threads(threads)
+
+    def _narrow(self) -> None:
+        torch.set_num_threads(self._inner)
+
+
 def tile_rows(d_sae: int, device: str = "cpu") -> int:
     """Return the height of a tile: a power of two from 256 to 8,192 that depends on nothing but these two."""
     numbers = TILE_NUMBERS.get(torch.device(device).type, TILE_NUMBERS["cuda"])
@@ -48,6 +100,9 @@ def tile_rows(d_sae: int, device: str = "cpu") -> int:
 class SparseEncoder:
     """Encodes rows with one SAE.
 
+    On a processor each tile is one thread's work from the product to the sparse rows, so threads wait for
+    each other once a call, and results do not depend on their number.
+
     Args:
         sae: on the device where the work is to be done.
 
@@ -56,17 +111,16 @@ class SparseEncoder:
     def __init__(self, sae: SparseAutoencoder) -> None:
         self.sae, self.device = sae, str(sae.W_enc.device)
         self.tile = tile_rows(sae.d_sae, self.device)
-        self._pre = torch.empty(self.tile, sae.d_sae, device=self.device)
-        self._floor = (
-            torch.zeros((), device=self.device) if sae.threshold is None else sae.threshold.clamp(min=0)
-        )
+        floor = torch.zeros((), device=self.device) if sae.threshold is None else sae.threshold
+        self._floor = floor.clamp(min=0)
         self._groups = _group_size(sae.d_sae, sae.k) if sae.k is not None else 1
         # Where x and W_enc are bfloat16 numbers, multiplying them as such and adding in float32 is exact.
         exact = bool((sae.W_enc == sae.W_enc.bfloat16()).all()) and sae.normalization == "none"
-        fast = (
-            torch.device(self.device).type == "cpu" and choose_dtype("auto", self.device)[0] is torch.bfloat16
-        )
-        self._narrow = exact and fast
+        on_cpu = torch.device(self.device).type == "cpu"
+        self._narrow = exact and on_cpu and choose_dtype("auto", self.device)[0] is torch.bfloat16
+        room = max(1, TILES_BYTES // (4 * self.tile * sae.d_sae))
+        self._pool = TilePool(min(room, torch.get_num_threads()) if on_cpu else 1)
+        self._local = threading.local()
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "rows d_in"]) -> Encoded:
@@ -80,23 +134,43 @@ class SparseEncoder:
             x: bfloat16 or float32, on any device.
 
         """
-        with _bfloat16_products(enabled=self._narrow and x.dtype is torch.bfloat16):
-            parts = [self._tile(x[start : start + self.tile]) for start in range(0, len(x), self.tile)]
-        if not parts:
+        if not len(x):
             none = torch.empty(0, dtype=torch.int64, device=self.device)
             return Encoded(torch.empty(0, device=self.device), none, none)
-        return Encoded(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        with (
+            _bfloat16_products(enabled=self._narrow and x.dtype is torch.bfloat16),
+            self._pool.one_thread_each(),
+        ):
+            parts = self._pool.map(self._tile, x.split(self.tile))
+            return Encoded(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
-    def _tile(self, x: Float[Tensor, "rows d_in"]) -> Encoded:
-        rows = x.to(self.device, torch.float32)
-        if len(rows) < self.tile:
-            rows = torch.cat([rows, rows.new_zeros(self.tile - len(rows), rows.shape[1])])
-        pre = torch.addmm(self.sae.b_enc, self.sae.normalise(rows), self.sae.W_enc, out=self._pre)[: len(x)]
-        return self._topk(pre, self.sae.k) if self.sae.k is not None else self._above(pre)
+    @torch.no_grad()
+    def _tile(self, x: Tensor) -> Encoded:
+        """Encode at most one tile of rows in this thread's buffers."""
+        held = self._held()
+        held.rows[: len(x)] = x
+        held.rows[len(x) :] = 0
+        torch.addmm(self.sae.b_enc, self.sae.normalise(held.rows), self.sae.W_enc, out=held.pre)
+        pre = held.pre[: len(x)]
+        if self.sae.k is not None:
+            return self._topk(pre, self.sae.k)
+        return self._above(pre, torch.gt(pre, self._floor, out=held.mask[: len(x)]))
 
-    def _above(self, pre: Float32[Tensor, "rows d_sae"]) -> Encoded:
-        """Keep what is above the floor (relu, jumprelu) and, of a gated SAE, has a magnitude."""
-        flat = _true_places(pre > self._floor)
+    def _held(self) -> "Buffers":
+        """Return this thread's buffers, whose memory is not given back and fetched again for every tile."""
+        if not hasattr(self._local, "held"):
+            shape = (self.tile, self.sae.d_sae)
+            mask_shape = shape if self.sae.k is None else (0, 0)
+            self._local.held = Buffers(
+                torch.empty(self.tile, self.sae.d_in, device=self.device),
+                torch.empty(shape, device=self.device),
+                torch.empty(mask_shape, dtype=torch.bool, device=self.device),
+            )
+        return self._local.held
+
+    def _above(self, pre: Float32[Tensor, "rows d_sae"], mask: Bool[Tensor, "rows d_sae"]) -> Encoded:
+        """Keep what the mask says (relu, jumprelu) and, of a gated SAE, has a magnitude."""
+        flat = _true_places(mask)
         data, indices = pre.view(-1)[flat], flat % self.sae.d_sae
         row = flat.div_(self.sae.d_sae, rounding_mode="floor")
         if self.sae.magnitude_scale is not None and self.sae.magnitude_shift is not None:

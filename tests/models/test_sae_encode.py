@@ -60,6 +60,22 @@ def test_bits_do_not_depend_on_the_rows_of_a_call(kind: str, narrow: bool) -> No
             assert torch.equal(torch.cat(column), expected)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bits_do_not_depend_on_the_number_of_threads(kind: str) -> None:
+    """One, two and three threads give the same bits, and torch's own number of threads stays."""
+    x, before = torch.randn(100, 12, generator=torch.Generator().manual_seed(4)), torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(SparseEncoder(random_sae(kind)).encode(x))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(results[0], other, strict=True))
+
+
 def test_bfloat16_products_are_exact_where_both_sides_are_bfloat16() -> None:
     """With bfloat16 activations and weights the result is that of float32 products, not of rounded ones."""
     sae = random_sae("jumprelu")
