@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sparserm_cli.config import Note
+from sparserm_cli.config import FitConfig, FrequencyConfig, Note, SelectConfig
 from sparserm_cli.errors import UsageError
 from sparserm_cli.study.crossvalidate import Protocol, Result, compared, crossvalidate, transfer
 from sparserm_cli.study.methods import Method
@@ -16,13 +16,23 @@ from sparserm_cli.study.sample import Sample
 Steps = Callable[[str, int, int], None]
 """Told the sweep, fits done and fits in all."""
 
-SPARSERM = Method("SparseRM")
-"""The product's defaults, against which everything is compared."""
+SPARSERM = Method("SparseRM, linear")
+"""What everything is compared with: directions under a head that is convex, fast and without a seed."""
+DEFAULTS = Method(
+    "SparseRM, defaults",
+    top_k=SelectConfig.top_k,
+    by=SelectConfig.by,
+    unit=FrequencyConfig.unit,
+    pool=FitConfig.pool,
+    head=FitConfig.head,
+    loss=FitConfig.loss,
+)
+"""The options of `frequency`, `select` and `fit` as they are when nothing is said."""
 CONTROLS = (
     Method("random latents' rows", kind="random-latents"),
-    Method("random directions", kind="random-directions"),
     Method("components of responses", kind="components"),
     Method("components of pairs", kind="pair-components"),
+    Method("random directions", kind="random-directions"),
 )
 """Other directions in the same number, with the same head."""
 UNSWEPT = (
@@ -43,7 +53,6 @@ VARIANTS = (
     Method("SparseRM, mean and last", pool="both"),
     Method("SparseRM, margin", loss="margin"),
     Method("SparseRM, bce", loss="bce"),
-    Method("SparseRM, MLP, margin", head="mlp", loss="margin"),
     Method("SparseRM, MLP, margin, mean and last", head="mlp", loss="margin", pool="both"),
     Method("SparseRM, MLP, margin, 128 a side", head="mlp", loss="margin", top_k=128),
     Method(
@@ -135,7 +144,11 @@ def _methods(sample: Sample, sweeps: Sweeps, progress: Steps, note: Note) -> lis
     rows: list[dict[str, Any]] = []
     try:
         extra = VARIANTS if sweeps.variants else ()
-        rows = _tried(sample, [SPARSERM, *extra, *CONTROLS, *UNSWEPT], protocol, "all methods", progress)
+        same_head = [
+            replace(DEFAULTS, name=f"{one.name}, defaults", kind=one.kind) for one in CONTROLS[-2:] if extra
+        ]
+        methods = [SPARSERM, DEFAULTS, *extra, *CONTROLS, *same_head, *UNSWEPT]
+        rows = _tried(sample, methods, protocol, "all methods", progress)
     except UsageError as error:
         note(f"{sample.name}: methods with {SPARSERM.top_k} directions a side left out: {error.found}")
     return rows

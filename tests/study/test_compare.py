@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import sparserm_planted as planted
 
-from sparserm_cli.study.compare import CONTROLS, SPARSERM, UNSWEPT, Sweeps, compare, markdown
+from sparserm_cli.config import FitConfig, SelectConfig
+from sparserm_cli.study.compare import CONTROLS, DEFAULTS, SPARSERM, UNSWEPT, Sweeps, compare, markdown
 from sparserm_cli.study.sample import load_sample
 
 
@@ -91,3 +92,10 @@ def test_the_comparison_holds_the_controls_that_must_be_there():
 def test_names_are_told_apart(name: str):
     """No two methods of one table have the same name."""
     assert [one.name for one in (SPARSERM, *CONTROLS, *UNSWEPT)].count(name) == 1
+
+
+def test_defaults_are_those_of_the_commands():
+    """What the table calls defaults is what `frequency`, `select` and `fit` do when nothing is said."""
+    fit, select = FitConfig(), SelectConfig()
+    assert (DEFAULTS.head, DEFAULTS.loss, DEFAULTS.pool) == (fit.head, fit.loss, fit.pool)
+    assert (DEFAULTS.top_k, DEFAULTS.by) == (select.top_k, select.by)
