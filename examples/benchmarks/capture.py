@@ -176,6 +176,8 @@ def work(way: str, options: argparse.Namespace) -> None:
     dtype = "float32" if way.endswith("float32") else options.dtype
     run = prepare(identity, options.layer, dtype, trees)
     prepare(identity, options.layer, dtype, trees[:8])()  # warm up
+    answers.write('"ready"\n')
+    answers.flush()
     for line in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
         told = profiled(run) if line.strip() == "profile" else run()
@@ -215,11 +217,15 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._answer()  # warm before the next one starts: no process computes while another is timed
 
     def ask(self, what: str) -> dict[str, Any]:
         """Let the process run once and return its answer."""
         self.process.stdin.write(what + "\n")
         self.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
         answer = self.process.stdout.readline()
         if not answer:
             sys.exit(f"the process failed: {' '.join(self.process.args)}")

@@ -1,0 +1,53 @@
+"""What each stage can be told: one frozen dataclass a stage, in the order of the pipeline.
+
+The command line reads its defaults from these classes and the library takes them as they are. A sentence with
+its unit stands below each field. Nothing heavy is imported here.
+"""
+
+from sparserm_cli.config.base import (
+    DEFAULT_MODEL,
+    DEFAULT_RUN,
+    STAGES,
+    Note,
+    Progress,
+    StageConfig,
+    column_map,
+    default_run,
+    parse_layers,
+    parse_worker,
+)
+from sparserm_cli.config.spine import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.config.use import EvaluateConfig, ExplainConfig, ReportConfig, ScoreConfig
+
+__all__ = [
+    "CONFIGS",
+    "DEFAULT_MODEL",
+    "DEFAULT_RUN",
+    "STAGES",
+    "EncodeConfig",
+    "EvaluateConfig",
+    "ExplainConfig",
+    "ExtractConfig",
+    "FitConfig",
+    "FrequencyConfig",
+    "Note",
+    "Progress",
+    "ReportConfig",
+    "ScoreConfig",
+    "SelectConfig",
+    "StageConfig",
+    "column_map",
+    "default_run",
+    "parse_layers",
+    "parse_worker",
+]
+
+CONFIGS: dict[str, type[StageConfig]] = {
+    "extract": ExtractConfig,
+    "encode": EncodeConfig,
+    "frequency": FrequencyConfig,
+    "select": SelectConfig,
+    "fit": FitConfig,
+    "score": ScoreConfig,
+    "evaluate": EvaluateConfig,
+}

@@ -1,0 +1,104 @@
+"""What all configs share: the run directory, the checks of fields, and how options given as text are read."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from sparserm_cli.errors import UsageError
+
+STAGES = ("extract", "encode", "frequency", "select", "fit")
+"""The stages that leave an artifact in the run directory, in order; `score` reads the last one."""
+
+DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_RUN = Path("sparserm-run")
+
+Progress = Callable[[int, int], None]
+"""Called with (work done, work in all) as a stage advances; the unit is the stage's own."""
+
+
+Note = Callable[[str], None]
+"""Called with a sentence worth telling while a stage works."""
+
+
+def default_run() -> Path:
+    """Return `$SPARSERM_RUN` if set, else `./sparserm-run`."""
+    return Path(os.environ.get("SPARSERM_RUN") or DEFAULT_RUN)
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """What all stages share: the run directory and checks that read the field types."""
+
+    run: Path = field(default_factory=default_run)
+    """Run directory that holds the artifacts of all stages."""
+
+    def __post_init__(self) -> None:
+        """Check every field that has a fixed set of values or must be positive."""
+        hints = get_type_hints(type(self))
+        for item in fields(self):
+            value, hint = getattr(self, item.name), hints[item.name]
+            option = "--" + item.name.replace("_", "-")
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                choices = ", ".join(str(choice) for choice in get_args(hint))
+                raise UsageError(option, f"one of {choices}", repr(value), "correct the option")
+            self._check_number(option, item.name, value)
+
+    @staticmethod
+    def _check_number(option: str, name: str, value: Any) -> None:
+        if name.endswith("_fraction") and not 0 <= value < 1:
+            raise UsageError(option, "a share from 0 up to, but not, 1", str(value), "correct the option")
+        positive = name in {"top_k", "chunk_rows", "batch_tokens", "max_length", "limit", "unit_tokens"}
+        if positive and value is not None and value < 1:
+            raise UsageError(option, "a whole number of at least 1", str(value), "correct the option")
+
+
+def parse_layers(text: str | None) -> tuple[int, ...] | None:
+    """Read `"14"` or `"8,14,20"` as layer numbers counted from 0.
+
+    Raises:
+        UsageError: a part is no whole number of at least 0, or stands twice.
+
+    """
+    if text is None:
+        return None
+    parts = [part.strip() for part in str(text).split(",")]
+    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
+        raise UsageError(
+            "--layer", "a layer or several with commas, like 14 or 8,14,20", repr(text), "correct the option"
+        )
+    return tuple(sorted(int(part) for part in parts))
+
+
+def parse_worker(text: str | None) -> tuple[int, int]:
+    """Read `"RANK/WORLD"`, such as `"0/4"`; nothing given is the one worker `(0, 1)`.
+
+    Raises:
+        UsageError: it does not read so, or the rank is not below the world size.
+
+    """
+    if text is None:
+        return 0, 1
+    rank, slash, world = text.partition("/")
+    if not slash or not rank.isdecimal() or not world.isdecimal() or int(rank) >= int(world):
+        raise UsageError(
+            "--worker", "RANK/WORLD with RANK from 0 to WORLD - 1, like 0/4", repr(text), "correct the option"
+        )
+    return int(rank), int(world)
+
+
+def column_map(columns: tuple[str, ...]) -> Mapping[str, str]:
+    """Read `("prompt=question",)` as a mapping of our names to the file's.
+
+    Raises:
+        UsageError: a part has no equals sign or an empty side.
+
+    """
+    parts = {column: column.partition("=") for column in columns}
+    for column, (ours, _, theirs) in parts.items():
+        if not ours or not theirs:
+            raise UsageError(
+                "--column", "OURS=THEIRS, like prompt=question", repr(column), "correct the option"
+            )
+    return {ours: theirs for ours, _, theirs in parts.values()}

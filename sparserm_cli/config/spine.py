@@ -1,0 +1,120 @@
+"""Configs of the spine, in its order: extract, encode, frequency, select, fit."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
+
+
+@dataclass(frozen=True)
+class ExtractConfig(StageConfig):
+    """`extract`: residual activations of preference pairs."""
+
+    data: str = ""
+    """Preference pairs: a .jsonl, .jsonl.gz, .json, .csv or .parquet file, or a Hugging Face data set."""
+    model: str = DEFAULT_MODEL
+    """Language model: smollm2-135m, a hub id (with @revision), a local directory or a .gguf file."""
+    layer: tuple[int, ...] | None = None
+    """Blocks, counted from 0, after which the residual stream is kept; None takes the layer of `sae`."""
+    sae: tuple[str, ...] = ()
+    """SAEs whose metadata give the layers when `layer` is left out, and contradict wrong ones."""
+    positions: Literal["response", "pooled"] = "response"
+    """response keeps every response token and the pooled vectors, pooled keeps only the pooled vectors."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type the model computes in; auto is bfloat16 where this machine multiplies it faster."""
+    device: str = "auto"
+    """Torch device; auto is cuda where there is one, else cpu."""
+    batch_tokens: int | None = None
+    """Tokens in one forward pass, padding included; None chooses by the machine."""
+    max_length: int | None = None
+    """Longest prompt plus response in tokens; None is the model's own limit."""
+    too_long: Literal["error", "reject", "truncate-left"] = "error"
+    """What happens to a longer one: stop, reject its row, or drop the oldest prompt tokens."""
+    template: str | None = None
+    """Chat template: None is the model's own, raw is none at all, else the path of a Jinja file."""
+    columns: tuple[str, ...] = ()
+    """Column names of the data mapped onto ours, each like prompt=question."""
+    split: str = "train"
+    """Split of a Hugging Face data set."""
+    limit: int | None = None
+    """Most rows read from the data; None reads all."""
+    on_bad_row: Literal["error", "reject"] = "error"
+    """Stop at a bad row, or write it to rejects.jsonl and go on."""
+    on_nonfinite: Literal["error", "reject"] = "error"
+    """Stop at residuals with NaN or infinity, or leave the response out and count it."""
+    dedupe: bool = False
+    """Keep only the first of several equal pairs."""
+    unit_tokens: int = 65536
+    """Response tokens in one unit of work, which is what a crash can lose at most."""
+    worker: tuple[int, int] = (0, 1)
+    """This worker's rank and the number of workers on one plan."""
+    dry_run: bool = False
+    """Stop after the plan and its price."""
+    force: bool = False
+    """Throw away an existing capture made with other settings."""
+    offline: bool = False
+    """Never call the hub."""
+    remote_code: bool = False
+    """Let a model run code of its own; off unless you trust it."""
+    allow_pickle: bool = False
+    """Read a model's .bin weights, with torch's weights_only loader."""
+
+
+@dataclass(frozen=True)
+class EncodeConfig(StageConfig):
+    """`encode`: SAE latents of the captured tokens."""
+
+    sae: tuple[str, ...] = ()
+    """SAEs, one a captured layer: a directory, or a SAELens release and id like RELEASE/SAE_ID."""
+    chunk_rows: int = 8192
+    """Tokens that go through the SAE at a time."""
+    device: str = "auto"
+    """Torch device; auto is cuda where there is one, else cpu."""
+    allow_mismatch: bool = False
+    """Encode although the SAE was trained for another model, hook or scale."""
+    allow_pickle: bool = False
+    """Read .pt weights, with torch's weights_only loader."""
+    worker: tuple[int, int] = (0, 1)
+    """This worker's rank and the number of workers on one plan."""
+    force: bool = False
+    """Throw away existing features made with other settings."""
+
+
+@dataclass(frozen=True)
+class FrequencyConfig(StageConfig):
+    """`frequency`: how often each latent fires on chosen and on rejected responses."""
+
+    unit: Literal["token", "response"] = "token"
+    """Rates are shares of response tokens, or of responses with at least one firing token."""
+    val_fraction: float = 0.1
+    """Share of prompts kept out of the rates, so that the head's validation split stays unseen."""
+    seed: int = 0
+    """Seed of that split."""
+
+
+@dataclass(frozen=True)
+class SelectConfig(StageConfig):
+    """`select`: preference directions."""
+
+    top_k: int = 64
+    """Directions a side: this many preferred and this many dispreferred."""
+    by: str = "difference"
+    """Measure that ranks the latents."""
+    seed: int = 0
+    """Seed of the random controls and the bootstrap."""
+
+
+@dataclass(frozen=True)
+class FitConfig(StageConfig):
+    """`fit`: the reward head on projections."""
+
+    pool: Literal["mean", "last", "both"] = "mean"
+    """Which pooled vector of a response is projected."""
+    head: Literal["linear", "mlp"] = "mlp"
+    """A weight a direction, or one hidden layer."""
+    loss: Literal["margin", "bt", "bce"] = "margin"
+    """Margin loss (the paper's), Bradley-Terry, or binary cross-entropy."""
+    val_fraction: float = 0.1
+    """Share of prompts that choose the regularisation and stop the training."""
+    seed: int = 0
+    """Seed of the split, the first weights and the order of pairs."""

@@ -1,0 +1,95 @@
+"""Configs of what uses a fitted reward model: score, evaluate, explain, report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sparserm_cli.config.base import StageConfig
+from sparserm_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ScoreConfig(StageConfig):
+    """`score`: rewards of new responses."""
+
+    file: str = ""
+    """Responses: any shape of data that `sparserm score --help` names."""
+    reward: Path | None = None
+    """Fitted reward model; None is the run directory's own."""
+    output: str | None = None
+    """Where the scores go, - for stdout; None is scores.jsonl in the run directory."""
+    on_bad_row: Literal["error", "reject"] = "error"
+    """Stop at a bad row, or leave it out and count it."""
+    columns: tuple[str, ...] = ()
+    """Column names of the data mapped onto ours, each like response=answer."""
+    model: str | None = None
+    """Where the model lies on this machine, if not where the reward model says; it must be the same model."""
+    device: str = "auto"
+    """Torch device; auto is cuda where there is one, else cpu."""
+    batch_tokens: int | None = None
+    """Tokens in one forward pass; None chooses by the machine."""
+    deterministic: bool = False
+    """Compute each prompt alone, so that scores are equal to the bit in any company."""
+    limit: int | None = None
+    """Most rows read; None reads all."""
+    split: str = "train"
+    """Split of a Hugging Face data set."""
+    offline: bool = False
+    """Never call the hub."""
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(ScoreConfig):
+    """`evaluate`: accuracy of the reward model on labelled data."""
+
+    benchmark: Literal["pairs", "rm-bench", "reward-bench-2"] = "pairs"
+    """Whose rules count: pairs won, RM-Bench's matrix, or RewardBench 2's best of four."""
+    allow_overlap: bool = False
+    """Evaluate although prompts were trained on."""
+
+
+@dataclass(frozen=True)
+class ExplainConfig(ScoreConfig):
+    """`explain`: why one response got its score. It is row and response of `file`, or given as text."""
+
+    row: int = 1
+    """Row of the file, from 1."""
+    response: int = 1
+    """Response of the row, from 1; chosen ones come first."""
+    prompt: str | None = None
+    """A user's words, instead of a file."""
+    response_text: str | None = None
+    """The answer to them."""
+    top: int = 10
+    """Directions shown, those with the largest parts."""
+
+    def __post_init__(self) -> None:
+        """Check that one response is meant."""
+        super().__post_init__()
+        for name in ("row", "response", "top"):
+            if getattr(self, name) < 1:
+                found = str(getattr(self, name))
+                raise UsageError(f"--{name}", "a whole number of at least 1", found, "correct the option")
+        texts = {"--prompt": self.prompt, "--response-text": self.response_text}
+        given = ["FILE"] * bool(self.file) + [name for name, text in texts.items() if text is not None]
+        if given not in (["FILE"], list(texts)):
+            expected, found = "FILE, or --prompt and --response-text", " and ".join(given) or "nothing"
+            raise UsageError("explain", expected, found, "name one response")
+
+
+@dataclass(frozen=True)
+class ReportConfig(StageConfig):
+    """`report`: one page that shows what a run has found."""
+
+    reward: Path | None = None
+    """Fitted reward model; None is the run directory's own."""
+    evaluation: Path | None = None
+    """What `evaluate` wrote; None is evaluation.json in the run directory."""
+    comparison: Path | None = None
+    """What `compare` wrote; None is comparison.json in the run directory."""
+    output: Path | None = None
+    """The page; None is report.html in the run directory."""
+    model: str | None = None
+    """Where the model lies on this machine, for its tokenizer, if not where the capture says."""
+    offline: bool = False
+    """Never call the hub."""
