@@ -175,7 +175,7 @@ def _recorded(
         model_revision=settings.model_revision,
         tokenizer=settings.tokenizer,
         template=template,
-        template_text=getattr(settings, "template_text", None),
+        template_text=settings.template_text,
         template_digest=settings.template,
         layers=tuple(directions.layers),
         hook_names=tuple(hooks[layer] for layer in directions.layers),

@@ -20,6 +20,7 @@ from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.template import EncodedExample, PromptTemplate, tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.identity import ModelIdentity, load_tokenizer
+from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.shape import ModelShape, check_layers
 from sparserm_cli.store.activations import ActivationsWriter
 from sparserm_cli.store.lineage import check_same_plan
@@ -177,11 +178,7 @@ def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
 
 
 def _sae_layers(names: tuple[str, ...]) -> Mapping[str, int | None]:
-    """Return the layer that each SAE was trained on; torch is loaded only if there is an SAE to look at."""
-    if not names:
-        return {}
-    from sparserm_cli.models.sae_formats import read_sae_metadata
-
+    """Return the layer that each SAE was trained on; read without its weights."""
     return {name: read_sae_metadata(name).layer for name in names}
 
 
@@ -235,6 +232,7 @@ def _settings(
         tokenizer=tokenizer,
         template=template.digest,
         template_source=_template_source(config.template),
+        template_text=None if config.template in (None, "raw") else template.text,
         layers=request.layers,
         hook_names=tuple(f"blocks.{layer}.hook_resid_post" for layer in request.layers),
         d_in=shape.d_in,

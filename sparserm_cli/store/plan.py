@@ -76,6 +76,8 @@ class ExtractSettings:
     """Column names that were mapped."""
     template_source: str = "model"
     """Where the template comes from: `model`, `raw`, or a file by its digest."""
+    template_text: str | None = None
+    """The Jinja text of a template from a file, so that a reward model can be loaded without the file."""
     dedupe: bool = False
     """Whether only the first of equal pairs is kept."""
     deterministic: bool = False

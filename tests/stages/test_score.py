@@ -42,22 +42,25 @@ def write(path, rows):
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_model):
-    """Fit a reward model on thirty pairs."""
-    folder = tmp_path_factory.mktemp("score")
+def fitted(folder, tiny_model, **options):
+    """Fit a reward model on thirty pairs; `options` are those of extract."""
     (folder / "tiny").symlink_to(tiny_model("llama"))
     sae = fixtures["save_sae"](folder / "sae", fixtures["perfect_sae"](32))
     place = {"run": folder / "run"}
     data = write(folder / "pairs.jsonl", ROWS[:30])
-    extract(
-        ExtractConfig(data=data, model=str(folder / "tiny"), layer=(1,), dtype="float32", **place), **QUIET
-    )
+    asked = {"model": str(folder / "tiny"), "layer": (1,), "dtype": "float32", **options}
+    extract(ExtractConfig(data=data, **asked, **place), **QUIET)
     encode(EncodeConfig(sae=(sae,), **place), **QUIET)
     frequency(FrequencyConfig(val_fraction=0.2, **place), **QUIET)
     select(SelectConfig(top_k=6, **place), note=QUIET["note"])
     fit(FitConfig(val_fraction=0.2, **place), **QUIET)
     return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model):
+    """Fit one for all tests that only read it."""
+    return fitted(tmp_path_factory.mktemp("score"), tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,17 @@ def test_equal_responses_have_equal_scores(model):
     """The same text twice is computed once and scored twice."""
     scores = model.score(["a?", "b?", "a?"], ["x", "x", "x"])
     assert scores[0] == scores[2] != scores[1]
+
+
+def test_a_template_file_goes_along(tmp_path, tiny_model):
+    """A reward model fitted with --template FILE scores without the file, with that template."""
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for turn in messages %}[{{ turn.content }}]{% endfor %} Answer: ")
+    model = RewardModel.load(fitted(tmp_path, tiny_model, template=str(template)) / "reward")
+    written = template.read_text()
+    template.unlink()
+    assert RewardModel.load(model.path).template.text == written
+    assert model.template.render("Hi?") == "[Hi?] Answer: "
 
 
 def test_messages_and_text_prompts_agree(model):
