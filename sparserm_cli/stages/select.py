@@ -14,6 +14,9 @@ from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import Note, SelectConfig
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.sae_decoder import load_decoder
+from sparserm_cli.models.sae_files import sae_digest
+from sparserm_cli.models.sae_metadata import find_sae, read_metadata
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
 from sparserm_cli.store.activations import capture_path, open_capture
 from sparserm_cli.store.directions import (
@@ -143,26 +146,24 @@ def told(chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures:
 
 
 def sae_decoder(saes: dict[int, SAEFacts]) -> DecoderRows:
-    """Return a reader of decoder rows that loads each layer's SAE when it is first asked for.
+    """Return a reader of decoder rows that checks each layer's SAE when it is first asked for.
 
     Raises, when asked:
         IncompatibleError: the SAE is not the one that the features were made with.
         UsageError: it is not where it was.
 
     """
-    loaded: dict[int, np.ndarray] = {}
+    checked: set[int] = set()
 
     def rows(layer: int, latents: Int64[np.ndarray, " latents"]) -> Float32[np.ndarray, "latents d_in"]:
-        if layer not in loaded:
-            from sparserm_cli.models.sae import load_sae
-
-            facts = saes[layer]
-            sae = load_sae(facts.name, allow_pickle=True, allow_mismatch=True)
-            if sae.digest != facts.digest:
-                where = f"{facts.name}: weights"
+        facts = saes[layer]
+        if layer not in checked:
+            files = find_sae(facts.name)
+            found = sae_digest(files, read_metadata(files))
+            if found != facts.digest:
                 hint = "restore that SAE or run `sparserm encode --force`"
-                raise IncompatibleError(where, facts.digest, sae.digest, hint)
-            loaded[layer] = sae.W_dec.numpy()
-        return np.ascontiguousarray(loaded[layer][latents])
+                raise IncompatibleError(f"{facts.name}: weights", facts.digest, found, hint)
+            checked.add(layer)
+        return load_decoder(facts.name, latents.tolist())
 
     return rows
