@@ -65,6 +65,9 @@ WorkerOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Throw away what other settings made.")]
+MismatchOption = Annotated[
+    bool, typer.Option("--allow-mismatch", help="Use an SAE made for another model, hook or scale.")
+]
 OfflineOption = Annotated[bool, typer.Option("--offline", help="Never call the hub.")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 ValFractionOption = Annotated[

@@ -41,7 +41,11 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
         "free_bytes": summary.free,
         "dtype": plan.settings.dtype,
         "layers": list(plan.settings.layers),
+        "positions": plan.settings.positions,
     }
+    then = "next: sparserm encode --sae SAE"
+    if plan.settings.positions == "latents":
+        then = "the latents are in features.zarr\nnext: sparserm frequency"
     rows = "{rows_read:,} rows read: {rows_accepted:,} accepted, {rows_rejected:,} rejected".format(
         **plan.counts
     )
@@ -51,7 +55,7 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
     lines = {
         "planned": f"{rows}\nplanned: {held}\n{disk}\nexpected time here: {duration(summary.seconds)}",
         "partial": f"{rows}\n{summary.path}: this worker is done, others are not",
-        "complete": f"{rows}\n{summary.path}: {held}\n{disk}\nnext: sparserm encode --sae SAE",
+        "complete": f"{rows}\n{summary.path}: {held}\n{disk}\n{then}",
     }
     out.result(data, lines[summary.state])
 

@@ -34,11 +34,16 @@ def extract(
         ),
     ] = None,
     sae: Annotated[
-        list[str] | None, typer.Option(help="SAE that gives the layer if --layer is left out. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Encode with this SAE in the same pass; keep latents, no tokens. Repeatable."),
     ] = None,
     positions: Annotated[
         str,
-        typer.Option(metavar="response|pooled", help="Keep every response token, or pooled vectors only."),
+        typer.Option(
+            metavar="response|pooled|latents",
+            help="Keep response tokens, pooled vectors only, or these and the latents of --sae.",
+            show_default="latents with --sae, else response",
+        ),
     ] = ExtractConfig.positions,
     dtype: Annotated[
         str, typer.Option(metavar="auto|float32|bfloat16", help="Type the model computes in.")
@@ -74,8 +79,9 @@ def extract(
         bool, typer.Option("--remote-code", help="Let the model run code of its own.")
     ] = False,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read a model's .bin weights (weights_only).")
+        bool, typer.Option("--allow-pickle", help="Read .bin weights or an SAE's .pt (weights_only).")
     ] = False,
+    allow_mismatch: opt.MismatchOption = False,
     run: opt.RunOption = DEFAULT_RUN,
     config: opt.ConfigOption = None,
     json: opt.JsonOption = False,
@@ -102,9 +108,7 @@ def encode(
         int, typer.Option(help="Tokens that go through the SAE at a time.")
     ] = EncodeConfig.chunk_rows,
     device: opt.DeviceOption = EncodeConfig.device,
-    allow_mismatch: Annotated[
-        bool, typer.Option("--allow-mismatch", help="Use an SAE made for another model, hook or scale.")
-    ] = False,
+    allow_mismatch: opt.MismatchOption = False,
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read .pt weights (weights_only).")
     ] = False,

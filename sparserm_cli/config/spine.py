@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
+from sparserm_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class ExtractConfig(StageConfig):
     layer: tuple[int, ...] | None = None
     """Blocks, counted from 0, after which the residual stream is kept; None takes the layer of `sae`."""
     sae: tuple[str, ...] = ()
-    """SAEs whose metadata give the layers when `layer` is left out, and contradict wrong ones."""
-    positions: Literal["response", "pooled"] = "response"
-    """response keeps every response token and the pooled vectors, pooled keeps only the pooled vectors."""
+    """SAEs that give the layers when `layer` is left out, and encode in the same pass (`latents`)."""
+    positions: Literal["auto", "response", "pooled", "latents"] = "auto"
+    """response keeps every response token and the pooled vectors, pooled only these, latents these and every
+    token's SAE latents; auto is latents if an SAE is given, else response."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type the model computes in; auto is bfloat16 where this machine multiplies it faster."""
     device: str = "auto"
@@ -57,7 +59,16 @@ class ExtractConfig(StageConfig):
     remote_code: bool = False
     """Let a model run code of its own; off unless you trust it."""
     allow_pickle: bool = False
-    """Read a model's .bin weights, with torch's weights_only loader."""
+    """Read a model's .bin weights or an SAE's .pt, with torch's weights_only loader."""
+    allow_mismatch: bool = False
+    """Encode although an SAE was trained for another model, hook or scale."""
+
+    def __post_init__(self) -> None:
+        """Check that there is something to encode with."""
+        super().__post_init__()
+        if self.positions == "latents" and not self.sae:
+            hint = "give --sae, or leave --positions out"
+            raise UsageError("--positions latents", "an SAE for each layer to encode", "none", hint)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sparserm_cli.config import EncodeConfig, Note, Progress
-from sparserm_cli.errors import UsageError
-from sparserm_cli.models.sae_files import SAEMetadata, sae_digest
-from sparserm_cli.models.sae_match import Captured, check_metadata
-from sparserm_cli.models.sae_metadata import find_sae, read_metadata, read_sae_metadata
+from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
+from sparserm_cli.models.sae_files import sae_digest
+from sparserm_cli.models.sae_metadata import find_sae, read_metadata
+from sparserm_cli.stages.layer_saes import name_by_layer, sae_facts
 from sparserm_cli.stages.stopping import finish_unit_in_hand
-from sparserm_cli.store.activations import ActivationsReader, open_capture
+from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, open_capture
 from sparserm_cli.store.checks import open_complete
 from sparserm_cli.store.features import (
     FeaturesPlan,
@@ -26,6 +25,7 @@ from sparserm_cli.store.features import (
     remove_features,
 )
 from sparserm_cli.store.files import sweep
+from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import check_parent, check_same_plan, first_difference, parent_difference
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.units import MANIFEST
@@ -33,6 +33,7 @@ from sparserm_cli.store.work import work_units
 
 if TYPE_CHECKING:
     from sparserm_cli.models.sae_check import SAEQuality
+    from sparserm_cli.stages import encode_units
 
 
 class EncodeSummary(NamedTuple):
@@ -77,27 +78,41 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
     """
     # 1. The capture, and what each SAE says about itself: what cannot fit is refused before weights are read.
     capture = open_capture(config.run)
-    names = _name_by_layer(config, capture)
+    names = name_by_layer(config.sae, capture.plan.settings, allow_mismatch=config.allow_mismatch)
     root = features_path(config.run)
-    if (finished := _finished(root, capture, names)) is not None:
+    if (finished := finished_features(root, capture, names)) is not None:
         note(f"{root.name} is up to date")
         return finished
+    for layer in names:
+        capture.require(layer, "response")
     # 2. The SAEs; a sample of these very activations shows whether the weights are what the labels say.
-    from sparserm_cli.stages.encode_units import UnitEncoder, load_and_sample
+    from sparserm_cli.stages import encode_units
 
-    saes, samples = load_and_sample(names, capture, config, note)
-    facts = [_facts(sae.metadata, sae.digest, layer) for layer, sae in saes.items()]
+    def read(layer: int, unit: int) -> "encode_units.UnitActivations":
+        return encode_units.unit_activations(capture, layer, unit)
+
+    saes, samples = encode_units.load_and_sample(
+        names, config, note, lambda layer: read(layer, capture.units[0]).usable_rows
+    )
+    facts = [sae_facts(sae.metadata, sae.digest, layer) for layer, sae in saes.items()]
     rank, world = config.worker
     with run_lock(config.run) if world == 1 else worker_lock(config.run, rank):
         # 3. The plan that is there is continued if it is the same; a new one is frozen before any work.
         with plan_lock(config.run):
-            _ensure_plan(root, capture, facts, config, note)
+            ensure_features_plan(root, capture, facts, config, note)
         # 4. Units without a receipt are encoded, and whoever finds none missing writes the manifest.
         writer = FeaturesWriter(root)
-        encoder = UnitEncoder(capture, writer, saes, config, progress)
+        done = encode_units.tokens_encoded(writer, config.worker)
+        encoder = encode_units.UnitEncoder(
+            writer, saes, chunk_rows=config.chunk_rows, progress=progress, done=done
+        )
         with finish_unit_in_hand(note) as stop:
             manifest = work_units(
-                writer.store, encoder.compute, rank=rank, world=world, stop=lambda: stop.requested
+                writer.store,
+                lambda unit: encoder.compute(unit, lambda layer: read(layer, unit)),
+                rank=rank,
+                world=world,
+                stop=lambda: stop.requested,
             )
             if manifest is None:
                 stop.check(writer.store.done(), writer.plan.layout.units)
@@ -105,45 +120,9 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
     return EncodeSummary(root, writer.plan, state, encoder.computed, encoder.seconds, samples, digest)
 
 
-def _name_by_layer(config: EncodeConfig, capture: ActivationsReader) -> dict[int, str]:
-    """Return which SAE encodes which layer, in the order of layers.
-
-    Raises:
-        UsageError: no SAE is given, or two for one layer.
-        IncompatibleError: an SAE does not fit the capture.
-
-    """
-    settings = capture.plan.settings
-    captured = Captured(settings.model, settings.model_revision, settings.layers, settings.d_in)
-    names: dict[int, str] = {}
-    for name in config.sae:
-        layer = check_metadata(read_sae_metadata(name), captured, allow_mismatch=config.allow_mismatch)
-        capture.require(layer, "response")
-        if layer in names:
-            found = f"{names[layer]} and {name} for layer {layer}"
-            raise UsageError("--sae", "one SAE a layer", found, "encode with them in two run directories")
-        names[layer] = name
-    if not names:
-        raise UsageError("--sae", "an SAE for a captured layer", "none", "give a directory or RELEASE/SAE_ID")
-    return dict(sorted(names.items()))
-
-
-def _facts(metadata: SAEMetadata, digest: str, layer: int) -> SAEFacts:
-    """Return what the features record of an SAE whose widths are known."""
-    return SAEFacts(
-        name=metadata.name,
-        digest=digest,
-        architecture=metadata.architecture,
-        hook_name=metadata.hook_name or "",
-        layer=layer,
-        d_in=metadata.d_in or 0,
-        d_sae=metadata.d_sae or 0,
-        dtype=metadata.dtype,
-        model_name=metadata.model_name or "",
-    )
-
-
-def _finished(root: Path, capture: ActivationsReader, names: Mapping[int, str]) -> EncodeSummary | None:
+def finished_features(
+    root: Path, capture: ActivationsReader, names: Mapping[int, str]
+) -> EncodeSummary | None:
     """Return the summary of complete features of these SAEs and this capture, else None; reads no weights."""
     if not (root / MANIFEST).is_file():
         return None
@@ -153,22 +132,22 @@ def _finished(root: Path, capture: ActivationsReader, names: Mapping[int, str]) 
         metadata = read_metadata(files)
         if metadata.d_in is None or metadata.d_sae is None:  # only the weights say
             return None
-        facts.append(_facts(metadata, sae_digest(files, metadata), layer))
+        facts.append(sae_facts(metadata, sae_digest(files, metadata), layer))
     writer = FeaturesWriter(root)
-    if _difference(writer, capture, facts) is not None:
+    if first_difference(features_identity(writer.plan.saes), features_identity(facts)) is not None:
+        return None
+    if parent_difference(writer.parent, capture.lineage.as_parent()) is not None:
         return None
     manifest = open_complete(writer.store)
     return EncodeSummary(root, writer.plan, "complete", 0, 0.0, {}, manifest.digest)
 
 
-def _difference(writer: FeaturesWriter, capture: ActivationsReader, facts: Sequence[SAEFacts]) -> object:
-    """Return what differs between planned features and these SAEs and this capture, None if nothing."""
-    own = first_difference(features_identity(writer.plan.saes), features_identity(facts))
-    return own or parent_difference(writer.parent, capture.lineage.as_parent())
-
-
-def _ensure_plan(
-    root: Path, capture: ActivationsReader, facts: Sequence[SAEFacts], config: EncodeConfig, note: Note
+def ensure_features_plan(
+    root: Path,
+    capture: ActivationsReader | ActivationsWriter,
+    facts: Sequence[SAEFacts],
+    config: EncodeConfig | ExtractConfig,
+    note: Note,
 ) -> None:
     """Leave a plan of these SAEs and this capture at `root`.
 
@@ -178,12 +157,13 @@ def _ensure_plan(
     """
     sweep(root.parent, everything=config.worker[1] == 1)
     if root.exists():
-        writer = FeaturesWriter(root)
+        plan = FeaturesWriter(root).store.plan
+        recorded, present = plan.parents[ACTIVATIONS], capture.lineage.as_parent()
         if not config.force:
-            check_same_plan(str(root), features_identity(writer.plan.saes), features_identity(facts))
+            check_same_plan(str(root), plan.identity, features_identity(facts))
             where = f"{root} (from {capture.root.name})"
-            check_parent(where, writer.parent, capture.lineage.as_parent(), "run `sparserm encode --force`")
-        if _difference(writer, capture, facts) is None:
+            check_parent(where, recorded, present, "run `sparserm encode --force`")
+        if recorded.digest == present.digest and plan.identity == features_identity(facts):
             return
         note(f"{root.name}: thrown away, since --force asks for other features")
         remove_features(root)

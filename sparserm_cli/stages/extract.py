@@ -1,6 +1,7 @@
 """`extract`: the residual stream of every response, computed once, in a store that can be trusted.
 
-Reads: preference pairs, a language model. Writes: `activations.zarr`.
+Reads: preference pairs, a language model; SAEs, where it is to encode in the same pass.
+Writes: `activations.zarr`; then also `features.zarr`.
 Memory: the model's lower blocks and one unit of residual vectors; about 200 bytes a response for the plan.
 """
 
@@ -11,6 +12,7 @@ from typing import NamedTuple
 from sparserm_cli.config import ExtractConfig, Note, Progress
 from sparserm_cli.console import size
 from sparserm_cli.models.identity import resolve_model
+from sparserm_cli.stages.fused import open_latents
 from sparserm_cli.stages.planning import Request, check_request, request_of, write_plan
 from sparserm_cli.stages.stopping import finish_unit_in_hand
 from sparserm_cli.stages.units import UnitComputer, measured_rate
@@ -82,12 +84,16 @@ def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> Extract
         # 3. Units without a receipt are computed, and whoever finds none missing writes the manifest.
         writer = ActivationsWriter(root)
         computer = UnitComputer(request, writer, progress, note)
+        if request.positions == "latents":
+            computer.latents = open_latents(config, writer, computer.model, note)
         with finish_unit_in_hand(note) as stop:
             manifest = work_units(
                 writer.store, computer.compute, rank=rank, world=world, stop=lambda: stop.requested
             )
             if manifest is None:
                 stop.check(writer.store.done(), writer.plan.layout.units)
+            elif computer.latents is not None:
+                computer.latents.finish(manifest.digest)
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
     seconds, free = computer.seconds, free_bytes(config.run)
     return ExtractSummary(root, writer.plan, state, computer.computed, seconds, free, digest)

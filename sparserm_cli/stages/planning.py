@@ -43,6 +43,13 @@ class Request:
     layers: tuple[int, ...]
     """Blocks, from 0."""
 
+    @property
+    def positions(self) -> str:
+        """What is kept: `auto` decided."""
+        if self.config.positions == "auto":
+            return "latents" if self.config.sae else "response"
+        return self.config.positions
+
     def expected(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Return the identity a plan must have to be this request's.
 
@@ -58,7 +65,7 @@ class Request:
             "model_revision": self.identity.revision,
             "template_source": _template_source(config.template),
             "layers": list(self.layers),
-            "positions": config.positions,
+            "positions": self.positions,
             "too_long": config.too_long,
             "dedupe": config.dedupe,
             "unit_tokens": config.unit_tokens,
@@ -238,7 +245,7 @@ def _settings(
         d_in=shape.d_in,
         dtype=str(dtype).removeprefix("torch."),
         inputs=(),
-        positions=config.positions,
+        positions=request.positions,
         max_length=min(config.max_length or shape.max_positions, shape.max_positions),
         too_long=config.too_long,
         batch_tokens=config.batch_tokens or (CPU_BATCH_TOKENS if device == "cpu" else GPU_BATCH_TOKENS),

@@ -17,6 +17,8 @@ from sparserm_cli.store.receipts import UnitFacts
 
 if TYPE_CHECKING:
     from sparserm_cli.models.backbone import DType
+    from sparserm_cli.models.lm import LanguageModel
+    from sparserm_cli.stages.fused import Latents
 
 SAMPLE_SECONDS = 3.0
 """How long a dry run measures."""
@@ -32,6 +34,7 @@ class UnitComputer:
         note: told which type and device were chosen, and why.
 
     Attributes:
+        latents: takes each unit's tokens, which are not kept then.
         computed: units computed so far.
         seconds: time spent on them.
 
@@ -39,8 +42,16 @@ class UnitComputer:
 
     def __init__(self, request: Request, writer: ActivationsWriter, progress: Progress, note: Note) -> None:
         self._request, self._writer, self._progress, self._note = request, writer, progress, note
-        self._lm: Any = None
+        self._lm: LanguageModel | None = None
+        self.latents: Latents | None = None
         self.computed, self.seconds = 0, 0.0
+
+    def model(self) -> "LanguageModel":
+        """Return the language model, loaded when it is first asked for."""
+        if self._lm is None:
+            self._lm = load_model(self._request, self._writer, self._note)
+            self._done = self._tokens_done()
+        return self._lm
 
     def compute(self, unit: int) -> None:
         """Compute and write one unit.
@@ -50,17 +61,18 @@ class UnitComputer:
             ResourceError: the disk is full.
 
         """
-        if self._lm is None:
-            self._lm = load_model(self._request, self._writer, self._note)
-            self._done = self._tokens_done()
+        lm = self.model()
         begun = time.monotonic()
-        layers, facts = self._captured(unit)
+        layers, facts = self._captured(lm, unit)
         trees = self._writer.trees(unit)
+        rejected = tuple(sorted(trees[tree].first + response for tree, response, _ in facts["rejected"]))
+        if self.latents is not None:
+            self.latents.take(unit, layers, rejected)
         told = UnitFacts(
             rows=0,
-            rejected=tuple(sorted(trees[tree].first + response for tree, response, _ in facts["rejected"])),
-            device=self._lm.device,
-            dtype=self._lm.dtype,
+            rejected=rejected,
+            device=lm.device,
+            dtype=lm.dtype,
             batch_sizes=tuple(facts["batch_sizes"]),
             halvings=facts["halvings"],
             seconds=round(time.monotonic() - begun, 3),
@@ -69,7 +81,9 @@ class UnitComputer:
         self.computed += 1
         self.seconds += time.monotonic() - begun
 
-    def _captured(self, unit: int) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, Any]]:
+    def _captured(
+        self, lm: "LanguageModel", unit: int
+    ) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, Any]]:
         """Run the unit's trees through the model and lay their vectors out in store order."""
         from sparserm_cli.models.capture import capture, pool
         from sparserm_cli.models.tree import Tree
@@ -81,7 +95,7 @@ class UnitComputer:
         facts: dict[str, Any] = {}
         parts = [Tree(tree.prompt_ids, tree.responses) for tree in trees]
         for number, response, taken in capture(
-            self._lm,
+            lm,
             parts,
             batch_tokens=settings.batch_tokens,
             on_nonfinite=self._request.config.on_nonfinite,
@@ -101,7 +115,7 @@ class UnitComputer:
         """Return the arrays of one layer of a unit, to be filled."""
         settings = self._writer.plan.settings
         arrays = {name: np.full((responses, settings.d_in), np.nan, np.float32) for name in ("last", "mean")}
-        if settings.positions == "response":
+        if settings.positions != "pooled":
             kind, fill = (np.uint16, NAN_BITS) if settings.dtype == "bfloat16" else (np.float32, np.nan)
             arrays["tokens"] = np.full((tokens, settings.d_in), fill, kind)
         return arrays
@@ -114,7 +128,7 @@ class UnitComputer:
         return sum(int(self._writer.rows.lengths(unit).sum()) for unit in units if unit not in pending)
 
 
-def load_model(request: Request, writer: ActivationsWriter, note: Note) -> Any:
+def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "LanguageModel":
     """Load the blocks that the plan needs, in the type that the plan says.
 
     Raises:

@@ -187,5 +187,5 @@ class ActivationsReader:
             shown = ", ".join(map(str, settings.layers))
             raise UsageError("--layer", f"one of {shown}", str(layer), f"or run `{COMMAND} --layer {layer}`")
         if positions == "response" and settings.positions != "response":
-            hint = f"run `{COMMAND} --positions response --force`"
+            hint = f"run `{COMMAND} --positions response --force`, or `{COMMAND} --sae SAE --force`"
             raise UsageError(str(self.root), "response tokens", "pooled vectors only", hint)

@@ -13,6 +13,7 @@ import numpy as np
 from sparserm_cli.errors import PartialError
 from sparserm_cli.store import bits
 from sparserm_cli.store.layout import ACTIVATIONS, COMMAND, VERSION
+from sparserm_cli.store.lineage import Lineage
 from sparserm_cli.store.plan import POOLED, plan_of
 from sparserm_cli.store.receipts import Receipt, UnitFacts
 from sparserm_cli.store.rows import Rows, TreeRows
@@ -42,6 +43,11 @@ class ActivationsWriter:
         self.store = UnitStore(root, ACTIVATIONS, VERSION, COMMAND, run_id)
         self.plan = plan_of(str(root), self.store.plan)
         self.rows = Rows(SafeStore(root, read_only=True), self.plan.layout)
+
+    @property
+    def lineage(self) -> Lineage:
+        """What an artifact filled in the same pass records: the plan's hash in place of a content digest."""
+        return self.store.plan.lineage(self.plan.plan_hash)
 
     def trees(self, unit: int) -> list[TreeRows]:
         """Return the prompts and responses that `unit` is computed from."""

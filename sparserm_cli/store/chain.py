@@ -126,7 +126,7 @@ def _look_at_units(run: Path, artifact: Artifact) -> Artifact:
         return replace(artifact, state=state, detail=detail, done=done, bytes=bytes_of(artifact.path))
     manifest = open_complete(store)
     size = manifest.bytes + sum(file.size for file in store.plan.files)
-    lineage = store.plan.lineage(manifest.digest)
+    lineage = store.lineage(manifest)
     return replace(artifact, state=COMPLETE, done=store.plan.units, bytes=size, lineage=lineage)
 
 

@@ -92,8 +92,8 @@ class FeaturesWriter:
 
     @property
     def parent(self) -> Parent:
-        """The capture it is planned for."""
-        return self.store.plan.parents[ACTIVATIONS]
+        """The capture it is planned for, or was made from."""
+        return self.store.lineage(self.store.manifest()).parents[ACTIVATIONS]
 
     def write_unit(self, unit: int, layers: Mapping[int, Csr], facts: UnitFacts) -> Receipt:
         """Write the latents of a unit at every layer, sync, read back, and write its receipt.
@@ -150,12 +150,12 @@ class FeaturesReader:
     @property
     def lineage(self) -> Lineage:
         """What a child artifact records of this encoding."""
-        return self.store.plan.lineage(self.digest)
+        return self.store.lineage(self.manifest)
 
     @property
     def parent(self) -> Parent:
         """The capture it was made from."""
-        return self.store.plan.parents[ACTIVATIONS]
+        return self.lineage.parents[ACTIVATIONS]
 
     def check_parent(self, present: Parent) -> None:
         """Check that the encoding was made from the capture that is there.

@@ -13,6 +13,7 @@ from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
 from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.files import building_folder, fault_point
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.layout import ACTIVATIONS
@@ -89,12 +90,15 @@ def features_identity(saes: Sequence[SAEFacts]) -> dict[str, Any]:
     return {"sae": lists.pop("name"), "sae_digest": lists.pop("digest"), **lists}
 
 
-def plan_features(root: Path, capture: ActivationsReader, saes: Sequence[SAEFacts]) -> FeaturesPlan:
+def plan_features(
+    root: Path, capture: ActivationsReader | ActivationsWriter, saes: Sequence[SAEFacts]
+) -> FeaturesPlan:
     """Freeze the plan of an encoding; after this it is there, without any unit done.
 
     Args:
         root: where it shall lie, `RUN/features.zarr`.
-        capture: complete, with response tokens.
+        capture: complete, with response tokens; or one of `latents` that is filled in the same pass, whose
+            plan then stands for it until the manifest of the encoding tells its content digest.
         saes: one for each layer to be encoded.
 
     Raises:
@@ -104,7 +108,8 @@ def plan_features(root: Path, capture: ActivationsReader, saes: Sequence[SAEFact
 
     """
     for sae in saes:
-        capture.require(sae.layer, "response")
+        if isinstance(capture, ActivationsReader):
+            capture.require(sae.layer, "response")
         if sae.d_in != capture.plan.settings.d_in:
             where, found = f"{sae.name}: d_in", str(sae.d_in)
             hint = "take an SAE of the captured model"

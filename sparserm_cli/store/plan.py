@@ -14,7 +14,7 @@ from sparserm_cli.store.files import free_bytes, sha256_file
 from sparserm_cli.store.lineage import first_difference
 from sparserm_cli.store.receipts import Plan
 
-POSITIONS = ("response", "pooled")
+POSITIONS = ("response", "pooled", "latents")
 POOLED = ("last", "mean")
 UNIT_TOKENS = 16_384
 UNIT_RESPONSES = 4_096
@@ -57,7 +57,8 @@ class ExtractSettings:
     inputs: tuple[InputFact, ...]
     """The files read, in order."""
     positions: str = "response"
-    """`response` keeps every response token and the pooled vectors, `pooled` only these."""
+    """`response` keeps every response token and the pooled vectors, `pooled` only these, `latents` these and,
+    as the features made in the same pass, the latents of every response token."""
     max_length: int = 0
     """Tokens of prompt and response together that are accepted; 0 for what the model can take."""
     too_long: str = "error"

@@ -196,12 +196,15 @@ class Manifest:
     """Every unit in order."""
     told: Mapping[str, Any] = field(default_factory=dict)
     """For people: date, versions, devices; not part of the digest."""
+    parents: Mapping[str, str] = field(default_factory=dict)
+    """Content digests of parents that were made in the same pass, so that the plan could not know them."""
 
     @property
     def digest(self) -> str:
         """The content digest of the whole store."""
         units = [[unit.rows, list(unit.rejected), _content(unit.files)] for unit in self.units]
-        return content_digest({"plan_hash": self.plan_hash, "units": units})
+        parents = {"parents": dict(self.parents)} if self.parents else {}
+        return content_digest({"plan_hash": self.plan_hash, "units": units, **parents})
 
     @property
     def bytes(self) -> int:
@@ -218,7 +221,13 @@ class Manifest:
         units = [[unit.rows, list(unit.rejected), files_to_json(unit.files)] for unit in self.units]
         totals = {"units": len(units), "bytes": self.bytes, "nan_rows": len(self.rejected)}
         own = {"state": "complete", "plan_hash": self.plan_hash, "digest": self.digest}
-        return {**own, "totals": totals, "told": dict(self.told), "units": units}
+        return {
+            **own,
+            "parents": dict(self.parents),
+            "totals": totals,
+            "told": dict(self.told),
+            "units": units,
+        }
 
     @classmethod
     def from_json(cls, where: str, value: Mapping[str, Any]) -> "Manifest":
@@ -233,8 +242,9 @@ class Manifest:
                 UnitRecord(int(rows), tuple(rejected), files_from_json(files))
                 for rows, rejected, files in value["units"]
             )
-            return cls(str(value["plan_hash"]), units, dict(value["told"]))
-        except (KeyError, TypeError, ValueError) as error:
+            parents = {str(name): str(digest) for name, digest in value.get("parents", {}).items()}
+            return cls(str(value["plan_hash"]), units, dict(value["told"]), parents)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptStoreError(where, "a manifest", repr(error), _HINT) from None
 
 

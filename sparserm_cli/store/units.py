@@ -15,6 +15,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from sparserm_cli.store.files import (
     sync_folder,
     write_sealed,
 )
-from sparserm_cli.store.lineage import check_version, package_versions
+from sparserm_cli.store.lineage import Lineage, check_version, package_versions
 from sparserm_cli.store.process import this_process, token
 from sparserm_cli.store.receipts import FileFact, Manifest, Plan, Receipt, UnitFacts, UnitRecord
 
@@ -163,11 +164,14 @@ class UnitStore:
 
     # --- finishing ---
 
-    def finalize(self) -> Manifest | None:
+    def finalize(self, parents: Mapping[str, str] | None = None) -> Manifest | None:
         """Check every receipt against its files and write the manifest; None if there is still work to do.
 
         Units started more than once are hashed again; where receipt and data do not agree the receipt is
         dropped, so that `pending` returns the unit.
+
+        Args:
+            parents: digests of parents that the plan could not know, since they were made in the same pass.
 
         Raises:
             ResourceError: the disk is full.
@@ -180,7 +184,7 @@ class UnitStore:
                 remove(self._receipt_path(unit))
                 receipts[unit] = None
         done = [receipt for receipt in receipts.values() if receipt is not None]
-        return self._write_manifest(done) if len(done) == self.plan.units else None
+        return self._write_manifest(done, parents or {}) if len(done) == self.plan.units else None
 
     def _agrees(self, receipt: Receipt | None) -> bool:
         """Tell whether the files' bytes are those of the receipt."""
@@ -190,7 +194,7 @@ class UnitStore:
             for file in receipt.files
         )
 
-    def _write_manifest(self, receipts: Sequence[Receipt]) -> Manifest:
+    def _write_manifest(self, receipts: Sequence[Receipt], parents: Mapping[str, str]) -> Manifest:
         """Write the manifest over all receipts."""
         units = tuple(UnitRecord(one.facts.rows, one.facts.rejected, one.files) for one in receipts)
         told = {
@@ -201,7 +205,7 @@ class UnitStore:
             "absmax": max((one.facts.absmax for one in receipts), default=0.0),
             "halvings": sum(one.facts.halvings for one in receipts),
         }
-        manifest = Manifest(self.plan_hash, units, told)
+        manifest = Manifest(self.plan_hash, units, told, parents)
         fault_point("manifest-before")
         write_sealed(self.root / MANIFEST, manifest.to_json())
         fault_point("manifest-written")
@@ -214,6 +218,16 @@ class UnitStore:
             shutil.rmtree(self.root / INNER / name, ignore_errors=True)
 
     # --- looking ---
+
+    def lineage(self, manifest: Manifest | None) -> Lineage:
+        """Return what the store says about itself, with what its manifest, if there is one, knows more."""
+        if manifest is None:
+            return self.plan.lineage()
+        parents = {
+            name: replace(parent, digest=manifest.parents.get(name, parent.digest))
+            for name, parent in self.plan.parents.items()
+        }
+        return replace(self.plan.lineage(manifest.digest), parents=parents)
 
     def manifest(self) -> Manifest | None:
         """Return the manifest; None if the store is not complete.

@@ -123,6 +123,17 @@ def test_finished_features_are_left_alone_without_reading_weights(
         assert (again.computed, again.digest) == (0, first.digest)
 
 
+def test_a_relative_path_is_recorded_whole(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later stages find the SAE from any folder, and the same SAE by another path is no other SAE."""
+    name = saved(tmp_path / "sae", perfect_sae(D_IN))
+    monkeypatch.chdir(tmp_path)
+    first = do(run, "sae")
+    assert first.plan.sae(1).name == name
+    assert do(run, "./sae").computed == 0
+
+
 def test_another_sae_is_refused_without_force(run: Path, tmp_path: Path) -> None:
     """Features of another SAE stay; --force makes them anew."""
     first = do(run, saved(tmp_path / "sae", perfect_sae(D_IN)))
@@ -140,11 +151,11 @@ def test_stopped_run_is_continued(run: Path, tmp_path: Path, monkeypatch: pytest
     (run / "features.zarr").rename(tmp_path / "whole")
     compute, calls = encode_units.UnitEncoder.compute, []
 
-    def twice(self: encode_units.UnitEncoder, unit: int) -> None:
+    def twice(self: encode_units.UnitEncoder, unit: int, read: Any) -> None:
         if len(calls) == 2:
             raise StoppedError(2, "two units are done")
         calls.append(unit)
-        compute(self, unit)
+        compute(self, unit, read)
 
     monkeypatch.setattr(encode_units.UnitEncoder, "compute", twice)
     with pytest.raises(StoppedError):
