@@ -1,65 +1,40 @@
-"""Accuracy of SparseRM and of everything it must beat, on runs made by `sparserm extract` and `encode`.
+"""One Markdown document of the comparisons of several runs, each made by `sparserm compare`.
 
-    python accuracy.py --run TruthfulQA=DIR --run HH-RLHF=DIR --output accuracy
+    python accuracy.py RUN... --output accuracy
 
-prints Markdown tables and writes OUTPUT.json and OUTPUT.md. The language model is not run.
+prints it and writes OUTPUT.json and OUTPUT.md.
 """
 
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 
 from sparserm_cli.errors import SparseRMError
-from sparserm_cli.study.compare import Sweeps, compare, markdown
-from sparserm_cli.study.sample import load_sample
+from sparserm_cli.store.comparison import comparison_path, read_comparison
+from sparserm_cli.study.compare_tables import markdown
 
 
 def main() -> int:
-    """Compare on every run that is given; return the exit code."""
+    """Put the comparisons together; return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", action="append", required=True, metavar="NAME=DIR", help="a run; repeatable")
-    parser.add_argument("--top-k", type=int, nargs="+", default=Sweeps.top_ks, help="directions a side")
-    parser.add_argument("--folds", type=int, default=Sweeps.folds)
-    parser.add_argument("--seed", type=int, default=Sweeps.seed)
-    parser.add_argument(
-        "--quick", action="store_true", help="only the sweep over directions and the controls"
-    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directory")
     parser.add_argument("--output", type=Path, help="file name without ending for the JSON and the Markdown")
     options = parser.parse_args()
-    sweeps = Sweeps(tuple(options.top_k), folds=options.folds, seed=options.seed)
-    if options.quick:
-        sweeps = Sweeps(sweeps.top_ks, (), (), variants=False, folds=options.folds, seed=options.seed)
-    begun = time.monotonic()
     try:
-        named = [item.partition("=") for item in options.run]
-        samples = [load_sample(name, Path(folder)) for name, _, folder in named]
-        found = compare(samples, sweeps, progress=_tell, note=_note)
+        found = [read_comparison(comparison_path(run)) for run in options.runs]
     except SparseRMError as error:
-        _note(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    found["seconds"] = round(time.monotonic() - begun, 1)
-    text = markdown(found)
-    print(text)
+    both = {**found[0], "runs": {name: run for one in found for name, run in one["runs"].items()}}
+    text = markdown(both)
+    print(text, end="")
     if options.output:
-        options.output.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n", encoding="ascii")
+        options.output.with_suffix(".json").write_text(json.dumps(both, indent=1) + "\n", encoding="ascii")
         options.output.with_suffix(".md").write_text(text, encoding="utf-8")
     return 0
-
-
-def _tell(what: str, done: int, total: int) -> None:
-    """Show progress where someone looks."""
-    if sys.stderr.isatty():
-        print(f"\r{what}: {done} of {total} fits\x1b[K", end="\n" if done == total else "", file=sys.stderr)
-    elif done == total:
-        _note(f"{what}: {total} fits")
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

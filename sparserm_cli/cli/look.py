@@ -1,4 +1,4 @@
-"""The commands that show why and what: explain, report."""
+"""The commands that show how well, why and what: compare, explain, report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,57 @@ import typer
 from sparserm_cli.cli import look_reports as reports
 from sparserm_cli.cli import options as opt
 from sparserm_cli.cli import use
-from sparserm_cli.config import DEFAULT_RUN, ExplainConfig, ReportConfig
+from sparserm_cli.config import DEFAULT_RUN, CompareConfig, ExplainConfig, ReportConfig
+
+
+def compare(
+    ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Option(help="What tables call the run.", show_default="the directory's name")
+    ] = None,
+    other: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=RUN", help="Run to test on as well. Repeatable."),
+    ] = None,
+    sweep: Annotated[
+        list[str],
+        typer.Option(
+            metavar="directions|methods|variants|labels|noise|layers|transfer",
+            help="What is tried. Repeatable.",
+        ),
+    ] = list(CompareConfig.sweep),  # noqa: B006 - typer reads it and leaves it alone
+    quick: Annotated[bool, typer.Option("--quick", help="Two points of a sweep and the methods.")] = False,
+    top_k: Annotated[
+        str, typer.Option(metavar="K[,K...]", help="Directions a side that are tried.")
+    ] = ",".join(map(str, CompareConfig.top_k)),
+    by: Annotated[str, typer.Option(help="Measure that selects, as for select.")] = CompareConfig.by,
+    unit: Annotated[
+        str, typer.Option(metavar="token|response", help="What rates are shares of.")
+    ] = CompareConfig.unit,
+    pool: Annotated[
+        str, typer.Option(metavar="mean|last|both", help="Vector projected.")
+    ] = CompareConfig.pool,
+    head: Annotated[
+        str, typer.Option(metavar="linear|mlp", help="Head of SparseRM and its controls.")
+    ] = CompareConfig.head,
+    loss: Annotated[str, typer.Option(metavar="margin|bt|bce", help="Their loss.")] = CompareConfig.loss,
+    folds: Annotated[int, typer.Option(help="Parts of the prompts.")] = CompareConfig.folds,
+    seed: opt.SeedOption = CompareConfig.seed,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Cross-validate SparseRM beside random, principal and dense directions; the model is not run.
+
+    Example: sparserm compare --quick --other HH-RLHF=hh-run
+    """
+    settings, out = opt.begin(ctx, CompareConfig)
+    from sparserm_cli.study.compare import compare as study
+
+    with out.phases("steps") as progress:
+        summary = study(settings, progress=progress, note=out.note)
+    reports.compare(out, summary)
 
 
 def explain(

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparserm_cli.console import Output, size
+from sparserm_cli.console import Output, duration, size
 
 if TYPE_CHECKING:
+    from sparserm_cli.study.compare import CompareSummary
     from sparserm_cli.study.explain import DirectionShare, Explanation, TokenShare
     from sparserm_cli.study.report import ReportSummary
 
@@ -16,6 +17,15 @@ LEVELS = 3
 RAISES = ("black on #bcd6f2", "black on #6fa6e0", "white on #2368b8")
 LOWERS = ("black on #f6d3bb", "black on #ec9a63", "white on #a84b0a")
 """From weak to strong; both colours of text and ground are given, so any terminal shows them."""
+
+
+def compare(out: Output, summary: "CompareSummary") -> None:
+    """Show a comparison as Markdown tables."""
+    from sparserm_cli.study.compare_tables import markdown
+
+    data = {"path": str(summary.path), **summary.found, "seconds": round(summary.seconds, 3)}
+    out.result(data, markdown(summary.found).rstrip("\n"))
+    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: sparserm report")
 
 
 def explain(out: Output, found: "Explanation", top: int) -> None:

@@ -52,6 +52,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     tools.train_sae,
     tools.export,
     tools.import_,
+    look.compare,
     look.explain,
     look.report,
 )

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from sparserm_cli.cli.settings import apply_settings
-from sparserm_cli.config import StageConfig, parse_layers, parse_worker
+from sparserm_cli.config import StageConfig, parse_layers, parse_numbers, parse_worker
 from sparserm_cli.console import Output
 
 ConfigType = TypeVar("ConfigType", bound=StageConfig)
@@ -108,6 +108,8 @@ def config_from(ctx: typer.Context, kind: type[ConfigType]) -> ConfigType:
         values["layer"] = parse_layers(values["layer"])
     if "worker" in values:
         values["worker"] = parse_worker(values["worker"])
-    for name in values.keys() & {"columns", "sae"}:
+    if isinstance(values.get("top_k"), str):
+        values["top_k"] = parse_numbers("--top-k", values["top_k"], "a number or several", "8 or 4,8,16")
+    for name in values.keys() & {"columns", "sae", "other", "sweep"}:
         values[name] = tuple(values[name] or ())
     return kind(**values)

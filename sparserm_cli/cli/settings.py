@@ -17,6 +17,9 @@ ALWAYS_PATHS = {"run", "file", "reward", "output", "evaluation", "comparison"}
 PERHAPS_PATHS = {"data", "model", "sae", "template"}
 """Options that name a place or something else (a hub id, a release): a place if it exists beside the file."""
 
+NUMBERS = {"layer", "top_k"}
+"""Options that the command line takes as numbers with commas."""
+
 
 def apply_settings(ctx: typer.Context, config: Path | None) -> Path | None:
     """Give the command its defaults from `sparserm.toml` before its other options are read.
@@ -71,11 +74,14 @@ def read_settings(path: Path) -> Mapping[str, Any]:
 
 def _plain(key: str, value: Any, folder: Path) -> Any:
     """Turn a TOML value into what the command line would have said; paths are relative to the file."""
-    if isinstance(value, list) and key != "layer":
-        return [_plain(key, item, folder) for item in value]
-    if isinstance(value, list):
+    if isinstance(value, list) and key in NUMBERS:
         return ",".join(str(item) for item in value)
+    if isinstance(value, list):
+        return [_plain(key, item, folder) for item in value]
     if isinstance(value, str) and value != "-":
+        if key == "other":
+            name, _, run = value.partition("=")
+            return f"{name}={folder / run}"
         beside = folder / value
         if key in ALWAYS_PATHS or (key in PERHAPS_PATHS and beside.exists()):
             return str(beside)

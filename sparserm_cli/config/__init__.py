@@ -9,21 +9,24 @@ from sparserm_cli.config.base import (
     DEFAULT_RUN,
     STAGES,
     Note,
+    Phases,
     Progress,
     StageConfig,
     column_map,
     default_run,
     parse_layers,
+    parse_numbers,
     parse_worker,
 )
 from sparserm_cli.config.spine import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
-from sparserm_cli.config.use import EvaluateConfig, ExplainConfig, ReportConfig, ScoreConfig
+from sparserm_cli.config.use import CompareConfig, EvaluateConfig, ExplainConfig, ReportConfig, ScoreConfig
 
 __all__ = [
     "CONFIGS",
     "DEFAULT_MODEL",
     "DEFAULT_RUN",
     "STAGES",
+    "CompareConfig",
     "EncodeConfig",
     "EvaluateConfig",
     "ExplainConfig",
@@ -31,6 +34,7 @@ __all__ = [
     "FitConfig",
     "FrequencyConfig",
     "Note",
+    "Phases",
     "Progress",
     "ReportConfig",
     "ScoreConfig",
@@ -39,6 +43,7 @@ __all__ = [
     "column_map",
     "default_run",
     "parse_layers",
+    "parse_numbers",
     "parse_worker",
 ]
 

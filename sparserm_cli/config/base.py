@@ -17,6 +17,8 @@ DEFAULT_RUN = Path("sparserm-run")
 Progress = Callable[[int, int], None]
 """Called with (work done, work in all) as a stage advances; the unit is the stage's own."""
 
+Phases = Callable[[str, int, int], None]
+"""Called with (what is done, work done, work in all) where a command does one thing after another."""
 
 Note = Callable[[str], None]
 """Called with a sentence worth telling while a stage works."""
@@ -50,8 +52,10 @@ class StageConfig:
         if name.endswith("_fraction") and not 0 <= value < 1:
             raise UsageError(option, "a share from 0 up to, but not, 1", str(value), "correct the option")
         positive = name in {"top_k", "chunk_rows", "batch_tokens", "max_length", "limit", "unit_tokens"}
-        if positive and value is not None and value < 1:
-            raise UsageError(option, "a whole number of at least 1", str(value), "correct the option")
+        if positive and value is not None:
+            least = min(value, default=0) if isinstance(value, tuple) else value
+            if least < 1:
+                raise UsageError(option, "a whole number of at least 1", str(least), "correct the option")
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:
@@ -61,13 +65,19 @@ def parse_layers(text: str | None) -> tuple[int, ...] | None:
         UsageError: a part is no whole number of at least 0, or stands twice.
 
     """
-    if text is None:
-        return None
+    return None if text is None else parse_numbers("--layer", text, "a layer or several", "14 or 8,14,20")
+
+
+def parse_numbers(option: str, text: str, what: str, example: str) -> tuple[int, ...]:
+    """Read whole numbers with commas between them; they are sorted.
+
+    Raises:
+        UsageError: a part is no whole number of at least 0, or stands twice.
+
+    """
     parts = [part.strip() for part in str(text).split(",")]
     if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
-        raise UsageError(
-            "--layer", "a layer or several with commas, like 14 or 8,14,20", repr(text), "correct the option"
-        )
+        raise UsageError(option, f"{what} with commas, like {example}", repr(text), "correct the option")
     return tuple(sorted(int(part) for part in parts))
 
 

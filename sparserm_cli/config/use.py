@@ -1,10 +1,12 @@
-"""Configs of what uses a fitted reward model: score, evaluate, explain, report."""
+"""Configs of what uses or looks at a reward model: score, evaluate, compare, explain, report."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from sparserm_cli.config.base import StageConfig
+from sparserm_cli.config.spine import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.errors import UsageError
 
 
@@ -46,6 +48,61 @@ class EvaluateConfig(ScoreConfig):
     """Whose rules count: pairs won, RM-Bench's matrix, or RewardBench 2's best of four."""
     allow_overlap: bool = False
     """Evaluate although prompts were trained on."""
+
+
+SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "transfer")
+"""What `compare` can try."""
+
+
+@dataclass(frozen=True)
+class CompareConfig(StageConfig):
+    """`compare`: SparseRM beside everything it must beat, cross-validated over prompts."""
+
+    name: str | None = None
+    """What tables call the run; None is the name of its directory."""
+    other: tuple[str, ...] = ()
+    """Runs on which what was fitted on this one is tested too, each as NAME=RUN."""
+    sweep: tuple[str, ...] = SWEEPS
+    """What is tried, of SWEEPS."""
+    quick: bool = False
+    """Only two points of the sweep over directions, the methods and the other runs."""
+    top_k: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    """Directions a side that are tried."""
+    by: str = SelectConfig.by
+    """Measure that selects SparseRM's latents."""
+    unit: Literal["token", "response"] = FrequencyConfig.unit
+    """What their rates are shares of."""
+    pool: Literal["mean", "last", "both"] = FitConfig.pool
+    """Which pooled vector SparseRM and its controls project."""
+    head: Literal["linear", "mlp"] = "linear"
+    """Their head; a linear one is convex and fast."""
+    loss: Literal["margin", "bt", "bce"] = "bt"
+    """Their loss."""
+    folds: int = 5
+    """Parts of the prompts, each tested once."""
+    seed: int = 0
+    """Of the folds and of everything random in a fit."""
+
+    def __post_init__(self) -> None:
+        """Check the lists."""
+        super().__post_init__()
+        for one in self.sweep:
+            if one not in SWEEPS:
+                raise UsageError("--sweep", f"one of {', '.join(SWEEPS)}", repr(one), "correct the option")
+        self.named_runs()
+
+    def named_runs(self) -> Mapping[str, Path]:
+        """Return name to run directory of the other runs.
+
+        Raises:
+            UsageError: one does not read NAME=RUN.
+
+        """
+        parts = {one: one.partition("=") for one in self.other}
+        for one, (name, _, folder) in parts.items():
+            if not name or not folder:
+                raise UsageError("--other", "NAME=RUN", repr(one), "correct the option")
+        return {name: Path(folder) for name, _, folder in parts.values()}
 
 
 @dataclass(frozen=True)

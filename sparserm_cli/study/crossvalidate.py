@@ -34,6 +34,15 @@ class Protocol(NamedTuple):
     """Share of those pairs whose labels are swapped."""
 
 
+class Round(NamedTuple):
+    """One fit and its test."""
+
+    kept: Int64[np.ndarray, " kept"]
+    """Pairs of the sample that are learned from."""
+    test: Int64[np.ndarray, " test"]
+    """Pairs of the target that are tested."""
+
+
 class Result(NamedTuple):
     """What one method has reached."""
 
@@ -66,14 +75,18 @@ def crossvalidate(
     methods: Sequence[Method],
     protocol: Protocol = Protocol(),  # noqa: B008 - a NamedTuple cannot change
     *,
+    target: Sample | None = None,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Try methods on the same folds.
+    """Try methods on the same folds, or on another run.
 
     Args:
-        sample: the run.
+        sample: the run that is fitted on.
         methods: what to try.
         protocol: how.
+        target: the run whose pairs are tested; None is the same one. What shares prompts with the sample is
+            tested fold by fold, so that nothing is trained on its own prompts; what shares none is tested by
+            one fit on all pairs.
         progress: called with fits done and fits in all.
 
     Raises:
@@ -81,43 +94,41 @@ def crossvalidate(
         UsageError: too few latents speak for a side.
 
     """
-    fold = grouped_folds(sample.groups, protocol.folds, protocol.seed)
-    margins = np.zeros((len(methods), len(sample.pairs)))
-    seconds, parameters = np.zeros(len(methods)), [0] * len(methods)
-    for tested in range(protocol.folds):
-        training = training_of(sample, np.flatnonzero(fold != tested), protocol)
-        test = fold == tested
+    target = target or sample
+    rounds = _rounds(sample, target, protocol)
+    margins = np.zeros((len(methods), len(target.pairs)))
+    seconds, parameters = np.zeros(len(methods)), np.zeros(len(methods), int)
+    for tested, (kept, test) in enumerate(rounds):
+        training = training_of(sample, kept, protocol)
         for number, method in enumerate(methods):
             begun = time.monotonic()
             scorer = fit_method(method, training)
             seconds[number] += time.monotonic() - begun
             parameters[number] = scorer.parameters
-            scores = scorer.score(sample)[sample.pairs[test]]
+            scores = scorer.score(target)[target.pairs[test]]
             margins[number, test] = scores[:, 0] - scores[:, 1]
             if progress:
-                progress(tested * len(methods) + number + 1, protocol.folds * len(methods))
+                progress(tested * len(methods) + number + 1, len(rounds) * len(methods))
+    fold = np.zeros(len(target.pairs), np.int64)
+    for number, (_, test) in enumerate(rounds):
+        fold[test] = number
     return [
-        result(method, margins[number], sample, parameters[number], float(seconds[number]), fold)
+        result(method, margins[number], target, int(parameters[number]), float(seconds[number]), fold)
         for number, method in enumerate(methods)
     ]
 
 
-def transfer(
-    source: Sample,
-    target: Sample,
-    methods: Sequence[Method],
-    protocol: Protocol = Protocol(),  # noqa: B008
-) -> list[Result]:
-    """Fit methods on one run and test them on another whose prompts they share none with."""
-    training = training_of(source, np.arange(len(source.pairs)), protocol)
-    results = []
-    for method in methods:
-        begun = time.monotonic()
-        scorer = fit_method(method, training)
-        scores = scorer.score(target)[target.pairs]
-        seconds = time.monotonic() - begun
-        results.append(result(method, scores[:, 0] - scores[:, 1], target, scorer.parameters, seconds))
-    return results
+def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
+    """Return what each fit may learn from and what it is tested on."""
+    if not len(np.intersect1d(sample.groups, target.groups)):
+        return [Round(np.arange(len(sample.pairs)), np.arange(len(target.pairs)))]
+    fold = grouped_folds(sample.groups, protocol.folds, protocol.seed)
+    of_prompt = dict(zip(sample.groups.tolist(), fold.tolist(), strict=True))
+    # A prompt that the sample does not have is trained on nowhere, so any fit may test it.
+    tested = np.array([of_prompt.get(group, 0) for group in target.groups.tolist()])
+    return [
+        Round(np.flatnonzero(fold != one), np.flatnonzero(tested == one)) for one in range(protocol.folds)
+    ]
 
 
 def training_of(sample: Sample, kept: Int64[np.ndarray, " kept"], protocol: Protocol) -> Training:
@@ -141,13 +152,13 @@ def result(
     sample: Sample,
     parameters: int,
     seconds: float,
-    fold: Int64[np.ndarray, " m"] | None = None,
+    fold: Int64[np.ndarray, " m"],
 ) -> Result:
     """Return the figures of a method from its margins; chance has an accuracy of a half by definition."""
     if method.kind == "chance":
         half = PairAccuracy(0.5, 0.5, 0.5, len(margins), len(np.unique(sample.groups)), 0)
         return Result(method, half, 0.0, 0, 0.0, margins)
-    spread = float("nan") if fold is None else fold_spread(margins > 0, fold)
+    spread = fold_spread(margins > 0, fold)
     return Result(method, pair_accuracy(margins, sample.groups), spread, parameters, seconds, margins)
 
 

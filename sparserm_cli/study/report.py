@@ -6,7 +6,7 @@ response, and bounded lists of what is shown.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.config import Note, ReportConfig
+from sparserm_cli.config import Note, Phases, ReportConfig
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.study.calibration import length_bias, reliability, reliability_from
 from sparserm_cli.study.report_contexts import Contexts, feature_contexts
@@ -28,9 +28,6 @@ from sparserm_cli.study.report_words import Words
 REPORT = "report.html"
 SHOWN_PAIRS = 20
 """Most wrong pairs that are shown."""
-
-Phases = Callable[[str, int, int], None]
-"""Called with what is read, units done and units in all."""
 
 
 class ReportSummary(NamedTuple):

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 from sparserm_cli.study.report_figures import BLUE, GREY, ORANGE, VIOLET, Figure, errors_of, layout_of
 from sparserm_cli.study.report_tables import AccuracyTable, interval, percent
 
-SWEEPS = {
+CURVES = {
     "directions": "directions a side",
     "labels": "training pairs",
     "noise": "share of training labels swapped",
+    "layers": "layers",
 }
-"""What `compare` sweeps, and what the figures call it."""
+"""Sweeps of `compare` that are drawn, and what is swept; the others are tables."""
 _COLOURS = (BLUE, ORANGE, "#2a9d8f", VIOLET, "#c2528b", GREY)
 
 
@@ -21,38 +22,41 @@ class ComparedRun(NamedTuple):
     Fields:
         name: of the run.
         told: how many pairs and folds.
-        sweeps: name of a figure to what it shows.
-        methods: every method with the product's number of directions; None if there were too few latents.
-        transfer: the name of another run to the accuracies on it.
+        curves: name of a figure to what it shows.
+        tables: title to the accuracies under it.
     """
 
     name: str
     told: str
-    sweeps: Mapping[str, str]
-    methods: AccuracyTable | None
-    transfer: Mapping[str, AccuracyTable]
+    curves: Mapping[str, str]
+    tables: Mapping[str, AccuracyTable]
 
 
 def compared_runs(comparison: Mapping[str, Any]) -> Iterator[ComparedRun]:
     """Yield what was compared, run by run."""
-    folds = comparison.get("protocol", {}).get("folds", "")
+    folds = comparison["protocol"]["folds"]
     for name, run in comparison["runs"].items():
+        sweeps = run["sweeps"]
         yield ComparedRun(
             name,
             f"{run['pairs']:,} pairs of {run['prompts']:,} prompts, {folds} folds of whole prompts.",
-            {_figure_name(name, sweep): f"Accuracy by {SWEEPS[sweep]}." for sweep in SWEEPS if run[sweep]},
-            _table(run["methods"]) if run["methods"] else None,
-            {target: _table(rows) for target, rows in run["transfer"].items()},
+            {_figure_name(name, one): f"Accuracy by {CURVES[one]}." for one in sweeps if one in CURVES},
+            {
+                f"Tested on {point}" if sweep == "transfer" else sweep.capitalize(): _table(rows)
+                for sweep, points in sweeps.items()
+                if sweep not in CURVES
+                for point, rows in points.items()
+            },
         )
 
 
 def sweep_figures(comparison: Mapping[str, Any]) -> dict[str, Figure]:
-    """Return a figure for each sweep of each run, by name."""
+    """Return a figure for each sweep of each run that is drawn, by name."""
     return {
-        _figure_name(name, sweep): sweep_figure(run[sweep], what)
+        _figure_name(name, sweep): sweep_figure(points, CURVES[sweep])
         for name, run in comparison["runs"].items()
-        for sweep, what in SWEEPS.items()
-        if run[sweep]
+        for sweep, points in run["sweeps"].items()
+        if sweep in CURVES
     }
 
 
@@ -94,8 +98,9 @@ def _line(name: str, number: int, points: Mapping[str, Sequence[Mapping[str, Any
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> AccuracyTable:
-    """Return methods as a table, SparseRM first."""
-    columns = ("accuracy", "95 % interval", "between folds", "parameters", "seconds", "SparseRM less this")
+    """Return methods as a table; all are compared with the first."""
+    gap = f"{rows[0]['method']['name']} less this"
+    columns = ("accuracy", "95 % interval", "between folds", "parameters", "seconds", gap)
     return AccuracyTable(columns, tuple((row["method"]["name"], _cells(row)) for row in rows))
 
 

@@ -5,9 +5,9 @@ Memory: 8 bytes x d_in x n a layer, and 16 bytes a latent that fires on a respon
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt64
@@ -56,6 +56,11 @@ class Sample:
     def layers(self) -> tuple[int, ...]:
         """The layers, in order."""
         return tuple(self.pooled)
+
+    def only(self, layers: tuple[int, ...]) -> Self:
+        """Return the same pairs with some of the layers."""
+        pooled = {layer: self.pooled[layer] for layer in layers}
+        return replace(self, pooled=pooled, latents={layer: self.latents[layer] for layer in layers})
 
 
 def load_sample(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from runpy import run_path
@@ -115,6 +116,24 @@ def test_report_gives_one_json_object(run, tmp_path):
     assert told["pairs"] == 40
     assert list(told["missing"]) == ["evaluation"]
     assert done.stderr == ""
+
+
+def test_compare_prints_tables_and_the_report_shows_them(run, tmp_path):
+    """Markdown for people, one JSON object for scripts, a section of the page."""
+    shutil.copytree(run, tmp_path / "run")
+    words = ("compare", "--run", tmp_path / "run", "--name", "tiny", "--top-k", "4,2", "--folds", 2)
+    done = sparserm(*words, "--sweep", "directions", "--other", f"again={run}")
+    assert done.exit_code == 0
+    lines = done.stdout.splitlines()
+    assert lines[0] == "### tiny: 40 pairs of 40 prompts"
+    assert lines[2].startswith("| directions a side | SparseRM | random latents' rows | components of ")
+    assert [line[:5] for line in lines[4:]] == ["| 2 |", "| 4 |"]
+    assert f"written to {tmp_path / 'run' / 'comparison.json'} in " in done.stderr
+    told = json.loads(sparserm(*words, "--sweep", "noise", "--json", "--quiet").stdout)
+    assert list(told["runs"]["tiny"]["sweeps"]["noise"]) == ["0", "0.1", "0.2", "0.3", "0.4"]
+    page = tmp_path / "page.html"
+    sparserm("report", "--run", tmp_path / "run", "--output", page)
+    assert "40 pairs of 40 prompts, 2 folds" in page.read_text(encoding="utf-8")
 
 
 def test_tokens_are_marked_by_thirds_of_the_strongest():

@@ -1,5 +1,6 @@
 """`sparserm.toml`: options from a file, the command line wins, mistakes are named."""
 
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -7,7 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from sparserm_cli.cli import options as opt
-from sparserm_cli.config import DEFAULT_RUN, EncodeConfig, ExtractConfig, SelectConfig
+from sparserm_cli.config import DEFAULT_RUN, CompareConfig, EncodeConfig, ExtractConfig, SelectConfig
 from sparserm_cli.errors import UsageError
 
 seen = []
@@ -48,6 +49,17 @@ def encode(
     seen.append(opt.config_from(ctx, EncodeConfig))
 
 
+@probe.command()
+def compare(
+    ctx: typer.Context,
+    other: Annotated[list[str] | None, typer.Option()] = None,
+    top_k: str = "64",
+    config: opt.ConfigOption = None,
+):
+    """Remember the parsed config."""
+    seen.append(opt.config_from(ctx, CompareConfig))
+
+
 def parsed(tmp_path, monkeypatch, toml, *words):
     """Run the probe in `tmp_path` with the given settings file and return the config it built."""
     (tmp_path / "sparserm.toml").write_text(toml)
@@ -70,6 +82,15 @@ def test_arguments_lists_and_layers(tmp_path, monkeypatch):
     toml = '[extract]\ndata = "pairs.jsonl"\nlayer = [20, 8]\ncolumns = ["prompt=q"]\n'
     config = parsed(tmp_path, monkeypatch, toml, "extract")
     assert (config.data, config.layer, config.columns) == ("pairs.jsonl", (8, 20), ("prompt=q",))
+
+
+def test_runs_with_names_and_several_numbers(tmp_path, monkeypatch):
+    """A run behind its name is a path beside the file; numbers may be a list or words."""
+    toml = '[compare]\ntop-k = [16, 4]\nother = "HH=runs/hh"\n'
+    config = parsed(tmp_path, monkeypatch, toml, "compare")
+    assert config.top_k == (4, 16)
+    assert config.named_runs() == {"HH": Path("runs/hh")}
+    assert parsed(tmp_path, monkeypatch, toml, "compare", "--top-k", "8").top_k == (8,)
 
 
 def test_one_word_for_a_repeatable_option(tmp_path, monkeypatch):

@@ -1,42 +1,126 @@
-"""The comparison as a whole on a small planted run, and its tables."""
+"""The comparison as a whole on small planted runs, and its tables."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sparserm_planted as planted
 
-from sparserm_cli.config import FitConfig, SelectConfig
-from sparserm_cli.study.compare import CONTROLS, DEFAULTS, SPARSERM, UNSWEPT, Sweeps, compare, markdown
-from sparserm_cli.study.sample import load_sample
+from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
+from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.store.comparison import comparison_path, read_comparison
+from sparserm_cli.study import lineup
+from sparserm_cli.study.compare import compare, compare_samples
+from sparserm_cli.study.compare_tables import markdown
+from sparserm_cli.study.sample import Sample, load_sample
 
 
-def test_every_sweep_is_there_and_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Two runs, small sweeps: all points, the transfer both ways, and JSON without NaN."""
+@pytest.fixture(autouse=True)
+def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two penalties, two learning curve points and one share of noise are enough."""
     monkeypatch.setattr("sparserm_cli.models.fitting.STRENGTHS", (1.0, 0.1))
-    samples = []
-    for number, name in enumerate(("one", "two")):
-        made = planted.plant(tmp_path / name, prompts=40, seed=number)
-        samples.append(load_sample(name, made.run, decoder=made.decoder))
-    sweeps = Sweeps(top_ks=(2, 500), train_pairs=(10, 5000), flipped=(0.5,), variants=False, folds=2)
+    monkeypatch.setattr("sparserm_cli.study.compare.TRAIN_PAIRS", (10, 5000))
+    monkeypatch.setattr("sparserm_cli.study.compare.FLIPPED", (0.5,))
+
+
+def quiet(*_: object) -> None:
+    """Neither progress nor notes."""
+
+
+@pytest.fixture(scope="module")
+def sample_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sample]:
+    """Give a function that plants a run and loads it."""
+
+    def make(name: str, **options: Any) -> Sample:
+        made = planted.plant(tmp_path_factory.mktemp(name), **{"prompts": 40, **options})
+        return load_sample(name, made.run, decoder=made.decoder)
+
+    return make
+
+
+def test_every_sweep_is_there_and_json(sample_of: Callable[..., Sample]):
+    """A run of two layers and another of the same prompts: all points, and JSON without NaN."""
+    samples = [sample_of(name, layers=(3, 5), seed=seed) for seed, name in enumerate(("one", "two"))]
     steps: list[tuple[str, int, int]] = []
     notes: list[str] = []
-    found = compare(samples, sweeps, progress=lambda *step: steps.append(step), note=notes.append)
+    config = CompareConfig(top_k=(2, 3, 500), folds=2)
+    found = compare_samples(samples, config, progress=lambda *step: steps.append(step), note=notes.append)
+    assert notes[0].startswith("directions, 500: left out: ")
+    assert [one.partition(":")[0] for one in notes] == [
+        "directions, 500",
+        "methods, all",
+        "variants, all",
+        "layers, 3",
+        "layers, 5",
+        "layers, 3, 5",
+        "transfer, two",
+    ]
+    assert steps[0] == ("comparing", 1, steps[0][2])
+    config = CompareConfig(top_k=(2, 3), folds=2, sweep=("methods", "variants", "layers", "transfer"))
+    more = compare_samples(samples, config, progress=lambda *step: steps.append(step), note=notes.append)
     run = json.loads(json.dumps(found, allow_nan=False))["runs"]["one"]
     assert (run["pairs"], run["prompts"]) == (40, 40)
-    assert list(run["directions"]) == ["2"]
-    assert list(run["labels"]) == ["10"]
-    assert list(run["noise"]) == ["0.5"]
-    assert list(run["transfer"]) == ["two"]
-    names = [row["method"]["name"] for row in run["directions"]["2"]]
-    assert names == [SPARSERM.name, *(one.name for one in CONTROLS)]
-    assert run["directions"]["2"][0]["against"] is None
-    assert run["directions"]["2"][1]["against"]["low"] <= run["directions"]["2"][1]["against"]["high"]
-    assert run["methods"] == []
-    assert len(notes) == 4
-    assert notes[0].startswith("one: 500 directions a side left out: ")
-    assert notes[1].startswith("one: methods with 64 directions a side left out: ")
-    assert {step[0] for step in steps} >= {"one, 2 directions a side", "two, 10 pairs", "one, 50% flipped"}
+    assert run["layers"]["3"]["d_sae"] == planted.D_SAE
+    assert run["layers"]["3"]["l0"] == pytest.approx(0.22 * planted.D_SAE, rel=0.1)
+    sweeps = {**run["sweeps"], **more["runs"]["one"]["sweeps"]}
+    assert {sweep: list(points) for sweep, points in sweeps.items()} == {
+        "directions": ["2", "3"],
+        "labels": ["10"],
+        "noise": ["0.5"],
+        "methods": ["all"],
+        "variants": ["all"],
+        "layers": ["3", "5", "3, 5"],
+        "transfer": ["two"],
+    }
+    first, second = sweeps["directions"]["2"][:2]
+    assert [row["method"]["name"] for row in sweeps["directions"]["2"]] == ["SparseRM", *lineup.CONTROLS]
+    assert first["against"] is None
+    assert second["against"]["low"] <= second["against"]["high"]
+    assert len(notes) == 7
+    assert steps[-1] == ("comparing", steps[-1][2], steps[-1][2])
+
+
+def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A quick comparison of a run in its directory, read back from it."""
+    monkeypatch.setattr("sparserm_cli.study.compare.QUICK_TOP_K", (2,))
+    made = planted.plant(tmp_path / "mine", prompts=20)
+    monkeypatch.setattr("sparserm_cli.study.sample.sae_decoder", lambda _saes: made.decoder)
+    summary = compare(
+        CompareConfig(run=tmp_path / "mine", quick=True, top_k=(2,), folds=2), progress=quiet, note=quiet
+    )
+    assert summary.path == comparison_path(tmp_path / "mine")
+    stored = read_comparison(summary.path)
+    assert stored["runs"] == json.loads(json.dumps(summary.found["runs"]))
+    assert stored["protocol"]["top_k"] == [2]
+    assert set(stored["runs"]["mine"]["sweeps"]) == {"directions", "methods"}
+    assert markdown(stored).startswith("### mine: 20 pairs of 20 prompts\n\n| directions a side | SparseRM |")
+
+
+def test_other_layers_cannot_be_tested_on(sample_of: Callable[..., Sample]):
+    """What was fitted on one layer says nothing on another."""
+    samples = [sample_of("one"), sample_of("two", layers=(4,))]
+    with pytest.raises(IncompatibleError) as caught:
+        compare_samples(samples, CompareConfig(sweep=("transfer",)), progress=quiet, note=quiet)
+    assert str(caught.value) == (
+        "two: expected layers 3, found layers 4; capture and encode the same layers of both runs"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sweep": ("layer",)}, "--sweep: expected one of directions, methods, variants, labels, "),
+        ({"other": ("x",)}, "--other: expected NAME=RUN, found 'x'; correct the option"),
+        ({"top_k": (0, 4)}, "--top-k: expected a whole number of at least 1, found 0; correct the option"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], message: str):
+    """Told before any work."""
+    with pytest.raises(UsageError) as caught:
+        CompareConfig(**options)
+    assert str(caught.value).startswith(message)
 
 
 def row(name: str, value: float, low: float | None = None, high: float | None = None) -> dict[str, object]:
@@ -63,11 +147,7 @@ def test_markdown_marks_who_is_surely_ahead():
     run = {
         "pairs": 1234,
         "prompts": 99,
-        "directions": {"4": rows},
-        "methods": rows[:2],
-        "labels": {},
-        "noise": {},
-        "transfer": {},
+        "sweeps": {"directions": {"4": rows}, "methods": {"all": rows[:2]}},
     }
     assert markdown({"runs": {"x": run}}) == (
         "### x: 1,234 pairs of 99 prompts\n\n"
@@ -82,20 +162,26 @@ def test_markdown_marks_who_is_surely_ahead():
 
 
 def test_the_comparison_holds_the_controls_that_must_be_there():
-    """Random directions, components, latents, dense, length and chance stand in every comparison."""
-    kinds = {one.kind for one in (*CONTROLS, *UNSWEPT)}
-    assert kinds >= {"random-latents", "random-directions", "components", "pair-components"}
-    assert kinds >= {"latent-means", "latent-maxima", "dense", "means", "length", "chance"}
+    """Random directions, components, latents, dense, length and chance stand in every comparison, once."""
+    methods = lineup.everything(CompareConfig())
+    assert {one.kind for one in methods} >= {"random-latents", "random-directions", "components"}
+    assert {one.kind for one in methods} >= {"pair-components", "latent-means", "latent-maxima", "dense"}
+    assert {one.kind for one in methods} >= {"means", "length", "chance"}
+    names = [one.name for one in methods]
+    assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("name", [one.name for one in (*CONTROLS, *UNSWEPT)])
-def test_names_are_told_apart(name: str):
-    """No two methods of one table have the same name."""
-    assert [one.name for one in (SPARSERM, *CONTROLS, *UNSWEPT)].count(name) == 1
+def test_variants_differ_from_the_method_itself():
+    """What changes nothing is not tried twice."""
+    first, *others = lineup.variants(CompareConfig(pool="both"))
+    assert first.pool == "both"
+    assert "SparseRM, mean and last" not in {one.name for one in others}
+    assert "SparseRM, mean" in {one.name for one in others}
 
 
 def test_defaults_are_those_of_the_commands():
     """What the table calls defaults is what `frequency`, `select` and `fit` do when nothing is said."""
-    fit, select = FitConfig(), SelectConfig()
-    assert (DEFAULTS.head, DEFAULTS.loss, DEFAULTS.pool) == (fit.head, fit.loss, fit.pool)
-    assert (DEFAULTS.top_k, DEFAULTS.by) == (select.top_k, select.by)
+    fit, select, defaults = FitConfig(), SelectConfig(), lineup.DEFAULTS
+    assert (defaults.head, defaults.loss, defaults.pool) == (fit.head, fit.loss, fit.pool)
+    assert (defaults.top_k, defaults.by) == (select.top_k, select.by)
+    assert defaults in lineup.everything(CompareConfig())

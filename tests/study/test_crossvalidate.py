@@ -1,5 +1,6 @@
 """Trying methods on folds: planted directions are found, nothing leaks, controls stay near chance."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import sparserm_planted as planted
 from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
-from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate, training_of, transfer
+from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate, training_of
 from sparserm_cli.study.methods import KINDS, Method, Training, fit_method
 from sparserm_cli.study.sample import Sample, count, load_sample
 
@@ -150,13 +151,30 @@ def test_fewer_pairs(sample: Sample):
     assert few.accuracy.accuracy < many.accuracy.accuracy
 
 
-def test_transfer(sample: Sample, noise: Sample):
+def test_transfer_to_other_prompts(sample: Sample, noise: Sample):
     """What was learned on one run serves on another with the same latents, and is lost on noise."""
-    found, lost = (transfer(sample, target, [SELECTED])[0] for target in (sample, noise))
+    apart = replace(sample, groups=sample.groups + np.uint64(1))
+    strange = replace(noise, groups=noise.groups + np.uint64(1))
+    found, lost = (crossvalidate(sample, [SELECTED], target=one)[0] for one in (apart, strange))
     assert found.accuracy.accuracy > 0.9
     assert 0.35 < lost.accuracy.accuracy < 0.65
     assert np.isnan(lost.fold_sd)
     assert lost.to_json()["fold_sd"] is None
+
+
+def test_a_prompt_is_never_tested_by_what_was_trained_on_it(sample: Sample):
+    """The same prompts in another run are tested as their folds are; prompts of its own by the first fit."""
+    (own,) = crossvalidate(sample, [SELECTED])
+    twice = Sample(
+        **{
+            **vars(sample),
+            "pairs": np.concatenate([sample.pairs, sample.pairs[:2]]),
+            "groups": np.concatenate([sample.groups, np.array([7, 8], np.uint64)]),
+        }
+    )
+    (found,) = crossvalidate(sample, [SELECTED], target=twice)
+    assert np.array_equal(found.margins[:-2], own.margins)
+    assert found.margins[-2:].all()
 
 
 def test_the_seed_fixes_everything(sample: Sample):

@@ -348,11 +348,12 @@ def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
     one = {
         "pairs": 1234,
         "prompts": 99,
-        "directions": {"4": swept(names, 0.7), "8": swept(names, 0.8)},
-        "methods": swept(names, 0.75),
-        "labels": {"100": swept(names, 0.6), "all": swept(names, 0.8)},
-        "noise": {},
-        "transfer": {"other": swept(names, 0.65)},
+        "sweeps": {
+            "directions": {"4": swept(names, 0.7), "8": swept(names, 0.8)},
+            "methods": {"all": swept(names, 0.75)},
+            "labels": {"100": swept(names, 0.6), "all": swept(names, 0.8)},
+            "transfer": {"other": swept(names, 0.65)},
+        },
     }
     told = {"protocol": {"folds": 5}, "runs": {"my run/é": one}}
     write_comparison(comparison_path(run), told)
@@ -374,7 +375,8 @@ def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
         "75.0 %",
         "1.2",
         "+5.0 [+1.0, +9.0]",
-        "Fitted on my run/é, tested on other",
+        "SparseRM less this",
+        "Tested on other",
     ):
         assert text in page.text
 

@@ -1,0 +1,74 @@
+"""A comparison as Markdown tables, which a terminal, a README and an issue show alike."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SWEEPS = {
+    "directions": "directions a side",
+    "labels": "training pairs",
+    "noise": "training labels swapped",
+    "layers": "layers",
+    "transfer": "tested on",
+}
+"""Sweeps that are curves: name to what is swept. The others list methods."""
+
+
+def markdown(found: Mapping[str, Any]) -> str:
+    """Return the comparison as Markdown tables, one run after the other.
+
+    A mark behind an accuracy tells that the paired 95 % interval against the table's first method excludes
+    zero: - that the method is behind, + that it is ahead.
+    """
+    parts = []
+    for name, run in found["runs"].items():
+        parts.append(f"### {name}: {run['pairs']:,} pairs of {run['prompts']:,} prompts")
+        for sweep, points in run["sweeps"].items():
+            if sweep in SWEEPS:
+                parts.append(_curve(points, SWEEPS[sweep]))
+            else:
+                parts += [_listing(rows) for rows in points.values()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _curve(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> str:
+    """Return a sweep as a table: a row a point, a column a method."""
+    names = [row["method"]["name"] for row in next(iter(points.values()))]
+    lines = [f"| {what} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for point, rows in points.items():
+        lines.append(f"| {point} | {' | '.join(_cell(row) for row in rows)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    """Return an accuracy with its mark."""
+    against = row["against"]
+    mark = ""
+    if against is not None and against["low"] > 0:
+        mark = "-"
+    elif against is not None and against["high"] < 0:
+        mark = "+"
+    return f"{row['accuracy']['accuracy']:.3f}{mark}"
+
+
+def _listing(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return methods as a table, a line each."""
+    first = rows[0]["method"]["name"]
+    lines = [
+        f"| method | accuracy | 95 % interval | between folds | parameters | seconds | {first} less this |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        accuracy, against = row["accuracy"], row["against"]
+        ahead = "" if against is None else "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**against)
+        spread = "" if row["fold_sd"] is None else f"{row['fold_sd']:.3f}"
+        cells = (
+            row["method"]["name"],
+            f"{accuracy['accuracy']:.3f}",
+            f"{accuracy['low']:.3f} to {accuracy['high']:.3f}",
+            spread,
+            f"{row['parameters']:,}",
+            f"{row['seconds']:.1f}",
+            ahead,
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,99 @@
+"""The methods that `compare` tries: SparseRM as it is asked for, controls under the same head, the rest."""
+
+from dataclasses import replace
+from typing import Any
+
+from sparserm_cli.config import CompareConfig, FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.study.methods import Method
+
+DEFAULTS = Method(
+    "SparseRM, defaults",
+    top_k=SelectConfig.top_k,
+    by=SelectConfig.by,
+    unit=FrequencyConfig.unit,
+    pool=FitConfig.pool,
+    head=FitConfig.head,
+    loss=FitConfig.loss,
+)
+"""The options of `frequency`, `select` and `fit` as they are when nothing is said."""
+CONTROLS = {
+    "random latents' rows": "random-latents",
+    "components of responses": "components",
+    "components of pairs": "pair-components",
+    "random directions": "random-directions",
+}
+"""Other directions: name to kind."""
+DENSE = Method("dense, linear", kind="dense", top_k=None)
+"""A linear probe of the mean vectors."""
+LATENTS = (
+    Method("SAE latents, mean", kind="latent-means"),
+    Method("SAE latents, maximum", kind="latent-maxima"),
+)
+"""The latents themselves, twice as many as directions."""
+WHOLE = (
+    DENSE,
+    replace(DENSE, name="dense, linear, mean and last", pool="both"),
+    replace(DENSE, name="dense, MLP", head="mlp", loss="margin"),
+    replace(DENSE, name="difference of means", kind="means"),
+    Method("length only", kind="length", top_k=None),
+    Method("chance", kind="chance", top_k=None),
+)
+"""What has no directions to count."""
+CHANGES: dict[str, dict[str, Any]] = {
+    **{f"by {by}": {"by": by} for by in ("standardised", "z", "mcnemar", "mutual-information")},
+    **{f"by {by}": {"by": by} for by in ("stability", "greedy", "length-controlled")},
+    "response frequency": {"unit": "response"},
+    "mean": {"pool": "mean"},
+    "last token": {"pool": "last"},
+    "mean and last": {"pool": "both"},
+    "linear, Bradley-Terry": {"head": "linear", "loss": "bt"},
+    "linear, margin": {"head": "linear", "loss": "margin"},
+    "linear, bce": {"head": "linear", "loss": "bce"},
+    "MLP, margin": {"head": "mlp", "loss": "margin"},
+    "MLP, margin, mean and last": {"head": "mlp", "loss": "margin", "pool": "both"},
+}
+"""SparseRM with one or two options changed: name to options."""
+FEW = 16
+"""Directions a side where labels are few or wrong: where selection can show."""
+
+
+def usual_top_k(config: CompareConfig) -> int:
+    """Return the directions a side where nothing sweeps them: the default of `select`, if it is tried."""
+    return SelectConfig.top_k if SelectConfig.top_k in config.top_k else max(config.top_k)
+
+
+def sparserm(config: CompareConfig, top_k: int) -> Method:
+    """Return SparseRM with the options of the comparison."""
+    options = {name: getattr(config, name) for name in ("by", "unit", "pool", "head", "loss")}
+    return Method("SparseRM", top_k=top_k, **options)
+
+
+def with_controls(own: Method, suffix: str = "") -> list[Method]:
+    """Return a method and other directions in the same number under the same head."""
+    return [own, *(replace(own, name=name + suffix, kind=kind) for name, kind in CONTROLS.items())]
+
+
+def everything(config: CompareConfig) -> list[Method]:
+    """Return SparseRM and its controls, the product's defaults and their controls, and all the rest."""
+    top_k = usual_top_k(config)
+    own = with_controls(sparserm(config, top_k))
+    usual = with_controls(replace(DEFAULTS, top_k=top_k), ", defaults")
+    return [*own, *usual, *(replace(one, top_k=2 * top_k) for one in LATENTS), *WHOLE]
+
+
+def variants(config: CompareConfig) -> list[Method]:
+    """Return SparseRM and what becomes of it when options are changed."""
+    own = sparserm(config, usual_top_k(config))
+    changed = [replace(own, name=f"SparseRM, {name}", **options) for name, options in CHANGES.items()]
+    return [own, *(one for one in changed if replace(one, name=own.name) != own)]
+
+
+def layered(config: CompareConfig) -> list[Method]:
+    """Return what layers are compared by: SparseRM, its defaults and the dense probe."""
+    top_k = usual_top_k(config)
+    return [sparserm(config, top_k), replace(DEFAULTS, top_k=top_k), DENSE]
+
+
+def few(config: CompareConfig) -> list[Method]:
+    """Return SparseRM and its controls with few directions, and the dense probe."""
+    return [*with_controls(sparserm(config, min(FEW, usual_top_k(config)))), DENSE]
