@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, UInt64
 
 from sparserm_cli.config import FitConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.ood import training_distances
 from sparserm_cli.stages.controls import (
     LENGTH,
     FittedHead,
@@ -48,7 +49,6 @@ REWARD = "reward"
 """The head's own name among the scorers."""
 PROMPTS_LISTED = 100_000
 """Up to so many training prompts are listed in the config, so that `evaluate` can tell of an overlap."""
-_QUANTILES = (0.5, 0.9, 0.99, 0.999)
 
 
 class FitSummary(NamedTuple):
@@ -98,10 +98,12 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     # 4. How good they are, measured with what will be stored; then it appears whole or not at all.
     told = _recorded(config, capture, directions, split, head.facts)
     told = _measured(told, capture, {REWARD: head, **controls}, split)
-    told = replace(told, distance=_distances(taken[np.unique(split.pairs[~split.validation])], head.final))
+    x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
+    whitening, quantiles = training_distances(x, groups, config.seed)
+    told = replace(told, distance=quantiles, probe=_probe(capture, split, taken, head.final))
     stored = {name: one.final for name, one in controls.items()}
     with run_lock(config.run):
-        written = write_reward(reward_path(config.run), RewardFiles(told, head.final, stored))
+        written = write_reward(reward_path(config.run), RewardFiles(told, head.final, stored, whitening))
     return FitSummary(reward_path(config.run), written.config, time.monotonic() - begun)
 
 
@@ -264,7 +266,24 @@ def _metrics(
     return metrics
 
 
-def _distances(taken: Float32[np.ndarray, "train p"], head: HeadArrays) -> dict[str, float]:
-    """Return quantiles of the root mean square of the training responses' standardised projections."""
-    distances = np.sqrt(np.square((taken - head.mean) / head.std).mean(axis=1, dtype=np.float64))
-    return {f"{q:g}": float(np.quantile(distances, q)) for q in _QUANTILES}
+def _training_responses(
+    split: Split, x: Float32[np.ndarray, "n p"]
+) -> tuple[Float32[np.ndarray, "train p"], UInt64[np.ndarray, " train"]]:
+    """Return the standardised projections of the responses of training pairs, and the prompt of each."""
+    training = ~split.validation
+    responses, first = np.unique(split.pairs[training], return_index=True)
+    return x[responses], np.repeat(split.groups[training], 2)[first]
+
+
+def _probe(
+    capture: ActivationsReader, split: Split, taken: Float32[np.ndarray, "n p"], head: HeadArrays
+) -> dict[str, Any]:
+    """Return the shortest response of the pairs with its score, for a server to test itself with."""
+    place = int(capture.response_lengths[split.rows].argmin())
+    response = int(split.rows[place])
+    ready = RewardHead(replace(head, directions={}), (0,), "mean")
+    return {
+        "prompt": capture.rows.prompt_ids(int(capture.rows.response_prompt[response])).tolist(),
+        "response": capture.token_ids(response).tolist(),
+        "score": float(ready({0: {"mean": taken[place : place + 1]}})[0]),
+    }

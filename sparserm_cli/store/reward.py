@@ -8,12 +8,14 @@
 | README.md | SHOULD; a card for people |
 
 A head scores `x = (projections - mean) / std`, the projections being, layer by layer, for each pooling, the
-products of the pooled vector with the directions; without directions the pooled vector itself.
+products of the pooled vector with the directions; without directions the pooled vector itself. The distance
+of a response from those of the fit is the root mean square of `x @ whitening`.
 
 | tensor | shape | |
 |---|---|---|
 | directions.14 | [directions, d_in] | one a layer; MAY be missing |
 | mean, std | [projections] | of the training responses, MUST |
+| whitening | [projections, projections] | MUST since format 2; the identity in format 1 |
 | weight, bias | [projections], [1] | linear: `x @ weight + bias` |
 | weight_1, bias_1, weight_2, bias | [projections, hidden], [hidden], [hidden], [1] | a layer of ReLUs |
 """
@@ -35,7 +37,7 @@ from sparserm_cli.store.lineage import Lineage, check_version
 from sparserm_cli.store.reward_card import card
 
 FOLDER = "reward"
-TYPE, VERSION = "reward", 1
+TYPE, VERSION = "reward", 2
 COMMAND = "sparserm fit"
 POOLINGS: dict[str, tuple[str, ...]] = {"mean": ("mean",), "last": ("last",), "both": ("mean", "last")}
 """The poolings that each `pool` projects, in order."""
@@ -133,7 +135,9 @@ class RewardConfig:
     score_std: float = 1.0
     """Their standard deviation: (score - mean) / std is comparable between reward models."""
     distance: Mapping[str, float] = field(default_factory=dict)
-    """Quantiles over training responses of the root mean square of x, a measure of being like them."""
+    """Quantiles over training responses of their distance, each by a whitening made without its prompt."""
+    probe: Mapping[str, Any] = field(default_factory=dict)
+    """Token ids of a `prompt` and a `response` and their `score` at the fit; empty in format 1."""
     length_preference: int = 0
     """1 if the longer response of a training pair tends to be the chosen one, -1 if the shorter one."""
 
@@ -148,6 +152,8 @@ class RewardFiles:
     """The head."""
     controls: Mapping[str, HeadArrays]
     """Name to head of what it is compared with."""
+    whitening: Float32[np.ndarray, "projections projections"] | None = None
+    """Makes the standardised projections of training responses uncorrelated; None in format 1."""
 
 
 def reward_path(run: Path) -> Path:
@@ -163,6 +169,8 @@ def write_reward(path: Path, files: RewardFiles) -> RewardFiles:
 
     """
     model = _tensors(files.head)
+    if files.whitening is not None:
+        model["whitening"] = np.ascontiguousarray(files.whitening, np.float32)
     controls = {
         f"{name}/{key}": values
         for name, head in files.controls.items()
@@ -200,9 +208,12 @@ def read_reward(path: Path) -> RewardFiles:
     try:
         config = _config(lineage, head["reward"])
         parts = {name: _below(controls, name) for name in head["controls"]}
-        return RewardFiles(config, _head(model), {name: _head(part) for name, part in parts.items()})
+        heads = {name: _head(part) for name, part in parts.items()}
+        return RewardFiles(config, _head(model), heads, _whitening(model))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptStoreError(str(path), "a reward model of format 1", repr(error), again) from None
+        raise CorruptStoreError(
+            str(path), f"a reward model of format {head['version']}", repr(error), again
+        ) from None
 
 
 def _load(path: Path, hint: str) -> dict[str, np.ndarray]:
@@ -240,6 +251,19 @@ def _head(tensors: Mapping[str, np.ndarray]) -> HeadArrays:
     if not len(head.mean) == len(head.std) == projections:
         raise ValueError(f"{projections} weights for {len(head.mean)} projections")
     return head
+
+
+def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return the whitening, if there is one.
+
+    Raises:
+        ValueError: it is not a square of the projections.
+
+    """
+    whitening = tensors.get("whitening")
+    if whitening is not None and whitening.shape != (len(tensors["mean"]),) * 2:
+        raise ValueError(f"a whitening of shape {whitening.shape} for {len(tensors['mean'])} projections")
+    return whitening
 
 
 def _below(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:

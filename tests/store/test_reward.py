@@ -20,6 +20,7 @@ from sparserm_cli.store.reward import (
     write_reward,
 )
 
+GOLDEN = Path(__file__).with_name("golden") / "version-1" / "reward"
 FILES = ("model.safetensors", "controls.safetensors", "config.json")
 
 
@@ -45,7 +46,7 @@ def head(p: int, hidden: int = 0, layers: tuple[int, ...] = (), seed: int = 0) -
 def config(**changes: object) -> RewardConfig:
     """Make up a config in which every field is set."""
     values = {
-        "lineage": Lineage("reward", 1, {"pool": "mean"}, {"directions": Parent("ab", {"by": "difference"})}),
+        "lineage": Lineage("reward", 2, {"pool": "mean"}, {"directions": Parent("ab", {"by": "difference"})}),
         "model": "tiny",
         "model_revision": "sha256:0",
         "tokenizer": "t0",
@@ -71,6 +72,7 @@ def config(**changes: object) -> RewardConfig:
         "score_mean": 0.25,
         "score_std": 1.5,
         "distance": {"0.5": 1.0, "0.99": 1.75},
+        "probe": {"prompt": [1, 2], "response": [3], "score": 0.5},
         "length_preference": -1,
     }  # fmt: skip
     return RewardConfig(**{**values, **changes})
@@ -198,9 +200,35 @@ def test_row_13_tensors_of_another_model(tmp_path: Path):
     assert "expected xxh3-128" in str(caught.value)
 
 
+def test_row_37_version_1_opens_with_its_digest():
+    """What the first release wrote: no whitening, no probe, and every number as it was."""
+    read = read_reward(GOLDEN)
+    assert read.config.lineage.digest == "94c7a202e21b9eb81e98e7bbf124a8d2"
+    assert same(read.head, files().head)
+    assert (read.whitening, read.config.probe) == (None, {})
+    assert read.config.distance == {"0.5": 1.0, "0.99": 1.75}
+
+
+def test_the_whitening_is_kept_and_digested(tmp_path: Path):
+    """A reward model with another whitening is another reward model."""
+    plain = write_reward(tmp_path / "plain", files())
+    made = write_reward(tmp_path / "reward", replace(files(), whitening=np.eye(4, dtype=np.float32)))
+    read = read_reward(tmp_path / "reward")
+    assert read.whitening is not None
+    assert np.array_equal(read.whitening, np.eye(4))
+    assert plain.config.lineage.digest != made.config.lineage.digest == read.config.lineage.digest
+
+
+def test_a_whitening_of_another_size_is_refused(tmp_path: Path):
+    """It must take the projections that the head takes."""
+    write_reward(tmp_path / "reward", replace(files(), whitening=np.eye(3, dtype=np.float32)))
+    with pytest.raises(CorruptStoreError, match=r"a whitening of shape \(3, 3\) for 4 projections"):
+        read_reward(tmp_path / "reward")
+
+
 def test_row_37_newer_version(tmp_path: Path):
     """A reward model of a newer program is refused by name."""
-    write_reward(tmp_path / "reward", files(lineage=Lineage("reward", 2, {})))
+    write_reward(tmp_path / "reward", files(lineage=Lineage("reward", 3, {})))
     with pytest.raises(IncompatibleError) as caught:
         read_reward(tmp_path / "reward")
     assert caught.value.hint == "upgrade sparserm"
@@ -220,4 +248,4 @@ def test_no_pickle_and_plain_json(tmp_path: Path):
     write_reward(tmp_path / "reward", files())
     assert {path.name for path in (tmp_path / "reward").iterdir()} == {*FILES, "README.md"}
     told = json.loads((tmp_path / "reward" / "config.json").read_text())
-    assert (told["type"], told["version"], told["controls"]) == ("reward", 1, ["dense", "random directions"])
+    assert (told["type"], told["version"], told["controls"]) == ("reward", 2, ["dense", "random directions"])
