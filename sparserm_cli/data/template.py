@@ -27,6 +27,12 @@ _FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
 _HH_ROLES = {"user": "Human", "assistant": "Assistant"}
 
 
+class Rendered(str):
+    """A prompt that has been through the chat template already, and is taken as it is."""
+
+    __slots__ = ()
+
+
 class EncodedResponse(NamedTuple):
     """Token ids of one response and of the prompt before it."""
 
@@ -78,6 +84,16 @@ class PromptTemplate:
         # Neither special tokens nor trimmed offsets: the offsets must tile the text.
         self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
 
+    @property
+    def bos(self) -> str:
+        """The token that texts begin with; "" if the model has none."""
+        return str(self._tokenizer.bos_token or "")
+
+    @property
+    def eos(self) -> str:
+        """The token that ends a response; "" if the model has none."""
+        return str(self._tokenizer.eos_token or "")
+
     def render(self, prompt: tuple[Message, ...] | str) -> str:
         """Return the prompt as the model sees it, up to where the response begins.
 
@@ -85,15 +101,32 @@ class PromptTemplate:
             IncompatibleError: the template refuses the conversation (some refuse a system turn).
 
         """
+        if isinstance(prompt, Rendered):
+            return str(prompt)
         if self.text is None:
             return prompt if isinstance(prompt, str) else _raw_transcript(prompt)
-        turns = [Message("user", prompt)] if isinstance(prompt, str) else prompt
+        turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
+        return self._apply(turns, self.text, to_be_continued=True)
+
+    def render_whole(self, turns: tuple[Message, ...]) -> str:
+        """Return a conversation as the model sees it, its last turn finished.
+
+        Raises:
+            IncompatibleError: the template refuses the conversation.
+
+        """
+        if self.text is None:
+            return _raw_transcript(turns, to_be_continued=False)
+        return self._apply(turns, self.text, to_be_continued=False)
+
+    def _apply(self, turns: tuple[Message, ...], template: str, *, to_be_continued: bool) -> str:
+        """Render turns, with the header of a response after them or without."""
         try:
             text = self._tokenizer.apply_chat_template(
                 [turn._asdict() for turn in turns],
-                chat_template=_FIXED_DATE + self.text if "strftime_now" in self.text else self.text,
+                chat_template=_FIXED_DATE + template if "strftime_now" in template else template,
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=to_be_continued,
             )
         except (jinja2.TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(turn.role for turn in turns)
@@ -225,7 +258,7 @@ def _boundary(encoding: Encoding, characters: int) -> tuple[int, bool]:
     return token, span is not None and span[0] < characters
 
 
-def _raw_transcript(turns: Iterable[Message]) -> str:
-    r"""Return messages as an HH-RLHF transcript that ends where the assistant speaks, `\n\nAssistant: `."""
+def _raw_transcript(turns: Iterable[Message], *, to_be_continued: bool = True) -> str:
+    r"""Return messages as an HH-RLHF transcript, ending with `\n\nAssistant: ` if it is to be continued."""
     said = (f"\n\n{_HH_ROLES.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)
-    return "".join((*said, "\n\nAssistant: "))
+    return "".join((*said, "\n\nAssistant: " if to_be_continued else ""))

@@ -1,0 +1,90 @@
+"""Text that has been through the chat template already: where in it the response begins and ends.
+
+Trainers post a whole conversation as one text. Its last turn is the response; the marks that a template puts
+around that turn are found by rendering a conversation of known words. Text cut here is tokenised to exactly
+the ids of the same conversation given as messages, and never gets a second BOS.
+"""
+
+from typing import NamedTuple
+
+from sparserm_cli.data.example import Message
+from sparserm_cli.data.template import PromptTemplate, Rendered
+from sparserm_cli.errors import BadInputError, IncompatibleError
+
+_ASKED, _ANSWERED = "Where?", "Everywhere!"
+
+
+class Cut(NamedTuple):
+    """A conversation as prompt and response."""
+
+    prompt: Rendered
+    """The text up to where the response begins."""
+    response: str
+    """The words of the last turn, without what ends a turn."""
+
+
+class ConversationText:
+    """Cuts templated text into prompt and response.
+
+    Args:
+        template: what the text has been through.
+
+    """
+
+    def __init__(self, template: PromptTemplate) -> None:
+        self.bos = template.bos
+        """The token that texts begin with; "" if the model has none."""
+        question = Message("user", _ASKED)
+        asked = template.render((question,))
+        tail = asked[asked.rindex(_ASKED) + len(_ASKED) :]
+        try:
+            closed = template.render_whole((question,))
+            whole = template.render_whole((question, Message("assistant", _ANSWERED)))
+        except IncompatibleError:
+            closed = whole = ""
+        self._opening = self.bos if self.bos and asked.startswith(self.bos) else ""
+        header = asked.removeprefix(closed) if closed and asked.startswith(closed) else tail
+        self.header = header or tail
+        """What the template writes before a response."""
+        before, found, after = whole.rpartition(_ANSWERED)
+        self.lead = before.removeprefix(asked) if found and before.startswith(asked) else ""
+        """What it writes between that and the words of a finished response, such as empty thoughts."""
+        self.endings = tuple(dict.fromkeys(mark for mark in (after, after.rstrip(), template.eos) if mark))
+        """What may stand after the words: the end of a turn, or where a policy stops."""
+
+    def cut(self, text: str, prompt: str = "") -> Cut:
+        """Return prompt and response of a conversation that ends with a response.
+
+        Args:
+            text: the conversation.
+            prompt: the text up to the response, where the sender knows it; without it (or where the text does
+                not begin so) the response begins after the last header of the template.
+
+        Raises:
+            BadInputError: the text has no such header.
+
+        """
+        start = self._known(text, prompt) or self._after_header(text)
+        response = text[start:]
+        if self.lead and response.startswith(self.lead):
+            response = response[len(self.lead) :]
+        ending = next((mark for mark in self.endings if response.endswith(mark)), "")
+        # Some senders strip the BOS that the template wrote, because another server would double it.
+        opening = "" if text.startswith(self.bos) else self._opening
+        return Cut(Rendered(opening + text[:start]), response.removesuffix(ending))
+
+    def _known(self, text: str, prompt: str) -> int:
+        """Return where a given prompt ends in the text, a BOS on either side or not; 0 if it does not fit."""
+        bare = prompt.removeprefix(self.bos)
+        skipped = len(text) - len(text.removeprefix(self.bos))
+        return skipped + len(bare) if bare and text.startswith(bare, skipped) else 0
+
+    def _after_header(self, text: str) -> int:
+        """Return where the last header ends."""
+        place = text.rfind(self.header) if self.header.strip() else -1
+        if place < 0:
+            expected = f"a conversation with {self.header!r} before the response"
+            raise BadInputError(
+                "the text", expected, "none", "send messages, or prompt and response by themselves"
+            )
+        return place + len(self.header)
