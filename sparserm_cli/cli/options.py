@@ -76,6 +76,21 @@ ValFractionOption = Annotated[
 RewardOption = Annotated[
     Path | None, typer.Option("--reward", help="Fitted reward model.", show_default="RUN/reward")
 ]
+NormalizeOption = Annotated[
+    bool,
+    typer.Option("--normalize", help="Scores in standard deviations from the training responses' mean."),
+]
+ClipOption = Annotated[
+    float | None, typer.Option("--clip", help="Largest score, and smallest negated.", show_default="none")
+]
+AbstainOption = Annotated[
+    float | None,
+    typer.Option(
+        "--abstain",
+        help="Null for responses of a larger ood; 99 % of training responses are below 1.",
+        show_default="score all",
+    ),
+]
 
 COMMON = {"config", "json", "quiet", "help"}
 """Parameters that are the command's, not the stage's."""

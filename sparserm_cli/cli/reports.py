@@ -189,9 +189,9 @@ def score(out: Output, summary: "ScoreSummary") -> None:
     data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
     rows = f"{summary.read:,} rows read: {summary.accepted:,} accepted, {summary.rejected:,} rejected"
     scored = f"{summary.responses:,} responses scored in {duration(summary.seconds)}"
-    text = (
-        f"{rows}\n{summary.output}: {scored}, mean {summary.mean:+.3f}, standard deviation {summary.std:.3f}"
-    )
+    spread = f"mean {summary.mean:+.3f}, standard deviation {summary.std:.3f}"
+    left_out = f", {summary.abstained:,} abstained from" if summary.abstained else ""
+    text = f"{rows}\n{summary.output}: {scored}, {spread}{left_out}"
     if summary.output == "-":
         out.note(text)
     else:

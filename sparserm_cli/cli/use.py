@@ -36,6 +36,12 @@ def score(
     device: opt.DeviceOption = ScoreConfig.device,
     batch_tokens: opt.BatchTokensOption = None,
     deterministic: DeterministicOption = False,
+    normalize: opt.NormalizeOption = False,
+    clip: opt.ClipOption = None,
+    abstain: opt.AbstainOption = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens", help="Also a reward a token; they add up to the score.")
+    ] = False,
     limit: opt.LimitOption = None,
     split: opt.SplitOption = ScoreConfig.split,
     offline: opt.OfflineOption = False,

@@ -19,7 +19,15 @@ from sparserm_cli.config.base import (
     parse_worker,
 )
 from sparserm_cli.config.spine import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
-from sparserm_cli.config.use import CompareConfig, EvaluateConfig, ExplainConfig, ReportConfig, ScoreConfig
+from sparserm_cli.config.use import (
+    CompareConfig,
+    EvaluateConfig,
+    ExplainConfig,
+    Guards,
+    ReportConfig,
+    ResponsesConfig,
+    ScoreConfig,
+)
 
 __all__ = [
     "CONFIGS",
@@ -33,10 +41,12 @@ __all__ = [
     "ExtractConfig",
     "FitConfig",
     "FrequencyConfig",
+    "Guards",
     "Note",
     "Phases",
     "Progress",
     "ReportConfig",
+    "ResponsesConfig",
     "ScoreConfig",
     "SelectConfig",
     "StageConfig",

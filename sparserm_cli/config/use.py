@@ -11,8 +11,27 @@ from sparserm_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
-class ScoreConfig(StageConfig):
-    """`score`: rewards of new responses."""
+class Guards:
+    """What is done to rewards before something is optimised against them."""
+
+    normalize: bool = False
+    """Count scores in standard deviations of the training responses' scores, from their mean."""
+    clip: float | None = None
+    """Largest score and, negated, the smallest, after normalising; None leaves them as they are."""
+    abstain: float | None = None
+    """Largest `ood` that still gets a score, 99 % of training responses being below 1; None scores all."""
+
+    def __post_init__(self) -> None:
+        """Check the two limits."""
+        for name in ("clip", "abstain"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"--{name}", "a number above 0", str(value), "correct the option")
+
+
+@dataclass(frozen=True)
+class ResponsesConfig(StageConfig):
+    """What all have that read responses and compute on them."""
 
     file: str = ""
     """Responses: any shape of data that `sparserm score --help` names."""
@@ -41,7 +60,20 @@ class ScoreConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(ScoreConfig):
+class ScoreConfig(ResponsesConfig, Guards):
+    """`score`: rewards of new responses."""
+
+    tokens: bool = False
+    """Also give a reward for each token of a response."""
+
+    def __post_init__(self) -> None:
+        """Check what both parents have."""
+        ResponsesConfig.__post_init__(self)
+        Guards.__post_init__(self)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(ResponsesConfig):
     """`evaluate`: accuracy of the reward model on labelled data."""
 
     benchmark: Literal["pairs", "rm-bench", "reward-bench-2"] = "pairs"
@@ -106,7 +138,7 @@ class CompareConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class ExplainConfig(ScoreConfig):
+class ExplainConfig(ResponsesConfig):
     """`explain`: why one response got its score. It is row and response of `file`, or given as text."""
 
     row: int = 1

@@ -4,6 +4,7 @@ Axes: `n` responses, `d_in` width of the residual stream, `p` projections (layer
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -31,7 +32,7 @@ class RewardHead:
     """
 
     def __init__(self, arrays: HeadArrays, layers: Sequence[int], pool: str, device: str = "cpu") -> None:
-        self.arrays, self.layers = arrays, tuple(layers)
+        self.arrays, self.layers, self._pool, self._device = arrays, tuple(layers), pool, device
         self.poolings = POOLINGS[pool]
         self._directions = {
             layer: torch.as_tensor(rows, device=device) for layer, rows in arrays.directions.items()
@@ -46,6 +47,14 @@ class RewardHead:
         arrays = files.head if control is None else files.controls[control]
         pool = files.config.pool if arrays.directions else "mean"
         return cls(arrays, files.config.layers, pool, device)
+
+    def normalised(self, mean: float, std: float) -> Self:
+        """Return a head whose scores are these less `mean`, over `std`; a sum of parts stays one."""
+        weights = dict(self.arrays.weights)
+        last = "weight" if "weight" in weights else "weight_2"
+        weights[last] = weights[last] / np.float32(std)
+        weights["bias"] = (weights["bias"] - np.float32(mean)) / np.float32(std)
+        return type(self)(replace(self.arrays, weights=weights), self.layers, self._pool, self._device)
 
     def __call__(self, pooled: Pooled) -> Float32[np.ndarray, " n"]:
         """Score pooled vectors, layer to pooling to one row a response."""

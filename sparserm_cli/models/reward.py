@@ -4,19 +4,22 @@ Reads: a `reward/` folder and the language model it names. No SAE and no sae_len
 Memory: the model's lower blocks and one batch. Axes: n (responses).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 from jaxtyping import Float32
 
+from sparserm_cli.config import Guards
 from sparserm_cli.data.example import UNLABELLED, Example, Message
-from sparserm_cli.data.template import EncodedExample, PromptTemplate, tokenizer_digest
+from sparserm_cli.data.template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.models.attribution import Method, attributions
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
 from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.ood import BORDER, distances
 from sparserm_cli.models.pooling import Pooled, pooled_vectors
 from sparserm_cli.store.reward import RewardConfig, RewardFiles, read_reward
 
@@ -24,6 +27,32 @@ if TYPE_CHECKING:
     from sparserm_cli.models.backbone import DType
 
 Prompt = str | Sequence[Message | dict[str, str]]
+
+UNGUARDED = Guards()
+
+
+class Rewards(NamedTuple):
+    """What a reward model says of some responses.
+
+    Fields:
+        scores: one a response, NaN where it abstains.
+        ood: how far each lies from the training responses; 99 % of these are below 1.
+        tokens: for each response one reward a token, adding up to its score; None where it abstains.
+        method: how token rewards were found, only `exact` ones add up exactly; None if not asked for.
+    """
+
+    scores: Float32[np.ndarray, " n"]
+    ood: Float32[np.ndarray, " n"]
+    tokens: tuple[Float32[np.ndarray, " _"] | None, ...] = ()
+    method: Method | None = None
+
+    def split(self, counts: Sequence[int]) -> Iterator["Rewards"]:
+        """Yield the rewards of the first `counts[0]` responses, of the next `counts[1]`, and so on."""
+        start = 0
+        for count in counts:
+            at = slice(start, start + count)
+            yield Rewards(self.scores[at], self.ood[at], self.tokens[at], self.method)
+            start += count
 
 
 class RewardModel:
@@ -38,6 +67,7 @@ class RewardModel:
     Attributes:
         config: everything recorded about the fit.
         head: pooled vectors to scores.
+        normalised_head: the same in standard deviations of the training responses' scores, from their mean.
 
     """
 
@@ -45,6 +75,7 @@ class RewardModel:
         self.path, self.files, self.lm, self.template = path, files, lm, template
         self.config: RewardConfig = files.config
         self.head = RewardHead.from_files(files)
+        self.normalised_head = self.head.normalised(self.config.score_mean, self.config.score_std)
 
     @classmethod
     def load(
@@ -86,6 +117,14 @@ class RewardModel:
         """Most tokens of a prompt and one response together."""
         return self.config.max_length or self.lm.max_positions
 
+    def probe(self) -> EncodedExample | None:
+        """Return the response whose score the fit recorded; None where it recorded none (format 1)."""
+        if not self.config.probe:
+            return None
+        prompt, response = (np.array(self.config.probe[part], np.uint32) for part in ("prompt", "response"))
+        encoded = EncodedResponse(prompt, response, straddled=False, characters=0, truncated=False)
+        return EncodedExample(Example(1, None, "", ("",), (UNLABELLED,), None, {}), "", (encoded,))
+
     def control(self, name: str) -> RewardHead:
         """Return the head of one of the controls that were fitted beside the reward model."""
         return RewardHead.from_files(self.files, name)
@@ -111,10 +150,22 @@ class RewardModel:
             BadInputError: a response has no token or is longer than the model takes.
 
         """
+        rows = self.encode(prompts, responses)
+        if not rows:
+            return np.empty(0, np.float32)
+        vectors = self.pooled(rows, batch_tokens=batch_tokens, deterministic=deterministic)
+        return self.scores_of(vectors, deterministic=deterministic)
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedExample]:
+        """Return one tokenised row a response.
+
+        Raises:
+            ValueError: not as many prompts as responses.
+            BadInputError: a response has no token or is longer than the model takes.
+
+        """
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
-        if not prompts:
-            return np.empty(0, np.float32)
         examples = [
             Example(row, None, _turns(prompt), (response,), (UNLABELLED,), None, {})
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=1)
@@ -122,14 +173,72 @@ class RewardModel:
         rows = self.template.encode(examples)
         for row in rows:
             self._check_length(row)
-        vectors = self.pooled(rows, batch_tokens=batch_tokens, deterministic=deterministic)
-        return self.scores_of(vectors, deterministic=deterministic)
+        return rows
 
-    def scores_of(self, pooled: Pooled, *, deterministic: bool = False) -> Float32[np.ndarray, " n"]:
+    def rewards(
+        self,
+        rows: Sequence[EncodedExample],
+        guards: Guards = UNGUARDED,
+        *,
+        tokens: bool = False,
+        batch_tokens: int | None = None,
+        deterministic: bool = False,
+    ) -> Rewards:
+        """Return the guarded scores of tokenised rows, one a response, and how far each is from the fit's.
+
+        Args:
+            rows: at least one; none may have a response without tokens.
+            guards: normalising, clipping, abstaining.
+            tokens: give each response token a reward as well. Exact for linear heads: where the mean is
+                pooled, a token has its own share of it; where the last token is, that token has the whole
+                score. For a hidden layer they are integrated gradients, which are approximate.
+            batch_tokens: most tokens in one forward pass; None chooses by the machine.
+            deterministic: compute each prompt alone, so that rewards are equal to the bit in any company.
+
+        Raises:
+            ResourceError: the memory does not suffice for a response.
+
+        """
+        head = self.normalised_head if guards.normalize else self.head
+        how: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
+        if tokens:
+            found = attributions(self.lm, head, rows, **how)
+            scores = np.array([one.score for one in found], np.float32)
+            x = np.stack([one.projections for one in found]).astype(np.float32)
+            shares = [one.tokens.astype(np.float32) for one in found]
+            return self._guarded(guards, scores, x, shares, found[0].method)
+        vectors = self.pooled(rows, **how)
+        scores = self.scores_of(vectors, deterministic=deterministic, head=head)
+        return self._guarded(guards, scores, head.standardised(vectors).cpu().numpy())
+
+    def _guarded(
+        self,
+        guards: Guards,
+        scores: Float32[np.ndarray, " n"],
+        x: Float32[np.ndarray, "n p"],
+        shares: Sequence[Float32[np.ndarray, " _"]] = (),
+        method: Method | None = None,
+    ) -> Rewards:
+        """Clip, and abstain where a response is too far from those of the fit."""
+        ood = distances(x, self.files.whitening) / self.config.distance[BORDER]
+        kept = np.ones(len(x), bool) if guards.abstain is None else ood <= guards.abstain
+        bound = np.inf if guards.clip is None else guards.clip
+        clipped = np.clip(scores, -bound, bound)
+        tokens = tuple(
+            # Where the score was clipped its parts shrink with it, so that they still add up.
+            (share if new == old else share * (new / old)) if keep else None
+            for share, old, new, keep in zip(shares, scores, clipped, kept, strict=False)
+        )
+        return Rewards(np.where(kept, clipped, np.float32(np.nan)), ood.astype(np.float32), tokens, method)
+
+    def scores_of(
+        self, pooled: Pooled, *, deterministic: bool = False, head: RewardHead | None = None
+    ) -> Float32[np.ndarray, " n"]:
         """Return the scores of pooled vectors, one by one if not a bit may depend on the others."""
+        head = head or self.head
         count = len(pooled[self.lm.layers[0]]["mean"])
         if not deterministic or not count:
-            return self.head(pooled)
+            return head(pooled)
         alone = (
             {
                 layer: {name: one[row : row + 1] for name, one in found.items()}
@@ -137,7 +246,7 @@ class RewardModel:
             }
             for row in range(count)
         )
-        return np.concatenate([self.head(one) for one in alone])
+        return np.concatenate([head(one) for one in alone])
 
     def pooled(
         self, rows: Sequence[EncodedExample], *, batch_tokens: int | None = None, deterministic: bool = False

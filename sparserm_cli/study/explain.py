@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
 
 from sparserm_cli.config import ExplainConfig, Note
 from sparserm_cli.data.example import UNLABELLED, Example
@@ -17,11 +16,11 @@ from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import BadInputError
+from sparserm_cli.models.attribution import Attribution, Method, attributions, columns
 from sparserm_cli.models.identity import load_tokenizer
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.score import load_reward, responses_reader
 from sparserm_cli.store.directions import Directions, directions_path, read_directions
-from sparserm_cli.study.attribution import Attribution, Method, attributions, columns
 from sparserm_cli.study.token_text import token_texts
 
 
@@ -114,7 +113,7 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
     # 2. The one response, and the parts of its score.
     row = _typed_row(model, config) if reader is None else _file_row(model, reader, config.row)
     row = _one_response(row, config.response)
-    (found,) = attributions(model, row)
+    (found,) = attributions(model.lm, model.head, [row])
     if found.method != "exact":
         note(f"integrated gradients are approximate: here they miss {found.error:+.1e} of the score")
     # 3. The numbers get their names.
@@ -131,20 +130,6 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
         tuple(sorted(_directions(model, found), key=lambda one: -abs(one.contribution))),
         tuple(_tokens(model, row, found)),
     )
-
-
-def token_rewards(model: RewardModel, row: EncodedExample) -> list[Float32[np.ndarray, " t"]]:
-    """Return a reward for each token of each response of a row; those of a response add up to its score.
-
-    Exact for linear heads: where the mean is pooled, a token has the score of its own projections over the
-    number of tokens; where the last token is, that token has the whole score. For a hidden layer they are
-    integrated gradients, which are approximate.
-
-    Raises:
-        ResourceError: the memory does not suffice for a response.
-
-    """
-    return [found.tokens.astype(np.float32) for found in attributions(model, row)]
 
 
 def _typed_row(model: RewardModel, config: ExplainConfig) -> EncodedExample:

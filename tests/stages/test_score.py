@@ -15,10 +15,11 @@ from sparserm_cli.config import (
     ExtractConfig,
     FitConfig,
     FrequencyConfig,
+    Guards,
     ScoreConfig,
     SelectConfig,
 )
-from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
 from sparserm_cli.stages.encode import encode
 from sparserm_cli.stages.extract import extract
 from sparserm_cli.stages.fit import fit
@@ -237,3 +238,116 @@ def test_rm_bench_and_reward_bench_2_rules(run, tmp_path):
             EvaluateConfig(file=write(tmp_path / "x.jsonl", ROWS[30:]), run=run, benchmark="rm-bench"),
             **QUIET,
         )
+
+
+@pytest.fixture(scope="module")
+def linear(run, tmp_path_factory):
+    """Fit a linear head on the same run, whose token rewards are exact."""
+    from shutil import copytree
+
+    copy = copytree(run, tmp_path_factory.mktemp("linear") / "run")
+    fit(FitConfig(val_fraction=0.2, head="linear", loss="bt", run=copy), **QUIET)
+    return RewardModel.load(copy / "reward")
+
+
+def test_normalised_scores_by_hand(model):
+    """(score - mean) / std, with the mean and standard deviation that the fit recorded."""
+    rows = model.encode(PROMPTS, RESPONSES)
+    plain, normal = model.rewards(rows).scores, model.rewards(rows, Guards(normalize=True)).scores
+    expected = (plain - model.config.score_mean) / model.config.score_std
+    np.testing.assert_allclose(normal, expected, atol=1e-5)
+    np.testing.assert_allclose(plain, model.score(PROMPTS, RESPONSES), atol=1e-6)
+
+
+def test_training_scores_are_of_mean_0_and_deviation_1_when_normalised(model):
+    """Over the responses of all pairs, which is what the recorded numbers mean."""
+    texts = [row[side] for row in ROWS[:30] for side in ("chosen", "rejected")]
+    rows = model.encode([row["prompt"] for row in ROWS[:30] for _ in range(2)], texts)
+    scores = model.rewards(rows, Guards(normalize=True)).scores
+    assert abs(scores.mean()) < 1e-3
+    assert scores.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_clipping_bounds_both_sides(model):
+    """Nothing is beyond the bound, what was within is as it was."""
+    rows = model.encode(PROMPTS, RESPONSES)
+    plain = model.rewards(rows).scores
+    bound = float(np.median(np.abs(plain)))
+    np.testing.assert_array_equal(
+        model.rewards(rows, Guards(clip=bound)).scores, np.clip(plain, -bound, bound)
+    )
+
+
+def test_far_responses_are_abstained_from(model):
+    """Random bytes are further from the training responses than these are from each other."""
+    near = model.rewards(model.encode(PROMPTS[:30], RESPONSES[:30]))
+    rows = model.encode(["Q?"] * 2, ["good good", "q]Z~#|^@"])
+    found = model.rewards(rows)
+    assert (near.ood < 1).mean() > 0.9
+    assert found.ood[1] > 1 > found.ood[0]
+    guarded = model.rewards(rows, Guards(abstain=1.0), tokens=True)
+    assert np.isnan(guarded.scores).tolist() == [False, True]
+    assert guarded.tokens[1] is None
+    np.testing.assert_allclose(guarded.ood, found.ood, rtol=1e-3)
+
+
+@pytest.mark.parametrize("guards", [Guards(), Guards(normalize=True), Guards(normalize=True, clip=0.1)])
+def test_token_rewards_add_up_to_the_guarded_score(linear, guards):
+    """However the score was normalised or clipped."""
+    rows = linear.encode(PROMPTS, RESPONSES)
+    found = linear.rewards(rows, guards, tokens=True)
+    assert found.method == "exact"
+    assert [len(one) for one in found.tokens] == [len(row.responses[0].response_ids) for row in rows]
+    np.testing.assert_allclose([one.sum() for one in found.tokens], found.scores, atol=2e-5)
+    np.testing.assert_allclose(found.scores, linear.rewards(rows, guards).scores, atol=1e-5)
+
+
+def test_token_rewards_of_a_hidden_layer_are_labelled_approximate(model):
+    """Integrated gradients add up nearly."""
+    found = model.rewards(model.encode(PROMPTS[:5], RESPONSES[:5]), tokens=True)
+    assert found.method == "integrated gradients"
+    np.testing.assert_allclose([one.sum() for one in found.tokens], found.scores, atol=1e-2)
+
+
+def test_rewards_are_split_among_rows(model):
+    """Two of the first, none of the next, one of the last."""
+    whole = model.rewards(model.encode(PROMPTS[:3], RESPONSES[:3]), tokens=True)
+    first, none, last = whole.split([2, 0, 1])
+    assert (len(first.scores), len(none.scores), len(last.tokens)) == (2, 0, 1)
+    assert last.scores[0] == whole.scores[2]
+    assert last.ood[0] == whole.ood[2]
+
+
+def test_lines_with_tokens_and_abstained_rows(linear, tmp_path):
+    """The file says null where there is no score, and gives tokens with their rewards."""
+    rows = [
+        {"prompt": "Q?", "responses": ["good good", "q]Z~#|^@"]},
+        {"prompt": "Q?", "responses": ["good good"]},
+    ]
+    file, output = write(tmp_path / "r.jsonl", rows), tmp_path / "s.jsonl"
+    asked = ScoreConfig(file=file, reward=linear.path, output=str(output), tokens=True, abstain=1.0)
+    summary = score(asked, **QUIET)
+    both, one = (json.loads(line) for line in output.read_text().splitlines())
+    assert (summary.responses, summary.abstained, summary.token_method) == (3, 1, "exact")
+    assert both["scores"][1] is both["token_rewards"][1] is None
+    assert [len(ids) for ids in both["token_ids"]] == [9, 8]
+    assert both["ood"][1] > 1 > both["ood"][0]
+    assert sum(both["token_rewards"][0]) == pytest.approx(both["scores"][0], abs=1e-5)
+    assert len(one["token_ids"]) == len(one["token_rewards"]) == 9
+    assert sum(one["token_rewards"]) == pytest.approx(one["score"], abs=1e-5)
+    assert summary.mean == pytest.approx((both["scores"][0] + one["score"]) / 2, abs=1e-6)
+
+
+def test_the_probe_is_scored_as_at_the_fit(model):
+    """What a server tests itself with: ids and score of one training response."""
+    row = model.probe()
+    assert row is not None
+    assert float(model.rewards([row]).scores[0]) == pytest.approx(model.config.probe["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"clip": 0.0}, {"abstain": -1.0}, {"clip": float("nan")}])
+def test_limits_that_make_no_sense_are_refused(options):
+    """Named like the option."""
+    (name,) = options
+    with pytest.raises(UsageError, match=f"--{name}: expected a number above 0"):
+        ScoreConfig(file="x", **options)

@@ -13,14 +13,14 @@ import torch
 from sparserm_cli.config import ExplainConfig, FitConfig
 from sparserm_cli.data.example import Example
 from sparserm_cli.errors import BadInputError, CorruptStoreError, UsageError
+from sparserm_cli.models.attribution import attribution, attributions, columns
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.store.directions import directions_path, read_directions
 from sparserm_cli.store.files import remove_folder
 from sparserm_cli.store.reward import HeadArrays, reward_path
-from sparserm_cli.study.attribution import attribution, columns
-from sparserm_cli.study.explain import Explanation, explain, token_rewards
+from sparserm_cli.study.explain import Explanation, explain
 
 made = run_path(str(Path(__file__).with_name("tiny_run.py")))
 tiny_run, ROWS, quiet = made["tiny_run"], made["ROWS"], made["quiet"]
@@ -114,7 +114,7 @@ def test_token_rewards_add_up_to_each_score(head: str, pool: str, runs: dict[Any
     model = RewardModel.load(runs[head, pool])
     texts = (*TEXTS, TEXTS[0])
     (row,) = model.template.encode([Example(1, None, "Why?", texts, (0,) * 4, None, {})])
-    rewards = token_rewards(model, row)
+    rewards = [found.tokens for found in attributions(model.lm, model.head, [row])]
     assert [len(one) for one in rewards] == [len(one.response_ids) for one in row.responses]
     scores = model.score(["Why?"] * 4, texts)
     tolerance = 2e-5 if head == "linear" else 1e-2 * float(np.abs(scores).max())

@@ -11,7 +11,7 @@ The mean over tokens of the projections is the projection of the mean, so each t
 Axes: t (response tokens), p (projections: layers x poolings x directions).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -23,8 +23,8 @@ from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import ResourceError
 from sparserm_cli.models.capture import Residuals, capture, pool
 from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.pooling import forest_of
-from sparserm_cli.models.reward import RewardModel
 
 STEPS = 1024
 """Points on the line from the mean training response at which a hidden layer's gradient is taken."""
@@ -57,23 +57,40 @@ class Attribution(NamedTuple):
         return self.score - self.intercept - float(self.directions.sum())
 
 
-def attributions(model: RewardModel, row: EncodedExample) -> list[Attribution]:
-    """Return the parts of the score of each response of a row, in its order.
+def attributions(
+    lm: LanguageModel,
+    head: RewardHead,
+    rows: Sequence[EncodedExample],
+    *,
+    batch_tokens: int | None = None,
+    deterministic: bool = False,
+) -> list[Attribution]:
+    """Return the parts of the score of each response of some rows, in their order.
+
+    Args:
+        lm: the loaded model.
+        head: what scores.
+        rows: tokenised rows; none may have a response without tokens.
+        batch_tokens: most tokens in one forward pass; None chooses by the machine.
+        deterministic: compute each response alone, so that its parts are equal to the bit in any company.
 
     Raises:
         ResourceError: the memory does not suffice for a response.
 
     """
-    forest = forest_of([row])
+    forest = forest_of(rows)
     facts: dict[str, Any] = {}
-    taken = {
-        (tree, response): residuals
-        for tree, response, residuals in capture(model.lm, forest.trees, facts=facts)
+    # Residuals are many; of each response only its parts are kept.
+    found = {
+        (tree, response): attribution(head, residuals)
+        for tree, response, residuals in capture(
+            lm, forest.trees, batch_tokens=batch_tokens, deterministic=deterministic, facts=facts
+        )
     }
     if facts["rejected"]:
         reason = facts["rejected"][0][2]
-        raise ResourceError(f"row {row.example.row}", "memory for every response", reason, "shorten it")
-    return [attribution(model.head, taken[int(tree), int(response)]) for tree, response in forest.place]
+        raise ResourceError("a response", "memory for it", reason, "shorten it")
+    return [found[int(tree), int(response)] for tree, response in forest.place]
 
 
 def attribution(head: RewardHead, residuals: Residuals) -> Attribution:
@@ -84,14 +101,14 @@ def attribution(head: RewardHead, residuals: Residuals) -> Attribution:
         pooled[layer] = {"last": last, "mean": mean}
     x = head.standardised(pooled)
     score, intercept = (float(head.score(at)[0]) for at in (x, torch.zeros_like(x)))
-    slope, method = _slope(head, x[0])
+    slope = _slope(head, x[0])
     projections = x[0].cpu().double().numpy()
     shares = _token_shares(head, residuals) @ slope
     if "mean" in head.poolings:
         shares += intercept / len(shares)
     else:
         shares[-1] += intercept
-    return Attribution(score, intercept, projections, slope * projections, shares, method)
+    return Attribution(score, intercept, projections, slope * projections, shares, method_of(head))
 
 
 def columns(head: RewardHead) -> Iterator[tuple[int, str, int]]:
@@ -105,15 +122,20 @@ def columns(head: RewardHead) -> Iterator[tuple[int, str, int]]:
                 yield layer, pooling, number
 
 
-def _slope(head: RewardHead, x: Float32[Tensor, " p"]) -> tuple[Float64[np.ndarray, " p"], Method]:
+def method_of(head: RewardHead) -> Method:
+    """Tell how the parts of this head's scores are found."""
+    return "exact" if "weight" in head.arrays.weights else "integrated gradients"
+
+
+def _slope(head: RewardHead, x: Float32[Tensor, " p"]) -> Float64[np.ndarray, " p"]:
     """Return the mean gradient of the score on the line from the mean training response to `x`."""
     weight = head.arrays.weights.get("weight")
     if weight is not None:
-        return weight.astype(np.float64), "exact"
+        return weight.astype(np.float64)
     steps = (torch.arange(STEPS, device=x.device, dtype=x.dtype) + 0.5) / STEPS
     path = (steps[:, None] * x).requires_grad_()
     (gradient,) = torch.autograd.grad(head.score(path).sum(), path)
-    return gradient.double().mean(dim=0).cpu().numpy(), "integrated gradients"
+    return gradient.double().mean(dim=0).cpu().numpy()
 
 
 def _token_shares(head: RewardHead, residuals: Residuals) -> Float64[np.ndarray, "t p"]:
