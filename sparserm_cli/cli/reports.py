@@ -212,7 +212,7 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
         rows = [_pair_row(name, told) for name, told in scorers.items()]
     elif summary.benchmark == "rm-bench":
         columns, title = (
-            ["scorer", "hard", "normal", "easy", "total"],
+            ["scorer", "hard", "normal", "easy", "total", "95 % interval"],
             f"RM-Bench, {metrics['rows']:,} prompts",
         )
         parts = ("hard", "normal", "easy")
@@ -220,25 +220,55 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
         for name, told in scorers.items():
             domains = told["domains"].values()
             means = [sum(one[part] for one in domains) / len(domains) for part in parts]
-            rows.append([name, *map(_percent, means), _percent(told["total"])])
+            rows.append([name, *map(_percent, means), _percent(told["total"]), _interval(told)])
     else:
         subsets = list(metrics["prompts"])
-        columns, title = ["scorer", *subsets, "score"], f"RewardBench 2, {metrics['rows']:,} prompts"
+        columns = ["scorer", *subsets, "score", "95 % interval"]
+        title = f"RewardBench 2, {metrics['rows']:,} prompts"
         rows = [
-            [name, *(_percent(told["subsets"][one]) for one in subsets), _percent(told["score"])]
+            [
+                name,
+                *(_percent(told["subsets"][one]) for one in subsets),
+                _percent(told["score"]),
+                _interval(told),
+            ]
             for name, told in scorers.items()
         ]
     out.note(rows_told)
     out.table(data, title, columns, rows)
+    if not out.as_json:
+        out.result({}, _calibrated(metrics))
     out.note(f"written to {summary.path}")
+
+
+def _calibrated(metrics: Mapping[str, Any]) -> str:
+    """Tell what confidence is worth, and what length has to do with the reward."""
+    error, bias = metrics["reliability"]["error"], metrics["length_bias"]
+    parts = [
+        f"{name} chosen {_percent(bias[name]['accuracy'])} right ({bias[name]['pairs']:,} pairs)"
+        for name in ("longer", "shorter")
+        if bias[name]["pairs"]
+    ]
+    correlation = bias["correlation"]
+    told = "none: one of them is constant" if correlation is None else f"{correlation:+.2f}"
+    return "\n".join(
+        [
+            f"calibration: confidence and accuracy are {100 * error:.1f} points apart on average",
+            "length: " + ", ".join([f"rank correlation with the margin {told}", *parts]),
+        ]
+    )
 
 
 def _pair_row(name: str, told: Mapping[str, Any]) -> list[str]:
     """Return the cells of one scorer's pair accuracy."""
     gap = told.get("reward_less_this")
     shown = "" if gap is None else f"{_points(gap['value'])} [{_points(gap['low'])}, {_points(gap['high'])}]"
-    interval = f"{_percent(told['low'])} to {_percent(told['high'])}"
-    return [name, _percent(told["accuracy"]), interval, shown, str(told["ties"])]
+    return [name, _percent(told["accuracy"]), _interval(told), shown, str(told["ties"])]
+
+
+def _interval(told: Mapping[str, Any]) -> str:
+    """Write the ends of an interval."""
+    return f"{_percent(told['low'])} to {_percent(told['high'])}"
 
 
 def _points(value: float) -> str:

@@ -19,6 +19,8 @@ BINS = 10
 PAIRS_PER_BIN = 20
 """Pairs in a group at least: fewer say nothing."""
 
+_NAN = float("nan")
+
 Margins = Float64[np.ndarray, " pairs"]
 Groups = Integer[np.ndarray, " pairs"]
 
@@ -147,9 +149,32 @@ def reliability_from(value: Mapping[str, Any]) -> Reliability:
 
     """
     bins = tuple(
-        ReliabilityBin(float(one["confidence"]), PairAccuracy(**one["right"])) for one in value["bins"]
+        ReliabilityBin(float(one["confidence"]), _accuracy_from(one["right"])) for one in value["bins"]
     )
     return Reliability(bins, float(value["error"]))
+
+
+def length_bias_from(value: Mapping[str, Any]) -> LengthBias:
+    """Read what `to_json` made of a length bias.
+
+    Raises:
+        KeyError: it is something else.
+        TypeError: it is something else.
+
+    """
+    parts = {name: _accuracy_from(value[name]) for name in ("longer", "shorter", "equal")}
+    bins = tuple(
+        LengthBin(float(one["length"]), float(one["margin"]), _accuracy_from(one["right"]))
+        for one in value["bins"]
+    )
+    correlation = value["correlation"]
+    return LengthBias(correlation=_NAN if correlation is None else float(correlation), bins=bins, **parts)
+
+
+def _accuracy_from(value: Mapping[str, Any]) -> PairAccuracy:
+    """Read an accuracy; null is that of no pairs."""
+    found = PairAccuracy(**value)
+    return found._replace(accuracy=_NAN) if found.accuracy is None else found
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from sparserm_cli.config import Note, Phases, ReportConfig
 from sparserm_cli.models.head import RewardHead
-from sparserm_cli.study.calibration import length_bias, reliability, reliability_from
+from sparserm_cli.study.calibration import length_bias, length_bias_from, reliability, reliability_from
 from sparserm_cli.study.report_contexts import Contexts, feature_contexts
 from sparserm_cli.study.report_facts import Missing, RunFacts, open_run
 from sparserm_cli.study.report_page import write_page
@@ -95,11 +95,12 @@ def _scored(run: RunFacts, progress: Phases) -> Scored | Missing:
     head = RewardHead.from_files(run.scored)
     stored = stored_scores(run.capture, head, partial(progress, "scores"))
     pairs = pair_scores(run.capture, stored.scores)
-    found = {"fitted": reliability(pairs.margin, pairs.group)}
-    evaluation = {} if isinstance(run.evaluation, Missing) else run.evaluation
-    if "reliability" in evaluation:
-        found = {"held-out": reliability_from(evaluation["reliability"]), **found}
-    return Scored(stored, pairs, found, length_bias(pairs.margin, pairs.length, pairs.group))
+    calibration = {"fitted": reliability(pairs.margin, pairs.group)}
+    length = {"fitted": length_bias(pairs.margin, pairs.length, pairs.group)}
+    if not isinstance(run.evaluation, Missing):
+        calibration = {"held-out": reliability_from(run.evaluation["reliability"]), **calibration}
+        length = {"held-out": length_bias_from(run.evaluation["length_bias"]), **length}
+    return Scored(stored, pairs, calibration, length)
 
 
 def _contexts(run: RunFacts, progress: Phases) -> ContextsOf | Missing:

@@ -115,14 +115,17 @@ def length_figure(pairs: PairScores, bias: LengthBias) -> Figure:
     return {"data": [points, means], "layout": layout}
 
 
-def length_accuracy_figure(bias: LengthBias) -> Figure:
-    """Draw accuracy against difference in length."""
-    lengths, right = [one.length for one in bias.bins], [one.right for one in bias.bins]
-    trace = {**_accuracies("accuracy", lengths, right, BLUE, "%{x:+.1f} tokens"), "mode": "lines+markers"}
+def length_accuracy_figure(found: Mapping[str, LengthBias]) -> Figure:
+    """Draw accuracy against difference in length, a line for each set of pairs."""
+    traces = []
+    for (name, bias), colour in zip(found.items(), (BLUE, GREY), strict=False):
+        lengths, right = [one.length for one in bias.bins], [one.right for one in bias.bins]
+        trace = _accuracies(name, lengths, right, colour, "%{x:+.1f} tokens")
+        traces.append({**trace, "mode": "lines+markers"})
     layout = layout_of("chosen length less rejected length (tokens)", "how often it is right")
     layout["yaxis"] |= {"tickformat": ".0%"}
     layout["shapes"] = [_line(0, 0.5, 1, 0.5, xref="paper"), _line(0, 0, 0, 1, yref="paper")]
-    return {"data": [trace], "layout": {**layout, "showlegend": False}}
+    return {"data": traces, "layout": layout}
 
 
 def layout_of(xlabel: str, ylabel: str, height: int = 340) -> Figure:

@@ -129,8 +129,8 @@ class Page:
     """The directions."""
     calibration: Mapping[str, float]
     """Set of pairs to expected calibration error."""
-    length: LengthBias | Missing
-    """What length has to do with the scores."""
+    length: Mapping[str, LengthBias] | Missing
+    """Set of pairs to what length has to do with their scores."""
     wrong: WrongTable | Missing
     """The most wrong pairs."""
     origin: Origin

@@ -44,13 +44,13 @@ class Scored(NamedTuple):
         stored: score and projections of each response.
         pairs: those that can be compared.
         reliability: set of pairs to its calibration.
-        length: what length has to do with the scores.
+        length: set of pairs to what length has to do with their scores.
     """
 
     stored: StoredScores
     pairs: PairScores
     reliability: Mapping[str, Reliability]
-    length: LengthBias
+    length: Mapping[str, LengthBias]
 
 
 class Findings(NamedTuple):
@@ -178,7 +178,7 @@ def _figures(run: RunFacts, scored: Scored | Missing) -> dict[str, Figure | Miss
         "score-figure": draw.score_figure(*sides),
         "margin-figure": draw.margin_figure(pairs),
         "reliability-figure": draw.reliability_figure(scored.reliability),
-        "length-figure": draw.length_figure(pairs, scored.length),
+        "length-figure": draw.length_figure(pairs, scored.length["fitted"]),
         "length-accuracy-figure": draw.length_accuracy_figure(scored.length),
     }
 

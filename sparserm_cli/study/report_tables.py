@@ -129,14 +129,11 @@ def evaluation_table(metrics: Mapping[str, Any]) -> AccuracyTable:
         columns = ("accuracy", "95 % interval", "reward less this", "pairs", "prompts", "ties")
         rows = [(name, _pair_cells(told)) for name, told in scorers.items()]
     elif metrics["benchmark"] == "rm-bench":
-        columns = ("hard", "normal", "easy", "total")
+        columns = ("hard", "normal", "easy", "total", "95 % interval")
         rows = [(name, _rm_bench_cells(told, columns[:3])) for name, told in scorers.items()]
     else:
-        columns = (*metrics["prompts"], "score")
-        rows = [
-            (name, (*(percent(told["subsets"][one]) for one in columns[:-1]), percent(told["score"])))
-            for name, told in scorers.items()
-        ]
+        columns = (*metrics["prompts"], "score", "95 % interval")
+        rows = [(name, _best_of_n_cells(told, columns[:-2])) for name, told in scorers.items()]
     return AccuracyTable(columns, tuple(rows))
 
 
@@ -249,7 +246,12 @@ def _pair_cells(told: Mapping[str, Any]) -> tuple[str, ...]:
 def _rm_bench_cells(told: Mapping[str, Any], parts: Sequence[str]) -> tuple[str, ...]:
     domains = told["domains"].values()
     means = (percent(float(np.mean([one[part] for one in domains]))) for part in parts)
-    return (*means, percent(told["total"]))
+    return (*means, percent(told["total"]), interval(told["low"], told["high"]))
+
+
+def _best_of_n_cells(told: Mapping[str, Any], subsets: Sequence[str]) -> tuple[str, ...]:
+    parts = (percent(told["subsets"][one]) for one in subsets)
+    return (*parts, percent(told["score"]), interval(told["low"], told["high"]))
 
 
 def _shown(value: Any) -> str:

@@ -5,6 +5,7 @@ the group of its prompt. Pairs of one prompt are not independent, so whole promp
 Tibshirani 1993, chapter 8.6). A tie is wrong, as in RM-Bench, and is counted.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -104,6 +105,26 @@ def difference(
     spread = float(np.sqrt(np.sum((sums - value * counts) ** 2)))
     p = 2.0 * float(ndtr(-abs(float(sums.sum())) / spread)) if spread > 0 else 1.0
     return Difference(value, low, high, p)
+
+
+def interval_of_means(parts: Sequence[Float64[np.ndarray, " _"]]) -> tuple[float, float]:
+    """Return the 95 % interval of the plain mean of the parts' means, over prompts drawn part by part.
+
+    Args:
+        parts: a value a prompt, for each part of a benchmark.
+
+    """
+    if all(len(part) == 0 or part.min() == part.max() for part in parts):  # nothing varies
+        value, count = np.mean([part.mean() for part in parts]), sum(map(len, parts))
+        low, high = wilson_interval(np.array([value]), np.array([float(count)]))
+        return float(low[0]), float(high[0])
+    generator = np.random.default_rng(0)
+    total = np.zeros(SAMPLES)
+    for part in parts:
+        drawn = generator.multinomial(len(part), np.full(len(part), 1 / len(part)), SAMPLES)
+        total += drawn @ part / len(part)
+    low, high = np.quantile(total / len(parts), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def fold_spread(right: Shaped[np.ndarray, " pairs"], fold: Integer[np.ndarray, " pairs"]) -> float:

@@ -187,6 +187,12 @@ def test_evaluate_by_hand(run, model, tmp_path):
     assert scorers["chance"]["accuracy"] == 0.5
     assert {"random directions", "dense", "difference of means", "length only"} < set(scorers)
     assert scorers["length only"]["ties"] == len(rows)
+    # Ten pairs are one bin: its confidence is the mean of 1 / (1 + exp(-|margin|)).
+    (bin_,) = done.metrics["reliability"]["bins"]
+    assert bin_["confidence"] == pytest.approx(np.mean(1 / (1 + np.exp(-np.abs(good - poor)))), abs=1e-6)
+    assert bin_["right"]["accuracy"] == scorers["reward"]["accuracy"]
+    assert done.metrics["length_bias"]["equal"]["pairs"] == len(rows)
+    assert done.metrics["length_bias"]["correlation"] is None
 
 
 def test_row_22_trained_prompts_are_no_held_out_data(run, tmp_path):
@@ -216,6 +222,7 @@ def test_rm_bench_and_reward_bench_2_rules(run, tmp_path):
     ]
     assert told["domains"]["chat"]["n"] == 4
     assert told["total"] in {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert 0.0 <= told["low"] <= told["total"] <= told["high"] <= 1.0
     best = [
         {
             "id": str(n),
@@ -233,6 +240,7 @@ def test_rm_bench_and_reward_bench_2_rules(run, tmp_path):
         "scorers"
     ]
     assert set(told["reward"]["subsets"]) == {"focus"}
+    assert told["reward"]["low"] <= told["reward"]["score"] <= told["reward"]["high"]
     with pytest.raises(BadInputError, match="expected three chosen and three rejected answers"):
         evaluate(
             EvaluateConfig(file=write(tmp_path / "x.jsonl", ROWS[30:]), run=run, benchmark="rm-bench"),

@@ -5,7 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from sparserm_cli.study.benchmarks import TiedPrompt, best_of_n, rm_bench, rm_bench_domain, ties_score
+from sparserm_cli.study.benchmarks import (
+    TiedPrompt,
+    best_of_n,
+    rm_bench,
+    rm_bench_domain,
+    rm_bench_points,
+    ties_points,
+    ties_score,
+)
 
 
 def test_rm_bench_matrix_by_hand():
@@ -18,6 +26,7 @@ def test_rm_bench_matrix_by_hand():
     assert (found.hard, found.normal, found.n) == (0.0, 0.5, 2)
     assert found.easy == pytest.approx(2.5 / 3)
     assert found.mean == pytest.approx((0 + 0.5 + 2.5 / 3) / 3)
+    assert rm_bench_points(chosen, rejected) == pytest.approx([(0 + 2 / 3 + 1) / 3, (0 + 1 / 3 + 2 / 3) / 3])
 
 
 def test_rm_bench_domains_merge_safety():
@@ -51,6 +60,8 @@ def test_ties_by_hand():
     margin = (math.tanh(1 / 0.5 - 1) + math.tanh(-1 / 2 - 1)) / 2
     expected = 0.3 * 0.5 + 0.3 * 1 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * margin
     assert ties_score(prompts) == pytest.approx(expected)
+    points = [1.0 + 0.01 * math.tanh(1 / 0.5 - 1), 0.3 + 0.01 * math.tanh(-1 / 2 - 1)]
+    assert ties_points(prompts) == pytest.approx(points)
 
 
 def test_equal_right_answers_do_not_divide_by_zero():

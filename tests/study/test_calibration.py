@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm_cli.study.calibration import length_bias, reliability, reliability_from, to_json
+from sparserm_cli.study.calibration import (
+    length_bias,
+    length_bias_from,
+    reliability,
+    reliability_from,
+    to_json,
+)
 
 
 def test_reliability_of_two_sizes_of_margin() -> None:
@@ -73,4 +79,7 @@ def test_constant_lengths_have_no_correlation() -> None:
     told = to_json(found)
     assert told["correlation"] is None
     assert told["longer"]["accuracy"] is None
-    json.dumps(told, allow_nan=False)
+    again = length_bias_from(json.loads(json.dumps(told, allow_nan=False)))
+    assert math.isnan(again.correlation)
+    assert math.isnan(again.longer.accuracy)
+    assert (again.equal, again.bins) == (found.equal, found.bins)

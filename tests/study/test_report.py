@@ -226,18 +226,21 @@ def test_evaluation_of_another_reward_model_is_not_shown(run: Path) -> None:
     }
 
 
-def test_calibration_on_held_out_pairs_is_drawn_if_it_was_measured(run: Path) -> None:
-    """`reliability` in evaluation.json comes first."""
+def test_calibration_and_length_on_held_out_pairs_come_first(run: Path) -> None:
+    """What `evaluate` measured stands before what the fitted pairs show."""
     told = json.loads(evaluation_path(run).read_text())
     del told["seal"]
     accuracy = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "pairs": 9, "prompts": 9, "ties": 0}
     measured = {"bins": [{"confidence": 0.75, "right": accuracy}], "error": 0.25}
-    write_evaluation(evaluation_path(run), {**told, "reliability": measured})
+    lengths = {**told["length_bias"], "correlation": 0.43}
+    write_evaluation(evaluation_path(run), {**told, "reliability": measured, "length_bias": lengths})
     do(run)
     page = page_of(run)
     assert "Expected calibration error on held-out pairs: 25.0 %." in page.text
-    figure = json.loads(page.scripts[0])["reliability-figure"]
-    assert [trace["name"] for trace in figure["data"]] == ["held-out", "fitted"]
+    assert "Rank correlation of length difference and margin on held-out pairs: +0.43." in page.text
+    for name in ("reliability-figure", "length-accuracy-figure"):
+        figure = json.loads(page.scripts[0])[name]
+        assert [trace["name"] for trace in figure["data"]] == ["held-out", "fitted"]
 
 
 @pytest.mark.parametrize("benchmark", ["rm-bench", "reward-bench-2"])
@@ -248,12 +251,12 @@ def test_other_benchmarks_have_their_tables(benchmark: str, run: Path) -> None:
     if benchmark == "rm-bench":
         parts = {"hard": 0.25, "normal": 0.5, "easy": 0.75}
         one: dict[str, Any] = {"domains": {"chat": parts, "math": parts}, "total": 0.5}
-        expected = ["hard", "normal", "easy", "total", "25.0 %"]
+        expected = ["hard", "normal", "easy", "total", "25.0 %", "31.0 to 71.0 %"]
     else:
         told["prompts"] = {"factuality": 7}
         one = {"subsets": {"factuality": 0.625}, "score": 0.625}
-        expected = ["factuality", "score", "62.5 %"]
-    scorers = dict.fromkeys(told["scorers"], one)
+        expected = ["factuality", "score", "62.5 %", "31.0 to 71.0 %"]
+    scorers = {name: {**one, "low": 0.31, "high": 0.71} for name in told["scorers"]}
     write_evaluation(evaluation_path(run), {**told, "benchmark": benchmark, "scorers": scorers})
     assert do(run).missing == {}
     text = page_of(run).text

@@ -70,7 +70,7 @@ def test_every_figure_is_one_that_plotly_knows() -> None:
         margin_figure(pairs),
         reliability_figure({"held-out": found, "validation": found, "training": found}),
         length_figure(pairs, bias),
-        length_accuracy_figure(bias),
+        length_accuracy_figure({"held-out": bias, "fitted": bias}),
     ]
     for figure in figures:
         go.Figure(json.loads(json.dumps(figure, allow_nan=False)))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparserm_cli.study.statistics import difference, fold_spread, pair_accuracy
+from sparserm_cli.study.statistics import difference, fold_spread, interval_of_means, pair_accuracy
 
 
 def test_a_tie_is_wrong_and_counted():
@@ -99,3 +99,15 @@ def test_fold_spread_by_hand():
     right = np.array([True, True, True, False, False, False])
     assert fold_spread(right, np.array([0, 0, 1, 1, 2, 2])) == pytest.approx(0.5)
     assert np.isnan(fold_spread(right, np.zeros(6, int)))
+
+
+def test_interval_of_a_mean_of_means():
+    """Parts of 100 and 400 prompts, half of them right: variance (1/400 + 1/1600) / 4, so +- 0.055."""
+    low, high = interval_of_means([np.arange(100) % 2 / 1.0, np.arange(400) % 2 / 1.0])
+    assert low == pytest.approx(0.5 - 1.96 * 0.02795, abs=0.006)
+    assert high == pytest.approx(0.5 + 1.96 * 0.02795, abs=0.006)
+
+
+def test_a_mean_of_nothing_but_ones_is_not_certain():
+    """Wilson's interval over all prompts: 10 of 10 is 0.722 to 1."""
+    assert interval_of_means([np.ones(4), np.ones(6)]) == pytest.approx((0.7225, 1.0), abs=1e-4)

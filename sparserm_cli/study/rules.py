@@ -1,0 +1,179 @@
+"""What `evaluate` makes of scored rows by the rules of each benchmark, as JSON; intervals are over prompts.
+
+Axes: `responses` of a row, `pairs` of a chosen and a rejected one of them.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt64
+
+from sparserm_cli.data.example import CHOSEN, REJECTED, Example
+from sparserm_cli.errors import BadInputError
+from sparserm_cli.study.benchmarks import (
+    TIES_SUBSET,
+    TiedPrompt,
+    best_of_n,
+    rm_bench,
+    rm_bench_domain,
+    rm_bench_points,
+    ties_points,
+    ties_score,
+)
+from sparserm_cli.study.calibration import length_bias, reliability, to_json
+from sparserm_cli.study.statistics import difference, interval_of_means, pair_accuracy
+
+REWARD = "reward"
+"""The reward model's own name among the scorers."""
+CHANCE = "chance"
+LENGTH = "length only"
+
+
+class ScoredExample(NamedTuple):
+    """One row with the scores of its responses by every scorer.
+
+    Fields:
+        example: the row without its texts' vectors.
+        group: key of its prompt.
+        scores: scorer to scores, in the row's order.
+        tokens: of each response.
+    """
+
+    example: Example
+    group: int
+    scores: Mapping[str, Float64[np.ndarray, " responses"]]
+    tokens: Int64[np.ndarray, " responses"]
+
+    def sides(self, name: str) -> tuple[Float64[np.ndarray, " chosen"], Float64[np.ndarray, " rejected"]]:
+        """Return one scorer's scores of the chosen and of the rejected responses."""
+        return self._sides(self.scores[name])
+
+    def margins(self, name: str) -> Float64[np.ndarray, " pairs"]:
+        """Return one scorer's chosen less rejected score of every pair."""
+        return np.subtract.outer(*self.sides(name)).reshape(-1)
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " pairs"]:
+        """Chosen less rejected tokens of every pair."""
+        return np.subtract.outer(*self._sides(self.tokens)).reshape(-1)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a chosen and a rejected response."""
+        return self.example.sides.count(CHOSEN) * self.example.sides.count(REJECTED)
+
+    def _sides(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sides = np.array(self.example.sides)
+        return values[sides == CHOSEN], values[sides == REJECTED]
+
+
+def _pairs(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
+    """Every chosen against every rejected response of a row; with subsets where rows name them."""
+    groups = _groups(rows)
+    subsets = np.array([row.example.subset or "" for row in rows for _ in range(row.pairs)])
+    margins = {name: np.concatenate([row.margins(name) for row in rows]) for name in names}
+    scorers = {name: pair_accuracy(found, groups)._asdict() for name, found in margins.items()}
+    for name in names[1:]:
+        scorers[name]["reward_less_this"] = difference(margins[REWARD], margins[name], groups)._asdict()
+    parts = {
+        str(subset): {
+            name: pair_accuracy(found[subsets == subset], groups[subsets == subset])._asdict()
+            for name, found in margins.items()
+        }
+        for subset in np.unique(subsets)
+        if subset
+    }
+    count = len(groups)
+    chance = {
+        "accuracy": 0.5,
+        "low": 0.5,
+        "high": 0.5,
+        "pairs": count,
+        "prompts": len(np.unique(groups)),
+        "ties": 0,
+    }
+    return {"pairs": count, "scorers": {**scorers, CHANCE: chance}, "subsets": parts}
+
+
+def _groups(rows: list[ScoredExample]) -> UInt64[np.ndarray, " pairs"]:
+    """Return the prompt of every pair."""
+    return np.repeat(np.array([row.group for row in rows], np.uint64), [row.pairs for row in rows])
+
+
+def calibrated(rows: list[ScoredExample]) -> dict[str, Any]:
+    """Return whether confidence is worth what it says, and what length has to do with the reward."""
+    groups, lengths = _groups(rows), np.concatenate([row.lengths for row in rows])
+    margins = np.concatenate([row.margins(REWARD) for row in rows])
+    return {
+        "reliability": to_json(reliability(margins, groups)),
+        "length_bias": to_json(length_bias(margins, lengths, groups)),
+    }
+
+
+def _rm_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
+    """RM-Bench's matrix a domain, and the mean of the domains.
+
+    Raises:
+        BadInputError: a row has not three answers a side, or no domain of RM-Bench.
+
+    """
+    domains: dict[str, list[ScoredExample]] = defaultdict(list)
+    for row in rows:
+        domain = rm_bench_domain(row.example.subset)
+        if domain is None or [row.example.sides.count(side) for side in (CHOSEN, REJECTED)] != [3, 3]:
+            what = f"{len(row.example.sides)} answers, domain {row.example.subset!r}"
+            expected = "three chosen and three rejected answers and a domain of RM-Bench"
+            raise BadInputError(f"row {row.example.row}", expected, what, "use --benchmark pairs")
+        domains[domain].append(row)
+    scorers: dict[str, Any] = {}
+    for name in names:
+        found, points = {}, []
+        for domain, members in domains.items():
+            chosen, rejected = map(np.stack, zip(*(row.sides(name) for row in members), strict=True))
+            result = rm_bench(chosen, rejected)
+            found[domain] = {**result._asdict(), "matrix": result.matrix.tolist(), "mean": result.mean}
+            points.append(rm_bench_points(chosen, rejected))
+        low, high = interval_of_means(points)
+        total = float(np.mean([one["mean"] for one in found.values()]))
+        scorers[name] = {"domains": found, "total": total, "low": low, "high": high}
+    return {"rows": len(rows), "scorers": scorers}
+
+
+def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
+    """RewardBench 2's score a subset, and their plain mean."""
+    subsets: dict[str, list[ScoredExample]] = defaultdict(list)
+    for row in rows:
+        subsets[(row.example.subset or "all").lower()].append(row)
+    scorers: dict[str, Any] = {}
+    for name in names:
+        found, points = {}, []
+        for subset, members in subsets.items():
+            if subset == TIES_SUBSET:
+                tied = {row.example.id or "": TiedPrompt(*map(list, row.sides(name))) for row in members}
+                found[subset] = ties_score(tied)
+                points.append(ties_points(tied))
+            else:
+                points.append(np.array([best_of_n(np.concatenate(row.sides(name))) for row in members]))
+                found[subset] = float(points[-1].mean())
+        low, high = interval_of_means(points)
+        scorers[name] = {
+            "subsets": found,
+            "score": float(np.mean([*found.values()])),
+            "low": low,
+            "high": high,
+        }
+    return {
+        "rows": len(rows),
+        "prompts": {name: len(one) for name, one in subsets.items()},
+        "scorers": scorers,
+    }
+
+
+RULES: dict[str, Callable[[list[ScoredExample], list[str]], dict[str, Any]]] = {
+    "pairs": _pairs,
+    "rm-bench": _rm_bench,
+    "reward-bench-2": _reward_bench_2,
+}
+"""Benchmark to its rules: scored rows and names of scorers to what was found."""
