@@ -65,6 +65,10 @@ WorkerOption = Annotated[
     ),
 ]
 ForceOption = Annotated[bool, typer.Option("--force", help="Throw away what other settings made.")]
+TemplateOption = Annotated[
+    str | None,
+    typer.Option("--template", metavar="raw|FILE", help="Chat template.", show_default="the model's own"),
+]
 MismatchOption = Annotated[
     bool, typer.Option("--allow-mismatch", help="Use an SAE made for another model, hook or scale.")
 ]

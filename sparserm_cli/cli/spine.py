@@ -57,9 +57,7 @@ def extract(
     too_long: Annotated[
         str, typer.Option(metavar="error|reject|truncate-left", help="What to do with a longer one.")
     ] = ExtractConfig.too_long,
-    template: Annotated[
-        str | None, typer.Option(metavar="raw|FILE", help="Chat template.", show_default="the model's own")
-    ] = None,
+    template: opt.TemplateOption = None,
     columns: opt.ColumnOption = None,
     split: opt.SplitOption = ExtractConfig.split,
     limit: opt.LimitOption = None,

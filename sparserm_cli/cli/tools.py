@@ -32,6 +32,12 @@ def train_sae(
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = SAERecipe.steps,
     batch_rows: Annotated[int, typer.Option(help="Tokens in a step.")] = SAERecipe.batch_rows,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = SAERecipe.lr,
+    warm_up_steps: Annotated[
+        int, typer.Option(help="Steps over which the learning rate rises.")
+    ] = SAERecipe.warm_up_steps,
+    held_out_fraction: Annotated[
+        float, typer.Option(help="Share of documents that is only measured.")
+    ] = SAERecipe.held_out_fraction,
     l0_coefficient: Annotated[
         float, typer.Option(help="Weight of the sparsity loss (jumprelu).")
     ] = SAERecipe.l0_coefficient,
@@ -46,6 +52,8 @@ def train_sae(
     ] = None,
     test_limit: Annotated[int | None, typer.Option(help="Most rows of each.", show_default="all")] = None,
     limit: opt.LimitOption = None,
+    split: opt.SplitOption = "train",
+    template: opt.TemplateOption = None,
     device: opt.DeviceOption = "auto",
     offline: opt.OfflineOption = False,
     run: opt.RunOption = DEFAULT_RUN,
@@ -63,7 +71,7 @@ def train_sae(
     )
     from sparserm_cli.stages.train_sae import train_sae as stage
 
-    with out.phases("rows") as progress:
+    with out.phases("tokens") as progress:
         made = stage(
             data or (),
             output,
@@ -73,6 +81,8 @@ def train_sae(
             tests=test or (),
             test_limit=test_limit,
             limit=limit,
+            split=split,
+            template=template,
             device=device,
             offline=offline,
             run=settings.run,

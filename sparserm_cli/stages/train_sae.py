@@ -158,7 +158,7 @@ def fit_sae(
     rows = len(batches.rows)
     epochs = recipe.steps * recipe.batch_rows / rows
     # 3. SAELens trains.
-    trained = train(batches, recipe, device=device, progress=_training_progress(say))
+    trained = train(batches, recipe, device=device, progress=_training_progress(say, recipe))
     del batches
     # 4. What will be on disk is measured on tokens the training has not seen; the folder appears when whole.
     facts = {**source.facts, "sink_rule": rule._asdict(), "training_tokens": rows, "scale": trained.scale}
@@ -174,8 +174,14 @@ def fit_sae(
     return TrainSAEResult(output, rows, epochs, trained.seconds, held_out, measured)
 
 
-def _training_progress(say: Progress) -> Callable[[int, int, float], None]:
-    return lambda done, total, explained: say(f"training, explained variance {explained:.3f}", done, total)
+def _training_progress(say: Progress, recipe: SAERecipe) -> Callable[[int, int, float], None]:
+    """Tell steps as tokens, which is what the rest of the training counts in."""
+
+    def told(done: int, total: int, explained: float) -> None:
+        what = f"training, explained variance {explained:.3f}"
+        say(what, done * recipe.batch_rows, total * recipe.batch_rows)
+
+    return told
 
 
 def _metadata(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def test_trained_sae_is_what_saelens_loads(
     assert done.held_out.l0 == pytest.approx(own["held_out"]["l0"])
     assert done.held_out.sinks == 1
     assert done.rows == 2700 - 5
-    assert ("training", 250, 250) in [(what.split(",")[0], n, total) for what, n, total in steps]
+    assert ("training", 250 * 128, 250 * 128) in [(what.split(",")[0], n, total) for what, n, total in steps]
     assert read_sae_metadata(tmp_path / "sae").model_revision == "sha256:0"
 
 
