@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparserm_cli.console import Output, size
+from sparserm_cli.console import Output, duration, size
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.run import RanStage
@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 
 def run(out: Output, path: Path, stages: "Sequence[RanStage]") -> None:
     """Tell which stages did something and where the reward model is."""
-    data = {"run": str(path), "stages": {one.name: "up to date" if one.skipped else "done" for one in stages}}
-    lines = [f"{one.name}: {'was up to date' if one.skipped else 'done'}" for one in stages]
+    told = {
+        one.name: {"state": "up to date" if one.skipped else "done", "seconds": round(one.seconds, 2)}
+        for one in stages
+    }
+    data = {"run": str(path), "stages": told}
+    lines = [
+        f"{one.name}: " + ("was up to date" if one.skipped else f"done in {duration(one.seconds)}")
+        for one in stages
+    ]
     out.result(data, "\n".join([*lines, f"{path}: complete", "next: sparserm score responses.jsonl"]))
 
 

@@ -3,6 +3,7 @@
 Reads and writes: what the stages read and write. Memory: that of the stage at work.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from importlib import import_module
@@ -31,11 +32,13 @@ class RanStage(NamedTuple):
     Fields:
         name: the stage.
         skipped: what was there is up to date.
+        seconds: how long it took, imports included.
         summary: what the stage returned; None if it was skipped.
     """
 
     name: str
     skipped: bool
+    seconds: float
     summary: Any
 
 
@@ -58,17 +61,19 @@ def run_stages(configs: Mapping[str, StageConfig], *, progress: Phases, note: No
 def _run_stage(name: str, config: StageConfig, progress: Phases, note: Note) -> RanStage:
     # extract and encode compare content themselves, and continue what was cut off; --force makes them replace
     # what other options made, and nothing else.
+    begun = time.monotonic()
     if name in {"extract", "encode"}:
         config = replace(config, force=True)  # type: ignore[call-arg]
     elif is_fresh(name, config):
         note(f"{name} is up to date")
-        return RanStage(name, skipped=True, summary=None)
+        return RanStage(name, skipped=True, seconds=time.monotonic() - begun, summary=None)
     stage = getattr(import_module(f"sparserm_cli.stages.{name}"), name)
     given: dict[str, Any] = {"note": note}
     if name != "select":
         given["progress"] = lambda done, total: progress(name, done, total)
     summary = stage(config, **given)
-    return RanStage(name, skipped=getattr(summary, "computed", 1) == 0, summary=summary)
+    skipped = getattr(summary, "computed", 1) == 0
+    return RanStage(name, skipped, time.monotonic() - begun, summary)
 
 
 def is_fresh(name: str, config: StageConfig) -> bool:
