@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sparserm_cli.cli import extract_options, reports
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import reports
 from sparserm_cli.config import (
     DEFAULT_RUN,
     EncodeConfig,
@@ -18,57 +18,24 @@ from sparserm_cli.config import (
 
 def extract(
     ctx: typer.Context,
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="Preference pairs: .jsonl, .jsonl.gz, .json, .csv, .parquet, or a Hugging Face data set."
-        ),
-    ],
-    model: Annotated[
-        str, typer.Option(help="smollm2-135m, a hub id (with @revision), a directory, or a .gguf file.")
-    ] = ExtractConfig.model,
-    layer: Annotated[
-        str | None,
-        typer.Option(
-            metavar="L[,L...]", help="Blocks, from 0, whose output is kept.", show_default="the SAE's"
-        ),
-    ] = None,
-    sae: Annotated[
-        list[str] | None,
-        typer.Option(help="Encode with this SAE in the same pass; keep latents, no tokens. Repeatable."),
-    ] = None,
-    positions: Annotated[
-        str,
-        typer.Option(
-            metavar="response|pooled|latents",
-            help="Keep response tokens, pooled vectors only, or these and the latents of --sae.",
-            show_default="latents with --sae, else response",
-        ),
-    ] = ExtractConfig.positions,
-    dtype: Annotated[
-        str, typer.Option(metavar="auto|float32|bfloat16", help="Type the model computes in.")
-    ] = ExtractConfig.dtype,
+    data: extract_options.DataArgument,
+    model: extract_options.ModelOption = ExtractConfig.model,
+    layer: extract_options.LayerOption = None,
+    sae: extract_options.SAEOption = None,
+    positions: extract_options.PositionsOption = ExtractConfig.positions,
+    dtype: extract_options.DtypeOption = ExtractConfig.dtype,
     device: opt.DeviceOption = ExtractConfig.device,
     batch_tokens: opt.BatchTokensOption = ExtractConfig.batch_tokens,
-    max_length: Annotated[
-        int | None,
-        typer.Option(help="Longest prompt plus response, in tokens.", show_default="the model's limit"),
-    ] = None,
-    too_long: Annotated[
-        str, typer.Option(metavar="error|reject|truncate-left", help="What to do with a longer one.")
-    ] = ExtractConfig.too_long,
+    max_length: extract_options.MaxLengthOption = None,
+    too_long: extract_options.TooLongOption = ExtractConfig.too_long,
     template: opt.TemplateOption = None,
     columns: opt.ColumnOption = None,
     split: opt.SplitOption = ExtractConfig.split,
     limit: opt.LimitOption = None,
     on_bad_row: opt.BadRowOption = ExtractConfig.on_bad_row,
-    on_nonfinite: Annotated[
-        str, typer.Option(metavar="error|reject", help="What to do with NaN or infinite residuals.")
-    ] = ExtractConfig.on_nonfinite,
+    on_nonfinite: extract_options.NonfiniteOption = ExtractConfig.on_nonfinite,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of equal pairs only.")] = False,
-    unit_tokens: Annotated[
-        int, typer.Option(help="Response tokens in a unit, the most a crash can lose.")
-    ] = ExtractConfig.unit_tokens,
+    unit_tokens: extract_options.UnitTokensOption = ExtractConfig.unit_tokens,
     worker: opt.WorkerOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan and its price.")] = False,
     force: opt.ForceOption = False,

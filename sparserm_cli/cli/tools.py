@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sparserm_cli.cli import chain_reports, reports
+from sparserm_cli.cli import chain_reports, reports, train_options
 from sparserm_cli.cli import options as opt
 from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_RUN, StageConfig
 from sparserm_cli.models.sae_recipe import SAERecipe
@@ -15,41 +15,23 @@ from sparserm_cli.models.sae_recipe import SAERecipe
 def train_sae(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option(help="Folder of the new SAE.")],
-    data: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Text: .txt, rows with a text, preferences or responses of any shape, or a data set.",
-            show_default="the run's captured tokens",
-        ),
-    ] = None,
+    data: train_options.DataArgument = None,
     layer: Annotated[int | None, typer.Option(help="Block, from 0.", show_default="the run's")] = None,
     model: Annotated[str, typer.Option(help="Language model, as for extract.")] = DEFAULT_MODEL,
-    architecture: Annotated[
-        str, typer.Option(metavar="topk|batchtopk|jumprelu", help="Kind of SAE.")
-    ] = SAERecipe.architecture,
+    architecture: train_options.ArchitectureOption = SAERecipe.architecture,
     d_sae: Annotated[int | None, typer.Option(help="Latents.", show_default="8 times d_in")] = None,
     k: Annotated[int, typer.Option(help="Latents active on a token.")] = SAERecipe.k,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = SAERecipe.steps,
     batch_rows: Annotated[int, typer.Option(help="Tokens in a step.")] = SAERecipe.batch_rows,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = SAERecipe.lr,
-    warm_up_steps: Annotated[
-        int, typer.Option(help="Steps over which the learning rate rises.")
-    ] = SAERecipe.warm_up_steps,
-    held_out_fraction: Annotated[
-        float, typer.Option(help="Share of documents that is only measured.")
-    ] = SAERecipe.held_out_fraction,
-    l0_coefficient: Annotated[
-        float, typer.Option(help="Weight of the sparsity loss (jumprelu).")
-    ] = SAERecipe.l0_coefficient,
+    warm_up_steps: train_options.WarmUpOption = SAERecipe.warm_up_steps,
+    held_out_fraction: train_options.HeldOutOption = SAERecipe.held_out_fraction,
+    l0_coefficient: train_options.L0Option = SAERecipe.l0_coefficient,
     buffer_rows: Annotated[int, typer.Option(help="Most tokens held in memory.")] = SAERecipe.buffer_rows,
     context_size: Annotated[int, typer.Option(help="Longest text, in tokens.")] = SAERecipe.context_size,
-    weights_dtype: Annotated[
-        str, typer.Option(metavar="float32|bfloat16", help="Type of the saved weights.")
-    ] = SAERecipe.weights_dtype,
+    weights_dtype: train_options.WeightsOption = SAERecipe.weights_dtype,
     seed: opt.SeedOption = SAERecipe.seed,
-    test: Annotated[
-        list[str] | None, typer.Option(help="Further text that is only measured. Repeatable.")
-    ] = None,
+    test: train_options.TestOption = None,
     test_limit: Annotated[int | None, typer.Option(help="Most rows of each.", show_default="all")] = None,
     limit: opt.LimitOption = None,
     split: opt.SplitOption = "train",
