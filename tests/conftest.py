@@ -25,9 +25,10 @@ def _module(name: str, path: str) -> ModuleType:
 _module("sparserm_typechecks", "typechecks.py")
 # Not the command line (typer hands its callbacks a context that is no `typer.Context`), and not the configs,
 # which refuse wrong values in words of their own.
-ROOMS = ("data", "models", "store", "stages", "study", "errors", "console")
+ROOMS = ("data", "models", "store", "stages", "study", "align", "errors", "console")
 install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typechecks.checked")
 tiny = _module("sparserm_tiny", "models/tiny.py")
+fitted = _module("sparserm_fitted", "stages/fitted.py")
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("sparserm", deadline=None)
@@ -52,3 +53,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def tiny_tokenizer() -> Any:
     """Give the tiny models' tokenizer: one token a byte, `<|im_start|>` and `<|im_end|>`, a chat template."""
     return tiny.tiny_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def fitted_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Path:
+    """Give a run directory with a reward model fitted in float32 on thirty pairs, good against poor."""
+    return fitted.fit_tiny(tmp_path_factory.mktemp("fitted"), tiny_model("llama"))

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sparserm_cli import __version__, console
-from sparserm_cli.cli import chain, look, spine, tools, use
+from sparserm_cli.cli import align, chain, look, spine, tools, use
 from sparserm_cli.errors import SparseRMError, StoppedError
 
 app = typer.Typer(
@@ -55,6 +55,8 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     look.compare,
     look.explain,
     look.report,
+    align.rank,
+    align.pairs,
 )
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)

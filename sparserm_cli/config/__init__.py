@@ -4,6 +4,7 @@ The command line reads its defaults from these classes and the library takes the
 its unit stands below each field. Nothing heavy is imported here.
 """
 
+from sparserm_cli.config.align import ExportConfig, PairsConfig, RankConfig
 from sparserm_cli.config.base import (
     DEFAULT_MODEL,
     DEFAULT_RUN,
@@ -38,13 +39,16 @@ __all__ = [
     "EncodeConfig",
     "EvaluateConfig",
     "ExplainConfig",
+    "ExportConfig",
     "ExtractConfig",
     "FitConfig",
     "FrequencyConfig",
     "Guards",
     "Note",
+    "PairsConfig",
     "Phases",
     "Progress",
+    "RankConfig",
     "ReportConfig",
     "ResponsesConfig",
     "ScoreConfig",

@@ -15,6 +15,11 @@ class Message(NamedTuple):
     content: str
 
 
+def plain_prompt(prompt: tuple[Message, ...] | str) -> list[dict[str, str]] | str:
+    """Return a prompt as rows have it: text, or a list of `{"role", "content"}`."""
+    return prompt if isinstance(prompt, str) else [turn._asdict() for turn in prompt]
+
+
 class Example(NamedTuple):
     """One accepted row: a prompt with its responses."""
 

@@ -32,10 +32,11 @@ class Reader:
     Args:
         source: a file, or `owner/name[:config][@revision]` of a Hugging Face data set.
         purpose: "pairs" needs rows that say which responses are better; "responses" takes those too, without
-            regard to sides.
+            regard to sides; "any" takes all and keeps the sides of those that have them.
         columns: canonical column name -> name in the file, such as `{"prompt": "question"}`.
         split: split of a data set.
         limit: read at most so many rows.
+        after: number of the last row that is read and counted, but not yielded.
         on_bad_row: raise on the first bad row, or reject bad rows and go on.
         offline: never call out.
         sink: called with each refused row; without one the first 100 are kept in `rejects`.
@@ -53,12 +54,14 @@ class Reader:
         columns: Mapping[str, str] | None = None,
         split: str = "train",
         limit: int | None = None,
+        after: int = 0,
         on_bad_row: OnBadRow = "error",
         offline: bool = False,
         sink: Callable[[Reject], None] | None = None,
     ) -> None:
         self._source = open_source(source, split=split, offline=offline)
         self._purpose, self._columns, self._limit = purpose, dict(columns or {}), limit
+        self._after = after
         self._on_bad_row, self._sink = on_bad_row, sink
         self._shape: Shape | None = None
         self._seen = array("Q")
@@ -96,7 +99,8 @@ class Reader:
             example = self._accept(row)
             if example is not None:
                 self._count_pairs(example)
-                yield example
+                if row.number > self._after:
+                    yield example
         self.require_rows()
 
     def reject_row(

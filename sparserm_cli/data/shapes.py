@@ -11,7 +11,7 @@ from sparserm_cli.data import fields
 from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example, Message
 from sparserm_cli.data.lines import RowError, kind_of, shown
 
-Purpose = Literal["pairs", "responses"]
+Purpose = Literal["pairs", "responses", "any"]
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
 _SUBSET_COLUMNS = ("subset", "domain", "category", "Category")
@@ -62,7 +62,7 @@ def example_of(
 
     """
     parts = shape.parts(row)
-    labelled = shape.labelled and purpose == "pairs"
+    labelled = shape.labelled and purpose != "responses"
     sides = (CHOSEN,) * len(parts.chosen) + (REJECTED,) * len(parts.rejected)
     if not labelled:
         sides = (UNLABELLED,) * len(sides)

@@ -80,7 +80,8 @@ class PromptTemplate:
         self.digest = hashlib.sha256((RAW if self.text is None else self.text).encode()).hexdigest()
         """sha256 of the text, or of "raw"."""
         self._backend = _backend_copy(tokenizer, self._model)
-        self._adds_bos = self._backend.encode("a").ids[:1] == [tokenizer.bos_token_id]
+        self.adds_bos = self._backend.encode("a").ids[:1] == [tokenizer.bos_token_id]
+        """Whether texts begin with the BOS token, written or not."""
         # Neither special tokens nor trimmed offsets: the offsets must tile the text.
         self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
 
@@ -104,9 +105,9 @@ class PromptTemplate:
         if isinstance(prompt, Rendered):
             return str(prompt)
         if self.text is None:
-            return prompt if isinstance(prompt, str) else _raw_transcript(prompt)
+            return prompt if isinstance(prompt, str) else raw_transcript(prompt)
         turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-        return self._apply(turns, self.text, to_be_continued=True)
+        return self._apply(turns, to_be_continued=True)
 
     def render_whole(self, turns: tuple[Message, ...]) -> str:
         """Return a conversation as the model sees it, its last turn finished.
@@ -116,15 +117,21 @@ class PromptTemplate:
 
         """
         if self.text is None:
-            return _raw_transcript(turns, to_be_continued=False)
-        return self._apply(turns, self.text, to_be_continued=False)
+            return raw_transcript(turns, to_be_continued=False)
+        return self._apply(turns, to_be_continued=False)
 
-    def _apply(self, turns: tuple[Message, ...], template: str, *, to_be_continued: bool) -> str:
+    @property
+    def jinja(self) -> str | None:
+        """The Jinja text as it is rendered, the same on any day; None for no template."""
+        fixed = self.text is not None and "strftime_now" in self.text
+        return f"{_FIXED_DATE}{self.text}" if fixed else self.text
+
+    def _apply(self, turns: tuple[Message, ...], *, to_be_continued: bool) -> str:
         """Render turns, with the header of a response after them or without."""
         try:
             text = self._tokenizer.apply_chat_template(
                 [turn._asdict() for turn in turns],
-                chat_template=_FIXED_DATE + template if "strftime_now" in template else template,
+                chat_template=self.jinja,
                 tokenize=False,
                 add_generation_prompt=to_be_continued,
             )
@@ -174,7 +181,7 @@ class PromptTemplate:
         doubled = 0
         while doubled + 1 < len(ids) and ids[doubled] == bos == ids[doubled + 1]:
             doubled += 1
-        if self._adds_bos and (len(ids) == 0 or ids[0] != bos):
+        if self.adds_bos and (len(ids) == 0 or ids[0] != bos):
             return np.concatenate([np.array([bos], dtype=np.uint32), ids])
         return ids[doubled:]
 
@@ -258,7 +265,7 @@ def _boundary(encoding: Encoding, characters: int) -> tuple[int, bool]:
     return token, span is not None and span[0] < characters
 
 
-def _raw_transcript(turns: Iterable[Message], *, to_be_continued: bool = True) -> str:
+def raw_transcript(turns: Iterable[Message], *, to_be_continued: bool = True) -> str:
     r"""Return messages as an HH-RLHF transcript, ending with `\n\nAssistant: ` if it is to be continued."""
     said = (f"\n\n{_HH_ROLES.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)
     return "".join((*said, "\n\nAssistant: " if to_be_continued else ""))

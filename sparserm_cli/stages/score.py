@@ -8,7 +8,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from jaxtyping import Float32
 from sparserm_cli.config import Note, Progress, ResponsesConfig, ScoreConfig, column_map
 from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.shapes import Purpose
 from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.models.attribution import method_of
 from sparserm_cli.models.reward import RewardModel, Rewards
@@ -97,7 +98,7 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     # 3. Rows stream through in windows; each line is written as soon as its window is done.
     tally = _Tally()
     output = config.output or str(scores_path(config.run))
-    with _destination(output) as write:
+    with line_writer(output) as write:
         for scored in scored_rows(model, reader, config, progress):
             example = scored.row.example
             line = score_line(example.row, example.id, scored.scores, scored.rewards.ood)
@@ -121,8 +122,8 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     )
 
 
-def responses_reader(config: ResponsesConfig, *, purpose: Any = "responses") -> Reader:
-    """Open the file to score.
+def responses_reader(config: ResponsesConfig, *, purpose: Purpose = "responses", **options: Any) -> Reader:
+    """Open the file to score; further options go to the reader as they are.
 
     Raises:
         BadInputError: there is no such file, or it is of no known type.
@@ -136,6 +137,7 @@ def responses_reader(config: ResponsesConfig, *, purpose: Any = "responses") -> 
         limit=config.limit,
         on_bad_row=config.on_bad_row,
         offline=config.offline,
+        **options,
     )
 
 
@@ -215,10 +217,10 @@ class _Tally:
 
 
 @contextmanager
-def _destination(output: str) -> Iterator[Any]:
+def line_writer(output: str) -> Iterator[Callable[[Any], object]]:
     """Give a function that writes one line, to stdout or to a file that appears when it is whole."""
 
-    def writer(file: IO[str]) -> Any:
+    def writer(file: IO[str]) -> Callable[[Any], object]:
         return lambda line: file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
     if output == "-":

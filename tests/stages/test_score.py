@@ -1,67 +1,28 @@
 """score, RewardModel and evaluate on a tiny pipeline run in this process."""
 
 import json
+import sys
 from dataclasses import replace
-from pathlib import Path
-from runpy import run_path
 
 import numpy as np
 import pytest
 
 from sparserm_cli import RewardModel
-from sparserm_cli.config import (
-    EncodeConfig,
-    EvaluateConfig,
-    ExtractConfig,
-    FitConfig,
-    FrequencyConfig,
-    Guards,
-    ScoreConfig,
-    SelectConfig,
-)
+from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
-from sparserm_cli.stages.encode import encode
-from sparserm_cli.stages.extract import extract
 from sparserm_cli.stages.fit import fit
-from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.score import score
-from sparserm_cli.stages.select import select
 from sparserm_cli.store.reward import read_reward, write_reward
 from sparserm_cli.study.evaluate import evaluate
 
-fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
-QUIET = {"progress": lambda _done, _total: None, "note": lambda _text: None}
-ROWS = [
-    {"prompt": f"Question {n}?", "chosen": "good " * (1 + n % 3), "rejected": "poor " * (1 + n % 3)}
-    for n in range(40)
-]
-
-
-def write(path, rows):
-    """Write rows as JSON lines and return the path as text."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def fitted(folder, tiny_model, **options):
-    """Fit a reward model on thirty pairs; `options` are those of extract."""
-    (folder / "tiny").symlink_to(tiny_model("llama"))
-    sae = fixtures["save_sae"](folder / "sae", fixtures["perfect_sae"](32))
-    place = {"run": folder / "run"}
-    data = write(folder / "pairs.jsonl", ROWS[:30])
-    asked = {"model": str(folder / "tiny"), "layer": (1,), "dtype": "float32", **options}
-    extract(ExtractConfig(data=data, **asked, **place), **QUIET)
-    encode(EncodeConfig(sae=(sae,), **place), **QUIET)
-    frequency(FrequencyConfig(val_fraction=0.2, **place), **QUIET)
-    select(SelectConfig(top_k=6, **place), note=QUIET["note"])
-    fit(FitConfig(val_fraction=0.2, **place), **QUIET)
-    return folder / "run"
+shared = sys.modules["sparserm_fitted"]
+QUIET, ROWS, write, fitted = shared.QUIET, shared.ROWS, shared.write_rows, shared.fit_tiny
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, tiny_model):
-    """Fit one for all tests that only read it."""
-    return fitted(tmp_path_factory.mktemp("score"), tiny_model)
+def run(fitted_run):
+    """Give the run directory that all tests only read."""
+    return fitted_run
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +62,7 @@ def test_a_template_file_goes_along(tmp_path, tiny_model):
     """A reward model fitted with --template FILE scores without the file, with that template."""
     template = tmp_path / "template.jinja"
     template.write_text("{% for turn in messages %}[{{ turn.content }}]{% endfor %} Answer: ")
-    model = RewardModel.load(fitted(tmp_path, tiny_model, template=str(template)) / "reward")
+    model = RewardModel.load(fitted(tmp_path, tiny_model("llama"), template=str(template)) / "reward")
     written = template.read_text()
     template.unlink()
     assert RewardModel.load(model.path).template.text == written

@@ -1,0 +1,186 @@
+"""`pairs`: preference pairs for a trainer, chosen by reward from generations, or filtered from labelled rows.
+
+Reads: responses or preference rows, `reward/`, the language model. Writes: pairs in a trainer's format and an
+audit of every row, each by rename when whole; a log of the scores, so that a killed run goes on where it was
+and other limits need no second scoring. Memory: as `scored`.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from sparserm_cli.align.scored import Refused, Scored, score_file
+from sparserm_cli.config import Note, PairsConfig, Progress
+from sparserm_cli.data.example import CHOSEN, REJECTED, Example, plain_prompt
+from sparserm_cli.data.template import RAW, raw_transcript
+from sparserm_cli.store.preferences import (
+    REASONS,
+    Messages,
+    Pair,
+    audit_line,
+    audit_path,
+    pairs_path,
+    writing_audit,
+    writing_pairs,
+)
+
+
+class PairsSummary(NamedTuple):
+    """What `pairs` has done.
+
+    Fields:
+        output: where the pairs are.
+        audit: where it is told what became of each row.
+        shape: what kind of rows the file has.
+        read: rows read.
+        kept: rows that gave a pair.
+        dropped: reason to number of rows; with the kept ones all rows read.
+        margin: mean score of chosen above rejected.
+        longer: share of pairs whose chosen response has more characters.
+        seconds: spent on reading, computing and writing.
+    """
+
+    output: Path
+    audit: Path
+    shape: str
+    read: int
+    kept: int
+    dropped: Mapping[str, int]
+    margin: float
+    longer: float
+    seconds: float
+
+
+class Choice(NamedTuple):
+    """Two responses of a row, and whether they make a pair.
+
+    Fields:
+        chosen: number of the better one, from 0; -1 if no two could be compared.
+        rejected: number of the worse one.
+        margin: score of the one above the other.
+        reason: why they make no pair, one of `REASONS`; empty if they do.
+        detail: what exactly.
+    """
+
+    chosen: int = -1
+    rejected: int = -1
+    margin: float = 0.0
+    reason: str = ""
+    detail: str = ""
+
+
+def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummary:
+    """Choose a preference pair from each row of a file.
+
+    Args:
+        config: the options.
+        progress: called with rows scored and rows read so far.
+        note: told what is worth knowing on the way.
+
+    Raises:
+        BadInputError: the file cannot be read as rows.
+        IncompatibleError: the reward model was fitted on another model, tokenizer or template.
+        CorruptStoreError: the reward model or the log of scores is damaged.
+        TemporaryError: another process is scoring this file.
+        ResourceError: disk or device are not to be had.
+
+    """
+    begun = time.monotonic()
+    scored = score_file(config, progress=progress, note=note)
+    output = Path(config.output) if config.output else pairs_path(config.run, config.to)
+    audit, raw = audit_path(output), scored.reward.template == RAW
+    dropped: Counter[str] = Counter()
+    kept = longer = 0
+    margin = 0.0
+    with ExitStack() as files:
+        tell = files.enter_context(writing_audit(audit))
+        write = files.enter_context(writing_pairs(output, config.to))
+        for one in scored:
+            if isinstance(one, Refused):
+                tell(audit_line(one.row, reason="bad row", detail=one.reason))
+                dropped["bad row"] += 1
+                continue
+            example = one.example
+            choice = choose(one, config)
+            tell(audit_line(example.row, example.id, **choice._asdict()))
+            if choice.reason:
+                dropped[choice.reason] += 1
+                continue
+            pair = _pair(one, choice, raw=raw)
+            write(pair)
+            kept += 1
+            margin += choice.margin
+            longer += len(pair.chosen) > len(pair.rejected)
+    seconds = time.monotonic() - begun
+    told = {reason: dropped[reason] for reason in REASONS if dropped[reason]}
+    shares = (margin / kept, longer / kept) if kept else (0.0, 0.0)
+    return PairsSummary(output, audit, scored.shape, kept + dropped.total(), kept, told, *shares, seconds)
+
+
+def choose(scored: Scored, limits: PairsConfig) -> Choice:
+    """Choose the two responses of a row that are furthest apart by reward.
+
+    Where the row says which responses are better, chosen and rejected come from those sides and are kept if
+    the reward model agrees, score of chosen >= score of rejected: the paper's filter. Else they are the best
+    and the worst, and equal scores make no pair.
+
+    Args:
+        scored: the row.
+        limits: margin, matching of lengths and distance from the training data.
+
+    """
+    example, scores = scored.example, scored.scores
+    labelled = CHOSEN in example.sides
+    allowed = _comparable(example)
+    if not allowed.any():
+        return Choice(reason="one response", detail=f"{len(set(example.responses))} different")
+    if limits.abstain is not None:
+        alike = scored.ood <= limits.abstain
+        allowed &= np.logical_and.outer(alike, alike)
+        if not allowed.any():
+            return Choice(reason="ood", detail=f"{alike.sum()} of {len(alike)} at most {limits.abstain:g}")
+    if limits.length_ratio is not None:
+        lengths = np.array([len(text) for text in example.responses])
+        ratio = np.maximum.outer(lengths, lengths) / np.minimum.outer(lengths, lengths)
+        allowed &= ratio <= limits.length_ratio
+        if not allowed.any():
+            detail = f"{lengths.min():,} to {lengths.max():,} characters"
+            return Choice(reason="length", detail=detail)
+    gaps = np.where(allowed, np.subtract.outer(scores, scores).astype(np.float64), -np.inf)
+    chosen, rejected = (int(one) for one in np.unravel_index(gaps.argmax(), gaps.shape))
+    found = Choice(chosen, rejected, float(gaps[chosen, rejected]))
+    if labelled and found.margin < 0:
+        return found._replace(reason="order", detail=f"{found.margin:+.4f}")
+    if not labelled and found.margin <= 0:
+        return found._replace(reason="tie", detail=f"{float(scores[chosen]):+.4f} each")
+    if found.margin < limits.margin:
+        return found._replace(reason="margin", detail=f"{found.margin:+.4f} is less than {limits.margin:g}")
+    return found
+
+
+def _comparable(example: Example) -> Bool[np.ndarray, "n n"]:
+    """Tell which response may be chosen over which: as labelled, and not over an equal text."""
+    sides, texts = np.array(example.sides), np.array(example.responses, dtype=object)
+    differ = np.not_equal.outer(texts, texts)
+    return np.asarray((sides != REJECTED)[:, None] & (sides != CHOSEN)[None, :] & differ, np.bool_)
+
+
+def _pair(scored: Scored, choice: Choice, *, raw: bool) -> Pair:
+    """Return the pair; without a chat template its prompt is the text that was scored."""
+    example, scores = scored.example, scored.scores
+    texts = example.responses[choice.chosen], example.responses[choice.rejected]
+    both = float(scores[choice.chosen]), float(scores[choice.rejected])
+    return Pair(example.row, example.id, _prompt(example, raw=raw), *texts, both)
+
+
+def _prompt(example: Example, *, raw: bool) -> Messages | str:
+    if raw:
+        return example.prompt if isinstance(example.prompt, str) else raw_transcript(example.prompt)
+    prompt = plain_prompt(example.prompt)
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -1,0 +1,53 @@
+"""ranking.jsonl: best of n, one JSON object an accepted row of the input, in its order.
+
+| field | | |
+|---|---|---|
+| row | MUST | line or record number in the input, from 1 |
+| id | MUST where the row has one | the row's own id |
+| prompt | MUST | as in the row: text, or a list of messages |
+| response | MUST | the best response |
+| score | MUST | its reward |
+| order | MUST | numbers of all responses from best to worst, from 0; equal ones in the row's order |
+| scores | MUST | rewards of all responses, in the row's order |
+
+It can be read as prompts with responses again, by `sparserm score` as by whatever fine-tunes on the best.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+RANKING = "ranking.jsonl"
+
+
+def ranking_path(run: Path) -> Path:
+    """Return where the ranking of a run directory lies."""
+    return run / RANKING
+
+
+def ranking_line(
+    row: int, name: str | None, prompt: Any, responses: tuple[str, ...], scores: Float32[np.ndarray, " n"]
+) -> dict[str, Any]:
+    """Return the line of one row.
+
+    Args:
+        row: its number in the input, from 1.
+        name: its own id, if it has one.
+        prompt: as the row has it.
+        responses: at least one.
+        scores: one a response.
+
+    """
+    order = np.argsort(-scores, kind="stable")
+    best = int(order[0])
+    return {
+        "row": row,
+        **({} if name is None else {"id": name}),
+        "prompt": prompt,
+        "response": responses[best],
+        "score": float(scores[best]),
+        "order": order.tolist(),
+        "scores": scores.tolist(),
+    }

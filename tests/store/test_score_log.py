@@ -1,0 +1,78 @@
+"""The log of scores: what a crash may leave of it, and that nothing half-written is ever read."""
+
+import pytest
+
+from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.store.score_log import ScoreLog
+
+ROWS = [
+    {"row": 1, "scores": [0.5], "ood": [0.9]},
+    {"row": 2, "rejected": "é"},
+    {"row": 4, "scores": [1.0, -2.5], "ood": [0.5, 2.0]},
+]
+
+
+def whole(run):
+    """Write a complete log, in two appends, and return it."""
+    log = ScoreLog(run, {"reward": "a"})
+    log.open()
+    log.append(ROWS[:1])
+    log.append(ROWS[1:])
+    log.finish(["digest"])
+    return log
+
+
+def test_a_log_is_read_as_it_was_written(tmp_path):
+    """Rows in order, the last one's number, the inputs at the end."""
+    whole(tmp_path)
+    log = ScoreLog(tmp_path, {"reward": "a"})
+    log.open()
+    assert (log.last_row, log.inputs, list(log.rows())) == (4, ["digest"], ROWS)
+
+
+def test_another_identity_is_another_log(tmp_path):
+    """What the scores depend on is in the name, so nothing stale is found."""
+    whole(tmp_path)
+    other = ScoreLog(tmp_path, {"reward": "b"})
+    other.open()
+    assert (other.last_row, other.inputs) == (0, None)
+
+
+def test_row_05_a_log_cut_at_any_byte_goes_on_to_the_same_bytes(tmp_path):
+    """Wherever a crash has ended the file, the whole lines stay and the rest is written again."""
+    path = whole(tmp_path).path
+    data = path.read_bytes()
+    for cut in range(len(data)):
+        path.write_bytes(data[:cut])
+        log = ScoreLog(tmp_path, {"reward": "a"})
+        log.open()
+        assert log.last_row == max([row["row"] for row in list(log.rows())], default=0)
+        rest = [row for row in ROWS if row["row"] > log.last_row]
+        if rest:
+            log.append(rest)
+        log.finish(["digest"])
+        assert path.read_bytes() == data
+
+
+def test_row_06_zeros_at_the_end_are_cut_away(tmp_path):
+    """What a power loss may leave after the last synced line is no line."""
+    path = whole(tmp_path).path
+    data = path.read_bytes()
+    path.write_bytes(data + b"\0" * 64 + b"\n")
+    log = ScoreLog(tmp_path, {"reward": "a"})
+    log.open()
+    assert path.read_bytes() == data
+
+
+def test_row_10_a_damaged_line_is_no_score(tmp_path):
+    """A line that is no JSON any more ends the reading with an error that names the byte."""
+    path = whole(tmp_path).path
+    data = path.read_bytes()
+    log = ScoreLog(tmp_path, {"reward": "a"})
+    log.open()
+    at = data.index(b'{"row": 4')
+    path.write_bytes(data.replace(b'{"row": 4', b'["row": 4'))
+    with pytest.raises(CorruptStoreError) as caught:
+        list(log.rows())
+    told = "expected a JSON object, found something else; remove it and run the command again"
+    assert str(caught.value) == f"{path} (byte {at}): {told}"
