@@ -55,7 +55,7 @@ def top(pre: Tensor, k: int = K) -> Tensor:
     return torch.zeros_like(pre).scatter(1, best.indices, best.values.relu())
 
 
-def agree(sae: SparseAutoencoder, latents: Tensor, out: Tensor) -> None:
+def check_agreement(sae: SparseAutoencoder, latents: Tensor, out: Tensor) -> None:
     """Compare latents and reconstructions of `rows()`; some fire, not all."""
     found, x = sae.encode(rows()), rows()
     assert 0 < int((latents > 0).sum()) < latents.numel()
@@ -120,7 +120,7 @@ def test_saelens_folder_equals_saelens(name: str, tmp_path: Path, theirs: Callab
     other = theirs(folder)
     with torch.no_grad():
         latents = other.encode(rows())
-        agree(load_sae(folder), latents, other.decode(latents))
+        check_agreement(load_sae(folder), latents, other.decode(latents))
 
 
 def test_bfloat16_weights_equal_saelens_in_float32(tmp_path: Path, theirs: Callable[[Path], Any]) -> None:
@@ -129,7 +129,7 @@ def test_bfloat16_weights_equal_saelens_in_float32(tmp_path: Path, theirs: Calla
     with torch.no_grad():
         other = theirs(folder)
         latents = other.encode(rows())
-        agree(load_sae(folder), latents, other.decode(latents))
+        check_agreement(load_sae(folder), latents, other.decode(latents))
 
 
 @pytest.mark.parametrize("kind", ["relu", "topk"])
@@ -146,7 +146,7 @@ def test_old_saelens_configuration(kind: str, tmp_path: Path, theirs: Callable[[
     with torch.no_grad():
         other = theirs(folder)
         latents = other.encode(rows())
-        agree(load_sae(folder), latents, other.decode(latents))
+        check_agreement(load_sae(folder), latents, other.decode(latents))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_scale_that_nobody_recorded_is_refused(tmp_path: Path) -> None:
         tmp_path / "b", {"normalize_activations": "expected_average_only_in", "norm_scaling_factor": 0.5}
     )
     latents = ((rows() * 0.5 - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu()
-    agree(load_sae(folded), latents, (latents @ t["W_dec"] + t["b_dec"]) / 0.5)
+    check_agreement(load_sae(folded), latents, (latents @ t["W_dec"] + t["b_dec"]) / 0.5)
 
 
 @pytest.mark.parametrize("architecture", ["transcoder", "temporal", "matching_pursuit", None])
@@ -217,7 +217,7 @@ def test_batchtopk_as_saelens_saves_it(tmp_path: Path) -> None:
     save_file(tensors, folder / "sae_weights.safetensors")
     t = weights()
     latents = jumped((rows() - t["b_dec"]) @ t["W_enc"] + t["b_enc"], 0.8)
-    agree(load_sae(folder), latents, latents @ t["W_dec"] + t["b_dec"])
+    check_agreement(load_sae(folder), latents, latents @ t["W_dec"] + t["b_dec"])
 
 
 # --- public releases ---
@@ -235,7 +235,7 @@ def test_gemma_scope_1(tmp_path: Path) -> None:
     sae = load_sae(folder)
     assert (sae.metadata.hook_name, sae.metadata.model_name) == (HOOK, "gemma-2-2b")
     latents = jumped(rows() @ t["W_enc"] + t["b_enc"], t["threshold"])
-    agree(sae, latents, latents @ t["W_dec"] + t["b_dec"])
+    check_agreement(sae, latents, latents @ t["W_dec"] + t["b_dec"])
     assert load_sae(folder / "params.npz").digest == sae.digest
 
 
@@ -254,7 +254,7 @@ def test_gemma_scope_2(configured: bool, tmp_path: Path) -> None:
     assert (metadata.hook_name, metadata.model_name) == (HOOK, "gemma-3-270m-it")
     assert (metadata.d_in, metadata.d_sae) == (D_IN, D_SAE)
     latents = jumped(rows() @ t["W_enc"] + t["b_enc"], t["threshold"])
-    agree(load_sae(folder), latents, latents @ t["W_dec"] + t["b_dec"])
+    check_agreement(load_sae(folder), latents, latents @ t["W_dec"] + t["b_dec"])
 
 
 def test_gemma_scope_2_transcoder_is_refused(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_llama_scope(tmp_path: Path) -> None:
     scale = D_IN**0.5 / 5.0
     latents = jumped((rows() * scale) @ t["W_enc"] + t["b_enc"], 0.4 * scale)
     sae = load_sae(folder)
-    agree(sae, latents, (latents @ t["W_dec"] + t["b_dec"]) / scale)
+    check_agreement(sae, latents, (latents @ t["W_dec"] + t["b_dec"]) / scale)
     assert sae.metadata.layer == 3
 
 
@@ -301,7 +301,7 @@ def test_llama_scope_r1_distill(tmp_path: Path) -> None:
     save_file(tensors, folder / "sae_weights.safetensors")
     scale = D_IN**0.5 / 5.0
     latents = jumped((rows() * scale) @ t["W_enc"] + t["b_enc"], t["threshold"])
-    agree(load_sae(folder), latents, (latents @ t["W_dec"] + t["b_dec"]) / scale)
+    check_agreement(load_sae(folder), latents, (latents @ t["W_dec"] + t["b_dec"]) / scale)
 
 
 def test_qwen_scope(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_sparsify(tmp_path: Path) -> None:
     sae = load_sae(folder)
     assert (sae.metadata.layer, sae.metadata.model_name) == (3, "EleutherAI/pythia-160m")
     latents = top(((rows() - t["b_dec"]) @ t["W_enc"] + t["b_enc"]).relu())
-    agree(sae, latents, latents @ t["W_dec"] + t["b_dec"])
+    check_agreement(sae, latents, latents @ t["W_dec"] + t["b_dec"])
 
 
 @pytest.mark.parametrize("flag", ["transcode", "skip_connection", "signed"])
@@ -416,7 +416,7 @@ def test_dictionary_learning(kind: str, tmp_path: Path) -> None:
     torch.save(tensors, tmp_path / "ae.pt")
     sae = load_sae(tmp_path, allow_pickle=True)
     assert (sae.metadata.layer, sae.metadata.model_name) == (3, "org/tiny")
-    agree(sae, latents, out)
+    check_agreement(sae, latents, out)
 
 
 # --- refusals ---

@@ -73,7 +73,7 @@ def test_every_figure_is_one_that_plotly_knows() -> None:
         length_accuracy_figure({"held-out": bias, "fitted": bias}),
     ]
     for figure in figures:
-        go.Figure(json.loads(json.dumps(figure, allow_nan=False)))
+        assert len(go.Figure(json.loads(json.dumps(figure, allow_nan=False))).data) == len(figure["data"]) > 0
 
 
 def test_an_unknown_property_is_noticed() -> None:
