@@ -1,17 +1,27 @@
 #!/usr/bin/env bash
 # Captures and encodes preference data with the default model and the shipped SAE, compares SparseRM with its controls
-# by grouped cross-validation on each, tests what was fitted on one on the others, and prints it all as Markdown.
-# Data sets are files given as NAME=FILE; without any, those of the folder $SPARSERM_BENCHMARK_DATA, else the shipped pairs.
-#   bash examples/benchmarks/accuracy.sh TruthfulQA=TruthfulQA.csv HH-RLHF=hh-rlhf-harmless-base-test.jsonl.gz
-# Options of `sparserm compare` come after --, such as -- --quick or -- --sweep directions --head mlp --loss margin.
-# Runs are kept in .benchmarks/ and continued, not repeated: the model sees each token once, whatever is swept.
+# by grouped cross-validation, tests what was fitted on one data set on the others, and prints it all as Markdown.
+#
+#   bash examples/benchmarks/accuracy.sh [--quick] [--sweep NAME]... [NAME=FILE]... [-- OPTIONS OF sparserm compare]
+#
+# Data sets are files given as NAME=FILE; without any, those in the folder $SPARSERM_BENCHMARK_DATA, else the shipped pairs.
+# Sweeps: directions, methods, variants, labels, noise, transfer, corrupted, restyled; without any, all of them.
+# --quick tries two points of the directions, the methods and the other data sets.
+# Runs are kept in .benchmarks/ and continued, not repeated: the model sees each text once, whatever is swept.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$(bash "$root/tests/setup.sh")
-sets=() options=()
+kept="$root/.benchmarks"
+sets=() sweeps=() disturbances=() options=() quick=
 while [ $# -gt 0 ]; do
-    if [ "$1" = "--" ]; then shift; options=("$@"); break; fi
-    sets+=("$1"); shift
+    case "$1" in
+        --) shift; options=("$@"); break ;;
+        --quick) quick=yes ;;
+        --sweep) shift; sweeps+=("$1") ;;
+        *=*) sets+=("$1") ;;
+        *) echo "accuracy.sh: expected NAME=FILE, --sweep NAME, --quick or --, found '$1'" >&2; exit 2 ;;
+    esac
+    shift
 done
 if [ ${#sets[@]} -eq 0 ] && [ -n "${SPARSERM_BENCHMARK_DATA:-}" ]; then
     for set in TruthfulQA=TruthfulQA.csv HH-RLHF=hh-rlhf-harmless-base-test.jsonl.gz \
@@ -21,18 +31,48 @@ if [ ${#sets[@]} -eq 0 ] && [ -n "${SPARSERM_BENCHMARK_DATA:-}" ]; then
     done
 fi
 [ ${#sets[@]} -gt 0 ] || sets=("geography=$root/examples/data/geography-train.jsonl")
-names=() runs=()
+if [ -n "$quick" ]; then
+    options+=(--quick)
+elif [ ${#sweeps[@]} -eq 0 ]; then
+    disturbances=(corrupted restyled)
+fi
+for sweep in "${sweeps[@]}"; do
+    case "$sweep" in
+        corrupted | restyled) disturbances+=("$sweep") ;;
+        *) options+=(--sweep "$sweep") ;;
+    esac
+done
+# Disturbed data are further runs to test on.
+transfer=yes
+if [ ${#sweeps[@]} -gt 0 ] && [[ " ${sweeps[*]} " != *" transfer "* ]]; then
+    transfer=
+    [ ${#disturbances[@]} -eq 0 ] || options+=(--sweep transfer)
+fi
+
+# Brings a run up to date: run_of NAME FILE
+run_of() {
+    "$venv/bin/sparserm" extract "$2" --model smollm2-135m --layer 14 --on-bad-row reject --run "$kept/$1" >&2
+    "$venv/bin/sparserm" encode --sae "$root/examples/sae/smollm2-135m" --run "$kept/$1" >&2
+}
+
+names=()
 for set in "${sets[@]}"; do
-    name=${set%%=*} file=${set#*=} run="$root/.benchmarks/${set%%=*}"
-    "$venv/bin/sparserm" extract "$file" --model smollm2-135m --layer 14 --on-bad-row reject --run "$run" >&2
-    "$venv/bin/sparserm" encode --sae "$root/examples/sae/smollm2-135m" --run "$run" >&2
-    names+=("$name") runs+=("$run")
+    run_of "${set%%=*}" "${set#*=}"
+    names+=("${set%%=*}")
 done
-for i in "${!runs[@]}"; do
-    others=()
-    for j in "${!runs[@]}"; do
-        [ "$i" = "$j" ] || others+=(--other "${names[$j]}=${runs[$j]}")
+runs=()
+for set in "${sets[@]}"; do
+    name=${set%%=*} others=()
+    for other in "${names[@]}"; do
+        [ -z "$transfer" ] || [ "$other" = "$name" ] || others+=(--other "$other=$kept/$other")
     done
-    "$venv/bin/sparserm" compare --run "${runs[$i]}" --name "${names[$i]}" "${others[@]}" "${options[@]}" > /dev/null
+    for way in "${disturbances[@]}"; do
+        disturbed="$kept/$name, $way"
+        [ -f "$disturbed.jsonl" ] || "$venv/bin/python" "$root/examples/benchmarks/disturb.py" "$way" "${set#*=}" "$disturbed.jsonl"
+        run_of "$name, $way" "$disturbed.jsonl"
+        others+=(--other "$name, $way=$disturbed")
+    done
+    "$venv/bin/sparserm" compare --run "$kept/$name" --name "$name" "${others[@]}" "${options[@]}" > /dev/null
+    runs+=("$kept/$name")
 done
-exec "$venv/bin/python" "$root/examples/benchmarks/accuracy.py" "${runs[@]}" --output "$root/.benchmarks/accuracy.json"
+exec "$venv/bin/python" "$root/examples/benchmarks/accuracy.py" "${runs[@]}" --output "$kept/accuracy.json"
