@@ -97,7 +97,7 @@ def attribution(head: RewardHead, residuals: Residuals) -> Attribution:
     """Return the parts of one response's score, given the residual stream at its tokens."""
     pooled: dict[int, Any] = {}
     for layer, tokens in residuals.items():
-        last, mean = (vector.cpu().numpy()[None] for vector in pool(tokens))
+        last, mean = (vector.numpy()[None] for vector in pool(tokens))
         pooled[layer] = {"last": last, "mean": mean}
     x = head.standardised(pooled)
     score, intercept = (float(head.score(at)[0]) for at in (x, torch.zeros_like(x)))

@@ -48,7 +48,7 @@ def capture(
             (tokens of each forward pass, padding included), `halvings`, `rejected` (tree, response, reason).
 
     Yields:
-        (tree index, response index, {layer: residuals (response tokens, d_in) in `lm.dtype` on `lm.device`}),
+        (tree index, response index, {layer: residuals (response tokens, d_in) in `lm.dtype` on the CPU}),
         in any order.
 
     Raises:
@@ -145,8 +145,8 @@ def _run_trie(
     lm: LanguageModel, rows: Sequence[Row], shared: Int64[np.ndarray, " n"]
 ) -> tuple[list[Residuals], int]:
     trie = build_trie(rows, shared)
-    taken = lm.forward_trie(trie)
-    places = [send(place, lm.device) for place in trie.rows]
+    taken = _fetched(lm.forward_trie(trie))
+    places = [torch.from_numpy(place) for place in trie.rows]
     return [{layer: x[place] for layer, x in taken.items()} for place in places], len(trie.ids)
 
 
@@ -157,9 +157,14 @@ def _run_plain(
     mask = np.arange(lengths.max()) < lengths[:, None]
     ids = np.zeros(mask.shape, np.int64)
     ids[mask] = np.concatenate([row.ids for row in rows])
-    taken = lm.forward_rows(send(ids, lm.device), send(mask.astype(np.int64), lm.device))
+    taken = _fetched(lm.forward_rows(send(ids, lm.device), send(mask.astype(np.int64), lm.device)))
     spans = [slice(len(row.ids) - row.keep, len(row.ids)) for row in rows]
     return [{layer: x[n, span] for layer, x in taken.items()} for n, span in enumerate(spans)], ids.size
+
+
+def _fetched(taken: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Copy a batch's residuals to the processor, once a layer; a copy a response would wait as often."""
+    return {layer: x.cpu() for layer, x in taken.items()}
 
 
 def _finite(

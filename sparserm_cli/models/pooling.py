@@ -78,7 +78,7 @@ def pooled_vectors(
     return {
         layer: {
             name: np.stack(
-                [found[int(tree), int(response)][which].cpu().numpy() for tree, response in forest.place]
+                [found[int(tree), int(response)][which].numpy() for tree, response in forest.place]
             )
             for which, name in enumerate(POOLED)
         }

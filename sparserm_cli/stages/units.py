@@ -104,7 +104,7 @@ class UnitComputer:
             place = trees[number].first - span.start + response
             for layer, residuals in taken.items():
                 arrays = layers[layer]
-                arrays["last"][place], arrays["mean"][place] = (one.cpu().numpy() for one in pool(residuals))
+                arrays["last"][place], arrays["mean"][place] = (one.numpy() for one in pool(residuals))
                 if "tokens" in arrays:
                     arrays["tokens"][starts[place] : starts[place + 1]] = stored(residuals)
             self._done += int(starts[place + 1] - starts[place])
@@ -183,7 +183,6 @@ def stored(residuals: Any) -> np.ndarray:
     """Return residuals as the store keeps them: float32, or the bits of bfloat16 as uint16."""
     import torch
 
-    values = residuals.cpu()
-    if values.dtype == torch.bfloat16:
-        return np.asarray(values.contiguous().view(torch.int16).numpy().view(np.uint16))
-    return np.asarray(values.numpy())
+    if residuals.dtype == torch.bfloat16:
+        return np.asarray(residuals.contiguous().view(torch.int16).numpy().view(np.uint16))
+    return np.asarray(residuals.numpy())
