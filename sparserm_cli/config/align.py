@@ -46,7 +46,7 @@ class ExportConfig(StageConfig):
     target: Path = Path()
     """File of a capture, or folder of a reward model."""
     to: Literal["capture", "hf", "hub-folder"] = "capture"
-    """The capture as one file, the reward model for transformers, or that with a card and all it came from."""
+    """The capture as one file, the reward model for transformers, or that with its card and data."""
     reward: Path | None = None
     """Fitted reward model; None is the run directory's own."""
     model: str | None = None
