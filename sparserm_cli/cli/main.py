@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from sparserm_cli import __version__, console
-from sparserm_cli.cli import align, chain, look, spine, tools, use
+from sparserm_cli.cli import align, chain, look, serving, spine, tools, use
 from sparserm_cli.errors import SparseRMError, StoppedError
 
 app = typer.Typer(
@@ -57,6 +57,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     look.report,
     align.rank,
     align.pairs,
+    serving.serve,
 )
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)

@@ -19,6 +19,7 @@ from sparserm_cli.config.base import (
     parse_numbers,
     parse_worker,
 )
+from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.spine import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.config.use import (
     CompareConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "CONFIGS",
     "DEFAULT_MODEL",
     "DEFAULT_RUN",
+    "KEY_VARIABLE",
     "STAGES",
     "CompareConfig",
     "EncodeConfig",
@@ -53,6 +55,7 @@ __all__ = [
     "ResponsesConfig",
     "ScoreConfig",
     "SelectConfig",
+    "ServeConfig",
     "StageConfig",
     "column_map",
     "default_run",

@@ -1,0 +1,141 @@
+"""Requests that wait for the model become batches: what is there is computed together, each prompt once.
+
+One thread owns the model. It takes waiting jobs in their order, up to a number of tokens in which a prompt
+that several responses share counts once, so that a group of responses costs one prompt however it was posted.
+
+Memory: the waiting jobs, bounded by `most_waiting` tokens, and one batch.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.models.reward import Rewards
+
+BATCH_TOKENS = 16_384
+"""Tokens taken into one batch, each prompt counted once."""
+
+Compute = Callable[[Sequence[EncodedExample], bool], Rewards]
+"""From tokenised rows of one response, and whether token rewards are wanted, to rewards."""
+Observe = Callable[[int, int], None]
+"""Told the responses and the tokens of each batch."""
+
+
+class FullError(Exception):
+    """As much is waiting as may wait."""
+
+
+class _Job:
+    """What one request wants to know."""
+
+    def __init__(self, rows: Sequence[EncodedExample], *, by_token: bool) -> None:
+        self.rows, self.by_token = rows, by_token
+        self.result: Future[Rewards] = Future()
+        responses = [row.responses[0] for row in rows]
+        self.prompts = {one.prompt_ids.tobytes(): len(one.prompt_ids) for one in responses}
+        self.response_tokens = sum(len(one.response_ids) for one in responses)
+        self.tokens = self.response_tokens + sum(self.prompts.values())
+
+    def tokens_beside(self, prompts: dict[bytes, int]) -> int:
+        """Return the tokens it adds to a batch that has these prompts already."""
+        return self.response_tokens + sum(
+            size for prompt, size in self.prompts.items() if prompt not in prompts
+        )
+
+
+class Batcher:
+    """A queue of bounded length before one thread that computes.
+
+    Args:
+        compute: from rows to rewards; called by that thread alone.
+        most_waiting: tokens that may wait; a first job may be larger.
+        batch_tokens: tokens computed together; a single job may be larger.
+        observe: told of each batch.
+
+    """
+
+    def __init__(
+        self,
+        compute: Compute,
+        *,
+        most_waiting: int,
+        batch_tokens: int = BATCH_TOKENS,
+        observe: Observe = lambda responses, tokens: None,
+    ) -> None:
+        self._compute, self._observe = compute, observe
+        self._most_waiting, self._batch_tokens = most_waiting, batch_tokens
+        self._jobs: deque[_Job] = deque()
+        self._closed = False
+        self._changed = threading.Condition()  # its lock is reentrant
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Tokens of the jobs that wait."""
+        with self._changed:
+            return sum(job.tokens for job in self._jobs)
+
+    def submit(self, rows: Sequence[EncodedExample], *, by_token: bool = False) -> "Future[Rewards]":
+        """Queue rows of one response each; a future that is cancelled before its turn is never computed.
+
+        Raises:
+            FullError: too many tokens wait already, or no more are taken.
+
+        """
+        job = _Job(rows, by_token=by_token)
+        with self._changed:
+            full = self._jobs and self.waiting + job.tokens > self._most_waiting
+            if full or self._closed:
+                raise FullError
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.result
+
+    def close(self) -> None:
+        """Take nothing more, compute what waits, and end the thread."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while taken := self._take():
+            wanted = [job for job in taken if job.result.set_running_or_notify_cancel()]
+            if wanted:
+                self._work(wanted)
+
+    def _take(self) -> list[_Job]:
+        """Wait for jobs and return the next ones of one kind; none when closed and empty."""
+        taken: list[_Job] = []
+        prompts: dict[bytes, int] = {}
+        tokens = 0
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs or self._closed)
+            while self._jobs:
+                job = self._jobs[0]
+                added = job.tokens_beside(prompts)
+                if taken and (tokens + added > self._batch_tokens or job.by_token != taken[0].by_token):
+                    break
+                taken.append(self._jobs.popleft())
+                tokens += added
+                prompts |= job.prompts
+        if taken:
+            self._observe(sum(len(job.rows) for job in taken), tokens)
+        return taken
+
+    def _work(self, jobs: Sequence[_Job]) -> None:
+        """Compute jobs together; if that fails, each by itself, so that only the guilty one fails."""
+        try:
+            found = self._compute([row for job in jobs for row in job.rows], jobs[0].by_token)
+        except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked, not to this thread
+            if len(jobs) == 1:
+                jobs[0].result.set_exception(error)
+                return
+            for job in jobs:
+                self._work([job])
+            return
+        for job, part in zip(jobs, found.split([len(job.rows) for job in jobs]), strict=True):
+            job.result.set_result(part)

@@ -1,0 +1,150 @@
+"""What a server knows and does, without HTTP: the reward model, its batches, and whether it takes work."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sparserm_cli.align.server_batches import Batcher, FullError
+from sparserm_cli.align.server_metrics import Metrics
+from sparserm_cli.config import ServeConfig
+from sparserm_cli.data.conversation import ConversationText
+from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.reward import Prompt, RewardModel, Rewards
+
+PROBE_TOLERANCE = 0.25
+"""Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""
+
+
+class Service:
+    """The work behind the routes.
+
+    Args:
+        config: the options.
+
+    """
+
+    def __init__(self, config: ServeConfig) -> None:
+        self.config = config
+        self.state = "loading"
+        """loading, ready or draining."""
+        self.metrics = Metrics(lambda: self.waiting)
+        self.working = 0
+        """Requests with a body that are worked on or waiting."""
+        self.probe: dict[str, float] = {}
+        """Score of the probe, at the fit and here."""
+        self._model: RewardModel | None = None
+        self._batches: Batcher | None = None
+
+    def start(self, model: RewardModel) -> None:
+        """Take work from now on, if the model scores as it did at the fit.
+
+        Raises:
+            IncompatibleError: it does not.
+
+        """
+        self._check(model)
+        self.texts = ConversationText(model.template)
+        self._model = model
+        self._batches = Batcher(
+            self._compute, most_waiting=self.config.max_waiting, observe=self.metrics.computed
+        )
+        self.state = "ready"
+
+    def drain(self) -> bool:
+        """Take no more work, and wait until all is answered; tell whether that was done in time."""
+        self.state = "draining"
+        until = time.monotonic() + self.config.drain_seconds
+        while self.working and time.monotonic() < until:
+            time.sleep(0.02)
+        return not self.working
+
+    @property
+    def model(self) -> RewardModel:
+        """The reward model; there is one once the state is ready."""
+        if self._model is None:
+            raise RuntimeError("asked before the model was loaded")
+        return self._model
+
+    @property
+    def waiting(self) -> int:
+        """Tokens that wait for the model."""
+        return self._batches.waiting if self._batches else 0
+
+    @property
+    def closed(self) -> str:
+        """Why no work is taken now; "" if it is."""
+        return "" if self.state == "ready" else f"the server is {self.state}; try again"
+
+    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedExample]:
+        """Tokenise.
+
+        Raises:
+            BadInputError: a response has no token or is longer than the model takes.
+            IncompatibleError: the template refuses a conversation.
+
+        """
+        return self.model.encode(prompts, responses)
+
+    async def rewards(self, rows: Sequence[EncodedExample], *, by_token: bool = False) -> Rewards:
+        """Queue rows and wait for their rewards; a caller that is cancelled takes them out of the queue.
+
+        Raises:
+            FullError: too much waits already.
+            TimeoutError: it took too long.
+
+        """
+        if self._batches is None:
+            raise FullError
+        result = self._batches.submit(rows, by_token=by_token)
+        async with asyncio.timeout(self.config.timeout):
+            return await asyncio.wrap_future(result)
+
+    def info(self) -> dict[str, Any]:
+        """Return what there is to know of the reward model."""
+        config, lm = self.model.config, self.model.lm
+        return {
+            "model": self.name,
+            "digest": config.lineage.digest,
+            "language_model": config.model,
+            "language_model_revision": config.model_revision,
+            "hook_names": list(config.hook_names),
+            "sae": config.selection.get("sae"),
+            "pool": config.pool,
+            "head": config.head,
+            "loss": config.loss,
+            "max_length": self.model.max_length,
+            "dtype": lm.dtype,
+            "device": lm.device,
+            "score_mean": config.score_mean,
+            "score_std": config.score_std,
+            "normalize": self.config.normalize,
+            "clip": self.config.clip,
+            "abstain": self.config.abstain,
+            "probe": self.probe,
+        }
+
+    @property
+    def name(self) -> str:
+        """Name of the reward model among others: that of its language model and its digest's beginning."""
+        config = self.model.config
+        return f"{config.model.rstrip('/').rpartition('/')[2]}-reward-{config.lineage.digest[:8]}"
+
+    def _compute(self, rows: Sequence[EncodedExample], by_token: bool) -> Rewards:
+        return self.model.rewards(rows, self.config, tokens=by_token, batch_tokens=self.config.batch_tokens)
+
+    def _check(self, model: RewardModel) -> None:
+        """Score the probe, which also warms up the model."""
+        row = model.probe()
+        if row is None:
+            return
+        expected, found = float(model.config.probe["score"]), float(model.rewards([row]).scores[0])
+        self.probe = {"expected": expected, "found": found}
+        if not abs(found - expected) <= PROBE_TOLERANCE * model.config.score_std:
+            raise IncompatibleError(
+                f"{model.path}: the score of its own probe",
+                f"{expected:.4f}",
+                f"{found:.4f}",
+                "this machine computes something else than the fit did: try --device cpu, or fit here",
+            )
