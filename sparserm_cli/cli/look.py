@@ -23,7 +23,7 @@ def compare(
     sweep: Annotated[
         list[str],
         typer.Option(
-            metavar="directions|methods|variants|labels|noise|layers|transfer",
+            metavar="directions|methods|variants|labels|noise|layers|transfer|lora",
             help="What is tried. Repeatable.",
         ),
     ] = list(CompareConfig.sweep),  # noqa: B006 - typer reads it and leaves it alone
@@ -43,6 +43,9 @@ def compare(
     ] = CompareConfig.head,
     loss: Annotated[str, typer.Option(metavar="margin|bt|bce", help="Their loss.")] = CompareConfig.loss,
     folds: Annotated[int, typer.Option(help="Parts of the prompts.")] = CompareConfig.folds,
+    train_pairs: Annotated[
+        int | None, typer.Option(help="Most pairs learned from in a fold.", show_default="all")
+    ] = None,
     seed: opt.SeedOption = CompareConfig.seed,
     run: opt.RunOption = DEFAULT_RUN,
     config: opt.ConfigOption = None,

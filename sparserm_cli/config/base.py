@@ -51,7 +51,15 @@ class StageConfig:
     def _check_number(option: str, name: str, value: Any) -> None:
         if name.endswith("_fraction") and not 0 <= value < 1:
             raise UsageError(option, "a share from 0 up to, but not, 1", str(value), "correct the option")
-        positive = name in {"top_k", "chunk_rows", "batch_tokens", "max_length", "limit", "unit_tokens"}
+        positive = name in {
+            "top_k",
+            "chunk_rows",
+            "batch_tokens",
+            "max_length",
+            "limit",
+            "unit_tokens",
+            "train_pairs",
+        }
         if positive and value is not None:
             least = min(value, default=0) if isinstance(value, tuple) else value
             if least < 1:

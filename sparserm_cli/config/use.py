@@ -82,8 +82,8 @@ class EvaluateConfig(ResponsesConfig):
     """Evaluate although prompts were trained on."""
 
 
-SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "transfer")
-"""What `compare` can try."""
+SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "transfer", "lora")
+"""What `compare` can try; `lora` trains the whole model, hours on a large run, so it has to be asked for."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class CompareConfig(StageConfig):
     """What tables call the run; None is the name of its directory."""
     other: tuple[str, ...] = ()
     """Runs on which what was fitted on this one is tested too, each as NAME=RUN."""
-    sweep: tuple[str, ...] = SWEEPS
+    sweep: tuple[str, ...] = SWEEPS[:-1]
     """What is tried, of SWEEPS."""
     quick: bool = False
     """Only two points of the sweep over directions, the methods and the other runs."""
@@ -112,6 +112,8 @@ class CompareConfig(StageConfig):
     """Their loss."""
     folds: int = 5
     """Parts of the prompts, each tested once."""
+    train_pairs: int | None = None
+    """Most pairs learned from in a fold, drawn at random; None for all."""
     seed: int = 0
     """Of the folds and of everything random in a fit."""
 

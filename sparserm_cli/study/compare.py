@@ -17,6 +17,7 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.store.comparison import comparison_path, write_comparison
 from sparserm_cli.study import lineup
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate
+from sparserm_cli.study.lora import missing_packages
 from sparserm_cli.study.methods import Method
 from sparserm_cli.study.sample import Sample, load_sample
 
@@ -106,7 +107,7 @@ def compare_samples(
 
     """
     sample = samples[0]
-    asked = QUICK_SWEEPS if config.quick else config.sweep
+    asked = [one for one in (QUICK_SWEEPS if config.quick else config.sweep) if _able(one, note)]
     trials = [one for sweep in asked for one in _POINTS[sweep](sample, samples[1:], config)]
     total = sum(len(one.methods) for one in trials) * config.folds
     done, sweeps = 0, dict[str, dict[str, Any]]()
@@ -125,6 +126,14 @@ def compare_samples(
     }
     protocol = {name: value for name, value in vars(config).items() if name not in {"run", "other", "name"}}
     return {"protocol": protocol, "runs": {sample.name: run}}
+
+
+def _able(sweep: str, note: Note) -> bool:
+    """Tell whether the packages of a sweep are there."""
+    reason = missing_packages() if sweep == "lora" else None
+    if reason:
+        note(f"lora: left out: {reason}")
+    return reason is None
 
 
 def _by_directions(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
@@ -174,6 +183,11 @@ def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -
         yield Trial("transfer", target.name, sample, methods, _protocol(config), target)
 
 
+def _lora(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
+    """Try a LoRA reward model."""
+    yield Trial("lora", "all", sample, [*lineup.layered(config), lineup.LORA], _protocol(config))
+
+
 _POINTS = {
     "directions": _by_directions,
     "methods": _methods,
@@ -182,12 +196,13 @@ _POINTS = {
     "noise": _by_noise,
     "layers": _by_layers,
     "transfer": _transfer,
+    "lora": _lora,
 }
 """Sweep to its points."""
 
 
 def _protocol(config: CompareConfig) -> Protocol:
-    return Protocol(config.folds, config.seed)
+    return Protocol(config.folds, config.seed, config.train_pairs)
 
 
 def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:

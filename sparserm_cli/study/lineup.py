@@ -53,6 +53,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "MLP, margin, mean and last": {"head": "mlp", "loss": "margin", "pool": "both"},
 }
 """SparseRM with one or two options changed: name to options."""
+LORA = Method("LoRA, all of the model", kind="lora", top_k=None)
+"""The language model itself, fitted to the pairs."""
 FEW = 16
 """Directions a side where labels are few or wrong: where selection can show."""
 

@@ -29,7 +29,7 @@ class Method:
     name: str
     """As tables call it."""
     kind: str = "selected"
-    """Which numbers the head sees: a key of `KINDS`, or one of means, length, chance, which have no head."""
+    """Which numbers the head sees: a key of `KINDS`; means, length, lora and chance have no head."""
     top_k: int | None = 64
     """Directions a side; None for all there is."""
     by: str = "difference"
@@ -82,6 +82,10 @@ def fit_method(method: Method, training: Training) -> Scorer:
         return _by_length(training)
     if method.kind == "means":
         return _difference_of_means(method, training)
+    if method.kind == "lora":
+        from sparserm_cli.study.lora import fit_lora  # trl takes seconds to load
+
+        return fit_lora(training)
     project = KINDS[method.kind](method, training)
     values = project(training.sample)
     mean, std = standardisation(values, training.rows)

@@ -51,6 +51,10 @@ class Sample:
     """Chosen and rejected response of each pair."""
     groups: UInt64[np.ndarray, " m"]
     """Prompt of each pair."""
+    capture: ActivationsReader
+    """Where it comes from, with the token ids."""
+    rows: Int64[np.ndarray, " n"]
+    """Number of each response there."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -107,6 +111,8 @@ def load_sample(
         lengths=capture.response_lengths.astype(np.int64)[rows],
         pairs=places.reshape(-1, 2),
         groups=capture.response_group()[stored.chosen][usable],
+        capture=capture,
+        rows=rows.astype(np.int64),
     )
 
 
