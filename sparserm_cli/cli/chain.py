@@ -31,6 +31,7 @@ def run(
 
 def status(
     ctx: typer.Context,
+    deep: Annotated[bool, typer.Option("--deep", help="Read input files, however large they are.")] = False,
     run: opt.RunOption = DEFAULT_RUN,
     config: opt.ConfigOption = None,
     json: opt.JsonOption = False,
@@ -43,7 +44,7 @@ def status(
     settings, out = opt.begin(ctx, StageConfig)
     from sparserm_cli.store.status import status as look
 
-    reports.status(out, settings.run, look(settings.run))
+    reports.status(out, settings.run, look(settings.run, deep=deep))
 
 
 def verify(

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 def run(out: Output, path: Path, stages: "Sequence[RanStage]") -> None:
     """Tell which stages did something and where the reward model is."""
     told = {
-        one.name: {"state": "up to date" if one.skipped else "done", "seconds": round(one.seconds, 2)}
+        one.name: {
+            "state": "up to date" if one.summary.fresh else "done",
+            "seconds": round(one.seconds, 2),
+        }
         for one in stages
     }
     data = {"run": str(path), "stages": told}
     lines = [
-        f"{one.name}: " + ("was up to date" if one.skipped else f"done in {duration(one.seconds)}")
+        f"{one.name}: " + ("was up to date" if one.summary.fresh else f"done in {duration(one.seconds)}")
         for one in stages
     ]
     out.result(data, "\n".join([*lines, f"{path}: complete", "next: sparserm score responses.jsonl"]))

@@ -14,9 +14,10 @@ from sparserm_cli.models.sae_metadata import find_sae, read_metadata
 from sparserm_cli.stages.layer_saes import name_by_layer, sae_facts
 from sparserm_cli.stages.stopping import finish_unit_in_hand
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, open_capture
-from sparserm_cli.store.checks import open_complete
+from sparserm_cli.store.chain import is_made
 from sparserm_cli.store.features import (
     FeaturesPlan,
+    FeaturesReader,
     FeaturesWriter,
     SAEFacts,
     features_identity,
@@ -24,9 +25,10 @@ from sparserm_cli.store.features import (
     plan_features,
     remove_features,
 )
+from sparserm_cli.store.features_plan import FEATURES, VERSION
 from sparserm_cli.store.files import sweep
 from sparserm_cli.store.layout import ACTIVATIONS
-from sparserm_cli.store.lineage import check_parent, check_same_plan, first_difference, parent_difference
+from sparserm_cli.store.lineage import Lineage, check_parent, check_same_plan
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.units import MANIFEST
 from sparserm_cli.store.work import work_units
@@ -56,6 +58,11 @@ class EncodeSummary(NamedTuple):
     seconds: float
     samples: "Mapping[int, SAEQuality]"
     digest: str
+
+    @property
+    def fresh(self) -> bool:
+        """Whether everything was there already."""
+        return self.state == "complete" and self.computed == 0
 
 
 def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSummary:
@@ -133,13 +140,11 @@ def finished_features(
         if metadata.d_in is None or metadata.d_sae is None:  # only the weights say
             return None
         facts.append(sae_facts(metadata, sae_digest(files, metadata), layer))
-    writer = FeaturesWriter(root)
-    if first_difference(features_identity(writer.plan.saes), features_identity(facts)) is not None:
+    parents = {ACTIVATIONS: capture.lineage.as_parent()}
+    if not is_made(root.parent, Lineage(FEATURES, VERSION, features_identity(facts), parents)):
         return None
-    if parent_difference(writer.parent, capture.lineage.as_parent()) is not None:
-        return None
-    manifest = open_complete(writer.store)
-    return EncodeSummary(root, writer.plan, "complete", 0, 0.0, {}, manifest.digest)
+    features = FeaturesReader(root)
+    return EncodeSummary(root, features.plan, "complete", 0, 0.0, {}, features.digest)
 
 
 def ensure_features_plan(

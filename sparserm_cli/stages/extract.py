@@ -44,6 +44,11 @@ class ExtractSummary(NamedTuple):
     free: int
     digest: str
 
+    @property
+    def fresh(self) -> bool:
+        """Whether everything was there already."""
+        return self.state == "complete" and self.computed == 0
+
 
 def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> ExtractSummary:
     """Capture what `config` asks for, or continue where an earlier call was cut off.

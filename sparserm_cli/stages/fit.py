@@ -29,7 +29,7 @@ from sparserm_cli.stages.controls import (
 )
 from sparserm_cli.stages.frequency import counted_pairs
 from sparserm_cli.store.activations import ActivationsReader, open_capture
-from sparserm_cli.store.chain import look
+from sparserm_cli.store.chain import is_made, look
 from sparserm_cli.store.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.lineage import Lineage, check_parent
 from sparserm_cli.store.locks import run_lock
@@ -40,6 +40,7 @@ from sparserm_cli.store.reward import (
     Metric,
     RewardConfig,
     RewardFiles,
+    read_reward,
     reward_path,
     write_reward,
 )
@@ -58,15 +59,17 @@ class FitSummary(NamedTuple):
         path: where the reward model is.
         config: everything recorded about it, the accuracies of the head and of the controls among it.
         seconds: spent.
+        fresh: whether the reward model was there already.
     """
 
     path: Path
     config: RewardConfig
     seconds: float
+    fresh: bool
 
 
 def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
-    """Fit the reward head and its controls, and measure them on the validation prompts.
+    """Fit the reward head and its controls, and measure them on the validation prompts, unless it is done.
 
     Args:
         config: the options.
@@ -86,9 +89,15 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     capture = open_capture(config.run)
     directions = read_directions(config.run)
     _check_ancestors(config.run, directions)
+    _warn_of_other_split(config, directions, note)
+    identity = {name: getattr(config, name) for name in ("pool", "head", "loss", "val_fraction", "seed")}
+    parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
+    lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
+    if is_made(config.run, lineage):
+        note(f"{path.name} is up to date")
+        return FitSummary(path, read_reward(path).config, time.monotonic() - begun, fresh=True)
     # 2. Pairs of training prompts, pairs of validation prompts.
     split = split_pairs(capture, config.val_fraction, config.seed)
-    _warn_of_other_split(config, directions, note)
     # 3. The head on the projections, and the controls on the same pairs.
     rows = {layer: one.rows for layer, one in directions.layers.items()}
     taken = projections(capture, tuple(rows), config.pool, rows, split.rows)
@@ -96,15 +105,15 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     note("fitting the controls: random directions, dense, difference of means")
     controls = fit_controls(capture, split, rows, config.pool, config.head, config.loss, config.seed)
     # 4. How good they are, measured with what will be stored; then it appears whole or not at all.
-    told = _recorded(config, capture, directions, split, head.facts)
+    told = _recorded(lineage, capture, directions, split, head.facts)
     told = _measured(told, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
     whitening, quantiles = training_distances(x, groups, config.seed)
     told = replace(told, distance=quantiles, probe=_probe(capture, split, taken, head.final))
     stored = {name: one.final for name, one in controls.items()}
     with run_lock(config.run):
-        written = write_reward(reward_path(config.run), RewardFiles(told, head.final, stored, whitening))
-    return FitSummary(reward_path(config.run), written.config, time.monotonic() - begun)
+        written = write_reward(path, RewardFiles(told, head.final, stored, whitening))
+    return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
 
 
 def split_pairs(capture: ActivationsReader, val_fraction: float, seed: int) -> Split:
@@ -155,7 +164,7 @@ def _warn_of_other_split(config: FitConfig, directions: Directions, note: Note) 
 
 
 def _recorded(
-    config: FitConfig,
+    lineage: Lineage,
     capture: ActivationsReader,
     directions: Directions,
     split: Split,
@@ -168,11 +177,9 @@ def _recorded(
     prompts = np.unique(split.groups[~split.validation])
     lengths = capture.response_lengths.astype(np.int64)[split.rows]
     template = {"model": None, "raw": "raw"}.get(settings.template_source, settings.template_source)
-    identity = {name: getattr(config, name) for name in ("pool", "head", "loss", "val_fraction", "seed")}
-    parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     hooks = dict(zip(settings.layers, settings.hook_names, strict=True))
     return RewardConfig(
-        lineage=Lineage(TYPE, VERSION, identity, parents),
+        lineage=lineage,
         model=settings.model,
         model_revision=settings.model_revision,
         tokenizer=settings.tokenizer,
@@ -184,7 +191,7 @@ def _recorded(
         d_in=settings.d_in,
         dtype=settings.dtype,
         max_length=settings.max_length,
-        **identity,
+        **lineage.identity,
         selection={
             **chosen,
             "sae": features.get("sae"),

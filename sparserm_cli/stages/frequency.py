@@ -17,6 +17,7 @@ from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages.measures import measure
 from sparserm_cli.stages.tally import FOLDS, STRATA, Cohort, Tally, class_totals, make_cohort
 from sparserm_cli.store.activations import ActivationsReader, open_capture
+from sparserm_cli.store.chain import is_made
 from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.store.frequency import (
     TYPE,
@@ -25,6 +26,7 @@ from sparserm_cli.store.frequency import (
     Measures,
     Totals,
     frequency_path,
+    read_frequency,
     write_frequency,
 )
 from sparserm_cli.store.lineage import Lineage
@@ -39,16 +41,18 @@ class FrequencySummary(NamedTuple):
         frequency: the table, as it was written.
         left_out: pairs kept out of the rates, for validation or because a response has no features.
         seconds: spent on counting.
+        fresh: whether the table was there already.
     """
 
     path: Path
     frequency: Frequency
     left_out: int
     seconds: float
+    fresh: bool
 
 
 def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> FrequencySummary:
-    """Count the latents of every encoded layer over the pairs that are not for validation.
+    """Count the latents of every encoded layer over the pairs that are not for validation, unless it is done.
 
     Args:
         config: the options.
@@ -74,8 +78,19 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         found = f"none of {len(kept)}"
         hint = "use more data or a smaller --val-fraction"
         raise BadInputError(str(capture.root), "pairs to count", found, hint)
-    cohort = training_cohort(capture, kept)
+    left_out = int((~kept).sum())
+    if left_out:
+        note(f"{left_out:,} of {len(kept):,} pairs are kept out of the rates (validation prompts)")
+    settings = {"unit": config.unit, "val_fraction": config.val_fraction, "seed": config.seed}
+    identity = {**settings, "folds": FOLDS, "strata": STRATA}
+    lineage = Lineage(TYPE, VERSION, identity, {"features": features.lineage.as_parent()})
+    path = frequency_path(config.run)
+    if is_made(config.run, lineage):
+        note(f"{path.name} is up to date")
+        table = read_frequency(config.run)
+        return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=True)
     # 3. One pass over each layer.
+    cohort = training_cohort(capture, kept)
     lengths = capture.response_lengths
     total = int(lengths.sum()) * len(features.plan.layers)
     layers: dict[int, Measures] = {}
@@ -90,19 +105,9 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
                 progress(done, total)
             layers[layer] = measure(counter.result())
         # 4. The table appears whole or not at all.
-        settings = {"unit": config.unit, "val_fraction": config.val_fraction, "seed": config.seed}
-        lineage = Lineage(
-            TYPE,
-            VERSION,
-            {**settings, "folds": FOLDS, "strata": STRATA},
-            {"features": features.lineage.as_parent()},
-        )
         totals = _totals(config, cohort, lengths.astype(np.int64))
         table = write_frequency(config.run, Frequency(lineage, config.unit, totals, layers))
-    left_out = int((~kept).sum())
-    if left_out:
-        note(f"{left_out:,} of {len(kept):,} pairs are kept out of the rates (validation prompts)")
-    return FrequencySummary(frequency_path(config.run), table, left_out, time.monotonic() - begun)
+    return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=False)
 
 
 def counted_pairs(capture: ActivationsReader, val_fraction: float, seed: int) -> Bool[np.ndarray, " pairs"]:

@@ -5,6 +5,7 @@ Memory: about 200 bytes a response.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserm_cli.config import ExtractConfig, column_map
-from sparserm_cli.data.example import CHOSEN, REJECTED
+from sparserm_cli.data.example import CHOSEN, REJECTED, InputFile
 from sparserm_cli.data.files import open_source
 from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
@@ -148,7 +149,8 @@ def write_plan(root: Path, request: Request) -> ExtractPlan:
         for row in encoded_rows(reader, template, max_length=settings.max_length, too_long=config.too_long):
             pairs.add(row)
         # A hub data set's digest is known only now that it has been read.
-        writer.settings = replace(settings, inputs=tuple(InputFact(*one) for one in reader.inputs))
+        inputs = tuple(_input_fact(one, root.parent) for one in reader.inputs)
+        writer.settings = replace(settings, inputs=inputs)
         counts = {
             "rows_read": reader.read,
             "rows_accepted": reader.accepted,
@@ -159,6 +161,12 @@ def write_plan(root: Path, request: Request) -> ExtractPlan:
             "truncated": pairs.truncated,
         }
         return writer.freeze(counts)
+
+
+def _input_fact(read: InputFile, run: Path) -> InputFact:
+    """Return what is recorded of an input: the relative path of a file from the run directory on."""
+    relative = Path(read.path).is_file() and not Path(read.path).is_absolute()
+    return InputFact(os.path.relpath(read.path, run) if relative else read.path, read.bytes, read.sha256)
 
 
 def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:

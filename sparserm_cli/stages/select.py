@@ -19,12 +19,14 @@ from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
 from sparserm_cli.store.activations import capture_path, open_capture
+from sparserm_cli.store.chain import is_made
 from sparserm_cli.store.directions import (
     TYPE,
     VERSION,
     Directions,
     LayerDirections,
     directions_path,
+    read_directions,
     write_directions,
 )
 from sparserm_cli.store.features import FeaturesReader, SAEFacts, features_path
@@ -45,6 +47,7 @@ class SelectSummary(NamedTuple):
         by: the measure that ranked the latents.
         top_k: directions a side and layer.
         seconds: spent.
+        fresh: whether the directions were there already.
     """
 
     path: Path
@@ -52,10 +55,11 @@ class SelectSummary(NamedTuple):
     by: str
     top_k: int
     seconds: float
+    fresh: bool
 
 
 def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = None) -> SelectSummary:
-    """Choose `top_k` directions a side in every layer.
+    """Choose `top_k` directions a side in every layer, unless that is done.
 
     Args:
         config: the options.
@@ -78,6 +82,17 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
     check_parent(where, recorded, features.lineage.as_parent(), "run `sparserm frequency`")
     if capture_path(config.run).exists():  # a capture may be thrown away once it has been encoded
         features.check_parent(open_capture(config.run).lineage.as_parent())
+    identity = {"by": config.by, "top_k": config.top_k, "seed": config.seed}
+    parents = {
+        "frequency": frequency.lineage.as_parent(),
+        "features": recorded,
+        "activations": features.parent,
+    }
+    lineage, path = Lineage(TYPE, VERSION, identity, parents), directions_path(config.run)
+    if is_made(config.run, lineage):
+        note(f"{path.name} are up to date")
+        seconds, there = time.monotonic() - begun, read_directions(config.run)
+        return SelectSummary(path, there, config.by, config.top_k, seconds, fresh=True)
     # 2. The strongest latents of each layer, and their decoder rows.
     read_rows = decoder or sae_decoder({sae.layer: sae for sae in features.plan.saes})
     layers = {
@@ -85,21 +100,14 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
         for layer, measures in frequency.layers.items()
     }
     # 3. They appear whole or not at all.
-    identity = {"by": config.by, "top_k": config.top_k, "seed": config.seed}
-    parents = {
-        "frequency": frequency.lineage.as_parent(),
-        "features": recorded,
-        "activations": features.parent,
-    }
     with run_lock(config.run):
-        written = write_directions(config.run, Directions(Lineage(TYPE, VERSION, identity, parents), layers))
+        written = write_directions(config.run, Directions(lineage, layers))
     for layer, one in layers.items():
         doubtful = int((one.q > 0.05).sum())
         if doubtful and not config.by.startswith("random-"):
             note(f"layer {layer}: {doubtful} of {len(one.q)} directions could be chance (q above 0.05)")
-    return SelectSummary(
-        directions_path(config.run), written, config.by, config.top_k, time.monotonic() - begun
-    )
+    seconds = time.monotonic() - begun
+    return SelectSummary(path, written, config.by, config.top_k, seconds, fresh=False)
 
 
 def _directions(

@@ -78,7 +78,7 @@ class ActivationsReader:
 
     def check_inputs(self) -> None:
         """Hash the input files again; raises IncompatibleError naming a changed one."""
-        check_inputs(self.plan)
+        check_inputs(self.plan, self.root.parent)
 
     # --- rows ---
 

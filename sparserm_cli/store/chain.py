@@ -15,9 +15,11 @@ from sparserm_cli.store.checks import open_complete
 from sparserm_cli.store.disk import size_of
 from sparserm_cli.store.features_plan import FEATURES
 from sparserm_cli.store.features_plan import VERSION as FEATURES_VERSION
+from sparserm_cli.store.files import read_sealed
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.layout import VERSION as ACTIVATIONS_VERSION
-from sparserm_cli.store.lineage import Lineage
+from sparserm_cli.store.lineage import Lineage, first_difference
+from sparserm_cli.store.receipts import FileFact, files_from_json
 from sparserm_cli.store.units import INNER, MANIFEST, UnitStore
 
 ABSENT, PLANNED, PARTIAL, COMPLETE = "absent", "planned", "partial", "complete"
@@ -45,7 +47,7 @@ class Artifact:
     bytes: int = 0
     """What it takes on the disk."""
     created: str = ""
-    """When it was planned, as recorded inside it; "" if it does not say."""
+    """When it was planned or made, as recorded inside it; "" if it does not say."""
     lineage: Lineage | None = None
     """What it says about itself; None if it cannot be read or is not complete."""
 
@@ -53,6 +55,11 @@ class Artifact:
     def parents(self) -> tuple[str, ...]:
         """The artifacts it was made from."""
         return () if self.lineage is None else tuple(self.lineage.parents)
+
+    @property
+    def made_anew_by(self) -> str:
+        """What replaces it; only a stage that works in units keeps what is there unless it is forced."""
+        return self.command + (" --force" if _KINDS[self.name].version else "")
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class _Kind:
     command: str
     lineage: Callable[[Path], Lineage] | None = None
     version: int = 0
+    described_in: str = ""
 
 
 _KINDS: Mapping[str, _Kind] = {
@@ -72,12 +80,16 @@ _KINDS: Mapping[str, _Kind] = {
         frequency.frequency_path, "sparserm frequency", lambda run: frequency.read_frequency(run).lineage
     ),
     "directions": _Kind(
-        directions.directions_path, "sparserm select", lambda run: directions.read_directions(run).lineage
+        directions.directions_path,
+        "sparserm select",
+        lambda run: directions.read_directions(run).lineage,
+        described_in=directions.JSON,
     ),
     "reward": _Kind(
         reward.reward_path,
         "sparserm fit",
         lambda run: reward.read_reward(reward.reward_path(run)).config.lineage,
+        described_in=reward.CONFIG,
     ),
 }
 NAMES = tuple(_KINDS)
@@ -104,8 +116,8 @@ def look(run: Path, name: str) -> Artifact:
     try:
         if kind.lineage is None:
             return _look_at_units(run, artifact)
-        lineage = kind.lineage(run)
-        return replace(artifact, state=COMPLETE, lineage=lineage, bytes=bytes_of(artifact.path))
+        lineage, size = kind.lineage(run), bytes_of(artifact.path)
+        return replace(artifact, state=COMPLETE, lineage=lineage, bytes=size, created=lineage.created)
     except CorruptStoreError as error:
         return replace(artifact, state=CORRUPT, detail=str(error), bytes=bytes_of(artifact.path))
     except IncompatibleError as error:
@@ -128,6 +140,32 @@ def _look_at_units(run: Path, artifact: Artifact) -> Artifact:
     size = manifest.bytes + sum(file.size for file in store.plan.files)
     lineage = store.lineage(manifest)
     return replace(artifact, state=COMPLETE, done=store.plan.units, bytes=size, lineage=lineage)
+
+
+def is_made(run: Path, wanted: Lineage) -> bool:
+    """Tell whether the run directory holds the artifact `wanted`, whole: same settings, same parents.
+
+    Its digest is not compared: it follows from these.
+    """
+    found = look(run, wanted.type).lineage
+    if found is None or set(found.parents) != set(wanted.parents):
+        return False
+    parents = all(found.parents[name].digest == one.digest for name, one in wanted.parents.items())
+    return parents and first_difference(found.identity, wanted.identity) is None
+
+
+def recorded_files(artifact: Artifact) -> tuple[FileFact, ...]:
+    """Return the files that a small artifact says it is made of; a single file vouches for itself.
+
+    Raises:
+        CorruptStoreError: what it says of itself cannot be read.
+
+    """
+    described_in = _KINDS[artifact.name].described_in
+    if not described_in:
+        return ()
+    # The seal vouches that no list was lost: an artifact without one was made before there were lists.
+    return files_from_json(read_sealed(artifact.path / described_in).get("files", ()))
 
 
 def _count(folder: Path) -> int:

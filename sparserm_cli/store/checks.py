@@ -5,6 +5,7 @@ Quick: the manifest, then one stat for each file. Deep: every byte is hashed aga
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError
 from sparserm_cli.store.files import digest_file, read_sealed, size_of
@@ -54,7 +55,7 @@ def check(store: UnitStore, *, deep: bool) -> list[Damage]:
         deep: hash every file again and read every receipt, instead of one stat for each file.
 
     """
-    damage = list(_check_files(store, store.plan.files, None, deep=deep))
+    damage = list(check_files(store.root, store.plan.files, None, deep=deep))
     manifest = None
     try:
         manifest = store.manifest()
@@ -82,7 +83,7 @@ def _check_unit(store: UnitStore, unit: int, record: UnitRecord | None, *, deep:
     if record is not None and receipt is not None and receipt.files != record.files:
         yield Damage(path, unit, "the files of the manifest", "others")
     files = record.files if record is not None else receipt.files if receipt is not None else ()
-    yield from _check_files(store, files, unit, deep=deep)
+    yield from check_files(store.root, files, unit, deep=deep)
 
 
 def _read_receipt(store: UnitStore, unit: int, path: str) -> tuple[Receipt | None, list[Damage]]:
@@ -98,18 +99,16 @@ def _read_receipt(store: UnitStore, unit: int, path: str) -> tuple[Receipt | Non
     return receipt, []
 
 
-def _check_files(
-    store: UnitStore, files: tuple[FileFact, ...], unit: int | None, *, deep: bool
-) -> Iterator[Damage]:
-    """Yield the files whose size, or with `deep` whose digest, is not as recorded."""
-    root = str(store.root)
+def check_files(root: Path, files: Sequence[FileFact], unit: int | None, *, deep: bool) -> Iterator[Damage]:
+    """Yield the files below `root` whose size, or with `deep` whose digest, is not as recorded."""
+    folder = str(root)
     for file in files:
-        size = size_of(f"{root}/{file.path}")
+        size = size_of(f"{folder}/{file.path}")
         if size != file.size:
             found = "no file" if size < 0 else f"{size:,} bytes"
             yield Damage(file.path, unit, f"{file.size:,} bytes", found)
         elif deep:
-            digest = digest_file(store.root / file.path)
+            digest = digest_file(root / file.path)
             if digest != file.xxh3_128:
                 yield Damage(file.path, unit, f"xxh3-128 {file.xxh3_128}", digest)
 
@@ -133,9 +132,9 @@ def open_complete(store: UnitStore) -> Manifest:
     if len(manifest.units) != store.plan.units:
         found = f"{len(manifest.units)}"
         raise CorruptStoreError(str(store.root / MANIFEST), f"{store.plan.units} units", found, REPAIR)
-    damage = list(_check_files(store, store.plan.files, None, deep=False))
+    damage = list(check_files(store.root, store.plan.files, None, deep=False))
     for unit, record in enumerate(manifest.units):
-        damage += _check_files(store, record.files, unit, deep=False)
+        damage += check_files(store.root, record.files, unit, deep=False)
     if damage:
         raise damage_error(store, damage)
     return manifest

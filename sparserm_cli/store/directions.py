@@ -1,7 +1,8 @@
 """directions/: the preference directions of each layer.
 
     directions.safetensors    layers.14 float32 [2K, d_in]: the decoder rows, preferred first, MUST
-    directions.json           the lineage, and for each layer and row, in the same order, MUST:
+    directions.json           the lineage, size and digest of the other file, and for each layer and row, in
+                              the same order, MUST:
 
 | field | |
 |---|---|
@@ -26,12 +27,15 @@ from safetensors.numpy import load_file, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.files import building_folder, read_sealed, write_sealed
-from sparserm_cli.store.lineage import Lineage, check_version
+from sparserm_cli.store.inventory import inventory
+from sparserm_cli.store.lineage import Lineage, check_version, now
+from sparserm_cli.store.receipts import files_to_json
 
 FOLDER = "directions"
 TYPE, VERSION = "directions", 1
 COMMAND = "sparserm select"
-_TENSORS, _JSON = "directions.safetensors", "directions.json"
+JSON = "directions.json"
+_TENSORS = "directions.safetensors"
 _NUMBERS = ("statistic", "rate_chosen", "rate_rejected", "q")
 
 
@@ -79,10 +83,11 @@ def write_directions(run: Path, directions: Directions) -> Directions:
     """
     told = {str(layer): _told(one) for layer, one in directions.layers.items()}
     tensors = {f"layers.{layer}": np.ascontiguousarray(one.rows) for layer, one in directions.layers.items()}
-    lineage = replace(directions.lineage, digest=_digest(tensors, directions.layers))
+    lineage = replace(directions.lineage, digest=_digest(tensors, directions.layers), created=now())
     with building_folder(directions_path(run), sum(rows.nbytes for rows in tensors.values())) as part:
         save_file(tensors, part / _TENSORS)
-        write_sealed(part / _JSON, {**lineage.to_json(), "layers": told})
+        files = files_to_json(inventory(part))
+        write_sealed(part / JSON, {**lineage.to_json(), "files": files, "layers": told})
     return replace(directions, lineage=lineage)
 
 
@@ -98,9 +103,9 @@ def read_directions(run: Path) -> Directions:
     if not folder.is_dir():
         raise IncompatibleError(str(folder), "preference directions", "no folder", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
-    head = read_sealed(folder / _JSON, again)
+    head = read_sealed(folder / JSON, again)
     check_version(str(folder), TYPE, head, VERSION)
-    lineage = Lineage.from_json(str(folder / _JSON), head)
+    lineage = Lineage.from_json(str(folder / JSON), head)
     try:
         tensors = load_file(folder / _TENSORS)
     except (OSError, SafetensorError) as error:

@@ -7,7 +7,6 @@ rows/                     as in the capture, without token ids
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.files import building_folder, fault_point
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.layout import ACTIVATIONS
-from sparserm_cli.store.lineage import package_versions
+from sparserm_cli.store.lineage import now, package_versions
 from sparserm_cli.store.plan import Layout
 from sparserm_cli.store.receipts import Plan
 from sparserm_cli.store.rows import ROW_TYPES, TOKEN_IDS, write_array
@@ -125,7 +124,7 @@ def plan_features(
                 write_array(store, name, len(values), [values])
         fault_point("plan-rows-written")
         told = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "created": now(),
             "packages": package_versions(),
         }
         identity, layout = features_identity(saes), vars(capture.plan.layout)

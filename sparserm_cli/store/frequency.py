@@ -1,8 +1,8 @@
 """frequency.parquet: how often each latent fires on chosen and on rejected responses, and what follows.
 
 One row a latent, layer by layer, features in order from 0. Every column MUST be there; side columns end in
-`_chosen` and `_rejected`; a positive measure speaks for chosen. The schema's metadata hold, under `sparserm`,
-the lineage and what the rates are shares of.
+`_chosen` and `_rejected`; a positive measure speaks for chosen. The file's metadata hold, under `sparserm`,
+the lineage and what the rates are shares of; since format 2 the file has the seal of `parquet`.
 
 | column | type | |
 |---|---|---|
@@ -14,7 +14,6 @@ the lineage and what the rates are shares of.
 | z, q, mcnemar, mcnemar_q, mutual_information | double | tests by response and pair, q-values, bits |
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,18 +21,16 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import xxhash
 from jaxtyping import Float32, Float64, Int64
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import building_file
-from sparserm_cli.store.lineage import Lineage, check_version
+from sparserm_cli.store.lineage import Lineage, check_version, now
+from sparserm_cli.store.parquet import read_sealed_table, write_sealed_table
 
 FREQUENCY = "frequency.parquet"
-TYPE, VERSION = "frequency", 1
+TYPE, VERSION = "frequency", 2
 COMMAND = "sparserm frequency"
-_KEY = b"sparserm"
 _SIDES = ("chosen", "rejected")
 
 Unit = Literal["token", "response"]
@@ -118,7 +115,7 @@ def write_frequency(run: Path, frequency: Frequency) -> Frequency:
 
     """
     digest = _digest(frequency.layers)
-    frequency = replace(frequency, lineage=replace(frequency.lineage, digest=digest))
+    frequency = replace(frequency, lineage=replace(frequency.lineage, digest=digest, created=now()))
     head = {
         **frequency.lineage.to_json(),
         "unit": frequency.unit,
@@ -126,9 +123,7 @@ def write_frequency(run: Path, frequency: Frequency) -> Frequency:
         "layers": {str(layer): m.difference.size for layer, m in frequency.layers.items()},
     }
     tables = [_table(layer, measures) for layer, measures in frequency.layers.items()]
-    table = pa.concat_tables(tables).replace_schema_metadata({_KEY: json.dumps(head, allow_nan=False)})
-    with building_file(frequency_path(run), table.nbytes) as part:
-        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+    write_sealed_table(frequency_path(run), pa.concat_tables(tables), head)
     return frequency
 
 
@@ -137,18 +132,14 @@ def read_frequency(run: Path) -> Frequency:
 
     Raises:
         IncompatibleError: there is none, it is of another type, or newer than this program.
-        CorruptStoreError: it is cut, its columns are not the recorded ones or their bytes have changed.
+        CorruptStoreError: a byte of it has changed, it is cut, or its columns are not the recorded ones.
 
     """
     path = frequency_path(run)
     if not path.is_file():
         raise IncompatibleError(str(path), "the table of frequencies", "no file", f"run `{COMMAND}` first")
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-        head = json.loads((table.schema.metadata or {})[_KEY])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        found = f"a file that does not read ({type(error).__name__})"
-        raise CorruptStoreError(str(path), "a Parquet table", found, f"run `{COMMAND}` again") from None
+    again = f"run `{COMMAND}` again"
+    table, head = read_sealed_table(path, 2, again)
     check_version(str(path), TYPE, head, VERSION)
     lineage = Lineage.from_json(str(path), head)
     layers, start = {}, 0
@@ -159,13 +150,7 @@ def read_frequency(run: Path) -> Frequency:
         totals, unit = _totals(head["totals"]), head["unit"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"something else ({error})"
-        raise CorruptStoreError(
-            str(path), "the columns of format 1", found, f"run `{COMMAND}` again"
-        ) from None
-    digest = _digest(layers)
-    if digest != lineage.digest or start != table.num_rows:
-        found = f"xxh3-128 {digest}"
-        raise CorruptStoreError(str(path), f"xxh3-128 {lineage.digest}", found, f"run `{COMMAND}` again")
+        raise CorruptStoreError(str(path), "the columns of format 1", found, again) from None
     return Frequency(lineage, unit, totals, layers)
 
 

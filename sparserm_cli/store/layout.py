@@ -9,7 +9,6 @@ row `u * tokens_per_unit` plus the lengths of the unit's responses before it.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from jaxtyping import Int32, Int64
 
 from sparserm_cli.store.bits import NAN_BITS
 from sparserm_cli.store.inventory import inventory
-from sparserm_cli.store.lineage import package_versions
+from sparserm_cli.store.lineage import now, package_versions
 from sparserm_cli.store.plan import POOLED, ExtractPlan
 from sparserm_cli.store.receipts import Plan
 from sparserm_cli.store.units import write_plan
@@ -91,7 +90,7 @@ def freeze(part: Path, plan: ExtractPlan, identity: Mapping[str, Any]) -> Plan:
 
     """
     told = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "packages": package_versions(),
         "inputs": [list(one) for one in plan.settings.inputs],
         "counts": dict(plan.counts),

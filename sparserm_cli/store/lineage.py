@@ -9,6 +9,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
@@ -43,6 +44,8 @@ class Lineage:
     """Name to parent, such as `activations`."""
     digest: str = ""
     """The content digest; "" while it is not yet known."""
+    created: str = field(default="", compare=False)
+    """When it was made, for people; no decision and no digest depends on it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that stands in the artifact."""
@@ -50,7 +53,7 @@ class Lineage:
             name: {"digest": parent.digest, "identity": dict(parent.identity)}
             for name, parent in self.parents.items()
         }
-        own = {"type": self.type, "version": self.version, "digest": self.digest}
+        own = {"type": self.type, "version": self.version, "digest": self.digest, "created": self.created}
         return {**own, "identity": dict(self.identity), "parents": parents}
 
     @classmethod
@@ -66,8 +69,9 @@ class Lineage:
                 name: Parent(str(parent["digest"]), dict(parent["identity"]))
                 for name, parent in value["parents"].items()
             }
-            identity = dict(value["identity"])
-            return cls(str(value["type"]), int(value["version"]), identity, parents, str(value["digest"]))
+            identity, created = dict(value["identity"]), str(value.get("created", ""))
+            kind, version, digest = str(value["type"]), int(value["version"]), str(value["digest"])
+            return cls(kind, version, identity, parents, digest, created)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             expected = "type, version, digest, identity and parents"
             raise CorruptStoreError(where, expected, repr(error), "run the stage again") from None
@@ -84,6 +88,11 @@ class Lineage:
             for one, value in parent.identity.items()
         }
         return Parent(self.digest, {**upstream, **self.identity})
+
+
+def now() -> str:
+    """Return the date and time that artifacts record, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def content_digest(value: Any) -> str:

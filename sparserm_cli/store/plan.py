@@ -3,6 +3,7 @@
 Paths of input files are told but are no identity: a moved file is the same file.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,7 +28,7 @@ class InputFact(NamedTuple):
     """One input file as it was read."""
 
     path: str
-    """Where it lay."""
+    """Where it lay; relative to the run directory if it was given so, that both may move together."""
     bytes: int
     """Its size."""
     sha256: str
@@ -202,19 +203,29 @@ def plan_of(where: str, plan: Plan) -> ExtractPlan:
     return read
 
 
-def check_inputs(plan: ExtractPlan) -> None:
+def input_path(run: Path, recorded: InputFact) -> Path:
+    """Return where a recorded input of a run directory would lie now."""
+    return Path(os.path.normpath(run / recorded.path))
+
+
+def check_inputs(plan: ExtractPlan, run: Path) -> None:
     """Hash the input files again, where they still lie where they were.
+
+    Args:
+        plan: the capture's.
+        run: the run directory it lies in.
 
     Raises:
         IncompatibleError: a file has changed; names it and both sha256.
 
     """
     for one in plan.settings.inputs:
-        if Path(one.path).is_file():
-            found = sha256_file(Path(one.path))
+        path = input_path(run, one)
+        if path.is_file():
+            found = sha256_file(path)
             if found != one.sha256:
                 hint = "the capture is stale: run `sparserm extract --force`, or put the file back"
-                raise IncompatibleError(one.path, f"sha256 {one.sha256}", f"sha256 {found}", hint)
+                raise IncompatibleError(str(path), f"sha256 {one.sha256}", f"sha256 {found}", hint)
 
 
 def check_space(folder: Path, needed: int) -> None:

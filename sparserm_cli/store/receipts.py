@@ -156,12 +156,13 @@ class Plan:
 
     def lineage(self, digest: str = "") -> Lineage:
         """Return what the artifact says about itself once its content digest is known."""
-        return Lineage(self.type, self.version, self.identity, self.parents, digest)
+        created = str(self.told.get("created", ""))
+        return Lineage(self.type, self.version, self.identity, self.parents, digest, created)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that stands in plan.json."""
         own = self.lineage().to_json()
-        own.pop("digest")
+        del own["digest"], own["created"]  # the one is not known yet, the other stands in `told`
         rest = {"layout": dict(self.layout), "told": dict(self.told), "files": files_to_json(self.files)}
         return {**own, "plan_hash": self.plan_hash, **rest}
 

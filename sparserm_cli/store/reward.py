@@ -4,7 +4,7 @@
 |---|---|
 | model.safetensors | MUST; the head, see below |
 | controls.safetensors | MUST; what it is compared with: heads of the same form, `NAME/` before each tensor |
-| config.json | MUST; the lineage and every field of `RewardConfig`; sealed |
+| config.json | MUST; the lineage, every field of `RewardConfig`, size and digest of the other files; sealed |
 | README.md | SHOULD; a card for people |
 
 A head scores `x = (projections - mean) / std`, the projections being, layer by layer, for each pooling, the
@@ -33,7 +33,9 @@ from safetensors.numpy import load_file, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.files import building_folder, read_sealed, write_atomic, write_sealed
-from sparserm_cli.store.lineage import Lineage, check_version
+from sparserm_cli.store.inventory import inventory
+from sparserm_cli.store.lineage import Lineage, check_version, now
+from sparserm_cli.store.receipts import files_to_json
 from sparserm_cli.store.reward_card import card
 
 FOLDER = "reward"
@@ -42,7 +44,8 @@ COMMAND = "sparserm fit"
 POOLINGS: dict[str, tuple[str, ...]] = {"mean": ("mean",), "last": ("last",), "both": ("mean", "last")}
 """The poolings that each `pool` projects, in order."""
 
-_MODEL, _CONTROLS, _CONFIG, _CARD = "model.safetensors", "controls.safetensors", "config.json", "README.md"
+CONFIG = "config.json"
+_MODEL, _CONTROLS, _CARD = "model.safetensors", "controls.safetensors", "README.md"
 _LINEAR = {"weight", "bias"}
 _MLP = {"weight_1", "bias_1", "weight_2", "bias"}
 
@@ -176,14 +179,14 @@ def write_reward(path: Path, files: RewardFiles) -> RewardFiles:
         for name, head in files.controls.items()
         for key, values in _tensors(head).items()
     }
-    lineage = replace(files.config.lineage, digest=_digest(model, controls))
+    lineage = replace(files.config.lineage, digest=_digest(model, controls), created=now())
     config = replace(files.config, lineage=lineage)
     with building_folder(path, sum(one.nbytes for one in [*model.values(), *controls.values()])) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
         told = _config_json(config, list(files.controls))
-        write_sealed(part / _CONFIG, told)
         write_atomic(part / _CARD, card(told["reward"]).encode())
+        write_sealed(part / CONFIG, {**told, "files": files_to_json(inventory(part))})
     return replace(files, config=config)
 
 
@@ -198,9 +201,9 @@ def read_reward(path: Path) -> RewardFiles:
     if not path.is_dir():
         raise IncompatibleError(str(path), "a fitted reward model", "no folder", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
-    head = read_sealed(path / _CONFIG, again)
+    head = read_sealed(path / CONFIG, again)
     check_version(str(path), TYPE, head, VERSION)
-    lineage = Lineage.from_json(str(path / _CONFIG), head)
+    lineage = Lineage.from_json(str(path / CONFIG), head)
     model, controls = _load(path / _MODEL, again), _load(path / _CONTROLS, again)
     digest = _digest(model, controls)
     if digest != lineage.digest:

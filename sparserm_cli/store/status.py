@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.chain import COMPLETE, NAMES, STALE, Artifact, look, unit_store
+from sparserm_cli.store.chain import COMPLETE, CORRUPT, NAMES, STALE, Artifact, look, unit_store
 from sparserm_cli.store.disk import size_of
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import parent_difference
-from sparserm_cli.store.plan import ExtractPlan, check_inputs, plan_of
+from sparserm_cli.store.plan import ExtractPlan, check_inputs, input_path, plan_of
 
-HASHED_BYTES = 1 << 26
-"""Inputs up to this size together are hashed by `status`; of larger ones only the sizes are compared."""
+READ_BYTES = 1 << 26
+"""Inputs up to this size together are always read; of larger ones, only by a deep look."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +29,27 @@ class Status:
         return next(one for one in self.artifacts if one.name == name)
 
 
-def status(run: Path) -> Status:
-    """Look at every artifact of a run directory; nothing is raised for what is wrong with them."""
+def status(run: Path, *, deep: bool = False) -> Status:
+    """Look at every artifact of a run directory; nothing is raised for what is wrong with them.
+
+    Args:
+        run: the run directory.
+        deep: read the files that the capture was made from, however large they are.
+
+    """
     seen: dict[str, Artifact] = {}
     for name in NAMES:
         artifact = look(run, name)
-        if artifact.state == COMPLETE:
-            artifact = _with_staleness(run, artifact, seen)
+        if artifact.state == COMPLETE and name == ACTIVATIONS:
+            artifact = _beside_inputs(run, artifact, deep=deep)
+        elif artifact.state == COMPLETE:
+            artifact = _beside_parents(artifact, seen)
         seen[name] = artifact
     return Status(tuple(seen.values()), _next(tuple(seen.values())))
 
 
-def _with_staleness(run: Path, artifact: Artifact, seen: Mapping[str, Artifact]) -> Artifact:
-    """Return a complete artifact, stale if its inputs or parents are not what it was made from."""
-    if artifact.name == ACTIVATIONS:
-        detail = _changed_input(run)
-        if detail:
-            return replace(artifact, state=STALE, detail=detail)
+def _beside_parents(artifact: Artifact, seen: Mapping[str, Artifact]) -> Artifact:
+    """Return a complete artifact, stale if its parents are not what it was made from."""
     if artifact.lineage is None:
         return artifact
     for name, recorded in artifact.lineage.parents.items():
@@ -62,29 +66,35 @@ def _with_staleness(run: Path, artifact: Artifact, seen: Mapping[str, Artifact])
     return artifact
 
 
-def _changed_input(run: Path) -> str:
-    """Return how an input file differs from the one read; "" if none does or it is too large to hash here."""
-    store = unit_store(run, ACTIVATIONS)
+def _beside_inputs(run: Path, artifact: Artifact, *, deep: bool) -> Artifact:
+    """Return a complete capture, stale if a file it was read from has changed; says so if none was read."""
+    store = unit_store(run, artifact.name)
     if store is None:
-        return ""
+        return artifact
     try:
         plan = plan_of(str(store.root), store.plan)
-        changed = _changed_size(plan)
-        if not changed and sum(one.bytes for one in plan.settings.inputs) <= HASHED_BYTES:
-            check_inputs(plan)
+        if changed := _changed_size(plan, run):
+            return replace(artifact, state=STALE, detail=changed)
+        total = sum(one.bytes for one in plan.settings.inputs)
+        if total > READ_BYTES and not deep:
+            told = f"{total:,} bytes of input were not read: `sparserm status --deep` and every stage do so"
+            return replace(artifact, detail=told)
+        check_inputs(plan, run)
     except IncompatibleError as error:
-        return f"{error.where}: {error.expected} was read, is {error.found}"
+        told = f"{error.where}: {error.expected} was read, is {error.found}"
+        return replace(artifact, state=STALE, detail=told)
     except CorruptStoreError as error:
-        return str(error)
-    return changed
+        return replace(artifact, state=CORRUPT, detail=str(error))
+    return artifact
 
 
-def _changed_size(plan: ExtractPlan) -> str:
+def _changed_size(plan: ExtractPlan, run: Path) -> str:
     """Return which input file has another size; "" if none has or it is gone."""
     for one in plan.settings.inputs:
-        size = size_of(Path(one.path))
+        path = input_path(run, one)
+        size = size_of(path)
         if size not in (-1, one.bytes):
-            return f"{one.path}: {one.bytes:,} bytes were read, is {size:,} bytes"
+            return f"{path}: {one.bytes:,} bytes were read, is {size:,} bytes"
     return ""
 
 
@@ -92,6 +102,5 @@ def _next(artifacts: Sequence[Artifact]) -> str:
     """Return the command of the first artifact that is not complete."""
     for artifact in artifacts:
         if artifact.state != COMPLETE:
-            force = " --force" if artifact.state == STALE else ""
-            return artifact.command + force
+            return artifact.made_anew_by if artifact.state == STALE else artifact.command
     return ""

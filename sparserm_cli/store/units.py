@@ -16,7 +16,6 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError
@@ -33,7 +32,7 @@ from sparserm_cli.store.files import (
     sync_folder,
     write_sealed,
 )
-from sparserm_cli.store.lineage import Lineage, check_version, package_versions
+from sparserm_cli.store.lineage import Lineage, check_version, now, package_versions
 from sparserm_cli.store.process import this_process, token
 from sparserm_cli.store.receipts import FileFact, Manifest, Plan, Receipt, UnitFacts, UnitRecord
 
@@ -198,7 +197,7 @@ class UnitStore:
         """Write the manifest over all receipts."""
         units = tuple(UnitRecord(one.facts.rows, one.facts.rejected, one.files) for one in receipts)
         told = {
-            "completed": datetime.now(UTC).isoformat(timespec="seconds"),
+            "completed": now(),
             "packages": package_versions(),
             "devices": sorted({one.facts.device for one in receipts}),
             "seconds": round(sum(one.facts.seconds for one in receipts), 3),

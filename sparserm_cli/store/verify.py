@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.chain import ABSENT, CORRUPT, INCOMPATIBLE, Artifact, unit_store
-from sparserm_cli.store.checks import Damage, check, damaged_units
+from sparserm_cli.store.chain import ABSENT, CORRUPT, INCOMPATIBLE, Artifact, recorded_files, unit_store
+from sparserm_cli.store.checks import Damage, check, check_files, damaged_units
 from sparserm_cli.store.locks import run_lock
 from sparserm_cli.store.status import status
 from sparserm_cli.store.units import PLAN
@@ -54,7 +54,7 @@ class Verification:
         unit = "" if first.unit is None else f" (unit {first.unit})"
         more = sum(len(one.damage) for one in self.damaged) - 1
         found = first.found + (f" (and {more} more files)" if more else "")
-        hint = "run `sparserm repair`" if checked.mendable else f"run `{checked.artifact.command} --force`"
+        hint = "run `sparserm repair`" if checked.mendable else f"run `{checked.artifact.made_anew_by}`"
         raise CorruptStoreError(f"{checked.artifact.path / first.path}{unit}", first.expected, found, hint)
 
 
@@ -86,7 +86,7 @@ def verify(run: Path, *, deep: bool = False) -> Verification:
 def repair(run: Path) -> tuple[Repaired, ...]:
     """Give up the damaged units of captures and encodings, after a deep check.
 
-    What cannot be mended by doing units again is left as it is; its command is told, with `--force`.
+    What cannot be mended by doing units again is left as it is; what makes it anew is told.
 
     Raises:
         TemporaryError: a run or worker is at work in the directory.
@@ -107,14 +107,14 @@ def _damage(run: Path, artifact: Artifact, *, deep: bool) -> tuple[Damage, ...]:
         return (Damage(PLAN, None, error.expected, error.found),)
     if artifact.state == CORRUPT:
         return (Damage("", None, "an artifact that can be read", artifact.detail),)
-    return ()
+    return tuple(check_files(artifact.path, recorded_files(artifact), None, deep=True))
 
 
 def _mend(run: Path, checked: Checked) -> Repaired:
     """Give up damaged units of one artifact if that is all that is wrong with it."""
     artifact, units = checked.artifact, tuple(checked.units)
     if not checked.mendable:
-        return Repaired(artifact, (), f"{artifact.command} --force")
+        return Repaired(artifact, (), artifact.made_anew_by)
     store = unit_store(run, artifact.name)
     if store is not None:
         store.drop(units)

@@ -16,6 +16,7 @@ from sparserm_cli.models import lm
 from sparserm_cli.stages.extract import extract
 from sparserm_cli.store.activations import ActivationsReader
 from sparserm_cli.store.locks import run_lock
+from sparserm_cli.store.status import status
 
 ROWS = [
     {"prompt": f"Question {n % 5}?", "chosen": f"yes, {n} " + "a" * n, "rejected": f"no {n}"}
@@ -141,6 +142,24 @@ def test_one_changed_byte_of_input_is_refused_and_force_starts_anew(data, tiny_m
     anew = run(data, tiny_model("llama"), tmp_path / "run", force=True)
     assert anew.digest != first.digest
     assert run(data, tiny_model("llama"), tmp_path / "run", force=True).computed == 0
+
+
+def test_a_relative_path_of_data_is_found_from_anywhere_and_moves_with_the_run(
+    data, tiny_model, tmp_path, monkeypatch
+):
+    """What is recorded counts from the run directory, whatever the working directory was or is."""
+    monkeypatch.chdir(tmp_path)
+    made = run(Path(data.name), tiny_model("llama"), Path("run"))
+    assert made.plan.settings.inputs[0].path == "../pairs.jsonl"
+    (tmp_path / "project").mkdir()
+    for name in ("run", "pairs.jsonl"):
+        (tmp_path / name).rename(tmp_path / "project" / name)
+    moved = tmp_path / "project"
+    monkeypatch.chdir("/")
+    assert status(moved / "run")["activations"].state == "complete"
+    (moved / "pairs.jsonl").write_text((moved / "pairs.jsonl").read_text().replace("no 3", "no 4"))
+    found = status(moved / "run")["activations"]
+    assert (found.state, found.detail.partition(":")[0]) == ("stale", f"{moved}/pairs.jsonl")
 
 
 def test_workers_make_the_same_capture(data, tiny_model, tmp_path):

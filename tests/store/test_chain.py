@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,14 @@ from sparserm_cli.store.frequency import Frequency, Measures, Totals, read_frequ
 from sparserm_cli.store.lineage import Lineage
 from sparserm_cli.store.locks import run_lock
 from sparserm_cli.store.plan import InputFact
-from sparserm_cli.store.reward import HeadArrays, RewardConfig, RewardFiles, reward_path, write_reward
+from sparserm_cli.store.reward import (
+    HeadArrays,
+    RewardConfig,
+    RewardFiles,
+    read_reward,
+    reward_path,
+    write_reward,
+)
 from sparserm_cli.store.status import Status, status
 from sparserm_cli.store.verify import repair, verify
 
@@ -79,7 +87,7 @@ def reward(run: Path) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a run directory with everything."""
     run = tmp_path_factory.mktemp("whole")
-    data = run / "pairs.jsonl"
+    data = run / "data.jsonl"
     data.write_bytes(b"{}\n")
     captures.capture(run / "activations.zarr", inputs=(InputFact(str(data), 3, sha256_file(data)),))
     captures.encode(run / "features.zarr", run / "activations.zarr")
@@ -126,6 +134,9 @@ def test_a_whole_chain_is_complete(run: Path):
             == json.loads((root / "_sparserm" / "plan.json").read_text())["told"]["created"]
         )
         assert (found[name].done, found[name].units) == (3, 3)
+    for name in ABOVE:
+        made = datetime.fromisoformat(found[name].created)
+        assert abs((datetime.now(UTC) - made).total_seconds()) < 3600
     assert found["frequency"].bytes == (run / "frequency.parquet").stat().st_size
     assert found["reward"].parents == ("activations", "directions")
     assert found.next_command == ""
@@ -165,7 +176,7 @@ def test_row_36_a_new_encoding_names_the_field_far_upstream(run: Path):
     found = status(run)
     text = "made from other features: activations.model_revision was sha256:0, is sha256:1"
     assert found["frequency"].detail == text
-    assert found.next_command == "sparserm frequency --force"
+    assert found.next_command == "sparserm frequency"
 
 
 def test_row_36_new_frequencies_make_directions_stale(run: Path):
@@ -192,6 +203,24 @@ def test_a_changed_input_file_makes_the_capture_stale(whole: Path, tmp_path: Pat
     now = "3 bytes were read, is 4 bytes" if len(text) == 4 else f"sha256 {digest} was read, is sha256"
     assert detail.startswith(f"{data}: {now}")
     assert status(tmp_path).next_command == "sparserm extract --force"
+
+
+def test_large_inputs_are_read_when_asked_and_the_rest_of_the_time_it_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Another byte in a file of the same size: a quick status does not claim to have looked."""
+    monkeypatch.setattr("sparserm_cli.store.status.READ_BYTES", 2)
+    [data] = ActivationsReader(run / "activations.zarr").plan.settings.inputs
+    whole = Path(data.path).read_bytes()
+    Path(data.path).write_bytes(b"{]\n")
+    try:
+        quick, deep = status(run)["activations"], status(run, deep=True)["activations"]
+    finally:
+        Path(data.path).write_bytes(whole)
+    told = "3 bytes of input were not read: `sparserm status --deep` and every stage do so"
+    assert (quick.state, quick.detail) == ("complete", told)
+    assert deep.state == "stale"
+    assert deep.detail.startswith(f"{data.path}: sha256 {data.sha256} was read, is sha256 ")
 
 
 def test_a_parent_thrown_away_leaves_its_children_complete(run: Path):
@@ -222,6 +251,45 @@ def test_verify_finds_what_quick_cannot_only_when_deep(run: Path):
     path = run / "features.zarr" / "layers" / "1" / "parts" / "00001" / "data" / "c.0"
     assert str(error.value).startswith(f"{path} (unit 1): expected xxh3-128 ")
     assert str(error.value).endswith("; run `sparserm repair`")
+
+
+SMALL = (
+    "frequency.parquet",
+    "directions/directions.json",
+    "directions/directions.safetensors",
+    "reward/README.md",
+    "reward/config.json",
+    "reward/controls.safetensors",
+    "reward/model.safetensors",
+)
+
+
+@pytest.mark.parametrize("file", SMALL)
+def test_row_10_row_11_row_12_no_byte_of_a_small_artifact_changes_unnoticed(run: Path, file: str):
+    """A flipped bit at 40 places, an empty file, a missing one: verify names the artifact, deep or not."""
+    path = run / file
+    whole = path.read_bytes()
+    places = sorted({place * (len(whole) - 1) // 39 for place in range(40)})
+    damaged = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
+    for content in [*damaged, b""]:
+        path.write_bytes(content)
+        assert [one.artifact.path.name for one in verify(run).damaged] == [file.partition("/")[0]]
+    path.unlink()
+    found = [one.artifact.path.name for one in verify(run).damaged]
+    assert found == ([file.partition("/")[0]] if "/" in file else [])  # no file at all is no artifact
+    path.write_bytes(whole)
+    assert verify(run).damaged == ()
+
+
+def test_an_edited_card_is_told_and_no_obstacle(run: Path):
+    """People may write on the card; the reward model is whole."""
+    card = run / "reward" / "README.md"
+    card.write_text(card.read_text() + "Mine.\n")
+    read_reward(reward_path(run))
+    [found] = verify(run).damaged
+    assert (found.artifact.name, [one.path for one in found.damage]) == ("reward", ["README.md"])
+    with pytest.raises(CorruptStoreError, match=r"reward/README\.md: .*; run `sparserm fit`$"):
+        verify(run).raise_if_damaged()
 
 
 def test_status_and_verify_tell_corrupt_artifacts_apart(run: Path):

@@ -20,6 +20,7 @@ from sparserm_cli.store.frequency import (
     write_frequency,
 )
 from sparserm_cli.store.lineage import Lineage, Parent
+from sparserm_cli.store.parquet import read_sealed_table, write_sealed_table
 
 
 def measures(d_sae: int, seed: int = 0) -> Measures:
@@ -39,7 +40,7 @@ def measures(d_sae: int, seed: int = 0) -> Measures:
 def frequency(*sizes: int) -> Frequency:
     """Make up a table with one layer a size."""
     lineage = Lineage(
-        "frequency", 1, {"unit": "token", "seed": 0}, {"features": Parent("ab", {"d_sae": list(sizes)})}
+        "frequency", 2, {"unit": "token", "seed": 0}, {"features": Parent("ab", {"d_sae": list(sizes)})}
     )
     totals = Totals((100, 90), (12, 11), 14, 9, ((30, 30), (30, 30), (40, 30)))
     return Frequency(lineage, "token", totals, {4 + n: measures(size, n) for n, size in enumerate(sizes)})
@@ -68,7 +69,7 @@ def test_others_can_read_the_table(tmp_path: Path):
     assert table.column("feature").to_pylist() == [0, 1, 2, 0, 1]
     assert table.column("rate_rejected").to_pylist()[3:] == written.layers[5].rate[1].tolist()
     head = json.loads(table.schema.metadata[b"sparserm"])
-    assert (head["type"], head["version"], head["unit"]) == ("frequency", 1, "token")
+    assert (head["type"], head["version"], head["unit"]) == ("frequency", 2, "token")
 
 
 def test_the_digest_is_that_of_the_numbers(tmp_path: Path):
@@ -101,20 +102,22 @@ def test_row_12_cut_file(tmp_path: Path, cut: int):
     assert "run `sparserm frequency` again" in str(caught.value)
 
 
-def test_row_10_bit_flip_in_a_column(tmp_path: Path):
-    """A flipped bit anywhere in the data is found."""
-    write_frequency(tmp_path, frequency(300))
+def test_row_10_a_flipped_bit_in_any_byte(tmp_path: Path):
+    """Of columns, page headers, footer or padding: the seal is of the whole file."""
+    write_frequency(tmp_path, frequency(3))
     path = frequency_path(tmp_path)
     whole = path.read_bytes()
-    for place in (len(whole) // 4, len(whole) // 2):
+    for place in range(len(whole)):
         damaged = bytearray(whole)
-        damaged[place] ^= 16
+        damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         with pytest.raises(CorruptStoreError):
             read_frequency(tmp_path)
+    path.write_bytes(whole)
+    read_frequency(tmp_path)
 
 
-def test_column_of_another_table_is_found_by_the_digest(tmp_path: Path):
+def test_a_table_changed_by_another_program_is_refused(tmp_path: Path):
     """A table rewritten by another program with one number changed is refused."""
     write_frequency(tmp_path, frequency(3))
     path = frequency_path(tmp_path)
@@ -128,10 +131,11 @@ def test_column_of_another_table_is_found_by_the_digest(tmp_path: Path):
 
 
 def test_missing_column(tmp_path: Path):
-    """A table without a column is corrupt."""
+    """A table without a column is corrupt, even with a seal."""
     write_frequency(tmp_path, frequency(3))
     path = frequency_path(tmp_path)
-    pq.write_table(pq.read_table(path).drop_columns(["mcnemar"]), path)
+    table, head = read_sealed_table(path, 2, "")
+    write_sealed_table(path, table.drop_columns(["mcnemar"]), head)
     with pytest.raises(CorruptStoreError) as caught:
         read_frequency(tmp_path)
     assert "the columns of format 1" in str(caught.value)
@@ -140,12 +144,29 @@ def test_missing_column(tmp_path: Path):
 def test_row_37_newer_version(tmp_path: Path):
     """A table of a newer program is refused by name."""
     written = frequency(2)
-    write_frequency(tmp_path, replace(written, lineage=replace(written.lineage, version=2)))
+    write_frequency(tmp_path, replace(written, lineage=replace(written.lineage, version=3)))
     with pytest.raises(IncompatibleError) as caught:
         read_frequency(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path}/frequency.parquet: expected format version 1 or older, found version 2; upgrade sparserm"
+        f"{tmp_path}/frequency.parquet: expected format version 2 or older, found version 3; upgrade sparserm"
     )
+
+
+def test_row_37_a_table_of_format_1_has_no_seal(tmp_path: Path):
+    """It is read as ever; one that calls itself newer must have a seal."""
+    written = write_frequency(
+        tmp_path, replace(frequency(3), lineage=replace(frequency(3).lineage, version=1))
+    )
+    table, head = read_sealed_table(frequency_path(tmp_path), 2, "")
+    for version in (1, 2):
+        metadata = {b"sparserm": json.dumps({**head, "version": version})}
+        pq.write_table(table.replace_schema_metadata(metadata), frequency_path(tmp_path))
+        if version == 1:
+            assert read_frequency(tmp_path).lineage == written.lineage
+    with pytest.raises(
+        CorruptStoreError, match="expected a sealed Parquet table, found a file that does not"
+    ):
+        read_frequency(tmp_path)
 
 
 def test_parquet_of_another_program(tmp_path: Path):

@@ -186,16 +186,16 @@ def test_one_changed_byte_of_an_input_file_is_found(tmp_path: Path):
     data.write_bytes(b'{"prompt": 1}\n')
     digest = sha256_file(data)
     plan = captures.plan(tmp_path / "a", inputs=(InputFact(str(data), 14, digest),))
-    check_inputs(plan)
+    check_inputs(plan, tmp_path)
     data.write_bytes(b'{"prompt": 2}\n')
     with pytest.raises(IncompatibleError) as error:
-        check_inputs(plan)
+        check_inputs(plan, tmp_path)
     assert str(error.value) == (
         f"{data}: expected sha256 {digest}, found sha256 {sha256_file(data)}; "
         "the capture is stale: run `sparserm extract --force`, or put the file back"
     )
     data.unlink()
-    check_inputs(plan)
+    check_inputs(plan, tmp_path)
 
 
 def test_row_07_too_little_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
