@@ -1,5 +1,6 @@
-"""The commands that choose by reward: rank, pairs."""
+"""The commands around the use of a reward: rank, pairs, doctor."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from sparserm_cli.cli import align_reports as reports
 from sparserm_cli.cli import options as opt
 from sparserm_cli.cli import use
-from sparserm_cli.config import DEFAULT_RUN, PairsConfig, RankConfig
+from sparserm_cli.config import DEFAULT_RUN, DoctorConfig, PairsConfig, RankConfig
 
 RankingOption = Annotated[
     str | None, typer.Option(help="Where to write, - for stdout.", show_default="RUN/ranking.jsonl")
@@ -98,3 +99,44 @@ def pairs(
     with out.progress("pairs", "rows") as progress:
         summary = stage(settings, progress=progress, note=out.note)
     reports.pairs(out, summary)
+
+
+def doctor(
+    ctx: typer.Context,
+    model: Annotated[
+        str, typer.Argument(help="smollm2-135m, a hub id (with @revision), a directory, or a .gguf file.")
+    ],
+    layer: Annotated[
+        str | None, typer.Option(metavar="L[,L...]", help="Blocks, from 0.", show_default="the middle one")
+    ] = None,
+    reward: Annotated[
+        Path | None,
+        typer.Option(
+            help="Reward model of that model: scores are compared too.", show_default="vectors only"
+        ),
+    ] = None,
+    data: Annotated[
+        str, typer.Option(help="Rows to try, of any shape.", show_default="a few conversations")
+    ] = DoctorConfig.data,
+    columns: opt.ColumnOption = None,
+    limit: Annotated[int, typer.Option(help="Most rows tried.")] = DoctorConfig.limit,
+    template: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Chat template.", show_default="the model's own")
+    ] = None,
+    device: opt.DeviceOption = DoctorConfig.device,
+    offline: opt.OfflineOption = False,
+    run: opt.RunOption = DEFAULT_RUN,
+    config: opt.ConfigOption = None,
+    json: opt.JsonOption = False,
+    quiet: opt.QuietOption = False,
+) -> None:
+    """Show what a model is sensitive to, and what to set.
+
+    How far vectors (and scores) drift under batches, padding, BOS tokens, the template and the type.
+
+    Example: sparserm doctor smollm2-135m --layer 14
+    """
+    settings, out = opt.begin(ctx, DoctorConfig)
+    from sparserm_cli.align.doctor import doctor as examine
+
+    reports.doctor(out, examine(settings, note=out.note))

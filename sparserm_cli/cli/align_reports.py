@@ -1,10 +1,12 @@
-"""What the commands that choose by reward say: words for people, the same facts as JSON."""
+"""What the commands around the use of a reward say: words for people, the same facts as JSON."""
 
 from typing import TYPE_CHECKING
 
-from sparserm_cli.console import Output, duration
+from sparserm_cli.console import Output, duration, size
 
 if TYPE_CHECKING:
+    from sparserm_cli.align.doctor import Check, Diagnosis
+    from sparserm_cli.align.export_hf import ExportSummary
     from sparserm_cli.align.pairs import PairsSummary
     from sparserm_cli.align.rank import RankSummary
 
@@ -40,3 +42,30 @@ def pairs(out: Output, summary: "PairsSummary") -> None:
     if summary.kept:
         made += f", mean margin {summary.margin:.3f}, chosen longer in {100 * summary.longer:.1f} %"
     out.result(data, "\n".join([*lines, f"{summary.output}: {made}", f"{summary.audit}: why"]))
+
+
+def export(out: Output, summary: "ExportSummary") -> None:
+    """Tell where the exported model is and how it is loaded."""
+    data = {**summary._asdict(), "path": str(summary.path)}
+    told = f"{summary.path}: {size(summary.bytes)}, {summary.parameters:,} parameters of the language model"
+    load = f'AutoModelForSequenceClassification.from_pretrained("{summary.path}", trust_remote_code=True)'
+    out.result(data, f"{told}\nload it: {load}")
+
+
+def doctor(out: Output, found: "Diagnosis") -> None:
+    """Show how far everything drifts, and what to set."""
+    data = {**found._asdict(), "checks": [one._asdict() for one in found.checks]}
+    blocks = ", ".join(map(str, found.layers))
+    tokens = ", ".join(f"{name} {getattr(found, name) or 'none'}" for name in ("bos", "eos", "pad"))
+    title = f"{found.model} after block {blocks}, {found.responses} responses; {tokens}; tree: {found.tree}"
+    columns = ["done otherwise", "largest drift", "mean", "score drift", "order turned"]
+    out.table(data, title, columns, [_check_row(one) for one in found.checks])
+    if not out.as_json:
+        out.result({}, "\n" + "\n".join(f"{one.name}: {one.advice}" for one in found.checks))
+
+
+def _check_row(check: "Check") -> list[str]:
+    """Return the cells of one check; a drift is in the spread between responses, of scores in their own."""
+    numbers = (check.drift, check.mean, check.score_drift)
+    flips = "" if check.flips is None else str(check.flips)
+    return [check.name, *("" if one is None else f"{one:.2g}" for one in numbers), flips]

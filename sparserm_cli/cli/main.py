@@ -55,9 +55,10 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     look.compare,
     look.explain,
     look.report,
+    serving.serve,
     align.rank,
     align.pairs,
-    serving.serve,
+    align.doctor,
 )
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from sparserm_cli.cli import chain_reports, reports, train_options
+from sparserm_cli.cli import align_reports, chain_reports, reports, train_options, use
 from sparserm_cli.cli import options as opt
-from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_RUN, StageConfig
+from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_RUN, ExportConfig, StageConfig
 from sparserm_cli.models.sae_recipe import SAERecipe
 
 
@@ -76,21 +76,49 @@ def train_sae(
 def export(
     ctx: typer.Context,
     target: Annotated[
-        Path, typer.Argument(help=".h5 for everything, .npz or .safetensors for pooled vectors.")
+        Path,
+        typer.Argument(
+            help="File: .h5 for everything, .npz or .safetensors for pooled vectors. With --to a folder."
+        ),
     ],
+    to: Annotated[
+        str, typer.Option(metavar="capture|hf|hub-folder", help="What is exported, and for what.")
+    ] = ExportConfig.to,
+    reward: opt.RewardOption = None,
+    model: use.ModelOption = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Hub id of the language model, for the card.", show_default="the fit's"),
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence for the card, like apache-2.0; hub-folder needs it.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Hub id of training data, for the card. Repeatable.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    offline: opt.OfflineOption = False,
     run: opt.RunOption = DEFAULT_RUN,
     config: opt.ConfigOption = None,
     json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
-    """Write the capture to one file.
+    """Write the capture to one file, or the reward model as a folder for transformers or a model hub.
 
-    Example: sparserm export activations.h5
+    `--to hf` gives a folder that AutoModelForSequenceClassification loads, with the lower blocks of the
+    language model inside; `--to hub-folder` the same with a model card, ready to upload.
+
+    Example: sparserm export reward-hf --to hf
     """
-    settings, out = opt.begin(ctx, StageConfig)
-    from sparserm_cli.store.exchange import export_capture
+    settings, out = opt.begin(ctx, ExportConfig)
+    if settings.to == "capture":
+        from sparserm_cli.store.exchange import export_capture
 
-    chain_reports.export(out, export_capture(settings.run, target))
+        chain_reports.export(out, export_capture(settings.run, target))
+        return
+    from sparserm_cli.align.export_hf import export_hf
+
+    align_reports.export(out, export_hf(settings, note=out.note))
 
 
 def import_(

@@ -4,7 +4,7 @@ The command line reads its defaults from these classes and the library takes the
 its unit stands below each field. Nothing heavy is imported here.
 """
 
-from sparserm_cli.config.align import ExportConfig, PairsConfig, RankConfig
+from sparserm_cli.config.align import DoctorConfig, ExportConfig, PairsConfig, RankConfig
 from sparserm_cli.config.base import (
     DEFAULT_MODEL,
     DEFAULT_RUN,
@@ -38,6 +38,7 @@ __all__ = [
     "KEY_VARIABLE",
     "STAGES",
     "CompareConfig",
+    "DoctorConfig",
     "EncodeConfig",
     "EvaluateConfig",
     "ExplainConfig",

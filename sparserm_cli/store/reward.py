@@ -144,6 +144,11 @@ class RewardConfig:
     length_preference: int = 0
     """1 if the longer response of a training pair tends to be the chosen one, -1 if the shorter one."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the lineage as a JSON object."""
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lineage"}
+        return {**told, "metrics": [vars(metric) for metric in self.metrics]}
+
 
 @dataclass(frozen=True)
 class RewardFiles:
@@ -286,9 +291,7 @@ def _digest(*groups: Mapping[str, np.ndarray]) -> str:
 
 def _config_json(config: RewardConfig, controls: Sequence[str]) -> dict[str, Any]:
     """Return the JSON of config.json."""
-    told = {one.name: getattr(config, one.name) for one in fields(config) if one.name != "lineage"}
-    told["metrics"] = [vars(metric) for metric in config.metrics]
-    return {**config.lineage.to_json(), "controls": list(controls), "reward": told}
+    return {**config.lineage.to_json(), "controls": list(controls), "reward": config.to_json()}
 
 
 def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:

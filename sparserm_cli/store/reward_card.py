@@ -1,22 +1,22 @@
-"""The README.md of a reward model: a card as model hubs show it, made from its config alone."""
+"""The README.md of a reward model: a card as model hubs show it, made from what is recorded alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_TITLE = "# A reward model made of sparse-autoencoder directions"
+_TAGS = ["reward-model", "sparse-autoencoder", "sparserm"]
+_TASK = "text-classification"
+
 _CARD = """---
 library_name: sparserm
 base_model: {model}
-pipeline_tag: text-classification
+pipeline_tag: {task}
 tags:
-- reward-model
-- sparse-autoencoder
-- sparserm
+{tags}
 ---
-# A reward model made of sparse-autoencoder directions
+{title}
 
-Scores how well a response answers a prompt; higher is better, and only differences mean something.
-It is {count} directions in the residual stream of `{model}` (revision `{model_revision}`) after
-{blocks}, pooled over the response by `{pool}`, and a head (`{head}`, loss `{loss}`).
+{summary}
 
 ```python
 from sparserm_cli import RewardModel
@@ -26,7 +26,43 @@ scores = RewardModel.load("PATH/TO/THIS/FOLDER").score(["Why is the sky blue?"],
 or `sparserm score responses.jsonl --reward PATH/TO/THIS/FOLDER`. The language model is fetched or found by
 its name; no sparse autoencoder is needed any more.
 
-## Accuracy
+{origin}
+"""
+
+_HUB_CARD = """---
+{metadata}
+---
+{title}
+
+{summary}
+
+The blocks of the language model up to there are in this repository. Whole conversations in the chat template
+go in, `logits` of shape (conversations, 1) come out, whatever the padding side:
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+place = "PATH/TO/THIS/FOLDER"
+tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=True)
+model = AutoModelForSequenceClassification.from_pretrained(place, trust_remote_code=True)
+turns = [
+    {{"role": "user", "content": "Why is the sky blue?"}},
+    {{"role": "assistant", "content": "Rayleigh scattering."}},
+]
+text = tokenizer.apply_chat_template(turns, tokenize=False)
+score = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0]
+```
+The code that runs is `modeling_sparserm.py` here. The folder `sparserm` holds the same reward model for
+`sparserm score --reward`, which needs the language model besides.
+
+{origin}
+"""
+
+_SUMMARY = """Scores how well a response answers a prompt; higher is better, and only differences mean
+something. It is {count} directions in the residual stream of `{model}` (revision `{model_revision}`) after
+{blocks}, pooled over the response by `{pool}`, and a head (`{head}`, loss `{loss}`)."""
+
+_ORIGIN = """## Accuracy
 Share of pairs whose chosen response scores strictly higher, with 95 % intervals over prompts. `reward` is
 this model; the others were fitted on the same pairs for comparison. On the validation pairs each is measured
 as it was before it was fitted on them too; they chose the regularisation, so test it on data of your own.
@@ -34,21 +70,81 @@ as it was before it was fitted on them too; they chose the regularisation, so te
 {table}
 
 ## What it was made from
-{facts}
-"""
+{facts}"""
 
 
 def card(config: Mapping[str, Any]) -> str:
-    """Return the card of a reward model.
+    """Return the card that lies in every reward model.
 
     Args:
         config: `reward` of its config.json.
 
     """
+    return _CARD.format(
+        model=config["model"],
+        task=_TASK,
+        tags="\n".join(f"- {tag}" for tag in _TAGS),
+        title=_TITLE,
+        summary=_summary(config),
+        origin=_origin(config),
+    )
+
+
+def hub_card(
+    config: Mapping[str, Any],
+    *,
+    base_model: str,
+    licence: str,
+    datasets: Sequence[str] = (),
+    evaluation: Mapping[str, Any] | None = None,
+) -> str:
+    """Return the card of a reward model that goes to a model hub.
+
+    Args:
+        config: `reward` of its config.json.
+        base_model: the hub's id of the language model.
+        licence: as the hub spells it, such as `apache-2.0`.
+        datasets: the hub's ids of the training data.
+        evaluation: what `evaluate` measured on held-out pairs with this reward model.
+
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    measured = [("validation", one["split"], one["accuracy"]) for one in _validation(config)]
+    scorers = evaluation["scorers"] if evaluation and evaluation["benchmark"] == "pairs" else {}
+    if evaluation and scorers:
+        measured.append(("held out", evaluation["file"], scorers["reward"]["accuracy"]))
+    results = [
+        EvalResult("preference_evaluation", name, name, "accuracy", accuracy, dataset_args={"file": file})
+        for name, file, accuracy in measured
+    ]
+    metadata = ModelCardData(
+        base_model=base_model,
+        datasets=list(datasets) or None,
+        eval_results=results or None,
+        library_name="transformers",
+        license=licence,
+        model_name="sparserm",
+        pipeline_tag=_TASK,
+        tags=_TAGS,
+    )
+    held_out = [{**one, "scorer": name, "split": "held out"} for name, one in scorers.items()]
+    return _HUB_CARD.format(
+        metadata=metadata.to_yaml(), title=_TITLE, summary=_summary(config), origin=_origin(config, held_out)
+    )
+
+
+def _summary(config: Mapping[str, Any]) -> str:
+    """Say in two sentences what the model is."""
     layers = list(config["layers"])
     blocks = f"block {layers[0]}" if len(layers) == 1 else f"blocks {', '.join(map(str, layers))}"
+    count = sum(len(latents) for latents in config["selection"].get("latents", {}).values())
+    return _SUMMARY.format(**{"count": count, "blocks": blocks, **config})
+
+
+def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Tell how accurate the model is and what it was made from."""
     selection, training = config["selection"], config["training"]
-    count = sum(len(latents) for latents in selection.get("latents", {}).values())
     facts = {
         "directions chosen by": selection.get("by"),
         "a side and layer": selection.get("top_k"),
@@ -59,10 +155,12 @@ def card(config: Mapping[str, Any]) -> str:
         "seed": config["seed"],
     }
     lines = [f"- {name}: {_shown(value)}" for name, value in facts.items() if value is not None]
-    named = {name: config[name] for name in ("model", "model_revision", "pool", "head", "loss")}
-    return _CARD.format(
-        **named, count=count, blocks=blocks, table=_table(config["metrics"]), facts="\n".join(lines)
-    )
+    return _ORIGIN.format(table=_table([*config["metrics"], *held_out]), facts="\n".join(lines))
+
+
+def _validation(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return what was measured of the reward model itself on the validation pairs."""
+    return [one for one in config["metrics"] if (one["scorer"], one["split"]) == ("reward", "validation")]
 
 
 def _table(metrics: Sequence[Mapping[str, Any]]) -> str:

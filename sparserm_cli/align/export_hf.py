@@ -1,0 +1,237 @@
+"""`export --to hf` and `--to hub-folder`: the reward model as a transformers model with its lower blocks.
+
+Reads: `reward/`, the language model; for a hub's card `evaluation.json`. Writes: a folder that transformers
+loads by itself, by rename when whole. Memory: the model's lower blocks, twice.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from sparserm_cli.align import modeling_sparserm as modeling
+from sparserm_cli.config import DEFAULT_MODEL, ExportConfig, Note
+from sparserm_cli.data.conversation import ConversationText
+from sparserm_cli.data.example import UNLABELLED, Example
+from sparserm_cli.data.template import PromptTemplate
+from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.default import HUB_ID as DEFAULT_MODEL_HUB_ID
+from sparserm_cli.models.identity import HUB_NAME, load_tokenizer
+from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.store.evaluation import evaluation_path, read_evaluation
+from sparserm_cli.store.files import building_folder
+from sparserm_cli.store.reward import POOLINGS, reward_path, write_reward
+from sparserm_cli.store.reward_card import hub_card
+
+_CODE = Path(modeling.__file__)
+_QUESTION = "Where?"
+
+
+class ExportSummary(NamedTuple):
+    """What was exported: the folder, its bytes, and the parameters of the blocks in it."""
+
+    path: Path
+    bytes: int
+    parameters: int
+
+
+def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
+    """Write a reward model as a folder that `AutoModelForSequenceClassification` loads.
+
+    Args:
+        config: the options.
+        note: told what is worth knowing on the way.
+
+    Raises:
+        UsageError: the folder is there and is no earlier export that --force may replace.
+        IncompatibleError: the reward model was fitted on another model, or its template does not tell where a
+            response begins.
+        CorruptStoreError: the reward model is damaged.
+        ResourceError: the disk is full.
+
+    """
+    _check_target(config.target, force=config.force)
+    source = config.reward or reward_path(config.run)
+    model = RewardModel.load(source, model=config.model, device="cpu", offline=config.offline)
+    card = _card(model, config) if config.to == "hub-folder" else None
+    tokenizer = load_tokenizer(model.lm.identity)
+    exported = build(model, tokenizer)
+    check_boundaries(exported, model.template, tokenizer)
+    note(f"responses begin after {exported.config.header}, checked on the vocabulary")
+    tensors = {name: values.contiguous() for name, values in exported.state_dict().items()}
+    size = sum(values.nbytes for values in tensors.values())
+    with building_folder(config.target, size) as part:
+        save_file(tensors, part / "model.safetensors", {"format": "pt"})
+        exported.config.save_pretrained(part)
+        _write_tokenizer(part, tokenizer, model.template)
+        shutil.copyfile(_CODE, part / _CODE.name)
+        if card is not None:
+            write_reward(part / "sparserm", model.files)
+            (part / "README.md").write_text(card, encoding="utf-8")
+    count = sum(values.numel() for values in model.lm.backbone.state_dict().values())
+    return ExportSummary(config.target, size, count)
+
+
+def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceClassification:
+    """Return a reward model as transformers' own kind of module, in the type that it was fitted in."""
+    kind = modeling.SparseRMForSequenceClassification
+    fitted, arrays, text = model.config, model.head.arrays, ConversationText(model.template)
+    if model.template.text is None or not text.header.strip() or text.lead:
+        found = f"{text.header!r} and then {text.lead!r}"
+        expected = "a chat template that writes a header, and nothing more, before a response"
+        raise IncompatibleError(str(model.path), expected, found, "fit with another --template")
+    header = _ids(tokenizer, text.header)
+    config = modeling.SparseRMConfig(
+        backbone=_backbone_config(model.lm.backbone.config),
+        layers=fitted.layers,
+        poolings=POOLINGS[fitted.pool],
+        directions=len(arrays.directions[fitted.layers[0]]),
+        hidden=arrays.weights["weight_1"].shape[1] if "weight_1" in arrays.weights else 0,
+        header=tuple(header),
+        # Ordinary text may merge with what follows, a control token never does.
+        header_fixed=len(header) - (header[-1] not in tokenizer.added_tokens_decoder),
+        endings=tuple(sorted((tuple(_ids(tokenizer, one)) for one in text.endings), key=len, reverse=True)),
+        leading_bos=model.template.adds_bos,
+        architectures=[kind.__name__],
+        auto_map={
+            "AutoConfig": f"{_CODE.stem}.{modeling.SparseRMConfig.__name__}",
+            "AutoModelForSequenceClassification": f"{_CODE.stem}.{kind.__name__}",
+        },
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        torch_dtype=fitted.dtype,
+    )
+    exported = kind(config)
+    exported.backbone.to(getattr(torch, fitted.dtype)).load_state_dict(model.lm.backbone.state_dict())
+    own = {name: torch.from_numpy(values) for name, values in _head_tensors(arrays, fitted.layers).items()}
+    exported.load_state_dict(own, strict=False)
+    return exported.eval()
+
+
+def check_boundaries(
+    exported: modeling.SparseRMForSequenceClassification, template: PromptTemplate, tokenizer: Any
+) -> None:
+    """Check that the exported model cuts conversations into prompt and response just as `score` does.
+
+    A response is tried for every token of the vocabulary that covers the end of the header and more, and for
+    every printable character and white space as its begin and end.
+
+    Raises:
+        IncompatibleError: one of them is cut differently.
+
+    """
+    text = ConversationText(template)
+    last = tokenizer.decode(exported.config.header[-1:])
+    merged = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    begins = {one.removeprefix(last) for one in merged if one.startswith(last)} | set(map(chr, range(9, 127)))
+    responses = [response for begin in sorted(begins - {""}) for response in (f"{begin}a", f"a{begin}")]
+    sides = (UNLABELLED,) * len(responses)
+    encoded = template.encode([Example(1, None, _QUESTION, tuple(responses), sides, None, {})])[0]
+    for response, expected in zip(responses, encoded.responses, strict=True):
+        ids = _ids(tokenizer, encoded.prompt_text + response + text.endings[0])
+        found = exported.split(ids)
+        if found != (expected.prompt_ids.tolist(), expected.response_ids.tolist()):
+            raise IncompatibleError(
+                "the exported model",
+                f"the response {expected.response_ids.tolist()} for {response!r}",
+                str(found[1]),
+                "report this tokenizer; it cannot be exported",
+            )
+
+
+def _card(model: RewardModel, config: ExportConfig) -> str:
+    """Return the card for a hub.
+
+    Raises:
+        UsageError: it is not known which model of the hub this one was made from.
+
+    """
+    fitted = model.config
+    base = config.base_model or {DEFAULT_MODEL: DEFAULT_MODEL_HUB_ID}.get(fitted.model, fitted.model)
+    if not HUB_NAME.fullmatch(base) or "/" not in base:
+        raise UsageError("--base-model", "the hub id of the language model", repr(base), "give it")
+    path = evaluation_path(config.run)
+    measured = read_evaluation(path) if path.exists() else None
+    if measured is not None and measured["reward"] != fitted.lineage.digest:
+        measured = None
+    return hub_card(
+        fitted.to_json(),
+        base_model=base,
+        licence=str(config.licence),
+        datasets=config.dataset,
+        evaluation=measured,
+    )
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    """Refuse to replace anything but an earlier export."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    try:
+        kind = json.loads((target / "config.json").read_text(encoding="utf-8")).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    if kind != modeling.SparseRMConfig.model_type:
+        raise UsageError(str(target), "a new or empty folder", "something else", "name another one")
+    if not force:
+        raise UsageError(str(target), "a new or empty folder", "an earlier export", "use --force")
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _backbone_config(config: Any) -> dict[str, Any]:
+    """Return the truncated model's configuration in words that old and new releases of transformers know."""
+    told = {
+        name: value
+        for name, value in config.to_dict().items()
+        if not name.startswith("_") and name not in {"architectures", "dtype", "transformers_version"}
+    }
+    rope = told.get("rope_parameters") or {}
+    whole = rope.get("full_attention", rope)
+    if "rope_theta" in whole:
+        told["rope_theta"] = whole["rope_theta"]
+        scaled = {name: value for name, value in whole.items() if name != "rope_theta"}
+        told["rope_scaling"] = scaled if scaled.get("rope_type", "default") != "default" else None
+    if "sliding_attention" in rope:
+        told["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    return told
+
+
+def _head_tensors(arrays: Any, layers: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Return the head under the exported model's names."""
+    weights = arrays.weights
+    tensors = {f"directions.{place}.weight": arrays.directions[layer] for place, layer in enumerate(layers)}
+    tensors |= {"mean": arrays.mean, "std": arrays.std}
+    if "weight" in weights:
+        return tensors | {"reward_head.weight": weights["weight"][None], "reward_head.bias": weights["bias"]}
+    return tensors | {
+        "reward_head.0.weight": np.ascontiguousarray(weights["weight_1"].T),
+        "reward_head.0.bias": weights["bias_1"],
+        "reward_head.2.weight": weights["weight_2"][None],
+        "reward_head.2.bias": weights["bias"],
+    }
+
+
+def _write_tokenizer(folder: Path, tokenizer: Any, template: PromptTemplate) -> None:
+    """Write the tokenizer under the class name that every release of transformers knows."""
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    special = {
+        name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+    }
+    told = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": tokenizer.model_max_length,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
+        **special,
+        "pad_token": special.get("pad_token", tokenizer.eos_token),
+        "chat_template": template.jinja,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

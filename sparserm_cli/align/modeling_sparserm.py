@@ -1,0 +1,190 @@
+"""A SparseRM reward model for transformers: the lower blocks of a language model, directions and a head.
+
+This file goes into every export beside the weights, so it stands by itself: transformers 4.51 and newer, and
+torch. It takes whole conversations in the model's chat template, scores the last assistant turn, and gives
+the score of `sparserm score` whatever the padding side and however many tokens are masked.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+class SparseRMConfig(PretrainedConfig):
+    """What a reward model is made of.
+
+    Args:
+        backbone: configuration of the truncated language model, with its `model_type`.
+        layers: blocks, from 0, after which the residual stream is taken.
+        poolings: of `mean` and `last`, what each layer is pooled by, in order.
+        directions: directions a layer.
+        hidden: width of the head's hidden layer; 0 for a linear head.
+        header: token ids that the chat template writes before a response.
+        header_fixed: how many of these are always there; those after them may merge with a response's begin.
+        endings: token ids that may end a response, each a list, the longest first.
+        leading_bos: whether a conversation must begin with the BOS token.
+
+    """
+
+    model_type = "sparserm"
+
+    def __init__(
+        self,
+        backbone: dict[str, Any] | None = None,
+        layers: tuple[int, ...] = (),
+        poolings: tuple[str, ...] = ("mean",),
+        directions: int = 0,
+        hidden: int = 0,
+        header: tuple[int, ...] = (),
+        header_fixed: int = 0,
+        endings: tuple[tuple[int, ...], ...] = (),
+        leading_bos: bool = False,
+        **others: Any,
+    ) -> None:
+        self.backbone, self.layers, self.poolings = backbone or {}, list(layers), list(poolings)
+        self.directions, self.hidden = directions, hidden
+        self.header, self.header_fixed = list(header), header_fixed
+        self.endings = [list(ending) for ending in endings]
+        self.leading_bos = leading_bos
+        super().__init__(**{"num_labels": 1, **others})
+
+
+class SparseRMForSequenceClassification(PreTrainedModel):
+    """Scores the last assistant turn of conversations; `logits` has one column, higher is better."""
+
+    config_class = SparseRMConfig
+    base_model_prefix = "backbone"
+    _no_split_modules: list[str] = []  # noqa: RUF012  # transformers reads a plain list
+    # The head is a few hundred numbers: in less than float32 it would only lose.
+    _keep_in_fp32_modules = _keep_in_fp32_modules_strict = ("directions", "mean", "std", "reward_head")
+
+    def __init__(self, config: SparseRMConfig) -> None:
+        super().__init__(config)
+        backbone = AutoConfig.for_model(**config.backbone)
+        capped = getattr(backbone, "attn_logit_softcapping", None)  # which only the eager attention applies
+        self.backbone = AutoModel.from_config(
+            backbone, **({"attn_implementation": "eager"} if capped else {})
+        )
+        count = config.directions * len(config.layers) * len(config.poolings)
+        self.directions = nn.ModuleList(
+            nn.Linear(backbone.hidden_size, config.directions, bias=False) for _ in config.layers
+        )
+        self.mean = nn.Parameter(torch.zeros(count))
+        self.std = nn.Parameter(torch.ones(count))
+        self.reward_head = (
+            nn.Sequential(nn.Linear(count, config.hidden), nn.ReLU(), nn.Linear(config.hidden, 1))
+            if config.hidden
+            else nn.Linear(count, 1)
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+        **_others: Any,
+    ) -> SequenceClassifierOutput | tuple[Tensor]:
+        """Score conversations.
+
+        Args:
+            input_ids: token ids (rows, tokens), padded on either side.
+            attention_mask: 1 for tokens, 0 for padding and for whatever else shall not be there.
+            return_dict: false gives a tuple.
+
+        Returns:
+            `logits` (rows, 1) in float32.
+
+        Raises:
+            ValueError: it cannot be told where a response begins, a response is empty, or several rows come
+                without a mask.
+
+        """
+        if attention_mask is None:
+            if len(input_ids) > 1:
+                raise ValueError(
+                    "several conversations need an attention_mask: padding cannot be told from text"
+                )
+            attention_mask = torch.ones_like(input_ids)
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        features = self.features([self.split(ids) for ids in rows])
+        logits = self.reward_head((features - self.mean) / self.std)
+        return SequenceClassifierOutput(logits=logits) if return_dict is not False else (logits,)
+
+    def split(self, ids: list[int]) -> tuple[list[int], list[int]]:
+        """Return a conversation's token ids up to the last response, and those of that response.
+
+        A token that covers characters of both the header's end and the response belongs to the response, as
+        in `sparserm`; the end of the turn belongs to neither.
+
+        Raises:
+            ValueError: there is no header, or nothing after it.
+
+        """
+        ids = self._with_one_bos(ids)
+        header, fixed = self.config.header, self.config.header_fixed
+        place = len(ids) - fixed
+        while place >= 0 and ids[place : place + fixed] != header[:fixed]:
+            place -= 1
+        if place < 0:
+            expected = f"the tokens {header} of the chat template before it"
+            raise ValueError(f"no response: expected {expected}, found none; give whole conversations")
+        start = place + fixed
+        for token in header[fixed:]:
+            if ids[start : start + 1] != [token]:
+                break
+            start += 1
+        endings = (len(one) for one in self.config.endings if ids[start:][-len(one) :] == one)
+        response = ids[start : len(ids) - next(endings, 0)]
+        if not response:
+            raise ValueError("no response: expected a token after the last turn's header, found none")
+        return ids[:start], response
+
+    def features(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
+        """Return the projections (rows, layers x poolings x directions) of prompts with responses."""
+        lengths = [len(prompt) + len(response) for prompt, response in rows]
+        ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=self.mean.device)
+        mask = torch.zeros_like(ids)
+        for row, (prompt, response) in enumerate(rows):
+            ids[row, : lengths[row]] = torch.tensor(prompt + response)
+            mask[row, : lengths[row]] = 1
+        residuals = self._residuals(ids, mask)
+        parts = []
+        for directions, taken in zip(self.directions, residuals, strict=True):
+            spans = [taken[row, len(prompt) : lengths[row]].float() for row, (prompt, _) in enumerate(rows)]
+            for pooling in self.config.poolings:
+                pooled = [span[-1] if pooling == "last" else span.mean(dim=0) for span in spans]
+                parts.append(directions(torch.stack(pooled)))
+        return torch.cat(parts, dim=1)
+
+    def _residuals(self, ids: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return the residual stream (rows, tokens, d_in) after each layer, before any final norm."""
+        count = self.backbone.config.num_hidden_layers
+        blocks = next(
+            part for part in self.backbone.modules() if isinstance(part, nn.ModuleList) and len(part) == count
+        )
+        taken: dict[int, Tensor] = {}
+
+        def keep(layer: int, output: Any) -> None:
+            taken[layer] = output[0] if isinstance(output, tuple) else output
+
+        handles = [
+            blocks[layer].register_forward_hook(lambda _module, _inputs, output, at=layer: keep(at, output))
+            for layer in self.config.layers
+        ]
+        try:
+            self.backbone(input_ids=ids, attention_mask=mask, use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [taken[layer] for layer in self.config.layers]
+
+    def _with_one_bos(self, ids: list[int]) -> list[int]:
+        """Return ids that begin with one BOS where the model was given one, whatever a tokenizer has done."""
+        bos = self.config.bos_token_id
+        while ids[:2] == [bos, bos]:
+            ids = ids[1:]
+        return [bos, *ids] if self.config.leading_bos and ids[:1] != [bos] else ids

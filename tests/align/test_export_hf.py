@@ -1,0 +1,224 @@
+"""export --to hf and hub-folder: what transformers loads gives the scores of `score`."""
+
+import json
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from sparserm_cli import RewardModel
+from sparserm_cli.align.export_hf import build, check_boundaries, export_hf
+from sparserm_cli.config import EvaluateConfig, ExportConfig
+from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.identity import load_tokenizer
+from sparserm_cli.store.reward import read_reward
+from sparserm_cli.study.evaluate import evaluate
+
+shared = sys.modules["sparserm_fitted"]
+SYSTEM = {"role": "system", "content": "Be brief."}
+TURNS = [
+    {"role": "user", "content": "Question 1?"},
+    {"role": "assistant", "content": "good"},
+    {"role": "user", "content": "And 2?"},
+]
+CASES = [
+    ([{"role": "user", "content": "Hi?"}], "good good"),
+    ([SYSTEM, {"role": "user", "content": "Hi?"}], "poor"),
+    (TURNS, "\n\n good, at great length, so that the others are padded"),
+    ([SYSTEM, *TURNS], " so so "),
+    ([SYSTEM, *TURNS], "<|im_start|>user\nodd"),
+]
+PROMPTS, RESPONSES = ([case[place] for case in CASES] for place in (0, 1))
+
+
+@pytest.fixture(scope="module")
+def place(fitted_run, tmp_path_factory):
+    """Export the fitted reward model once."""
+    folder = tmp_path_factory.mktemp("export") / "hf"
+    done = export_hf(ExportConfig(target=folder, to="hf", run=fitted_run), note=shared.QUIET["note"])
+    assert done.path == folder
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded(place, tmp_path_factory):
+    """Load it as any program would, with the copy of its code in a folder of its own."""
+    cache = str(tmp_path_factory.mktemp("modules"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", cache)
+        patch.syspath_prepend(cache)
+        model = AutoModelForSequenceClassification.from_pretrained(place, trust_remote_code=True)
+        yield model, AutoTokenizer.from_pretrained(place, trust_remote_code=True)
+
+
+def batch(tokenizer, side: str):
+    """Tokenise the whole conversations of the cases as trainers do."""
+    tokenizer.padding_side = side
+    whole = [[*prompt, {"role": "assistant", "content": text}] for prompt, text in CASES]
+    texts = tokenizer.apply_chat_template(whole, tokenize=False)
+    return tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_row_27_scores_are_those_of_score_under_either_padding(fitted_run, loaded, side):
+    """Multi-turn prompts, system turns, tokens across the boundary: within 1e-4, in one padded batch."""
+    model, tokenizer = loaded
+    expected = RewardModel.load(fitted_run / "reward").score(PROMPTS, RESPONSES)
+    with torch.no_grad():
+        logits = model(**batch(tokenizer, side)).logits
+    assert logits.shape == (len(CASES), 1)
+    np.testing.assert_allclose(logits[:, 0].numpy(), expected, atol=1e-4)
+
+
+def test_what_other_programs_ask_of_it(loaded):
+    """One label, a pad token, a tuple on request, nothing of sparserm imported."""
+    model, tokenizer = loaded
+    assert (model.config.num_labels, model.config.pad_token_id) == (1, tokenizer.pad_token_id)
+    assert type(model).__module__.startswith("transformers_modules.")
+    inputs = batch(tokenizer, "left")
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs, return_dict=False)[0], model(**inputs).logits)
+
+
+def test_masked_tokens_are_not_there(loaded):
+    """A doubled first token that is masked, as RewardBench masks a doubled BOS, changes nothing."""
+    model, tokenizer = loaded
+    inputs = batch(tokenizer, "left")
+    first = torch.full((len(CASES), 1), 65)
+    doubled = torch.cat([first, inputs["input_ids"]], 1)
+    mask = torch.cat([torch.zeros_like(first), inputs["attention_mask"]], 1)
+    with torch.no_grad():
+        torch.testing.assert_close(model(doubled, mask).logits, model(**inputs).logits, atol=0, rtol=0)
+
+
+def test_row_28_a_doubled_or_missing_bos_is_put_right(place, loaded):
+    """Whatever a tokenizer has done about it, the model sees one."""
+    model, _ = loaded
+    kind = type(model)
+    config = type(model.config)(**{**model.config.to_dict(), "bos_token_id": 70, "leading_bos": True})
+    with torch.device("meta"):
+        split = kind(config).split
+    conversation = [70, 9, *config.header, 5, 6, *config.endings[0]]
+    expected = ([70, 9, *config.header], [5, 6])
+    assert split(conversation) == split([70, *conversation]) == split(conversation[1:]) == expected
+
+
+def test_ends_of_a_turn_are_no_part_of_the_response(loaded):
+    """The template's end of a turn, or the end of text alone, or none: the same response."""
+    model, _ = loaded
+    header, (longest, *_) = model.config.header, model.config.endings
+    for ending in ([], *model.config.endings):
+        assert model.split([9, *header, 5, *ending]) == ([9, *header], [5])
+    assert model.split([9, *header, 5, *longest, *longest])[1] == [5, *longest]
+
+
+def test_what_cannot_be_told_is_refused(loaded):
+    """No header, nothing after it, several rows without a mask: an error, never a guess."""
+    model, _ = loaded
+    header = model.config.header
+    with pytest.raises(ValueError, match=r"no response: expected the tokens .* of the chat template"):
+        model(torch.tensor([[1, 2, 3]]))
+    with pytest.raises(ValueError, match="expected a token after the last turn's header, found none"):
+        model(torch.tensor([[9, *header, *model.config.endings[0]]]))
+    with pytest.raises(ValueError, match="several conversations need an attention_mask"):
+        model(torch.tensor([[9, *header, 5], [9, *header, 6]]))
+
+
+def test_boundaries_are_checked_before_anything_is_written(fitted_run):
+    """Where the exported model cuts otherwise than `score`, it is refused."""
+    model = RewardModel.load(fitted_run / "reward")
+    tokenizer = load_tokenizer(model.lm.identity)
+    exported = build(model, tokenizer)
+    check_boundaries(exported, model.template, tokenizer)
+    exported.config.header_fixed = len(exported.config.header) - 3
+    exported.config.header = exported.config.header[:-1]
+    with pytest.raises(IncompatibleError, match=r"expected the response .* it cannot be exported"):
+        check_boundaries(exported, model.template, tokenizer)
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "gemma2", "gemma3", "phi"])
+def test_other_architectures(arch, tiny_model: Callable, loaded, tmp_path):
+    """Absolute positions, soft caps, layers of two kinds, shared norms: the same scores."""
+    run = shared.fit_tiny(tmp_path, tiny_model(arch))
+    model = RewardModel.load(run / "reward")
+    exported = build(model, load_tokenizer(model.lm.identity))
+    with torch.no_grad():
+        logits = exported(**batch(loaded[1], "left")).logits[:, 0].numpy()
+    np.testing.assert_allclose(logits, model.score(PROMPTS, RESPONSES), atol=1e-4)
+
+
+def test_linear_heads_and_both_poolings(fitted_run, loaded, tmp_path):
+    """Every head that fit makes can be exported."""
+    from shutil import copytree
+
+    from sparserm_cli.config import FitConfig
+    from sparserm_cli.stages.fit import fit
+
+    run = copytree(fitted_run, tmp_path / "run")
+    fit(FitConfig(run=run, val_fraction=0.2, pool="both", head="linear", loss="bt"), **shared.QUIET)
+    model = RewardModel.load(run / "reward")
+    exported = build(model, load_tokenizer(model.lm.identity))
+    with torch.no_grad():
+        logits = exported(**batch(loaded[1], "right")).logits[:, 0].numpy()
+    np.testing.assert_allclose(logits, model.score(PROMPTS, RESPONSES), atol=1e-4)
+
+
+def test_a_raw_prompt_has_no_header(tmp_path, tiny_model):
+    """Without a chat template nothing tells where a response begins, so there is no export."""
+    run = shared.fit_tiny(tmp_path, tiny_model("llama"), template="raw")
+    with pytest.raises(IncompatibleError, match="expected a chat template that writes a header"):
+        export_hf(ExportConfig(target=tmp_path / "hf", to="hf", run=run), note=shared.QUIET["note"])
+
+
+def test_nothing_but_an_earlier_export_is_replaced(place, fitted_run, tmp_path):
+    """A folder of the user's is never touched, not even with --force."""
+    options = {"to": "hf", "run": fitted_run}
+    with pytest.raises(
+        UsageError, match="expected a new or empty folder, found an earlier export; use --force"
+    ):
+        export_hf(ExportConfig(target=place, **options), note=shared.QUIET["note"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("all of it")
+    with pytest.raises(UsageError, match="found something else; name another one"):
+        export_hf(ExportConfig(target=tmp_path / "mine", force=True, **options), note=shared.QUIET["note"])
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_hub_folder_has_a_card_and_the_reward_model(fitted_run, tmp_path):
+    """Its metadata are what the hub reads; the accuracies are those of the fit and of evaluate."""
+    from huggingface_hub import ModelCard
+
+    file = shared.write_rows(tmp_path / "t.jsonl", shared.ROWS[30:])
+    measured = evaluate(EvaluateConfig(file=file, run=fitted_run), **shared.QUIET).metrics
+    config = ExportConfig(
+        target=tmp_path / "hub",
+        to="hub-folder",
+        run=fitted_run,
+        base_model="org/tiny",
+        licence="apache-2.0",
+        dataset=("org/pairs",),
+    )
+    export_hf(config, note=shared.QUIET["note"])
+    card = ModelCard.load(tmp_path / "hub" / "README.md")
+    assert card.data.to_dict()["base_model"] == "org/tiny"
+    assert (card.data.license, card.data.datasets) == ("apache-2.0", ["org/pairs"])
+    assert card.data.pipeline_tag == "text-classification"
+    values = {one.dataset_name: one.metric_value for one in card.data.eval_results}
+    assert values["held out"] == measured["scorers"]["reward"]["accuracy"]
+    assert "| random directions | held out |" in card.text
+    digest = read_reward(fitted_run / "reward").config.lineage.digest
+    assert read_reward(tmp_path / "hub" / "sparserm").config.lineage.digest == digest
+    assert json.loads((tmp_path / "hub" / "config.json").read_text())["model_type"] == "sparserm"
+
+
+def test_what_a_card_needs_must_be_told(fitted_run, tmp_path):
+    """A licence is never guessed, and a local folder is no base model."""
+    with pytest.raises(UsageError, match="--licence: expected the licence for the card"):
+        ExportConfig(target=tmp_path, to="hub-folder")
+    config = ExportConfig(target=tmp_path / "h", to="hub-folder", run=fitted_run, licence="mit")
+    with pytest.raises(UsageError, match="--base-model: expected the hub id of the language model"):
+        export_hf(config, note=shared.QUIET["note"])
