@@ -1,0 +1,277 @@
+"""`doctor`: how far a model's vectors, or a reward model's scores, drift when something is done otherwise.
+
+Reads: the language model; a reward model and rows to try if given. Writes: nothing.
+Memory: the model's lower blocks and one batch of all responses tried.
+Axes: n (responses tried), w (widths of all layers together).
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from sparserm_cli.align.probes import Probe, Trial, edited, pooled_probes, probe_rows, probes_of
+from sparserm_cli.config import DoctorConfig, Note
+from sparserm_cli.data.template import RAW, PromptTemplate
+from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.identity import ModelIdentity, load_tokenizer, resolve_model
+from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.pooling import Pooled, pooled_vectors
+from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.models.shape import check_layers, read_shape
+
+if TYPE_CHECKING:
+    from sparserm_cli.models.backbone import DType
+
+NEGLIGIBLE = 1e-3
+"""Largest drift that is only rounding."""
+
+FLOAT16_MOST = 65504.0
+
+
+class Check(NamedTuple):
+    """One thing done otherwise than right.
+
+    Fields:
+        name: what it is.
+        drift: largest distance of a response's mean vector from the right one, in the spread of the right
+            ones (root mean square distance from their centre): at 1 it is as much as responses differ. None
+            if it cannot happen with this model.
+        mean: mean of these distances.
+        score_drift: largest change of a score, in standard deviations of the training responses' scores;
+            None without a reward model.
+        flips: pairs of responses to one prompt whose order turns round; None without a reward model.
+        advice: what to set.
+    """
+
+    name: str
+    drift: float | None
+    mean: float | None
+    score_drift: float | None
+    flips: int | None
+    advice: str
+
+
+class Diagnosis(NamedTuple):
+    """What `doctor` has found.
+
+    Fields:
+        model: its name.
+        revision: which one exactly.
+        layers: blocks, from 0, after which the residual stream was taken.
+        responses: responses tried.
+        bos: the token that texts begin with; empty if there is none.
+        eos: the token that ends a response; empty if there is none.
+        pad: the padding token; empty if there is none.
+        absmax: largest residual of all tokens tried.
+        tree: whether a prompt is computed once for all its responses, and why.
+        checks: what was tried.
+    """
+
+    model: str
+    revision: str
+    layers: tuple[int, ...]
+    responses: int
+    bos: str
+    eos: str
+    pad: str
+    absmax: float
+    tree: str
+    checks: tuple[Check, ...]
+
+
+class Subject(NamedTuple):
+    """What is examined: a model at some layers, with a reward head and its scores' spread, or without."""
+
+    identity: ModelIdentity
+    layers: tuple[int, ...]
+    head: RewardHead | None
+    score_std: float
+
+
+def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
+    """Try on a model what trainers and scripts often do otherwise, and measure what it changes.
+
+    Right is what `sparserm` does: each response alone, no padding, one BOS, float32.
+
+    Args:
+        config: the options.
+        note: told what is worth knowing on the way.
+
+    Raises:
+        UsageError: no such model or layer.
+        BadInputError: the rows to try cannot be read.
+        IncompatibleError: the reward model was fitted on another model.
+        ResourceError: the device is not there.
+
+    """
+    subject = _subject(config)
+    tokenizer = load_tokenizer(subject.identity)
+    template = PromptTemplate(tokenizer, config.template, model=subject.identity.name)
+    rows = probe_rows(config, template)
+    probes = probes_of(rows)
+    lm = _load(subject, config, "float32")
+    note(f"trying {len(probes)} responses on {lm.identity.name} after blocks {subject.layers}")
+    trial = pooled_probes(lm, probes, together=False)
+    scale = _Scale(subject, trial.pooled, [row for row, one in enumerate(rows) for _ in one.responses])
+    checks = [
+        scale.check(
+            "in one padded batch",
+            pooled_probes(lm, probes).pooled,
+            "any batch size will do",
+            "keep --deterministic, or batches of one",
+        ),
+        scale.check(
+            "prompt computed once for all its responses",
+            pooled_vectors(lm, rows),
+            "leave it on",
+            "report this model; it should not happen",
+        ),
+        scale.check(
+            "padded on the left, positions not told",
+            pooled_probes(lm, probes, left=True).pooled,
+            "either side will do",
+            "pad on the right, or give position_ids that begin at the first token",
+        ),
+        *_token_checks(scale, lm, probes, tokenizer),
+        scale.check(
+            "without the chat template",
+            pooled_vectors(lm, _raw_rows(config, subject, tokenizer)),
+            "the template makes no difference",
+            "render every prompt with the template of the fit",
+        ),
+        *_type_checks(scale, subject, config, probes, trial),
+    ]
+    return Diagnosis(
+        lm.identity.name,
+        lm.identity.revision,
+        lm.layers,
+        len(probes),
+        str(tokenizer.bos_token or ""),
+        str(tokenizer.eos_token or ""),
+        str(tokenizer.pad_token or ""),
+        trial.absmax,
+        lm.tree_reason,
+        tuple(checks),
+    )
+
+
+class _Scale:
+    """Measures how far vectors are from the right ones.
+
+    Args:
+        subject: what is examined.
+        right: the right vectors.
+        prompts: for each response the number of its prompt.
+
+    """
+
+    def __init__(self, subject: Subject, right: Pooled, prompts: Sequence[int]) -> None:
+        self._subject, self._prompts = subject, np.array(prompts)
+        self._right, self._scores = _mean_vectors(right), self._scored(right)
+        centred = self._right - self._right.mean(axis=0)
+        self._spread = float(np.sqrt(np.square(centred).sum(axis=1).mean()))
+
+    def check(self, name: str, found: Pooled, fine: str, else_set: str) -> Check:
+        """Measure one thing done otherwise.
+
+        Args:
+            name: what it is.
+            found: the vectors it gives.
+            fine: what to say if they are the same.
+            else_set: what to set if they are not.
+
+        """
+        distances = np.linalg.norm(_mean_vectors(found) - self._right, axis=1) / self._spread
+        distances = np.nan_to_num(distances, nan=np.inf)
+        advice = fine if distances.max() <= NEGLIGIBLE else else_set
+        score_drift, flips = self._score_drift(found)
+        return Check(name, float(distances.max()), float(distances.mean()), score_drift, flips, advice)
+
+    def _score_drift(self, found: Pooled) -> tuple[float | None, int | None]:
+        scores = self._scored(found)
+        if scores is None or self._scores is None:
+            return None, None
+        drift = float(np.abs(scores - self._scores).max()) / self._subject.score_std
+        before, after = (np.sign(np.subtract.outer(one, one)) for one in (self._scores, scores))
+        same = np.equal.outer(self._prompts, self._prompts)
+        return drift, int((same & (before * after < 0)).sum()) // 2
+
+    def _scored(self, pooled: Pooled) -> Float64[np.ndarray, " n"] | None:
+        head = self._subject.head
+        return None if head is None else head(pooled).astype(np.float64)
+
+
+def _subject(config: DoctorConfig) -> Subject:
+    """Find the model, and the reward model if one is named."""
+    if config.reward is not None:
+        model = RewardModel.load(
+            config.reward, model=config.model, device=config.device, offline=config.offline
+        )
+        return Subject(model.lm.identity, model.lm.layers, model.head, model.config.score_std)
+    identity = resolve_model(config.model, offline=config.offline)
+    layers = config.layer or ((read_shape(identity).blocks - 1) // 2,)
+    check_layers(identity, layers)
+    return Subject(identity, layers, None, 1.0)
+
+
+def _load(subject: Subject, config: DoctorConfig, dtype: "DType") -> LanguageModel:
+    return LanguageModel.load(subject.identity, layers=subject.layers, dtype=dtype, device=config.device)
+
+
+def _raw_rows(config: DoctorConfig, subject: Subject, tokenizer: Any) -> list[Any]:
+    """Return the rows rendered without a template."""
+    return probe_rows(config, PromptTemplate(tokenizer, RAW, model=subject.identity.name))
+
+
+def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tokenizer: Any) -> list[Check]:
+    """Try what goes wrong with padding and BOS tokens."""
+    pad, eos, bos = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id
+    name = "mask made from ids that are not the padding's"
+    if pad is not None and pad != eos:
+        padding = Check(name, None, None, None, None, f"fine: {tokenizer.pad_token} stands nowhere else")
+    else:
+        found = pooled_probes(lm, probes, mask_out=eos).pooled
+        advice = "pad is the end of a turn: make masks from lengths, or choose another pad token"
+        padding = scale.check(name, found, "fine for these conversations", advice)
+    if bos is None:
+        return [padding, Check("two BOS, or none", None, None, None, None, "the model has no BOS")]
+    begins = [len(probe.ids) > 0 and int(probe.ids[0]) == bos for probe in probes]
+    doubled = [edited(probe, [bos]) for probe in probes]
+    checks = [
+        padding,
+        scale.check(
+            "two BOS",
+            pooled_probes(lm, doubled).pooled,
+            "it makes no difference",
+            "tokenise templated text with add_special_tokens=False",
+        ),
+    ]
+    if all(begins):
+        bare = [edited(probe, [], skip=1) for probe in probes]
+        found = pooled_probes(lm, bare).pooled
+        checks.append(
+            scale.check("no BOS", found, "it makes no difference", "let every text begin with one BOS")
+        )
+    return checks
+
+
+def _type_checks(
+    scale: _Scale, subject: Subject, config: DoctorConfig, probes: Sequence[Probe], trial: Trial
+) -> list[Check]:
+    """Try bfloat16, and tell whether float16 could hold the residual stream."""
+    found = pooled_probes(_load(subject, config, "bfloat16"), probes).pooled
+    advice = "fit and score in one type: --dtype, or the one that auto chose for extract"
+    share = trial.absmax / FLOAT16_MOST
+    holds = f"the largest residual is {100 * share:.0f} % of what float16 holds"
+    verdict = "use bfloat16 or float32" if share > 0.5 else "still use bfloat16: other texts have larger ones"
+    return [
+        scale.check("in bfloat16", found, "either type will do", advice),
+        Check("in float16", None, None, None, None, f"{holds}: {verdict}"),
+    ]
+
+
+def _mean_vectors(pooled: Pooled) -> Float64[np.ndarray, "n w"]:
+    """Return the mean vectors of all layers side by side."""
+    return np.concatenate([found["mean"] for found in pooled.values()], axis=1).astype(np.float64)
