@@ -125,7 +125,7 @@ def check_boundaries(
         IncompatibleError: one of them is cut differently.
 
     """
-    text = ConversationText(template)
+    ending = next(iter(ConversationText(template).endings), "")
     last = tokenizer.decode(exported.config.header[-1:])
     merged = [tokenizer.decode([token]) for token in range(len(tokenizer))]
     begins = {one.removeprefix(last) for one in merged if one.startswith(last)} | set(map(chr, range(9, 127)))
@@ -133,7 +133,7 @@ def check_boundaries(
     sides = (UNLABELLED,) * len(responses)
     encoded = template.encode([Example(1, None, _QUESTION, tuple(responses), sides, None, {})])[0]
     for response, expected in zip(responses, encoded.responses, strict=True):
-        ids = _ids(tokenizer, encoded.prompt_text + response + text.endings[0])
+        ids = _ids(tokenizer, encoded.prompt_text + response + ending)
         found = exported.split(ids)
         if found != (expected.prompt_ids.tolist(), expected.response_ids.tolist()):
             raise IncompatibleError(
