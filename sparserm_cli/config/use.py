@@ -82,7 +82,7 @@ class EvaluateConfig(ResponsesConfig):
     """Evaluate although prompts were trained on."""
 
 
-SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "transfer", "lora")
+SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "saes", "transfer", "lora")
 """What `compare` can try; `lora` trains the whole model, hours on a large run, so it has to be asked for."""
 
 
@@ -93,7 +93,8 @@ class CompareConfig(StageConfig):
     name: str | None = None
     """What tables call the run; None is the name of its directory."""
     other: tuple[str, ...] = ()
-    """Runs on which what was fitted on this one is tested too, each as NAME=RUN."""
+    """Other runs, each as NAME=RUN: what is fitted on this one is tested on them; of those of one capture the
+    SAEs are compared instead."""
     sweep: tuple[str, ...] = SWEEPS[:-1]
     """What is tried, of SWEEPS."""
     quick: bool = False

@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.config import CompareConfig, Note, Phases
+from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.sae_check import SAEQuality
+from sparserm_cli.stages.encode_units import load_and_sample, unit_activations
+from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.comparison import comparison_path, write_comparison
+from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.study import lineup
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate
 from sparserm_cli.study.lora import missing_packages
@@ -89,6 +93,9 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
     ]
     # 2. All points of all sweeps, one after the other.
     found = compare_samples(samples, config, progress=progress, note=note)
+    for one, facts in found["runs"][name]["saes"].items():
+        for layer, quality in _sae_qualities(folders[one]).items():
+            facts[str(layer)]["explained_variance"] = quality.explained_variance
     # 3. The whole appears or nothing does.
     path = comparison_path(config.run)
     write_comparison(path, found)
@@ -121,7 +128,11 @@ def compare_samples(
     run = {
         "pairs": len(sample.pairs),
         "prompts": len(np.unique(sample.groups)),
-        "layers": {str(layer): _sae_facts(sample, layer) for layer in sample.layers},
+        "saes": {
+            one.name: {str(layer): _sae_facts(one, layer) for layer in one.layers}
+            for one in samples
+            if one.capture.digest == sample.capture.digest
+        },
         "sweeps": sweeps,
     }
     protocol = {name: value for name, value in vars(config).items() if name not in {"run", "other", "name"}}
@@ -176,11 +187,19 @@ def _by_layers(sample: Sample, _others: Sequence[Sample], config: CompareConfig)
         yield Trial("layers", point, sample.only(layers), lineup.layered(config), _protocol(config))
 
 
+def _by_saes(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
+    """Try the SAE of each other run of the same capture; nothing where there is none."""
+    same = [one for one in others if one.capture.digest == sample.capture.digest]
+    for one in [sample, *same] if same else []:
+        yield Trial("saes", one.name, one, lineup.layered(config), _protocol(config))
+
+
 def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Test on each other run."""
+    """Test on each other run that is of another capture."""
     methods = [*lineup.few(config), *lineup.layered(config)[1:2]]
     for target in others:
-        yield Trial("transfer", target.name, sample, methods, _protocol(config), target)
+        if target.capture.digest != sample.capture.digest:
+            yield Trial("transfer", target.name, sample, methods, _protocol(config), target)
 
 
 def _lora(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
@@ -195,6 +214,7 @@ _POINTS = {
     "labels": _by_labels,
     "noise": _by_noise,
     "layers": _by_layers,
+    "saes": _by_saes,
     "transfer": _transfer,
     "lora": _lora,
 }
@@ -222,6 +242,24 @@ def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:
         trial.sample, trial.methods, trial.protocol, target=target, progress=lambda done, _: progress(done)
     )
     return [one.to_json() for one in compared(results, results[0], target)]
+
+
+def _sae_qualities(run: Path) -> dict[int, SAEQuality]:
+    """Measure the SAEs of a run on a sample of its tokens.
+
+    Raises:
+        UsageError: an SAE is not where it was.
+
+    """
+    capture, features = ActivationsReader(capture_path(run)), FeaturesReader(features_path(run))
+    options = EncodeConfig(run=run, allow_mismatch=True, allow_pickle=True)
+    _, found = load_and_sample(
+        {sae.layer: sae.name for sae in features.plan.saes},
+        options,
+        lambda _said: None,
+        lambda layer: unit_activations(capture, layer, capture.units[0]).usable_rows,
+    )
+    return found
 
 
 def _sae_facts(sample: Sample, layer: int) -> dict[str, float]:

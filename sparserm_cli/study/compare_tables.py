@@ -8,6 +8,7 @@ SWEEPS = {
     "labels": "training pairs",
     "noise": "training labels swapped",
     "layers": "layers",
+    "saes": "SAE of",
     "transfer": "tested on",
 }
 """Sweeps that are curves: name to what is swept. The others list methods."""
@@ -22,12 +23,23 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = []
     for name, run in found["runs"].items():
         parts.append(f"### {name}: {run['pairs']:,} pairs of {run['prompts']:,} prompts")
+        parts.append("\n".join(f"- {one}: {_saes(layers)}" for one, layers in run["saes"].items()))
         for sweep, points in run["sweeps"].items():
             if sweep in SWEEPS:
                 parts.append(_curve(points, SWEEPS[sweep]))
             else:
                 parts += [_listing(rows) for rows in points.values()]
     return "\n\n".join(parts) + "\n"
+
+
+def _saes(layers: Mapping[str, Mapping[str, float]]) -> str:
+    """Tell of each layer's SAE the width, how many latents fire on a token, and the variance it explains."""
+    told = []
+    for layer, facts in layers.items():
+        explained = facts.get("explained_variance")
+        fit = "" if explained is None else f", explained variance {explained:.3f}"
+        told.append(f"layer {layer}, {facts['d_sae']:,} latents, L0 {facts['l0']:.1f}{fit}")
+    return "; ".join(told)
 
 
 def _curve(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> str:

@@ -11,6 +11,7 @@ CURVES = {
     "labels": "training pairs",
     "noise": "share of training labels swapped",
     "layers": "layers",
+    "saes": "SAE",
 }
 """Sweeps of `compare` that are drawn, and what is swept; the others are tables."""
 _COLOURS = (BLUE, ORANGE, "#2a9d8f", VIOLET, "#c2528b", GREY)
@@ -73,8 +74,8 @@ def sweep_figure(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -
     layout = layout_of(what, "held-out accuracy", height=380)
     layout["xaxis"] |= {"type": "category"}
     layout["yaxis"] |= {"tickformat": ".0%"}
-    # The legend of six methods takes two lines.
-    return {"data": traces, "layout": {**layout, "margin": {**layout["margin"], "t": 60}}}
+    # The legend of six methods takes up to three lines below the buttons.
+    return {"data": traces, "layout": {**layout, "margin": {**layout["margin"], "t": 84}}}
 
 
 def _line(name: str, number: int, points: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:

@@ -126,8 +126,10 @@ def test_compare_prints_tables_and_the_report_shows_them(run, tmp_path):
     assert done.exit_code == 0
     lines = done.stdout.splitlines()
     assert lines[0] == "### tiny: 40 pairs of 40 prompts"
-    assert lines[2].startswith("| directions a side | SparseRM | random latents' rows | components of ")
-    assert [line[:5] for line in lines[4:]] == ["| 2 |", "| 4 |"]
+    assert lines[2].startswith("- tiny: layer 1, ")
+    assert lines[3] == lines[2].replace("tiny", "again")
+    assert lines[5].startswith("| directions a side | SparseRM | random latents' rows | components of ")
+    assert [line[:5] for line in lines[7:]] == ["| 2 |", "| 4 |"]
     assert f"written to {tmp_path / 'run' / 'comparison.json'} in " in done.stderr
     told = json.loads(sparserm(*words, "--sweep", "noise", "--json", "--quiet").stdout)
     assert list(told["runs"]["tiny"]["sweeps"]["noise"]) == ["0", "0.1", "0.2", "0.3", "0.4"]

@@ -1,7 +1,9 @@
 """The comparison as a whole on small planted runs, and its tables."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import sparserm_planted as planted
 
 from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.sae_check import SAEQuality
 from sparserm_cli.store.comparison import comparison_path, read_comparison
 from sparserm_cli.study import lineup
 from sparserm_cli.study.compare import compare, compare_samples
@@ -62,8 +65,9 @@ def test_every_sweep_is_there_and_json(sample_of: Callable[..., Sample]):
     more = compare_samples(samples, config, progress=lambda *step: steps.append(step), note=notes.append)
     run = json.loads(json.dumps(found, allow_nan=False))["runs"]["one"]
     assert (run["pairs"], run["prompts"]) == (40, 40)
-    assert run["layers"]["3"]["d_sae"] == planted.D_SAE
-    assert run["layers"]["3"]["l0"] == pytest.approx(0.22 * planted.D_SAE, rel=0.1)
+    assert list(run["saes"]) == ["one"]
+    assert run["saes"]["one"]["3"]["d_sae"] == planted.D_SAE
+    assert run["saes"]["one"]["3"]["l0"] == pytest.approx(0.22 * planted.D_SAE, rel=0.1)
     sweeps = {**run["sweeps"], **more["runs"]["one"]["sweeps"]}
     assert {sweep: list(points) for sweep, points in sweeps.items()} == {
         "directions": ["2", "3"],
@@ -87,6 +91,8 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sparserm_cli.study.compare.QUICK_TOP_K", (2,))
     made = planted.plant(tmp_path / "mine", prompts=20)
     monkeypatch.setattr("sparserm_cli.study.sample.sae_decoder", lambda _saes: made.decoder)
+    quality = SAEQuality(0.75, 9.0, 0, 100, 0)
+    monkeypatch.setattr("sparserm_cli.study.compare.load_and_sample", lambda *_: ({}, {3: quality}))
     summary = compare(
         CompareConfig(run=tmp_path / "mine", quick=True, top_k=(2,), folds=2), progress=quiet, note=quiet
     )
@@ -95,7 +101,23 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     assert stored["runs"] == json.loads(json.dumps(summary.found["runs"]))
     assert stored["protocol"]["top_k"] == [2]
     assert set(stored["runs"]["mine"]["sweeps"]) == {"directions", "methods"}
-    assert markdown(stored).startswith("### mine: 20 pairs of 20 prompts\n\n| directions a side | SparseRM |")
+    lines = markdown(stored).splitlines()
+    assert lines[0] == "### mine: 20 pairs of 20 prompts"
+    assert re.fullmatch(r"- mine: layer 3, 48 latents, L0 1\d\.\d, explained variance 0\.750", lines[2])
+    assert lines[4].startswith("| directions a side | SparseRM |")
+
+
+def test_saes_are_compared_on_one_capture(sample_of: Callable[..., Sample]):
+    """Another SAE's latents of the same responses are a point of that sweep, and no other data to test on."""
+    sample = sample_of("one")
+    turned = {3: lambda latents: sample.decoder(3, latents)[:, ::-1]}
+    other = replace(sample, name="turned", decoder=lambda layer, latents: turned[layer](latents).copy())
+    config = CompareConfig(top_k=(2,), folds=2, sweep=("saes", "transfer"))
+    found = compare_samples([sample, other], config, progress=quiet, note=quiet)["runs"]["one"]
+    assert list(found["sweeps"]) == ["saes"]
+    assert list(found["saes"]) == ["one", "turned"]
+    own, others = (found["sweeps"]["saes"][name][0]["accuracy"]["accuracy"] for name in ("one", "turned"))
+    assert own > others
 
 
 def test_other_layers_cannot_be_tested_on(sample_of: Callable[..., Sample]):
@@ -147,10 +169,12 @@ def test_markdown_marks_who_is_surely_ahead():
     run = {
         "pairs": 1234,
         "prompts": 99,
+        "saes": {"x": {"3": {"d_sae": 4608, "l0": 64.0}}},
         "sweeps": {"directions": {"4": rows}, "methods": {"all": rows[:2]}},
     }
     assert markdown({"runs": {"x": run}}) == (
         "### x: 1,234 pairs of 99 prompts\n\n"
+        "- x: layer 3, 4,608 latents, L0 64.0\n\n"
         "| directions a side | SparseRM | a | b | c |\n"
         "|---|---|---|---|---|\n"
         "| 4 | 0.800 | 0.700- | 0.900+ | 0.800 |\n\n"
