@@ -1,6 +1,7 @@
 """Compare the peak memory of extract and encode on some data with that on eight times the data.
 
-Every command is a process of its own; units are small, so that both data sets have several.
+The smaller data are every eighth row of the larger ones, so that both have rows as long. Every command is a
+process of its own; units are small, so that both data sets have several.
 
     python examples/benchmarks/memory.py hh-rlhf-harmless-base-test.jsonl.gz --pairs 100 --output memory.json
 """
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 TIMES = 8
 SAE = Path(__file__).parents[1] / "sae" / "smollm2-135m"
@@ -32,13 +34,26 @@ def peak_mebibytes(*words: str) -> float:
     return usage.ru_maxrss / 1024
 
 
-def measured(data: Path, pairs: int, run: Path, unit_tokens: int) -> dict[str, float]:
-    """Return the peaks of both stages on so many pairs."""
+def write_every(data: Path, step: int, most: int, target: Path) -> None:
+    """Write every `step`-th of the first `most` pairs as JSON lines."""
+    from sparserm_cli.data.example import CHOSEN, REJECTED, plain_prompt
+    from sparserm_cli.data.reader import Reader
+
+    with target.open("w", encoding="utf-8") as file:
+        for number, one in enumerate(Reader(data, purpose="pairs", limit=most, on_bad_row="reject")):
+            if number % step == 0:
+                row: dict[str, Any] = {"prompt": plain_prompt(one.prompt)}
+                for side, key in ((CHOSEN, "chosen"), (REJECTED, "rejected")):
+                    row[key] = [t for t, found in zip(one.responses, one.sides, strict=True) if found == side]
+                file.write(json.dumps(row) + "\n")
+
+
+def measured(data: Path, run: Path, unit_tokens: int) -> dict[str, float]:
+    """Return the peaks of both stages."""
     place = ("--run", str(run))
-    asked = ("--layer", "14", "--limit", str(pairs), "--unit-tokens", str(unit_tokens))
-    rows = ("--on-bad-row", "reject")
+    asked = ("--layer", "14", "--unit-tokens", str(unit_tokens), "--on-bad-row", "reject")
     return {
-        "extract": peak_mebibytes("extract", str(data), *asked, *rows, *place),
+        "extract": peak_mebibytes("extract", str(data), *asked, *place),
         "encode": peak_mebibytes("encode", "--sae", str(SAE), *place),
     }
 
@@ -52,10 +67,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        found = [
-            measured(options.data, pairs, Path(scratch) / str(pairs), options.unit_tokens)
-            for pairs in (options.pairs, TIMES * options.pairs)
-        ]
+        found = []
+        for name, step in (("small", TIMES), ("large", 1)):
+            rows = Path(scratch) / f"{name}.jsonl"
+            write_every(options.data, step, TIMES * options.pairs, rows)
+            found.append(measured(rows, Path(scratch) / name, options.unit_tokens))
     print(f"peak MiB    {options.pairs:>8} pairs {TIMES * options.pairs:>8} pairs   ratio")
     for stage, small in found[0].items():
         large = found[1][stage]

@@ -27,7 +27,7 @@ from sparserm_cli.models.attention import (
 )
 from sparserm_cli.models.backbone import DType, blocks_of, choose_device, choose_dtype, load_backbone
 from sparserm_cli.models.identity import ModelIdentity
-from sparserm_cli.models.memory import keep_freed_memory
+from sparserm_cli.models.memory import keep_freed_memory, limit_kernel_cache
 from sparserm_cli.models.quiet import first_line, quiet_transformers
 from sparserm_cli.models.tree import Row, Trie, build_trie, sort_rows
 
@@ -95,6 +95,7 @@ class LanguageModel:
         number, reason = choose_dtype(dtype, place)
         if place == "cpu":
             keep_freed_memory()
+            limit_kernel_cache()
         return cls(load_backbone(identity, layers, number, place), identity, layers, reason)
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 
 from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.memory import return_freed_memory
 from sparserm_cli.stages.planning import Request
 from sparserm_cli.store.activations import ActivationsWriter
 from sparserm_cli.store.bits import NAN_BITS
@@ -78,6 +79,7 @@ class UnitComputer:
             seconds=round(time.monotonic() - begun, 3),
         )
         self._writer.write_unit(unit, layers, told)
+        return_freed_memory()
         self.computed += 1
         self.seconds += time.monotonic() - begun
 

@@ -1,5 +1,6 @@
 """Loading: blocks up to a layer and no more, on the device and in the type that fit this machine."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +13,7 @@ from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
 from sparserm_cli.models import attention
 from sparserm_cli.models.identity import ModelIdentity, resolve_model
 from sparserm_cli.models.lm import LanguageModel, choose_device, choose_dtype
-from sparserm_cli.models.memory import keep_freed_memory
+from sparserm_cli.models.memory import KERNELS, keep_freed_memory, return_freed_memory
 
 Make = Callable[..., Path]
 
@@ -218,6 +219,34 @@ def test_the_fused_kernel_gives_the_same(tiny_model: Make, monkeypatch: pytest.M
     fused = lm.forward_trie(trie)
     for layer in (1, 2):
         torch.testing.assert_close(fused[layer], plain[layer], rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_on_the_processor_limits_the_kernel_cache(
+    tiny_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OneDNN is told before its first kernel; what the environment says already stays."""
+    for said, expected in ((None, KERNELS), ("7", "7")):
+        monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+        if said is not None:
+            monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", said)
+        LanguageModel.load(resolve_model(str(tiny_model("llama"))), layers=[0], device="cpu")
+        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == expected
+
+
+def test_freed_memory_is_returned() -> None:
+    """What a unit has left behind is gone from the process, where glibc is the C library."""
+    if not keep_freed_memory():
+        pytest.skip("this C library is not glibc")
+    blocks = [torch.ones(1 << 20) for _ in range(64)]
+    full = resident()
+    del blocks
+    return_freed_memory()
+    assert full - resident() > 200 << 20
+
+
+def resident() -> int:
+    """Return the bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 def test_freed_memory_is_kept(tiny_model: Make) -> None:
