@@ -7,6 +7,7 @@ Axes: heads, groups (key-value heads), tokens, q (queries: all heads of a group,
 d (width of a head).
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from sparserm_cli.models.prompt_cache import KeysValues, Known
 from sparserm_cli.models.tree import Trie, cut_blocks, visible
 
 NAME = "sparserm_trie"
@@ -45,8 +47,8 @@ class Block(NamedTuple):
 class KeysTaken(Exception):  # noqa: N818
     """Carries keys and values out of a model block that runs for nothing else."""
 
-    def __init__(self, key: Tensor, value: Tensor) -> None:
-        self.key, self.value = key, value
+    def __init__(self, taken: KeysValues) -> None:
+        self.taken = taken
         super().__init__("keys and values taken")
 
 
@@ -62,14 +64,28 @@ class Layout:
         dtype: the model's.
         device: the model's.
         cuts: where the queries are cut into blocks; None finds the best.
+        known: keys and values that need not be computed; these tokens are no queries.
+
+    Attributes:
+        queries: the tokens that run through the model, ascending.
+        seen: keys and values of all tokens, by model block, if they are to be collected.
 
     """
 
-    def __init__(self, trie: Trie, dtype: torch.dtype, device: str, cuts: list[int] | None = None) -> None:
-        self.trie, self.dtype, self.device = trie, dtype, device
+    def __init__(
+        self,
+        trie: Trie,
+        dtype: torch.dtype,
+        device: str,
+        cuts: list[int] | None = None,
+        known: Known | None = None,
+    ) -> None:
+        self.trie, self.dtype, self.device, self.known = trie, dtype, device, known
+        self.seen: dict[int, KeysValues] | None = None
         longest, call = (1024, 1 << 16) if self.fused else (128, 1 << 12)
         self.cuts = cuts or cut_blocks(trie, longest, call)
-        self.queries = np.arange(len(trie.ids))
+        everything = np.arange(len(trie.ids))
+        self.queries = everything if known is None else np.setdiff1d(everything, known.tokens)
         self._blocks: dict[tuple[int | None, int], list[Block]] = {}
 
     @property
@@ -77,9 +93,22 @@ class Layout:
         """Whether blocks are large and attention runs in one kernel, as suits a GPU."""
         return torch.device(self.device).type == "cuda"
 
-    def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values of all tokens of the trie, given those of `queries`."""
-        return key, value
+    def join(self, block: int, key: Tensor, value: Tensor) -> KeysValues:
+        """Return keys and values of all tokens of the trie, given those that a model block has computed."""
+        found = self._all(block, [(self.queries, KeysValues(key, value))])
+        if self.seen is not None:
+            self.seen[block] = found
+        return found
+
+    def _all(self, block: int, parts: list[tuple[Int64[np.ndarray, " _"], KeysValues]]) -> KeysValues:
+        """Put computed and known keys and values into the trie's order."""
+        if self.known is not None:
+            parts = [*parts, (self.known.tokens, self.known.blocks[block])]
+        if len(parts) == 1:
+            return parts[0][1]
+        places = [send(tokens, self.device) for tokens, _ in parts]
+        keys, values = zip(*(one for _, one in parts), strict=True)
+        return KeysValues(_merged(places, keys), _merged(places, values))
 
     def blocks(self, window: int | None, repeats: int) -> list[Block]:
         """Return the blocks of queries.
@@ -112,14 +141,14 @@ class Layout:
 class KeysLayout(Layout):
     """For tokens of which nothing but keys and values is needed: stops the block when it has them."""
 
-    def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    def join(self, block: int, key: Tensor, value: Tensor) -> KeysValues:
         """Carry keys and values out.
 
         Raises:
             KeysTaken: always.
 
         """
-        raise KeysTaken(key, value)
+        raise KeysTaken(KeysValues(key, value))
 
 
 class KeptLayout(Layout):
@@ -127,28 +156,22 @@ class KeptLayout(Layout):
 
     Args:
         whole: layout of all tokens.
-        others: the tokens that are not kept.
+        others: the tokens that run and are not kept.
         taken: their keys and values.
 
     """
 
-    def __init__(self, whole: Layout, others: Int64[Tensor, " others"], taken: KeysTaken) -> None:
-        super().__init__(whole.trie, whole.dtype, whole.device, whole.cuts)
-        self.queries, self.others, self.taken = whole.trie.kept, others, taken
-        self.kept = send(whole.trie.kept, whole.device)
+    def __init__(self, whole: Layout, others: Int64[np.ndarray, " others"], taken: KeysValues) -> None:
+        super().__init__(whole.trie, whole.dtype, whole.device, whole.cuts, whole.known)
+        self.queries, self._others, self._taken, self.seen = whole.trie.kept, others, taken, whole.seen
 
-    def join(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put what was computed for kept and for other tokens back into the trie's order."""
-        return self._merge(key, self.taken.key), self._merge(value, self.taken.value)
-
-    def _merge(self, kept: Tensor, others: Tensor) -> Tensor:
-        whole = kept.new_empty(*kept.shape[:2], len(self.trie.ids), kept.shape[-1])
-        whole[:, :, self.others], whole[:, :, self.kept] = others, kept
-        return whole
+    def _all(self, block: int, parts: list[tuple[Int64[np.ndarray, " _"], KeysValues]]) -> KeysValues:
+        """Put the keys and values of the other tokens in as well."""
+        return super()._all(block, [*parts, (self._others, self._taken)])
 
 
 def trie_attention(
-    _module: nn.Module,
+    module: nn.Module,
     query: Float[Tensor, "1 heads queries d"],
     key: Float[Tensor, "1 groups queries d"],
     value: Float[Tensor, "1 groups queries d_value"],
@@ -171,7 +194,7 @@ def trie_attention(
     unknown = [name for name, given in others.items() if isinstance(given, Tensor) and name not in HARMLESS]
     if attention_mask is not None or unknown:
         raise TrieUnsupportedError(f"its attention takes {', '.join(unknown) or 'a mask'}")
-    key, value = layout.join(key, value)
+    key, value = layout.join(getattr(module, "layer_idx", 0), key, value)
     heads, queries, width = query.shape[1:]
     groups = key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
@@ -181,6 +204,17 @@ def trie_attention(
         mixed = _attend(q, key[0, :, keys], value[0, :, keys], bias, scale, softcap, fused=layout.fused)
         output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
     return output, None
+
+
+def _merged(
+    places: Sequence[Int64[Tensor, " _"]], parts: Sequence[Float[Tensor, "1 groups _ d"]]
+) -> Float[Tensor, "1 groups tokens d"]:
+    """Put parts where they belong; together they are everything."""
+    total = sum(len(place) for place in places)
+    whole = parts[0].new_empty(*parts[0].shape[:2], total, parts[0].shape[-1])
+    for place, part in zip(places, parts, strict=True):
+        whole[:, :, place] = part
+    return whole
 
 
 def _attend(

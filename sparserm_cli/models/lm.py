@@ -28,6 +28,7 @@ from sparserm_cli.models.attention import (
 from sparserm_cli.models.backbone import DType, blocks_of, choose_device, choose_dtype, load_backbone
 from sparserm_cli.models.identity import ModelIdentity
 from sparserm_cli.models.memory import keep_freed_memory, limit_kernel_cache
+from sparserm_cli.models.prompt_cache import PromptCache
 from sparserm_cli.models.quiet import first_line, quiet_transformers
 from sparserm_cli.models.tree import Row, Trie, build_trie, sort_rows
 
@@ -58,6 +59,7 @@ class LanguageModel:
         supports_tree: whether a prompt is computed once for all its responses.
         tree_reason: why, or why not.
         runs_alone: whether sequences must not share a batch, because the longest there changes the others.
+        prompt_cache: keeps prompts for later responses; None, as it begins, computes each batch by itself.
 
     """
 
@@ -72,6 +74,7 @@ class LanguageModel:
         self.device = str(first.device)
         self.model_type: str = config.model_type
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2**31
+        self.prompt_cache: PromptCache | None = None
         self._lock = Lock()
         register()
         self.blocks[-1].forward = partial(_only_kept, self.blocks[-1].forward)
@@ -127,10 +130,17 @@ class LanguageModel:
             The residual stream of the kept tokens after each of `layers`, before any final norm.
 
         """
-        layout = Layout(trie, getattr(torch, self.dtype), self.device)
-        ids, positions = (send(array[None], self.device) for array in (trie.ids, trie.positions))
+        cache = self.prompt_cache
+        known = cache.known(trie) if cache else None
+        layout = Layout(trie, getattr(torch, self.dtype), self.device, known=known)
+        layout.seen = {} if cache else None
+        ids, positions = (
+            send(array[layout.queries][None], self.device) for array in (trie.ids, trie.positions)
+        )
         taken = self._run(NAME, input_ids=ids, position_ids=positions, layout=layout)
-        kept = send(trie.kept, self.device)
+        if cache and layout.seen:
+            cache.keep(trie, layout.seen)
+        kept = send(np.searchsorted(layout.queries, trie.kept), self.device)
         return {layer: x[0] if x.shape[1] == len(kept) else x[0, kept] for layer, x in taken.items()}
 
     def _run(self, attention: str, **inputs: Any) -> dict[int, Tensor]:
@@ -220,9 +230,10 @@ def _only_kept(block: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: 
         picked = {name: at(index, value) for name, value in kwargs.items()} | {"layout": layout}
         return block(*(at(index, value) for value in (hidden, *args)), **picked)
 
-    others = send(np.setdiff1d(np.arange(tokens), whole.trie.kept, assume_unique=True), str(hidden.device))
+    kept = np.searchsorted(whole.queries, whole.trie.kept)
+    others = np.setdiff1d(np.arange(tokens), kept, assume_unique=True)
     try:
-        run(others, KeysLayout(whole.trie, whole.dtype, whole.device, whole.cuts))
-    except KeysTaken as taken:
-        layout = KeptLayout(whole, others, taken)
-    return run(layout.kept, layout)
+        run(send(others, whole.device), KeysLayout(whole.trie, whole.dtype, whole.device, whole.cuts))
+    except KeysTaken as stopped:
+        layout = KeptLayout(whole, whole.queries[others], stopped.taken)
+    return run(send(kept, whole.device), layout)

@@ -54,6 +54,7 @@ class Trie(NamedTuple):
         ends: one past the last token below this one.
         kept: the tokens whose residuals are wanted, ascending.
         rows: for each sequence, where its wanted tokens stand in `kept`.
+        prompts: for each sequence, the tokens before its wanted ones.
     """
 
     ids: Int64[np.ndarray, " tokens"]
@@ -61,6 +62,7 @@ class Trie(NamedTuple):
     ends: Int64[np.ndarray, " tokens"]
     kept: Int64[np.ndarray, " kept"]
     rows: tuple[Int64[np.ndarray, " keep"], ...]
+    prompts: tuple[Int64[np.ndarray, " _"], ...]
 
 
 def sort_rows(rows: Sequence[Row]) -> tuple[list[Row], Int64[np.ndarray, " n"]]:
@@ -84,7 +86,7 @@ def build_trie(rows: Sequence[Row], shared: Int64[np.ndarray, " n"]) -> Trie:
 
     """
     path = np.zeros(0, np.int64)
-    ids, positions, closed, wanted = [], [], [], []
+    ids, positions, closed, wanted, prompts = [], [], [], [], []
     total = 0
     for number, row in enumerate(rows):
         known = int(shared[number]) if number else 0
@@ -94,6 +96,7 @@ def build_trie(rows: Sequence[Row], shared: Int64[np.ndarray, " n"]) -> Trie:
         positions.append(np.arange(known, len(row.ids)))
         path = np.concatenate([path[:known], np.arange(total, total + fresh)])
         wanted.append(path[len(path) - row.keep :])
+        prompts.append(path[: len(path) - row.keep])
         total += fresh
     ends = np.full(total, total, np.int64)
     for tokens, end in closed:
@@ -102,9 +105,8 @@ def build_trie(rows: Sequence[Row], shared: Int64[np.ndarray, " n"]) -> Trie:
     needed[np.concatenate(wanted)] = True
     rank = np.cumsum(needed) - 1
     kept = np.flatnonzero(needed)
-    return Trie(
-        np.concatenate(ids), np.concatenate(positions), ends, kept, tuple(rank[tokens] for tokens in wanted)
-    )
+    rows_kept = tuple(rank[tokens] for tokens in wanted)
+    return Trie(np.concatenate(ids), np.concatenate(positions), ends, kept, rows_kept, tuple(prompts))
 
 
 def visible(

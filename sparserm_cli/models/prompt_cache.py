@@ -1,0 +1,116 @@
+"""Keys and values of prompts that were computed lately, for later responses to them.
+
+A trainer's group of responses to one prompt often comes one by one. In a causal model nothing of a prompt
+depends on its response, so what attention needs of it can be kept: two vectors a token, block and group of
+heads. A score then depends on the batch of its prompt as it does on its own: within rounding.
+
+Memory: at most `most_bytes`, on the model's device; the prompts asked for longest ago go first.
+
+Axes: groups (key-value heads), p (prompt tokens), d (width of a head).
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from sparserm_cli.models.tree import Trie
+
+
+class KeysValues(NamedTuple):
+    """What one block's attention needs of some tokens."""
+
+    key: Float[Tensor, "1 groups _ d"]
+    value: Float[Tensor, "1 groups _ d_value"]
+
+
+class Known(NamedTuple):
+    """What is known of a trie's tokens before it is run.
+
+    Fields:
+        tokens: the known ones, ascending.
+        blocks: their keys and values, by block.
+    """
+
+    tokens: Int64[np.ndarray, " known"]
+    blocks: Mapping[int, KeysValues]
+
+
+class PromptCache:
+    """A store of prompts of bounded size.
+
+    Args:
+        most_bytes: what keys and values may take.
+
+    Attributes:
+        bytes: what they take now.
+        hits: prompts found.
+        misses: prompts not found.
+
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.bytes, self.hits, self.misses = most_bytes, 0, 0, 0
+        self._prompts: OrderedDict[bytes, Mapping[int, KeysValues]] = OrderedDict()
+
+    def known(self, trie: Trie) -> Known | None:
+        """Return what is known of a trie, wanted tokens excepted; None for nothing."""
+        found: dict[bytes, tuple[Int64[np.ndarray, " p"], Mapping[int, KeysValues]]] = {}
+        for key, path in _prompts(trie).items():
+            if key in self._prompts:
+                self._prompts.move_to_end(key)
+                found[key] = path, self._prompts[key]
+        self.hits += len(found)
+        self.misses += len(_prompts(trie)) - len(found)
+        if not found:
+            return None
+        places = np.concatenate([path for path, _ in found.values()])
+        tokens, first = np.unique(places, return_index=True)
+        unwanted = ~np.isin(tokens, trie.kept)
+        tokens, first = tokens[unwanted], torch.from_numpy(first[unwanted])
+        parts = [blocks for _, blocks in found.values()]
+        return Known(tokens, {block: _picked([one[block] for one in parts], first) for block in parts[0]})
+
+    def keep(self, trie: Trie, blocks: Mapping[int, KeysValues]) -> None:
+        """Remember the prompts of a trie that has been run.
+
+        Args:
+            trie: it.
+            blocks: keys and values of all its tokens, by block.
+
+        """
+        for key, path in _prompts(trie).items():
+            if key in self._prompts:
+                continue
+            at = torch.from_numpy(path)
+            taken = {
+                block: KeysValues(one.key[:, :, at], one.value[:, :, at]) for block, one in blocks.items()
+            }
+            size = _size(taken)
+            # A NaN spreads to all that stand in its batch, and must not from there to other batches.
+            if size > self.most_bytes or not taken[max(taken)].key.isfinite().all():
+                continue
+            self._prompts[key] = taken
+            self.bytes += size
+            while self.bytes > self.most_bytes:
+                self.bytes -= _size(self._prompts.popitem(last=False)[1])
+
+
+def _prompts(trie: Trie) -> dict[bytes, Int64[np.ndarray, " p"]]:
+    """Return the token ids of each prompt of a trie, and where its tokens stand."""
+    return {trie.ids[path].tobytes(): path for path in trie.prompts if len(path)}
+
+
+def _picked(parts: list[KeysValues], places: Int64[Tensor, " n"]) -> KeysValues:
+    """Return some tokens of several prompts, one after the other."""
+    keys, values = zip(*parts, strict=True)
+    return KeysValues(torch.cat(keys, dim=2)[:, :, places], torch.cat(values, dim=2)[:, :, places])
+
+
+def _size(blocks: Mapping[int, KeysValues]) -> int:
+    """Return the bytes of a prompt's keys and values."""
+    return sum(tensor.numel() * tensor.element_size() for one in blocks.values() for tensor in one)
