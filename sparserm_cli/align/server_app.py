@@ -21,7 +21,7 @@ from sparserm_cli.align.server_metrics import CONTENT_TYPE
 from sparserm_cli.align.server_service import Service
 from sparserm_cli.data.example import Message
 from sparserm_cli.data.template import EncodedExample
-from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError
 from sparserm_cli.models.reward import Prompt, Rewards
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -126,7 +126,8 @@ async def _judge(
     """Tokenise prompts and responses and have them scored.
 
     Raises:
-        RefusedError: there are too many.
+        RefusedError: there are too many, or the template refuses one.
+        BadInputError: a response has no token or is longer than the model takes.
 
     """
     most = service.config.max_inputs
@@ -135,7 +136,10 @@ async def _judge(
     if not conversations:
         return [], Rewards(np.empty(0, np.float32), np.empty(0, np.float32))
     prompts, responses = zip(*conversations, strict=True)
-    rows = await asyncio.to_thread(service.model.encode, prompts, responses)
+    try:
+        rows = await asyncio.to_thread(service.model.encode, prompts, responses)
+    except IncompatibleError as error:
+        raise RefusedError(422, str(error)) from error
     return rows, await service.rewards(rows, by_token=by_token)
 
 
@@ -143,7 +147,7 @@ def _conversations(service: Service, asked: shapes.ClassifyRequest) -> list[tupl
     """Return prompts and responses of a classify request.
 
     Raises:
-        RefusedError: neither text nor messages, or both.
+        RefusedError: neither text nor messages, or both; or the last turn is not the assistant's.
         BadInputError: a text has no response.
 
     """
@@ -155,6 +159,8 @@ def _conversations(service: Service, asked: shapes.ClassifyRequest) -> list[tupl
     found: list[tuple[Prompt, str]] = []
     for one in _listed(asked.messages):
         turns = tuple(Message(turn.role, turn.content) for turn in one)
+        if turns[-1].role != "assistant":
+            raise RefusedError(422, "a conversation must end with the assistant's turn")
         found.append((turns[:-1], turns[-1].content))
     return found
 
@@ -247,9 +253,12 @@ def _handle_errors(app: FastAPI) -> None:
         return answer(504, "the answer took too long")
 
     @app.exception_handler(BadInputError)
-    @app.exception_handler(IncompatibleError)
-    async def unusable(_: Request, error: BadInputError | IncompatibleError) -> Response:
+    async def unusable(_: Request, error: BadInputError) -> Response:
         return answer(422, str(error))
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        return answer(500, str(error) if isinstance(error, SparseRMError) else type(error).__name__)
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> Response:

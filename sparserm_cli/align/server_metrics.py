@@ -1,6 +1,6 @@
 """What a server counts, as Prometheus reads it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -12,11 +12,11 @@ class Metrics:
     """The counters of one server.
 
     Args:
-        waiting: tells the tokens that wait for the model.
+        gauges: name to help and a function that tells a number of now.
 
     """
 
-    def __init__(self, waiting: Callable[[], float]) -> None:
+    def __init__(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "sparserm_requests", "Requests answered.", ["path", "status"], registry=self._registry
@@ -34,7 +34,8 @@ class Metrics:
             buckets=[1, 2, 4, 8, 16, 32, 64, 128, 256],
             registry=self._registry,
         )
-        Gauge("sparserm_waiting_tokens", "Tokens waiting.", registry=self._registry).set_function(waiting)
+        for name, (text, tell) in gauges.items():
+            Gauge(f"sparserm_{name}", text, registry=self._registry).set_function(tell)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count one request."""

@@ -11,7 +11,8 @@ from sparserm_cli.config import ServeConfig
 from sparserm_cli.data.conversation import ConversationText
 from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.reward import Prompt, RewardModel, Rewards
+from sparserm_cli.models.prompt_cache import PromptCache
+from sparserm_cli.models.reward import RewardModel, Rewards
 
 PROBE_TOLERANCE = 0.25
 """Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""
@@ -29,7 +30,15 @@ class Service:
         self.config = config
         self.state = "loading"
         """loading, ready or draining."""
-        self.metrics = Metrics(lambda: self.waiting)
+        self.metrics = Metrics(
+            {
+                "waiting_tokens": ("Tokens waiting.", lambda: self.waiting),
+                "prompt_cache_bytes": ("Bytes of prompts kept.", lambda: self._cache.bytes),
+                "prompt_cache_hits": ("Prompts found there.", lambda: self._cache.hits),
+                "prompt_cache_misses": ("Prompts not found there.", lambda: self._cache.misses),
+            }
+        )
+        self._cache = PromptCache(config.prompt_cache << 20)
         self.working = 0
         """Requests with a body that are worked on or waiting."""
         self.probe: dict[str, float] = {}
@@ -45,6 +54,7 @@ class Service:
 
         """
         self._check(model)
+        model.lm.prompt_cache = self._cache if self.config.prompt_cache else None
         self.texts = ConversationText(model.template)
         self._model = model
         self._batches = Batcher(
@@ -76,16 +86,6 @@ class Service:
     def closed(self) -> str:
         """Why no work is taken now; "" if it is."""
         return "" if self.state == "ready" else f"the server is {self.state}; try again"
-
-    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedExample]:
-        """Tokenise.
-
-        Raises:
-            BadInputError: a response has no token or is longer than the model takes.
-            IncompatibleError: the template refuses a conversation.
-
-        """
-        return self.model.encode(prompts, responses)
 
     async def rewards(self, rows: Sequence[EncodedExample], *, by_token: bool = False) -> Rewards:
         """Queue rows and wait for their rewards; a caller that is cancelled takes them out of the queue.

@@ -11,7 +11,7 @@ from sparserm_cli.errors import UsageError
 
 FILE_NAME = "sparserm.toml"
 
-ALWAYS_PATHS = {"run", "file", "reward", "output", "target", "evaluation", "comparison"}
+ALWAYS_PATHS = {"run", "file", "reward", "output", "target", "evaluation", "comparison", "api_key_file"}
 """Options that name a place in the file system, whatever they say."""
 
 PERHAPS_PATHS = {"data", "model", "sae", "template"}

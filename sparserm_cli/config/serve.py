@@ -36,6 +36,8 @@ class ServeConfig(StageConfig, Guards):
     """Requests worked on or waiting at a time; more get 503."""
     max_waiting: int = 65536
     """Tokens waiting for the model at a time; more get 503."""
+    prompt_cache: int = 256
+    """What prompts kept for later responses may take, in MiB; 0 keeps none."""
     body_seconds: float = 10.0
     """Longest time a body may take to arrive, in seconds."""
     timeout: float = 60.0
@@ -51,6 +53,9 @@ class ServeConfig(StageConfig, Guards):
         Guards.__post_init__(self)
         if not 0 <= self.port < 65536:
             raise UsageError("--port", "a number from 0 to 65535", str(self.port), "correct the option")
+        if self.prompt_cache < 0:
+            found = str(self.prompt_cache)
+            raise UsageError("--prompt-cache", "a number of MiB, 0 for none", found, "correct the option")
         limits = ("max_body", "max_inputs", "max_requests", "max_waiting")
         for name in (*limits, "body_seconds", "timeout", "drain_seconds"):
             if not getattr(self, name) > 0:

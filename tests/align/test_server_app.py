@@ -1,12 +1,16 @@
 """The routes of a live server: the shapes trainers send and read, and scores as the library gives them."""
 
 import json
+import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sparserm_cli import RewardModel
+from sparserm_cli.config import ServeConfig
+from sparserm_cli.errors import IncompatibleError
 
 PROMPT = "Question 3?"
 RESPONSES = ["Yes, 3 is good", "no never", "Naïve café 🙂"]
@@ -124,8 +128,6 @@ def test_token_rewards_add_up(server: Any, model: RewardModel, path: str) -> Non
 
 def test_guards_of_the_server(reward: Any, model: RewardModel) -> None:
     """Normalised, clipped, and null for what is far away; token rewards are null then as well."""
-    import sys
-
     live = sys.modules["sparserm_live"].live
     plain = model.rewards(model.encode([PROMPT] * 2, ["Yes, 3 is good", "\x01\x02~~~^^^"]))
     limit = float(plain.ood.mean())
@@ -157,6 +159,18 @@ def test_what_the_server_tells_about_itself(server: Any, model: RewardModel) -> 
     assert 'sparserm_requests_total{path="/score",status="200"}' in metrics
     assert "sparserm_waiting_tokens 0.0" in metrics
     assert "sparserm_responses_total" in metrics
+
+
+def test_later_responses_find_their_prompt(server: Any, model: RewardModel) -> None:
+    """One by one: the first computes the prompt, the others find it; scores are as ever."""
+    prompt = "A prompt of its own?"
+    before = server.service._cache.hits
+    scores = [
+        ask(server, "/score", {"queries": prompt, "documents": one})["data"][0]["score"] for one in RESPONSES
+    ]
+    assert server.service._cache.hits == before + 2
+    np.testing.assert_allclose(scores, model.score([prompt] * 3, RESPONSES), atol=1e-5)
+    assert "sparserm_prompt_cache_hits" in server.ask("/metrics")[1]
 
 
 BAD = [
@@ -195,6 +209,7 @@ def test_bad_requests_are_told_what_is_wrong(server: Any, body: bytes, status: i
         ("/classify", {}, "either input or messages is needed"),
         ("/classify", {"input": "x", "messages": conversation("x")}, "either input or messages is needed"),
         ("/classify", {"messages": [{"role": "user", "content": "x"}]}, "messages"),
+        ("/classify", {"messages": [{"role": "user", "content": "x"}] * 2}, "must end with the assistant's"),
         ("/get_reward", {"query": ["a", "b"], "prompts": ["a"]}, "1 prompts for 2 queries"),
         ("/get_reward", {"prompts": ["a"]}, "body.query: Field required"),
     ],
@@ -213,13 +228,39 @@ def test_unknown_paths_and_methods(server: Any) -> None:
     assert server.ask("/nothing", {})[1]["error"]["code"] == 404
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            IncompatibleError("response 1", "finite residuals", "NaN", "use bfloat16"),
+            "response 1: expected finite",
+        ),
+        (ArithmeticError("a detail"), "ArithmeticError"),
+    ],
+)
+def test_a_failing_model_is_an_error_in_the_same_shape(
+    reward: Any, error: Exception, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """500 with what this program knows of it, not what others say; the next request is answered."""
+
+    def fail(*_: Any) -> Any:
+        raise error
+
+    with sys.modules["sparserm_live"].live(reward) as server:
+        compute, server.service._batches._compute = server.service._batches._compute, fail
+        status, answer = server.ask("/score", {"queries": PROMPT, "documents": "good"})
+        assert (status, answer["error"]["code"]) == (500, 500)
+        assert answer["error"]["message"].startswith(said)
+        assert "detail" not in answer["error"]["message"]
+        server.service._batches._compute = compute
+        assert server.ask("/score", {"queries": PROMPT, "documents": "good"})[0] == 200
+    assert "Exception in ASGI application" in caplog.text
+
+
 def test_a_model_that_scores_otherwise_is_not_served(reward: Any) -> None:
     """The probe tells."""
-    from dataclasses import replace
-
+    pytest.importorskip("prometheus_client")
     from sparserm_cli.align.server_service import Service
-    from sparserm_cli.config import ServeConfig
-    from sparserm_cli.errors import IncompatibleError
 
     model = RewardModel.load(reward)
     model.config = replace(model.config, probe={**model.config.probe, "score": 99.0})

@@ -106,6 +106,19 @@ def test_library_and_command_give_the_same_scores(project):
     np.testing.assert_allclose(scores, written, atol=1e-4)
 
 
+def test_guarded_scores_with_token_rewards(project):
+    """Normalised, clipped, abstained from; one reward a token, and how they were found on stderr."""
+    words = ("--normalize", "--clip", "0.5", "--abstain", "1", "--tokens", "--output", "-")
+    done = sparserm(project, "score", "responses.jsonl", *words)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(told) == 60
+    for one in told:
+        assert (one["score"] is None) == (one["ood"] > 1) == (one["token_rewards"] is None)
+        assert one["score"] is None or abs(one["score"]) <= 0.5
+        assert one["score"] is None or len(one["token_ids"]) == len(one["token_rewards"])
+    assert "token rewards are integrated gradients: approximate" in done.stderr
+
+
 def test_it_learns_what_is_there_to_learn(project):
     """Held-out prompts, responses of one length: good against bad is told apart, length says nothing."""
     done = sparserm(project, "evaluate", "test.jsonl", "--json")
