@@ -15,7 +15,7 @@ fi
 wanted=$("$python" - "$root" "$extras" <<'PY'
 import hashlib, pathlib, sys
 root, extras = pathlib.Path(sys.argv[1]), sys.argv[2]
-parts = [root.as_posix(), extras, sys.version, *((root / name).read_text() for name in ("pyproject.toml", "tests/constraints.txt"))]
+parts = [root.as_posix(), extras, sys.version, *((root / name).read_text() for name in ("pyproject.toml", "tests/constraints.txt", "tests/clients.txt"))]
 print(hashlib.sha256("\n".join(parts).encode()).hexdigest())
 PY
 )
@@ -26,6 +26,12 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     # torch comes first and pinned, so that nothing else pulls a newer build of it.
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$root/tests/constraints.txt" >&2
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$root/tests/constraints.txt" -e "$root${extras:+[$extras]}" >&2
+    # Client code that the tests run; what it asks for is not needed, and without it those tests are skipped.
+    if [ "$extras" = test ]; then
+        "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+            --implementation cp --python-version 3.11 --platform manylinux1_x86_64 --platform any \
+            --dest "$venv/clients" -r "$root/tests/clients.txt" >&2 || echo "no client wheels to test with" >&2
+    fi
     echo "$wanted" > "$stamp"
 fi
 echo "$venv"
