@@ -1,0 +1,163 @@
+"""How fast a server answers: a group of responses to one prompt, together and one by one, and overload.
+
+    python examples/benchmarks/serve.py --reward sparserm-run/reward [options of serve]
+
+It starts `sparserm serve` on a free port of the loopback interface and prints
+- responses a second for 16 responses to one prompt: one request after the other, 16 requests at once, one
+  request; each time to a prompt that the server has not seen;
+- what becomes of requests that come at four times the rate the server manages: how many are answered 200 and
+  503, how long these take, what health and readiness say meanwhile, and the server's memory before and after.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+GROUP = 16
+TEXT = (
+    "the river runs past an old mill and every morning somebody opens the gate so that water can turn the "
+    "wheel which grinds the grain for bread that is sold in the small town nearby before the bells ring"
+)
+WORDS = TEXT.split()
+
+
+def words(count: int, start: int) -> str:
+    """Return so many words, others for another start."""
+    return " ".join([f"number {start}", *(WORDS[(start + n) % len(WORDS)] for n in range(count))])
+
+
+async def ask(port: int, path: str, body: Any = None) -> tuple[int, float]:
+    """Send one request over a connection of its own; return status and seconds."""
+    begun = time.monotonic()
+    data = b"" if body is None else json.dumps(body).encode()
+    head = f"{'GET' if body is None else 'POST'} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(head.encode() + data)
+        status = int((await reader.readline()).split()[1])
+        await reader.read()
+    finally:
+        writer.close()
+    return status, time.monotonic() - begun
+
+
+async def group(port: int, way: str, size: tuple[int, int], start: int) -> float:
+    """Score one group and return its responses a second."""
+    prompt, responses = words(size[0], start), [words(size[1], start + n) for n in range(GROUP)]
+    bodies = [{"queries": prompt, "documents": one} for one in responses]
+    begun = time.monotonic()
+    if way == "one request":
+        found = [await ask(port, "/score", {"queries": prompt, "documents": responses})]
+    elif way == "16 at once":
+        found = list(await asyncio.gather(*(ask(port, "/score", body) for body in bodies)))
+    else:
+        found = [await ask(port, "/score", body) for body in bodies]
+    seconds = time.monotonic() - begun
+    if {status for status, _ in found} != {200}:
+        sys.exit(f"expected 200 for all, found {found}")
+    return GROUP / seconds
+
+
+async def overload(
+    port: int, server: psutil.Process, size: tuple[int, int], seconds: float
+) -> dict[str, Any]:
+    """Post at four times the rate that single requests were managed at."""
+    begun, done = time.monotonic(), 0
+    while time.monotonic() - begun < seconds / 4:
+        found = await asyncio.gather(
+            *(
+                ask(port, "/score", {"queries": words(size[0], n), "documents": "x"})
+                for n in range(done, done + 8)
+            )
+        )
+        done += sum(status == 200 for status, _ in found)
+    capacity = done / (time.monotonic() - begun)
+    before, most = server.memory_info().rss, 0
+    tasks, probes = [], []
+    begun = time.monotonic()
+    for number in range(int(4 * capacity * seconds)):
+        await asyncio.sleep(max(0.0, begun + number / (4 * capacity) - time.monotonic()))
+        body = {"queries": words(size[0], 10_000 + number), "documents": "x"}
+        tasks.append(asyncio.create_task(ask(port, "/score", body)))
+        if number % max(1, int(capacity)) == 0:
+            probes += [
+                asyncio.create_task(ask(port, "/health")),
+                asyncio.create_task(ask(port, "/ready")),
+            ]
+            most = max(most, server.memory_info().rss)
+    found = await asyncio.wait_for(asyncio.gather(*tasks), 120)
+    probed = await asyncio.gather(*probes)
+    slow = {
+        status: max(taken for other, taken in found if other == status)
+        for status in {status for status, _ in found}
+    }
+    return {
+        "capacity, requests/s": round(capacity, 1),
+        "requests sent": len(found),
+        "requests/s": round(len(found) / (time.monotonic() - begun), 1),
+        "statuses": dict(sorted(Counter(status for status, _ in found).items())),
+        "longest, s": {status: round(taken, 2) for status, taken in sorted(slow.items())},
+        "health and ready": dict(Counter(status for status, _ in probed)),
+        "their longest, s": round(max(taken for _, taken in probed), 2),
+        "memory before, MiB": before >> 20,
+        "memory at most, MiB": most >> 20,
+        "memory after, MiB": server.memory_info().rss >> 20,
+    }
+
+
+async def measure(port: int, server: psutil.Process, options: argparse.Namespace) -> None:
+    """Print everything."""
+    while (await ask(port, "/ready"))[0] != 200:
+        await asyncio.sleep(0.2)
+    size = (options.prompt_words, options.response_words)
+    start = 0
+    rates: dict[str, list[float]] = {}
+    for _ in range(options.runs):
+        for way in ("one by one", "16 at once", "one request"):
+            start += 1000
+            rates.setdefault(way, []).append(await group(port, way, size, start))
+    for way, found in rates.items():
+        ratio = statistics.median(found) / statistics.median(rates["one by one"])
+        spread = f"{min(found):.1f} to {max(found):.1f}"
+        print(
+            f"{way:12} {statistics.median(found):8.1f} responses/s ({spread})  {ratio:5.1f} times one by one"
+        )
+    if options.overload_seconds:
+        for name, value in (await overload(port, server, size, options.overload_seconds)).items():
+            print(f"{name:22} {value}")
+
+
+def main() -> None:
+    """Start the server, measure, stop it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--reward", type=Path, required=True, help="fitted reward model")
+    parser.add_argument("--prompt-words", type=int, default=400)
+    parser.add_argument("--response-words", type=int, default=40)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--overload-seconds", type=float, default=20.0)
+    options, others = parser.parse_known_args()
+    command = [sys.executable, "-m", "sparserm_cli", "serve", "--reward", str(options.reward), "--port", "0"]
+    command += others
+    environment = {name: value for name, value in os.environ.items() if name != "SPARSERM_API_KEY"}
+    with subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True, env=environment) as server:
+        assert server.stdout is not None  # noqa: S101
+        port = int(json.loads(server.stdout.readline())["url"].rpartition(":")[2])
+        try:
+            asyncio.run(measure(port, psutil.Process(server.pid), options))
+        finally:
+            server.terminate()
+
+
+if __name__ == "__main__":
+    main()
