@@ -71,9 +71,9 @@ class PromptCache:
         places = np.concatenate([path for path, _ in found.values()])
         tokens, first = np.unique(places, return_index=True)
         unwanted = ~np.isin(tokens, trie.kept)
-        tokens, first = tokens[unwanted], torch.from_numpy(first[unwanted])
-        parts = [blocks for _, blocks in found.values()]
-        return Known(tokens, {block: _picked([one[block] for one in parts], first) for block in parts[0]})
+        parts, at = [blocks for _, blocks in found.values()], torch.from_numpy(first[unwanted])
+        blocks = {block: _picked([one[block] for one in parts], at) for block in parts[0]}
+        return Known(tokens[unwanted], blocks)
 
     def keep(self, trie: Trie, blocks: Mapping[int, KeysValues]) -> None:
         """Remember the prompts of a trie that has been run.
