@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,23 @@ def csv_rows(path: Path) -> Iterator[RawRow]:
 
     """
     csv.field_size_limit(MAX_LINE_BYTES)
-    lines = _CsvLines(path)
-    header = _header(path, lines)
-    while True:
-        lines.begin_record()
-        try:
-            cells = next(lines.records)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield lines.row(None, RowError("CSV", str(error)))
-            continue
-        if not cells:
-            continue
-        try:
-            yield lines.row(lines.checked(header, cells), None)
-        except RowError as error:
-            yield lines.row(None, error)
+    with closing(_CsvLines(path)) as lines:
+        header = _header(path, lines)
+        while True:
+            lines.begin_record()
+            try:
+                cells = next(lines.records)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield lines.row(None, RowError("CSV", str(error)))
+                continue
+            if not cells:
+                continue
+            try:
+                yield lines.row(lines.checked(header, cells), None)
+            except RowError as error:
+                yield lines.row(None, error)
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:
@@ -101,8 +102,13 @@ class _CsvLines:
     """Feeds decoded lines to the `csv` module and remembers where the record began."""
 
     def __init__(self, path: Path) -> None:
-        self.records = csv.reader(self._texts(path), strict=True)
+        self._lines = self._texts(path)
+        self.records = csv.reader(self._lines, strict=True)
         self.begin_record()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._lines.close()
 
     def begin_record(self) -> None:
         """Forget the record before."""
@@ -111,7 +117,7 @@ class _CsvLines:
         self.data: bytes = b""
         self.error: RowError | None = None
 
-    def _texts(self, path: Path) -> Iterator[str]:
+    def _texts(self, path: Path) -> Generator[str]:
         with path.open("rb") as stream:
             for line in raw_lines(stream):
                 if not self.number:

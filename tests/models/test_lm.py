@@ -258,7 +258,7 @@ def test_freed_memory_is_kept(tiny_model: Make) -> None:
     assert told == (platform.libc_ver()[0] == "glibc")
     if not told:
         pytest.skip("this C library is not glibc")
-    for _ in range(2):
+    for _ in range(8):  # the heap may give another place at first
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         block = torch.ones(4 << 20)
         del block
