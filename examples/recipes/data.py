@@ -1,0 +1,67 @@
+"""Write train.jsonl and test.jsonl of a public preference data set, as pairs that every recipe reads.
+
+    python examples/recipes/data.py truthful-qa --folder work
+
+- truthful-qa: all correct against all incorrect answers; a fifth of the questions is for testing.
+- safe-rlhf: PKU-SafeRLHF, the safe against the unsafe response where exactly one is safe.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+SEED = 0
+
+
+def truthful_qa(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the questions with their right and wrong answers."""
+    for row in rows:
+        if row["correct_answers"] and row["incorrect_answers"]:
+            chosen, rejected = list(row["correct_answers"]), list(row["incorrect_answers"])
+            yield {"prompt": row["question"], "chosen": chosen, "rejected": rejected}
+
+
+def safe_rlhf(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the pairs of which one response is safe."""
+    for row in rows:
+        if row["is_response_0_safe"] != row["is_response_1_safe"]:
+            safe = 0 if row["is_response_0_safe"] else 1
+            chosen, rejected = row[f"response_{safe}"], row[f"response_{1 - safe}"]
+            yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+
+
+def split(name: str, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Fetch a data set and return what is for training and what for testing."""
+    from datasets import load_dataset
+
+    if name == "truthful-qa":
+        rows = list(truthful_qa(load_dataset("truthfulqa/truthful_qa", "generation", split="validation")))
+        random.Random(SEED).shuffle(rows)
+        return rows[len(rows) // 5 :], rows[: len(rows) // 5]
+    train, test = (
+        list(safe_rlhf(load_dataset("PKU-Alignment/PKU-SafeRLHF", split=one))) for one in ("train", "test")
+    )
+    seen = {row["prompt"] for row in train}
+    test = [row for row in test if row["prompt"] not in seen]
+    return tuple(random.Random(SEED).sample(rows, min(pairs, len(rows))) for rows in (train, test))
+
+
+def main() -> None:
+    """Write the two files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", choices=["truthful-qa", "safe-rlhf"])
+    parser.add_argument("--pairs", type=int, default=1000, help="pairs of safe-rlhf in each file")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where to")
+    options = parser.parse_args()
+    for part, rows in zip(("train", "test"), split(options.name, options.pairs), strict=True):
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (options.folder / f"{part}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
