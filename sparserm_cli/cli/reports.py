@@ -20,7 +20,14 @@ SHOWN_DIRECTIONS = 5
 
 
 def extract(out: Output, summary: "ExtractSummary") -> None:
-    """Tell what a capture holds, or what it will cost."""
+    """Tell what a capture holds, or what it will cost.
+
+    Raises:
+        ResourceError: it is only planned, and the disk has no room for it.
+
+    """
+    from sparserm_cli.store.plan import check_space
+
     plan, layout = summary.plan, summary.plan.layout
     tokens = layout.response_tokens + layout.prompt_tokens
     data = {
@@ -58,6 +65,8 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
         "complete": f"{rows}\n{summary.path}: {held}\n{disk}\n{then}",
     }
     out.result(data, lines[summary.state])
+    if summary.state == "planned":
+        check_space(summary.path.parent, plan.bytes)
 
 
 def encode(out: Output, summary: "EncodeSummary") -> None:

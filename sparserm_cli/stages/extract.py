@@ -86,8 +86,9 @@ def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> Extract
         # 2. The plan that is there is continued if it asks for the same; a new one is frozen before any work.
         with plan_lock(config.run):
             _ensure_plan(root, request, note)
-        # 3. Units without a receipt are computed, and whoever finds none missing writes the manifest.
         writer = ActivationsWriter(root)
+        check_space(config.run, writer.plan.bytes_left(writer.store.done()))
+        # 3. Units without a receipt are computed, and whoever finds none missing writes the manifest.
         computer = UnitComputer(request, writer, progress, note)
         if request.positions == "latents":
             computer.latents = open_latents(config, writer, computer.model, note)
@@ -123,7 +124,6 @@ def _ensure_plan(root: Path, request: Request, note: Note) -> None:
     note(f"reading {request.config.data}")
     plan = write_plan(root, request)
     note(_price(plan))
-    check_space(root.parent, plan.bytes)
 
 
 def _priced(root: Path, request: Request) -> ExtractSummary:
@@ -132,9 +132,7 @@ def _priced(root: Path, request: Request) -> ExtractSummary:
         plan = write_plan(capture_path(Path(folder)), request)
         rate = measured_rate(request, ActivationsWriter(capture_path(Path(folder))))
     tokens = plan.layout.response_tokens + plan.layout.prompt_tokens
-    free = free_bytes(root.parent)
-    check_space(root.parent, plan.bytes)
-    return ExtractSummary(root, plan, "planned", 0, tokens / rate, free, "")
+    return ExtractSummary(root, plan, "planned", 0, tokens / rate, free_bytes(root.parent), "")
 
 
 def _price(plan: ExtractPlan) -> str:

@@ -181,13 +181,15 @@ def _measures(table: Any) -> Measures:
 
 
 def _column(table: Any, name: str) -> np.ndarray:
-    """Return one column as an array, a list column as a table of its items."""
+    """Return one column as an array, a list column as a table of its items.
+
+    By dlpack, since pyarrow's own `to_numpy` imports pandas, which takes longer than all the rest.
+    """
     column = table.column(name).combine_chunks()
     if pa.types.is_fixed_size_list(column.type):
-        items: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+        items = np.from_dlpack(column.flatten())
         return items.reshape(len(column), column.type.list_size)
-    values: np.ndarray = column.to_numpy(zero_copy_only=False)
-    return values
+    return np.from_dlpack(column)
 
 
 def _totals(value: Mapping[str, Any]) -> Totals:

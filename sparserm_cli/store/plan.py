@@ -178,6 +178,10 @@ class ExtractPlan:
             tokens = self.layout.tokens_per_unit * width + _CHECKSUM_BYTES
         return self.layout.units * len(self.settings.layers) * (pooled + tokens)
 
+    def bytes_left(self, done: int) -> int:
+        """Return the bytes that are still to be written when `done` units are."""
+        return self.bytes * (self.layout.units - done) // self.layout.units
+
 
 def plan_of(where: str, plan: Plan) -> ExtractPlan:
     """Return the capture's plan that a frozen plan of the unit engine tells.

@@ -9,9 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from sparserm_cli.cli import reports
 from sparserm_cli.config import ExtractConfig
+from sparserm_cli.console import Output, size
 from sparserm_cli.data.template import PromptTemplate
-from sparserm_cli.errors import BadInputError, IncompatibleError, StoppedError, TemporaryError, UsageError
+from sparserm_cli.errors import (
+    BadInputError,
+    IncompatibleError,
+    ResourceError,
+    StoppedError,
+    TemporaryError,
+    UsageError,
+)
 from sparserm_cli.models import lm
 from sparserm_cli.stages.extract import extract
 from sparserm_cli.store.activations import ActivationsReader
@@ -227,6 +236,42 @@ def test_dry_run_writes_nothing(data, tiny_model, tmp_path):
     assert (done.state, done.plan.layout.pairs, done.computed) == ("planned", 12, 0)
     assert done.seconds > 0
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_row_07_a_short_disk_is_refused_before_any_unit(data, tiny_model, tmp_path, monkeypatch, done):
+    """A tenth more than what is still to be written must be free, at the start and on going on."""
+    whole = run(data, tiny_model("llama"), tmp_path / "run")
+    store = ActivationsReader(whole.path).store
+    store.drop(range(done, whole.plan.layout.units))
+    left = whole.plan.bytes_left(done)
+    assert left == whole.plan.bytes * (whole.plan.layout.units - done) // whole.plan.layout.units > 0
+    monkeypatch.setattr("sparserm_cli.store.plan.free_bytes", lambda _folder: int(left * 1.1) - 1)
+    monkeypatch.setattr(lm.LanguageModel, "load", None)
+    with pytest.raises(ResourceError) as caught:
+        run(data, tiny_model("llama"), tmp_path / "run")
+    assert str(caught.value) == (
+        f"{tmp_path}/run: expected {int(left * 1.1):,} bytes free, found {int(left * 1.1) - 1:,}; "
+        "free space, choose another --run directory, or use --positions pooled"
+    )
+
+
+def test_row_07_a_dry_run_tells_everything_and_then_refuses(data, tiny_model, tmp_path, monkeypatch, capsys):
+    """Rows, pairs, tokens, bytes, files, free disk and time; exit 6 if the disk is short."""
+    done = run(data, tiny_model("llama"), tmp_path / "run", dry_run=True)
+    reports.extract(Output(), done)
+    lines = capsys.readouterr().out.splitlines()
+    layout = done.plan.layout
+    assert lines[0] == "12 rows read: 12 accepted, 0 rejected"
+    tokens = layout.response_tokens + layout.prompt_tokens
+    assert lines[1] == f"planned: 12 pairs, 24 responses to 5 prompts, {tokens:,} tokens"
+    assert lines[2] == f"{size(done.plan.bytes)} in {done.plan.files} files, {size(done.free)} free"
+    assert lines[3].startswith("expected time here: ")
+    monkeypatch.setattr("sparserm_cli.store.plan.free_bytes", lambda _folder: done.plan.bytes)
+    with pytest.raises(ResourceError, match="bytes free"):
+        reports.extract(Output(as_json=True), done)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["bytes"], told["files"], told["tokens"]) == (done.plan.bytes, done.plan.files, tokens)
 
 
 def test_layer_must_be_said_and_exist(data, tiny_model, tmp_path):

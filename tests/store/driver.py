@@ -3,7 +3,8 @@
 `driver.py plan RUN` and `driver.py run RUN` do what stages do: lock, sweep, plan, units, manifest. `driver.py
 crash FOLDER FIRST STEP` kills such a run before its n-th file operation, for n = FIRST, FIRST + STEP, ...
 until it gets through, resumes it each time, and tells what it found as JSON. `driver.py faults FOLDER
-FAULT...` does so for named faults. The trials are forks of one process that has imported all it needs, which
+FAULT...` does so for named faults, `driver.py small FOLDER` for the small artifacts, which are old or new
+after any kill. The trials are forks of one process that has imported all it needs, which
 makes a trial a matter of milliseconds.
 """
 
@@ -17,12 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import captures
+import small
 
 from sparserm_cli.errors import SparseRMError
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
+from sparserm_cli.store.directions import read_directions
 from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, plan_features
 from sparserm_cli.store.files import sweep
+from sparserm_cli.store.frequency import read_frequency
 from sparserm_cli.store.locks import run_lock, worker_lock
+from sparserm_cli.store.reward import read_reward
 from sparserm_cli.store.work import work_units
 
 LAYER: dict[str, Any] = {"layers": (1,), "hook_names": ("blocks.1.hook_resid_post",)}
@@ -170,6 +175,34 @@ def faults(folder: Path, names: list[str]) -> dict[str, Any]:
     return {"problems": problems, "codes": codes}
 
 
+SMALL: dict[str, tuple[Any, Any]] = {
+    "frequency": (small.frequency, lambda run: read_frequency(run).lineage.digest),
+    "directions": (small.directions, lambda run: read_directions(run).lineage.digest),
+    "reward": (small.reward, lambda run: read_reward(run / "reward").config.lineage.digest),
+}
+"""Name of a small artifact to what writes it and what reads its digest."""
+
+
+def rewritten(folder: Path, name: str) -> dict[str, Any]:
+    """Kill before every n-th file operation while one version takes the place of another."""
+    write, read = SMALL[name]
+    run, problems = folder / name, []
+    run.mkdir(parents=True)
+    assert [fork(run, step) for step in (captures.encoding, *(one for one, _ in SMALL.values()))] == [0] * 4
+    old = read(run)
+    assert fork(run, write, 2) == 0
+    new = read(run)
+    for n in count(1):
+        assert fork(run, write) == 0
+        code = fork(run, write, 2, SPARSERM_FAULT_OP=str(n))
+        sweep(run, everything=True)
+        if read(run) not in ({old, new} if code else {new}) or code not in (0, -9):
+            problems.append(f"{name}: killed before operation {n}, ended with {code}")
+        if code == 0:
+            return {"problems": problems, "trials": n - 1, "versions": len({old, new})}
+    raise AssertionError("never got through")
+
+
 def main() -> None:
     """Do what the arguments say."""
     what, folder, *rest = sys.argv[1:]
@@ -184,6 +217,8 @@ def main() -> None:
             work(Path(folder), int(rest[0]), int(rest[1]))
     elif what == "crash":
         json.dump(crash(Path(folder), int(rest[0]), int(rest[1])), sys.stdout)
+    elif what == "small":
+        json.dump({name: rewritten(Path(folder), name) for name in SMALL}, sys.stdout)
     else:
         json.dump(faults(Path(folder), rest), sys.stdout)
 

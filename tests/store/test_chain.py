@@ -6,81 +6,25 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import pytest
 import sparserm_store_captures as captures
+import sparserm_store_small as small
 
 from sparserm_cli.errors import CorruptStoreError, TemporaryError
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
 from sparserm_cli.store.chain import NAMES
-from sparserm_cli.store.directions import Directions, LayerDirections, read_directions, write_directions
 from sparserm_cli.store.features import FeaturesReader
 from sparserm_cli.store.files import read_sealed, sha256_file, write_sealed
-from sparserm_cli.store.frequency import Frequency, Measures, Totals, read_frequency, write_frequency
-from sparserm_cli.store.lineage import Lineage
 from sparserm_cli.store.locks import run_lock
 from sparserm_cli.store.plan import InputFact
 from sparserm_cli.store.reward import (
-    HeadArrays,
-    RewardConfig,
-    RewardFiles,
     read_reward,
     reward_path,
-    write_reward,
 )
 from sparserm_cli.store.status import Status, status
 from sparserm_cli.store.verify import repair, verify
 
-SIDED = ("rate", "low", "high", "responses")
 ABOVE = ("frequency", "directions", "reward")
-
-
-def frequency(run: Path, seed: int = 0) -> None:
-    """Make frequency.parquet from the encoding that is there."""
-    numbers = {name: np.zeros((2, 6)) for name in SIDED} | {
-        name: np.zeros(6) for name in Measures._fields if name not in (*SIDED, "fold_rate")
-    }
-    numbers["responses"] = np.zeros((2, 6), np.int64)
-    measures = Measures(**numbers, fold_rate=np.full((2, 6, 3), seed, np.float32))
-    parents = {"features": FeaturesReader(run / "features.zarr").lineage.as_parent()}
-    lineage = Lineage("frequency", 1, {"seed": seed}, parents)
-    totals = Totals((1, 1), (1, 1), 1, 1, ((1, 1),))
-    write_frequency(run, Frequency(lineage, "token", totals, {1: measures}))
-
-
-def directions(run: Path, row: float = 1.0) -> None:
-    """Make directions/ from the frequencies that are there."""
-    numbers = [np.zeros(2) for _ in range(4)]
-    layer = LayerDirections(
-        np.full((2, 3), row, np.float32), np.array([3, 4]), np.array([1, -1], np.int8), *numbers
-    )
-    parents = {"frequency": read_frequency(run).lineage.as_parent()}
-    write_directions(run, Directions(Lineage("directions", 1, {"top_k": 1}, parents), {1: layer}))
-
-
-def reward(run: Path) -> None:
-    """Make reward/ from the capture and the directions that are there."""
-    parents = {
-        "activations": ActivationsReader(run / "activations.zarr").lineage.as_parent(),
-        "directions": read_directions(run).lineage.as_parent(),
-    }
-    ones = np.ones(2, np.float32)
-    head = HeadArrays(ones, ones, {"weight": ones, "bias": ones[:1]}, {1: np.ones((2, 3), np.float32)})
-    config = RewardConfig(
-        lineage=Lineage("reward", 1, {"pool": "mean"}, parents),
-        model="tiny",
-        model_revision="sha256:0",
-        tokenizer="t0",
-        template_digest="raw",
-        layers=(1,),
-        hook_names=("blocks.1.hook_resid_post",),
-        d_in=3,
-        dtype="bfloat16",
-        pool="mean",
-        head="linear",
-        loss="bt",
-    )
-    write_reward(reward_path(run), RewardFiles(config, head, {}))
 
 
 @pytest.fixture(scope="module")
@@ -91,9 +35,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data.write_bytes(b"{}\n")
     captures.capture(run / "activations.zarr", inputs=(InputFact(str(data), 3, sha256_file(data)),))
     captures.encode(run / "features.zarr", run / "activations.zarr")
-    frequency(run)
-    directions(run)
-    reward(run)
+    small.frequency(run)
+    small.directions(run)
+    small.reward(run)
     return run
 
 
@@ -181,13 +125,13 @@ def test_row_36_a_new_encoding_names_the_field_far_upstream(run: Path):
 
 def test_row_36_new_frequencies_make_directions_stale(run: Path):
     """Another seed of the frequencies: directions/ say so."""
-    frequency(run, seed=1)
+    small.frequency(run, seed=1)
     found = status(run)
     assert found["directions"].detail == "made from other frequency: seed was 0, is 1"
     assert found["reward"].detail == "made from directions, which is stale"
-    directions(run)
+    small.directions(run)
     assert status(run)["reward"].state == "complete"  # what it was made from is the same to the bit
-    directions(run, row=2.0)
+    small.directions(run, row=2.0)
     assert status(run)["reward"].detail == "made from other directions: frequency.seed was 0, is 1"
 
 

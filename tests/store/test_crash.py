@@ -80,6 +80,19 @@ def test_row_01_row_02_row_03_row_04_row_05_killed_at_every_named_point(tmp_path
     assert drive_faults(tmp_path, faults) == [-9] * len(faults)
 
 
+def test_row_05_small_artifacts_killed_before_every_file_operation(tmp_path: Path):
+    """frequency.parquet, directions/ and reward/ are the old ones or the new ones, whole."""
+    done = drive("small", tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {name: one["problems"] for name, one in found.items()} == {
+        "frequency": [],
+        "directions": [],
+        "reward": [],
+    }
+    assert all(one["trials"] > 3 and one["versions"] == 2 for one in found.values())
+
+
 def crash_loop(tmp_path: Path, step: int) -> int:
     """Kill before every `step`-th file operation, in two processes, and return the number of trials."""
     command = [sys.executable, str(DRIVER), "crash"]

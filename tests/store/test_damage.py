@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sparserm_store_captures as captures
 
@@ -121,6 +122,42 @@ def test_row_10_a_flipped_bit_in_metadata_is_found_by_the_deep_check(run: Path, 
     (run / file).write_bytes(flip((run / file).read_bytes()))
     damage = check(open_store(file, run).store, deep=True)
     assert [(one.path, one.unit) for one in damage] == [(file.partition("/")[2], unit_of(file))]
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan])
+def test_a_block_that_is_all_zeros_or_all_fill_is_written(tmp_path: Path, value: float):
+    """Zarr alone writes no file for such a block, and it could not be told from a lost one."""
+    captures.plan(tmp_path / "activations.zarr")
+    writer = captures.ActivationsWriter(tmp_path / "activations.zarr")
+    span, tokens = writer.rows.span(0), int(writer.rows.lengths(0).sum())
+    rows = np.full((tokens, captures.D_IN), value, np.float32)
+    arrays = {"last": rows[: len(span)], "mean": rows[: len(span)], "tokens": captures.from_float32(rows)}
+    facts = captures.replace(captures.FACTS, rejected=tuple(span) if np.isnan(value) else ())
+    receipt = writer.write_unit(0, dict.fromkeys((1, 2), arrays), facts)
+    assert [file.path for file in receipt.files] == [
+        f"layers/{layer}/{name}/c.0.0" for layer in (1, 2) for name in ("last", "mean", "tokens")
+    ]
+    assert all((writer.root / file.path).stat().st_size == file.size > 0 for file in receipt.files)
+
+
+def test_a_unit_without_latents_is_written(tmp_path: Path):
+    """Indices of a unit are zeros where only the first latent fires; where none does, there are no files."""
+    captures.capture(tmp_path / "activations.zarr")
+    reader = ActivationsReader(tmp_path / "activations.zarr")
+    captures.plan_features(tmp_path / "features.zarr", reader, captures.SAES[:1])
+    writer = captures.FeaturesWriter(tmp_path / "features.zarr")
+    for unit, fires in enumerate((1, 0)):
+        tokens = int(writer.rows.lengths(unit).sum())
+        latents = captures.Csr(
+            np.ones(tokens * fires, np.float32),
+            np.zeros(tokens * fires, captures.index_type(6)),
+            np.arange(tokens + 1) * fires,
+        )
+        receipt = writer.write_unit(unit, {1: latents}, captures.FACTS)
+        found = {file.path.split("/")[4] for file in receipt.files if "/c.0" in file.path}
+        assert "indptr" in found
+        if fires:
+            assert found == {"data", "indices", "indptr"}
 
 
 SIBLINGS = {

@@ -1,0 +1,113 @@
+"""One process against two workers of which one is killed and restarted: the captures have equal digests.
+
+    python examples/benchmarks/workers.py --data pairs.jsonl --limit 300 --output workers.json
+
+Rank 1 is sent SIGKILL while it works on its second unit, then started again, as a scheduler would. Every
+process has `--threads` threads, since how a product is cut among threads may decide its last bits.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+INNER = Path("activations.zarr") / "_sparserm"
+
+
+def start(options: argparse.Namespace, run: Path, *more: str) -> subprocess.Popen[str]:
+    """Start `sparserm extract`."""
+    settings = ["--model", options.model, "--layer", str(options.layer), "--limit", str(options.limit)]
+    units = ["--unit-tokens", str(options.unit_tokens), "--run", str(run)]
+    rest = ["--on-bad-row", "reject", "--json", "--quiet"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparserm_cli", "extract", str(options.data), *settings, *units, *rest, *more],
+        env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Wait for a process and return what it printed."""
+    out, _ = process.communicate()
+    if process.returncode:
+        sys.exit(f"ended with {process.returncode}: {' '.join(process.args)}")
+    return json.loads(out)
+
+
+def names(run: Path, folder: str) -> list[str]:
+    """Return the names of receipts or of marks of started units."""
+    return [path.name for path in (run / INNER / folder).glob("*")]
+
+
+def kill_in_second_unit(run: Path, process: subprocess.Popen[str]) -> int:
+    """Send SIGKILL as soon as rank 1 of 2 has begun its second unit, unit 3; return the receipts then."""
+    while not any(name.startswith("00003.") for name in names(run, "started")):
+        if process.poll() is not None:
+            sys.exit("rank 1 was done before it could be killed: give more --limit or fewer --unit-tokens")
+        time.sleep(0.05)
+    time.sleep(0.5)  # into the forward pass
+    process.kill()
+    if process.wait() != -signal.SIGKILL:
+        sys.exit("rank 1 was done before it could be killed: give more --limit or fewer --unit-tokens")
+    return len(names(run, "receipts"))
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Capture alone, then by two workers, and verify both."""
+    begun = time.perf_counter()
+    alone = finish(start(options, folder / "alone"))
+    alone_seconds = time.perf_counter() - begun
+    begun, run = time.perf_counter(), folder / "workers"
+    first, second = start(options, run, "--worker", "0/2"), start(options, run, "--worker", "1/2")
+    receipts = kill_in_second_unit(run, second)
+    again = start(options, run, "--worker", "1/2")
+    told = [finish(first), finish(again)]
+    workers_seconds = time.perf_counter() - begun
+    for each in ("alone", "workers"):
+        verify = [sys.executable, "-m", "sparserm_cli", "verify", "--deep", "--run", str(folder / each)]
+        subprocess.run(verify, check=True, stdout=subprocess.DEVNULL)
+    digest = next(one["digest"] for one in told if one["state"] == "complete")
+    return {
+        "pairs": alone["pairs"],
+        "tokens": alone["tokens"],
+        "units": alone["units"],
+        "alone": {"digest": alone["digest"], "seconds": alone_seconds},
+        "workers": {"digest": digest, "seconds": workers_seconds, "receipts_at_the_kill": receipts},
+        "units_computed": {"rank 0": told[0]["units_computed"], "rank 1 again": told[1]["units_computed"]},
+    }
+
+
+def main() -> None:
+    """Measure, print, write JSON; stop with 1 if the digests differ."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="preference pairs")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--layer", type=int, default=14)
+    parser.add_argument("--limit", type=int, default=300, help="rows captured")
+    parser.add_argument("--unit-tokens", type=int, default=2048, help="response tokens in a unit")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--output", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        told = measure(options, Path(folder))
+    print(f"{told['pairs']} pairs, {told['tokens']:,} tokens in {told['units']} units")
+    for name in ("alone", "workers"):
+        print(f"{name:<9}{told[name]['seconds']:>8.1f} s  {told[name]['digest']}")
+    computed = " and ".join(f"{count} by {who}" for who, count in told["units_computed"].items())
+    print(f"killed with {told['workers']['receipts_at_the_kill']} units done; in the end {computed}")
+    if options.output:
+        options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    sys.exit(told["alone"]["digest"] != told["workers"]["digest"])
+
+
+if __name__ == "__main__":
+    main()
