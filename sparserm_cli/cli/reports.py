@@ -7,6 +7,7 @@ from sparserm_cli.console import Output, duration, size
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode import EncodeSummary
+    from sparserm_cli.stages.estimate import Estimate
     from sparserm_cli.stages.extract import ExtractSummary
     from sparserm_cli.stages.fit import FitSummary
     from sparserm_cli.stages.frequency import FrequencySummary
@@ -49,6 +50,7 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
         "dtype": plan.settings.dtype,
         "layers": list(plan.settings.layers),
         "positions": plan.settings.positions,
+        "estimate": _estimate_json(summary.estimate),
     }
     then = "next: sparserm encode --sae SAE"
     if plan.settings.positions == "latents":
@@ -60,13 +62,28 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
     held = f"{held}, {tokens:,} tokens"
     disk = f"{size(plan.bytes)} in {plan.files} files, {size(summary.free)} free"
     lines = {
-        "planned": f"{rows}\nplanned: {held}\n{disk}\nexpected time here: {duration(summary.seconds)}",
+        "planned": f"{rows}\nplanned: {held}\n{disk}\n{_expected(summary.estimate)}",
         "partial": f"{rows}\n{summary.path}: this worker is done, others are not",
         "complete": f"{rows}\n{summary.path}: {held}\n{disk}\n{then}",
     }
     out.result(data, lines[summary.state])
     if summary.state == "planned":
         check_space(summary.path.parent, plan.bytes)
+
+
+def _expected(estimate: "Estimate | None") -> str:
+    """Say what computing a plan will take."""
+    if estimate is None:
+        return ""
+    rate = f"{estimate.rate.tokens_per_second:,.0f} tokens/s, {estimate.rate.source}"
+    told = f"estimated: {duration(estimate.seconds)} on {estimate.devices} x {estimate.rate.device} at {rate}"
+    price = "" if estimate.price is None else f", for {estimate.price:,.2f}"
+    return f"{told}; {estimate.flops:.2g} FLOP{price}"
+
+
+def _estimate_json(estimate: "Estimate | None") -> dict[str, Any] | None:
+    """Return an estimate as JSON."""
+    return None if estimate is None else {**estimate._asdict(), "rate": estimate.rate._asdict()}
 
 
 def encode(out: Output, summary: "EncodeSummary") -> None:

@@ -38,6 +38,21 @@ def extract(
     unit_tokens: extract_options.UnitTokensOption = ExtractConfig.unit_tokens,
     worker: opt.WorkerOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan and its price.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="With --dry-run: measure the rate for 20 seconds.")
+    ] = False,
+    tokens_per_second: Annotated[
+        float | None, typer.Option(help="With --dry-run: rate of one device.", show_default="measured here")
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option(help="With --dry-run: name of the device.", show_default="this machine's")
+    ] = None,
+    gpus: Annotated[
+        int, typer.Option(help="With --dry-run: devices that share the work.")
+    ] = ExtractConfig.gpus,
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="With --dry-run: price of one device an hour.", show_default="none")
+    ] = None,
     force: opt.ForceOption = False,
     offline: opt.OfflineOption = False,
     remote_code: Annotated[

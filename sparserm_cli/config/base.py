@@ -1,5 +1,6 @@
 """What all configs share: the run directory, the checks of fields, and how options given as text are read."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -49,6 +50,8 @@ class StageConfig:
 
     @staticmethod
     def _check_number(option: str, name: str, value: Any) -> None:
+        if name in {"tokens_per_second", "price_per_hour"} and value is not None and not 0 < value < math.inf:
+            raise UsageError(option, "a number above 0", str(value), "correct the option")
         if name.endswith("_fraction") and not 0 <= value < 1:
             raise UsageError(option, "a share from 0 up to, but not, 1", str(value), "correct the option")
         positive = name in {
@@ -59,6 +62,7 @@ class StageConfig:
             "limit",
             "unit_tokens",
             "train_pairs",
+            "gpus",
         }
         if positive and value is not None:
             least = min(value, default=0) if isinstance(value, tuple) else value

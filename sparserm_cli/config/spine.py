@@ -52,6 +52,16 @@ class ExtractConfig(StageConfig):
     """This worker's rank and the number of workers on one plan."""
     dry_run: bool = False
     """Stop after the plan and its price."""
+    calibrate: bool = False
+    """Let the dry run measure the rate for 20 seconds instead of 3."""
+    tokens_per_second: float | None = None
+    """Rate of one device that a dry run counts with; None measures this machine's."""
+    gpu: str | None = None
+    """Name of the device that the dry run's figures are for; one that is not here needs a rate."""
+    gpus: int = 1
+    """Devices that would share the work."""
+    price_per_hour: float | None = None
+    """Price of one device an hour, in any currency."""
     force: bool = False
     """Throw away an existing capture made with other settings."""
     offline: bool = False

@@ -90,6 +90,35 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
     return model.to(device).eval().requires_grad_(requires_grad=False)
 
 
+def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
+    """Return how many weights blocks 0 to max(layers) have; none is read.
+
+    Raises:
+        IncompatibleError: the model's configuration is not one that transformers knows.
+
+    """
+    with quiet_transformers(), torch.device("meta"):
+        from transformers import AutoConfig, AutoModel
+
+        try:
+            config = AutoConfig.from_pretrained(
+                str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
+            ).get_text_config(decoder=True)
+            truncate(config, max(layers) + 1)
+            model = AutoModel.from_config(config, trust_remote_code=identity.remote_code)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+            reason = first_line(error)
+            raise IncompatibleError(
+                identity.name, "a model that transformers knows", reason, "check it"
+            ) from error
+    return sum(one.numel() for one in blocks_of(model).parameters())
+
+
+def device_name(device: str) -> str:
+    """Return what a GPU calls itself; other devices are called as torch calls them."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+
+
 def truncate(config: Any, count: int) -> None:
     """Make `config` that of a model with only the first `count` blocks, per-block lists included."""
     before: int = config.num_hidden_layers

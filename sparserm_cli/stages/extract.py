@@ -12,10 +12,11 @@ from typing import NamedTuple
 from sparserm_cli.config import ExtractConfig, Note, Progress
 from sparserm_cli.console import size
 from sparserm_cli.models.identity import resolve_model
+from sparserm_cli.stages.estimate import Estimate, estimate
 from sparserm_cli.stages.fused import open_latents
 from sparserm_cli.stages.planning import Request, check_request, request_of, write_plan
 from sparserm_cli.stages.stopping import finish_unit_in_hand
-from sparserm_cli.stages.units import UnitComputer, measured_rate
+from sparserm_cli.stages.units import UnitComputer
 from sparserm_cli.store.activations import ActivationsWriter, capture_path, remove_capture
 from sparserm_cli.store.files import free_bytes, sweep
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
@@ -31,9 +32,10 @@ class ExtractSummary(NamedTuple):
         plan: what it holds.
         state: `complete`; `planned` after a dry run; `partial` while other workers are not done.
         computed: units that this call computed.
-        seconds: how long this call worked on units; after a dry run, how long all units are expected to take.
+        seconds: how long this call worked on units.
         free: bytes free on the disk.
         digest: of the content; "" unless complete.
+        estimate: what computing the plan will take, after a dry run.
     """
 
     path: Path
@@ -43,6 +45,7 @@ class ExtractSummary(NamedTuple):
     seconds: float
     free: int
     digest: str
+    estimate: Estimate | None = None
 
     @property
     def fresh(self) -> bool:
@@ -127,12 +130,11 @@ def _ensure_plan(root: Path, request: Request, note: Note) -> None:
 
 
 def _priced(root: Path, request: Request) -> ExtractSummary:
-    """Work out the plan in a temporary folder and time a few batches of it."""
+    """Work out the plan in a temporary folder and estimate what it takes."""
     with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
         plan = write_plan(capture_path(Path(folder)), request)
-        rate = measured_rate(request, ActivationsWriter(capture_path(Path(folder))))
-    tokens = plan.layout.response_tokens + plan.layout.prompt_tokens
-    return ExtractSummary(root, plan, "planned", 0, tokens / rate, free_bytes(root.parent), "")
+        expected = estimate(request, ActivationsWriter(capture_path(Path(folder))))
+    return ExtractSummary(root, plan, "planned", 0, 0.0, free_bytes(root.parent), "", expected)
 
 
 def _price(plan: ExtractPlan) -> str:

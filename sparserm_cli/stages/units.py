@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from sparserm_cli.models.lm import LanguageModel
     from sparserm_cli.stages.fused import Latents
 
-SAMPLE_SECONDS = 3.0
-"""How long a dry run measures."""
-
 
 class UnitComputer:
     """Computes units one after the other; the model is loaded for the first.
@@ -158,27 +155,6 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "Lang
     )
     note(f"computing in {lm.dtype} on {lm.device}, {shared}")
     return lm
-
-
-def measured_rate(request: Request, writer: ActivationsWriter) -> float:
-    """Return the tokens a second that this machine computes, prompts counted once, from a short sample."""
-    from sparserm_cli.models.capture import capture
-    from sparserm_cli.models.tree import Tree
-
-    lm = load_model(request, writer, lambda _text: None)
-    trees = [Tree(tree.prompt_ids, tree.responses) for tree in writer.trees(0)]
-    tokens, seconds, at = 0, 0.0, 0
-    while at < len(trees) and seconds < SAMPLE_SECONDS:
-        part = trees[at : at + 32]
-        at += len(part)
-        begun = time.monotonic()
-        for _ in capture(lm, part, batch_tokens=writer.plan.settings.batch_tokens):
-            pass
-        if at > len(part) or at == len(trees):
-            # The first part warms the machine up and does not count, unless it is all there is.
-            tokens += sum(len(tree.prompt_ids) + sum(map(len, tree.responses)) for tree in part)
-            seconds += time.monotonic() - begun
-    return tokens / seconds
 
 
 def stored(residuals: Any) -> np.ndarray:
