@@ -133,6 +133,14 @@ def test_slurm_sh_shares_a_capture_and_finishes_it(tmp_path, tiny_model):
     assert status(tmp_path / "run")["reward"].state == "complete"
 
 
+def test_ray_sh_captures_on_a_cluster_and_finishes_here(tmp_path, tiny_model):
+    """A cluster of this machine alone; the address `local` starts one."""
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    made_up("gemma-3-270m-it", tmp_path, tiny_model)
+    bash(tmp_path, RECIPES / "ray.sh", tmp_path, "local")
+    assert status(tmp_path / "run")["reward"].state == "complete"
+
+
 def test_the_skypilot_file_runs_a_recipe_that_there_is():
     """It is YAML, and its command names run.sh, a recipe and a data set."""
     told = yaml.safe_load((RECIPES / "skypilot.yaml").read_text())

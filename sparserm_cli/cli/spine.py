@@ -37,6 +37,12 @@ def extract(
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of equal pairs only.")] = False,
     unit_tokens: extract_options.UnitTokensOption = ExtractConfig.unit_tokens,
     worker: opt.WorkerOption = None,
+    engine: Annotated[
+        str, typer.Option(metavar="serial|ray", help="Compute units here, or by the actors of a Ray cluster.")
+    ] = ExtractConfig.engine,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Address of a running Ray cluster.", show_default="a local one")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan and its price.")] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="With --dry-run: measure the rate for 20 seconds.")

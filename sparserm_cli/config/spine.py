@@ -50,6 +50,10 @@ class ExtractConfig(StageConfig):
     """Response tokens in one unit of work, which is what a crash can lose at most."""
     worker: tuple[int, int] = (0, 1)
     """This worker's rank and the number of workers on one plan."""
+    engine: Literal["serial", "ray"] = "serial"
+    """Compute units one after the other here, or by the actors of a Ray cluster on one shared directory."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; None starts one on this machine."""
     dry_run: bool = False
     """Stop after the plan and its price."""
     calibrate: bool = False
@@ -79,6 +83,10 @@ class ExtractConfig(StageConfig):
         if self.positions == "latents" and not self.sae:
             hint = "give --sae, or leave --positions out"
             raise UsageError("--positions latents", "an SAE for each layer to encode", "none", hint)
+        if self.engine == "ray" and (self.worker != (0, 1) or self.sae):
+            found = "--worker" if self.worker != (0, 1) else "--sae"
+            hint = "leave one of them out"
+            raise UsageError("--engine ray", "neither --worker nor --sae", found, hint)
 
 
 @dataclass(frozen=True)

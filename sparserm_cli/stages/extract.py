@@ -6,6 +6,8 @@ Memory: the model's lower blocks and one unit of residual vectors; about 200 byt
 """
 
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,8 @@ from sparserm_cli.store.activations import ActivationsWriter, capture_path, remo
 from sparserm_cli.store.files import free_bytes, sweep
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.plan import ExtractPlan, check_space
-from sparserm_cli.store.work import work_units
+from sparserm_cli.store.receipts import Manifest
+from sparserm_cli.store.work import work_attempts, work_units
 
 
 class ExtractSummary(NamedTuple):
@@ -96,9 +99,7 @@ def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> Extract
         if request.positions == "latents":
             computer.latents = open_latents(config, writer, computer.model, note)
         with finish_unit_in_hand(note) as stop:
-            manifest = work_units(
-                writer.store, computer.compute, rank=rank, world=world, stop=lambda: stop.requested
-            )
+            manifest = _work(request, writer, computer, progress, lambda: stop.requested)
             if manifest is None:
                 stop.check(writer.store.done(), writer.plan.layout.units)
             elif computer.latents is not None:
@@ -106,6 +107,28 @@ def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> Extract
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
     seconds, free = computer.seconds, free_bytes(config.run)
     return ExtractSummary(root, writer.plan, state, computer.computed, seconds, free, digest)
+
+
+def _work(
+    request: Request,
+    writer: ActivationsWriter,
+    computer: UnitComputer,
+    progress: Progress,
+    stop: Callable[[], bool],
+) -> Manifest | None:
+    """Fill the store in this process, or by actors of a Ray cluster."""
+    rank, world = request.config.worker
+    if request.config.engine == "serial":
+        return work_units(writer.store, computer.compute, rank=rank, world=world, stop=stop)
+    from sparserm_cli.stages.ray_engine import ray_attempts
+
+    begun, tokens = time.monotonic(), writer.plan.layout.response_tokens
+
+    def tell(done: int, total: int) -> None:
+        computer.computed, computer.seconds = done, time.monotonic() - begun
+        progress(tokens * done // total, tokens)
+
+    return work_attempts(writer.store, ray_attempts(request, writer, stop), progress=tell)
 
 
 def _ensure_plan(root: Path, request: Request, note: Note) -> None:

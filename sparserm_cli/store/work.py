@@ -1,6 +1,6 @@
-"""The loop that fills a unit store: serial, one worker of many, or resumed, it is the same loop."""
+"""The loop that fills a unit store: serial, by workers, on a cluster or resumed, it is the same loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from sparserm_cli.errors import PartialError
 from sparserm_cli.store.checks import open_complete
@@ -9,6 +9,9 @@ from sparserm_cli.store.units import UnitStore
 
 # What spoils one unit but not the next: a bad row, and torch's out-of-memory, which is a RuntimeError.
 _UNIT_ERRORS = (PartialError, RuntimeError, MemoryError)
+
+Attempts = Callable[[Sequence[int]], Iterator[tuple[int, str | None]]]
+"""Tries units in any order and yields each with what went wrong or None; to end before all is to stop."""
 
 
 def work_units(
@@ -20,7 +23,7 @@ def work_units(
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Manifest | None:
-    """Compute this rank's pending units, then write the manifest if nobody has anything left to do.
+    """Compute this rank's pending units one by one, then write the manifest if nobody has any left.
 
     Args:
         store: the planned store.
@@ -39,6 +42,25 @@ def work_units(
         CorruptStoreError: the store was complete but a file is not there as recorded.
 
     """
+
+    def one_by_one(units: Sequence[int]) -> Iterator[tuple[int, str | None]]:
+        for unit in units:
+            if stop is not None and stop():
+                return
+            yield unit, attempt(store, compute, unit)
+
+    return work_attempts(store, one_by_one, rank=rank, world=world, progress=progress)
+
+
+def work_attempts(
+    store: UnitStore,
+    attempts: Attempts,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Manifest | None:
+    """Do as `work_units`, in whatever way `attempts` tries units."""
     if store.manifest() is not None:
         store.tidy()
         return open_complete(store)
@@ -46,16 +68,16 @@ def work_units(
     done, total = 0, None
     while todo := [unit for unit in store.pending(rank, world) if unit not in given_up]:
         total = total or len(todo)
-        for unit in todo:
-            if stop is not None and stop():
-                return None
-            error = _attempt(store, compute, unit)
+        tried = 0
+        for tried, (unit, error) in enumerate(attempts(todo), start=1):  # noqa: B007  # needed after the loop
             if error is None:
                 done += 1
             elif store.record_failure(unit, error):
                 given_up[unit] = error
             if progress is not None:
                 progress(done, total)
+        if tried < len(todo):
+            return None
         if not any(unit not in given_up for unit in store.pending(rank, world)):
             manifest = store.finalize()
             if manifest is not None:
@@ -63,7 +85,7 @@ def work_units(
     return _end(store, given_up)
 
 
-def _attempt(store: UnitStore, compute: Callable[[int], object], unit: int) -> str | None:
+def attempt(store: UnitStore, compute: Callable[[int], object], unit: int) -> str | None:
     """Compute one unit; return what went wrong, if it concerns this unit alone."""
     store.start(unit)
     try:
