@@ -10,8 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt64
 
 from sparserm_cli.config import Progress
-from sparserm_cli.models.fitting import PairData, standardisation
-from sparserm_cli.models.mlp import fit_head
 from sparserm_cli.stages.selection import random_directions
 from sparserm_cli.store.activations import ActivationsReader
 from sparserm_cli.store.reward import POOLINGS, HeadArrays
@@ -106,6 +104,9 @@ def fit_projections(
         progress: called with steps done and steps in all.
 
     """
+    from sparserm_cli.models.fitting import PairData, standardisation
+    from sparserm_cli.models.mlp import fit_head
+
     mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
     x = (taken - mean) / std
     data = PairData(x, split.pairs, split.validation, np.ones(len(split.pairs), np.float32))

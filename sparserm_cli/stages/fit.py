@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float32, Float64, UInt64
 
 from sparserm_cli.config import FitConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.ood import training_distances
 from sparserm_cli.stages.controls import (
     LENGTH,
@@ -234,6 +233,8 @@ def _scores(
     config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, HeadArrays], split: Split
 ) -> dict[str, Float64[np.ndarray, " n"]]:
     """Score the responses of the pairs with every head, in one pass over the capture, and by length."""
+    from sparserm_cli.models.head import RewardHead
+
     ready = {
         name: RewardHead(arrays, config.layers, config.pool if arrays.directions else "mean")
         for name, arrays in heads.items()
@@ -288,6 +289,8 @@ def _probe(
     """Return the shortest response of the pairs with its score, for a server to test itself with."""
     place = int(capture.response_lengths[split.rows].argmin())
     response = int(split.rows[place])
+    from sparserm_cli.models.head import RewardHead
+
     ready = RewardHead(replace(head, directions={}), (0,), "mean")
     return {
         "prompt": capture.rows.prompt_ids(int(capture.rows.response_prompt[response])).tolist(),
