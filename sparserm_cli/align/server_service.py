@@ -68,6 +68,8 @@ class Service:
         until = time.monotonic() + self.config.drain_seconds
         while self.working and time.monotonic() < until:
             time.sleep(0.02)
+        if self._batches and not self.working:
+            self._batches.close()
         return not self.working
 
     @property

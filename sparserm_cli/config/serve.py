@@ -40,8 +40,8 @@ class ServeConfig(StageConfig, Guards):
     """What prompts kept for later responses may take, in MiB; 0 keeps none."""
     body_seconds: float = 10.0
     """Longest time a body may take to arrive, in seconds."""
-    timeout: float = 60.0
-    """Longest time an answer may take, in seconds."""
+    timeout: float = 120.0
+    """Longest time an answer may take, in seconds; `max_waiting` should be less work than that."""
     drain_seconds: float = 30.0
     """Longest time that SIGTERM waits for answers in the making, in seconds."""
     offline: bool = False
