@@ -43,6 +43,8 @@ class PairData:
     """Pairs that choose and stop, but do not train; whole prompts."""
     weight: Float32[np.ndarray, " m"]
     """How much each pair counts."""
+    views: int = 1
+    """Equal parts of the projections that hidden layers see apart: one for each layer and pooling."""
 
     @property
     def train_pairs(self) -> Int64[np.ndarray, "train 2"]:

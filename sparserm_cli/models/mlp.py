@@ -5,15 +5,19 @@ Axes: `members` networks trained side by side, `p` projections, `hidden` units a
 Two hidden units carry the fitted linear head (the positive and the negative part of its score), the others
 begin without weight on the score. So training starts at the linear head and is stopped where the loss on the
 validation pairs is least: if nothing beats the linear head, the linear head is what remains.
+
+Projections of several layers or poolings are several views of a response. Each has a hidden layer of its own,
+which is stopped when it is best, and their scores are averaged: one layer for all of them overfits sooner.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
+from scipy.linalg import block_diag
 from torch import Tensor
 
 from sparserm_cli.models.fitting import (
@@ -84,7 +88,7 @@ def fit_mlp(
     recipe: MLPRecipe | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
-    """Fit a head with one hidden layer of ReLUs.
+    """Fit a head with one hidden layer of ReLUs, in which each view has its own share of the units.
 
     Args:
         data: projections and pairs; without validation pairs the linear head remains.
@@ -95,6 +99,39 @@ def fit_mlp(
 
     """
     recipe = recipe or MLPRecipe()
+    shared = replace(recipe, hidden=recipe.hidden // data.views)
+    fits = []
+    for number, x in enumerate(np.split(data.x, data.views, axis=1)):
+
+        def advance(done: int, total: int, before: int = number) -> None:
+            if progress:
+                progress(before * total + done, data.views * total)
+
+        fits.append(_fit_view(replace(data, x=x, views=1), loss, shared, seed + number, advance))
+    if len(fits) == 1:
+        return fits[0]
+    weights, before = ([getattr(one, name) for one in fits] for name in ("weights", "validated"))
+    return Fitted(_averaged(weights), _averaged(before), {"views": [one.facts for one in fits]})
+
+
+def _averaged(views: Sequence[Weights]) -> Weights:
+    """Return one head whose score is the mean of the views' scores."""
+    return {
+        "weight_1": block_diag(*(one["weight_1"] for one in views)).astype(np.float32),
+        "bias_1": np.concatenate([one["bias_1"] for one in views]),
+        "weight_2": np.concatenate([one["weight_2"] for one in views]) / np.float32(len(views)),
+        "bias": np.stack([one["bias"] for one in views]).mean(axis=0),
+    }
+
+
+def _fit_view(
+    data: PairData,
+    loss: str,
+    recipe: MLPRecipe,
+    seed: int,
+    progress: Callable[[int, int], None],
+) -> Fitted:
+    """Fit the hidden layer of one view."""
     coordinates = basis(data)
     start = choose_strength(data, coordinates, loss)
     training = _Training(coordinates.z, data, loss, recipe, seed)
@@ -114,7 +151,7 @@ class _Training:
         self._z, self._data, self._loss, self._recipe, self._seed = z, data, loss, recipe, seed
 
     def stopped(
-        self, linear: Float64[np.ndarray, " solution"], progress: Callable[[int, int], None] | None
+        self, linear: Float64[np.ndarray, " solution"], progress: Callable[[int, int], None]
     ) -> tuple[_Network, dict[str, float]]:
         """Train on the training pairs; return the network of the least validation loss, and when that was."""
         network, generator = self._network(linear)
@@ -128,8 +165,7 @@ class _Training:
             found = self._validation_loss(network)
             if found < best:
                 best, best_epoch, kept = found, epoch, _copy(network)
-            if progress:
-                progress(epoch, epochs)
+            progress(epoch, epochs)
             if epoch - best_epoch >= self._recipe.patience:
                 break
         network.load_state_dict(kept)

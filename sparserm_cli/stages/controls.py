@@ -109,7 +109,9 @@ def fit_projections(
 
     mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
     x = (taken - mean) / std
-    data = PairData(x, split.pairs, split.validation, np.ones(len(split.pairs), np.float32))
+    # Every layer has as many directions; each layer and pooling is a view of its own.
+    views = x.shape[1] // len(next(iter(directions.values()))) if directions else 1
+    data = PairData(x, split.pairs, split.validation, np.ones(len(split.pairs), np.float32), views)
     fitted = fit_head(data, head, loss, seed=seed, progress=progress)
     arrays = [HeadArrays(mean, std, one, directions) for one in (fitted.weights, fitted.validated)]
     return FittedHead(arrays[0], arrays[1], fitted.facts)

@@ -92,7 +92,8 @@ def fit_method(method: Method, training: Training) -> Scorer:
     used, places = np.unique(training.pairs, return_inverse=True)
     x = (values[used] - mean) / std
     weight = np.ones(len(training.pairs), np.float32)
-    data = PairData(x, places.reshape(-1, 2), training.validation, weight)
+    views = len(training.sample.layers) * (1 if method.kind in LATENTS else len(POOLINGS[method.pool]))
+    data = PairData(x, places.reshape(-1, 2), training.validation, weight, views)
     fitted = fit_head(data, method.head, method.loss, seed=training.seed)
 
     def score(sample: Sample) -> Float64[np.ndarray, " n"]:
@@ -230,8 +231,10 @@ KINDS: dict[str, Callable[[Method, Training], Projection]] = {
     "random-latents": _random_latents,
     "components": _components,
     "pair-components": _pair_components,
-    "latent-means": lambda method, training: _latent_values(method, training, "mean"),
-    "latent-maxima": lambda method, training: _latent_values(method, training, "largest"),
+    "latent-means": partial(_latent_values, what="mean"),
+    "latent-maxima": partial(_latent_values, what="largest"),
     "dense": _dense,
 }
 """What a head can be given."""
+LATENTS = ("latent-means", "latent-maxima")
+"""Kinds that do not pool: their numbers are of whole responses."""

@@ -185,6 +185,23 @@ def test_members_are_folded_into_one_hidden_layer():
     }
 
 
+def test_views_are_fitted_apart_and_averaged():
+    """Two views of three projections: the score is the mean of what each gives alone, in one hidden layer."""
+    data = replace(planted(120, bend=2.0), views=2)
+    recipe = MLPRecipe(hidden=40, epochs=5)
+    whole = fit_mlp(data, "margin", recipe=recipe)
+    alone = []
+    for number, x in enumerate((data.x[:, :3], data.x[:, 3:])):
+        view = replace(data, x=x, views=1)
+        fitted = fit_mlp(view, "margin", seed=number, recipe=replace(recipe, hidden=20))
+        alone.append([scores_of(one, x) for one in (fitted.weights, fitted.validated)])
+    for number, weights in enumerate((whole.weights, whole.validated)):
+        expected = (alone[0][number] + alone[1][number]) / 2
+        assert scores_of(weights, data.x) == pytest.approx(expected, abs=1e-5)
+    assert whole.weights["weight_1"].shape == (6, 40)
+    assert len(whole.facts["views"]) == 2
+
+
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_scores_are_centred_and_repeatable(head: str):
     """Responses of the pairs score 0 on average, and the seed fixes every bit."""
@@ -197,10 +214,11 @@ def test_scores_are_centred_and_repeatable(head: str):
 
 def test_progress_ends():
     """Steps are counted up, never beyond all."""
-    for head in ("linear", "mlp"):
+    for head, views in (("linear", 1), ("mlp", 1), ("mlp", 2)):
         calls: list[tuple[int, int]] = []
-        fit_head(planted(60), head, "bt", progress=lambda *call, calls=calls: calls.append(call))
-        assert calls
+        data = replace(planted(60), views=views)
+        fit_head(data, head, "bt", progress=lambda *call, calls=calls: calls.append(call))
+        assert calls == sorted(calls)
         assert all(0 < done <= total for done, total in calls)
 
 
