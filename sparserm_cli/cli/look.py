@@ -52,7 +52,7 @@ def compare(
     json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
-    """Cross-validate SparseRM beside random, principal and dense directions; the model is not run.
+    """Cross-validate SparseRM beside everything it must beat; only the sweep `lora` runs the model.
 
     Example: sparserm compare --quick --other HH-RLHF=hh-run
     """

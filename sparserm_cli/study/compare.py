@@ -1,6 +1,6 @@
 """`compare`: SparseRM beside what it must beat, on the same folds, swept over directions, labels and data.
 
-Reads: runs that have been captured and encoded; the language model is never run. Writes: `comparison.json`.
+Reads: runs that have been captured and encoded; only `lora` reads the model. Writes: `comparison.json`.
 Memory: that of `sample`, for the run and one other at a time.
 """
 
