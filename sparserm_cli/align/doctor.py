@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from sparserm_cli.align.probes import Probe, Trial, edited, pooled_probes, probe_rows, probes_of
 from sparserm_cli.config import DoctorConfig, Note
-from sparserm_cli.data.template import RAW, PromptTemplate
+from sparserm_cli.data.template import RAW, EncodedExample, PromptTemplate
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.identity import ModelIdentity, load_tokenizer, resolve_model
 from sparserm_cli.models.lm import LanguageModel
@@ -86,8 +86,9 @@ class Subject(NamedTuple):
 
     identity: ModelIdentity
     layers: tuple[int, ...]
-    head: RewardHead | None
-    score_std: float
+    template: PromptTemplate
+    head: RewardHead | None = None
+    score_std: float = 1.0
 
 
 def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
@@ -108,36 +109,19 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
     """
     subject = _subject(config)
     tokenizer = load_tokenizer(subject.identity)
-    template = PromptTemplate(tokenizer, config.template, model=subject.identity.name)
-    rows = probe_rows(config, template)
+    rows = probe_rows(config, subject.template)
     probes = probes_of(rows)
     lm = _load(subject, config, "float32")
     note(f"trying {len(probes)} responses on {lm.identity.name} after blocks {subject.layers}")
     trial = pooled_probes(lm, probes, together=False)
     scale = _Scale(subject, trial.pooled, [row for row, one in enumerate(rows) for _ in one.responses])
+    raw = probe_rows(config, PromptTemplate(tokenizer, RAW, model=subject.identity.name))
     checks = [
-        scale.check(
-            "in one padded batch",
-            pooled_probes(lm, probes).pooled,
-            "any batch size will do",
-            "keep --deterministic, or batches of one",
-        ),
-        scale.check(
-            "prompt computed once for all its responses",
-            pooled_vectors(lm, rows),
-            "leave it on",
-            "report this model; it should not happen",
-        ),
-        scale.check(
-            "padded on the left, positions not told",
-            pooled_probes(lm, probes, left=True).pooled,
-            "either side will do",
-            "pad on the right, or give position_ids that begin at the first token",
-        ),
+        *_pass_checks(scale, lm, rows),
         *_token_checks(scale, lm, probes, tokenizer),
         scale.check(
             "without the chat template",
-            pooled_vectors(lm, _raw_rows(config, subject, tokenizer)),
+            pooled_vectors(lm, raw),
             "the template makes no difference",
             "render every prompt with the template of the fit",
         ),
@@ -209,20 +193,42 @@ def _subject(config: DoctorConfig) -> Subject:
         model = RewardModel.load(
             config.reward, model=config.model, device=config.device, offline=config.offline
         )
-        return Subject(model.lm.identity, model.lm.layers, model.head, model.config.score_std)
+        return Subject(model.lm.identity, model.lm.layers, model.template, model.head, model.config.score_std)
     identity = resolve_model(config.model, offline=config.offline)
     layers = config.layer or ((read_shape(identity).blocks - 1) // 2,)
     check_layers(identity, layers)
-    return Subject(identity, layers, None, 1.0)
+    return Subject(
+        identity, layers, PromptTemplate(load_tokenizer(identity), config.template, model=config.model)
+    )
 
 
 def _load(subject: Subject, config: DoctorConfig, dtype: "DType") -> LanguageModel:
     return LanguageModel.load(subject.identity, layers=subject.layers, dtype=dtype, device=config.device)
 
 
-def _raw_rows(config: DoctorConfig, subject: Subject, tokenizer: Any) -> list[Any]:
-    """Return the rows rendered without a template."""
-    return probe_rows(config, PromptTemplate(tokenizer, RAW, model=subject.identity.name))
+def _pass_checks(scale: _Scale, lm: LanguageModel, rows: Sequence[EncodedExample]) -> list[Check]:
+    """Try other ways to run the same tokens."""
+    probes = probes_of(rows)
+    return [
+        scale.check(
+            "in one padded batch",
+            pooled_probes(lm, probes).pooled,
+            "any batch size will do",
+            "keep --deterministic, or batches of one",
+        ),
+        scale.check(
+            "prompt computed once for all its responses",
+            pooled_vectors(lm, rows),
+            "leave it on",
+            "report this model; it should not happen",
+        ),
+        scale.check(
+            "padded on the left, positions not told",
+            pooled_probes(lm, probes, left=True).pooled,
+            "either side will do",
+            "pad on the right, or give position_ids that begin at the first token",
+        ),
+    ]
 
 
 def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tokenizer: Any) -> list[Check]:

@@ -107,9 +107,10 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         torch_dtype=fitted.dtype,
     )
     exported = kind(config)
-    exported.backbone.to(getattr(torch, fitted.dtype)).load_state_dict(model.lm.backbone.state_dict())
-    own = {name: torch.from_numpy(values) for name, values in _head_tensors(arrays, fitted.layers).items()}
-    exported.load_state_dict(own, strict=False)
+    exported.backbone.to(getattr(torch, fitted.dtype))
+    blocks = {f"backbone.{name}": values for name, values in model.lm.backbone.state_dict().items()}
+    head = {name: torch.from_numpy(values) for name, values in _head_tensors(arrays, fitted.layers).items()}
+    exported.load_state_dict(blocks | head)
     return exported.eval()
 
 

@@ -96,11 +96,10 @@ class SparseRMForSequenceClassification(PreTrainedModel):
             return_dict: false gives a tuple.
 
         Returns:
-            `logits` (rows, 1) in float32.
+            `logits` (rows, 1) in float32; NaN for an empty response, which has no score.
 
         Raises:
-            ValueError: it cannot be told where a response begins, a response is empty, or several rows come
-                without a mask.
+            ValueError: it cannot be told where a response begins, or several rows come without a mask.
 
         """
         if attention_mask is None:
@@ -109,9 +108,13 @@ class SparseRMForSequenceClassification(PreTrainedModel):
                     "several conversations need an attention_mask: padding cannot be told from text"
                 )
             attention_mask = torch.ones_like(input_ids)
-        rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        features = self.features([self.split(ids) for ids in rows])
-        logits = self.reward_head((features - self.mean) / self.std)
+        kept = (ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True))
+        rows = [self.split(ids) for ids in kept]
+        answered = [place for place, (_, response) in enumerate(rows) if response]
+        logits = torch.full((len(rows), 1), torch.nan, device=self.mean.device)
+        if answered:
+            features = self.features([rows[place] for place in answered])
+            logits[answered] = self.reward_head((features - self.mean) / self.std).float()
         return SequenceClassifierOutput(logits=logits) if return_dict is not False else (logits,)
 
     def split(self, ids: list[int]) -> tuple[list[int], list[int]]:
@@ -121,7 +124,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         in `sparserm`; the end of the turn belongs to neither.
 
         Raises:
-            ValueError: there is no header, or nothing after it.
+            ValueError: there is no header.
 
         """
         ids = self._with_one_bos(ids)
@@ -138,10 +141,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
                 break
             start += 1
         endings = (len(one) for one in self.config.endings if ids[start:][-len(one) :] == one)
-        response = ids[start : len(ids) - next(endings, 0)]
-        if not response:
-            raise ValueError("no response: expected a token after the last turn's header, found none")
-        return ids[:start], response
+        return ids[:start], ids[start : len(ids) - next(endings, 0)]
 
     def features(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
         """Return the projections (rows, layers x poolings x directions) of prompts with responses."""

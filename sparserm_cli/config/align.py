@@ -99,5 +99,7 @@ class DoctorConfig(StageConfig):
         super().__post_init__()
         if self.layer is not None and self.reward is not None:
             raise UsageError("--layer", "no layer, since --reward has its own", "both", "leave one out")
+        if self.template is not None and self.reward is not None:
+            raise UsageError("--template", "none, since --reward has its own", "both", "leave one out")
         if self.template == "raw":
             raise UsageError("--template", "a Jinja file", "raw", "leave it out: raw is tried anyway")

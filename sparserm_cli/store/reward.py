@@ -189,7 +189,7 @@ def write_reward(path: Path, files: RewardFiles) -> RewardFiles:
     with building_folder(path, sum(one.nbytes for one in [*model.values(), *controls.values()])) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
-        told = _config_json(config, list(files.controls))
+        told = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
         write_atomic(part / _CARD, card(told["reward"]).encode())
         write_sealed(part / CONFIG, {**told, "files": files_to_json(inventory(part))})
     return replace(files, config=config)
@@ -289,13 +289,8 @@ def _digest(*groups: Mapping[str, np.ndarray]) -> str:
     return hasher.hexdigest()
 
 
-def _config_json(config: RewardConfig, controls: Sequence[str]) -> dict[str, Any]:
-    """Return the JSON of config.json."""
-    return {**config.lineage.to_json(), "controls": list(controls), "reward": config.to_json()}
-
-
 def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:
-    """Read what `_config_json` wrote."""
+    """Read what `to_json` gave."""
     known = {one.name for one in fields(RewardConfig)}
     told = {name: item for name, item in value.items() if name in known}
     lists = {name: tuple(value[name]) for name in ("layers", "hook_names")}

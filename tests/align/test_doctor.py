@@ -28,9 +28,9 @@ def test_drift_is_counted_in_the_spread_between_responses(tiny_model):
     right, found = (
         {1: {"mean": np.array(rows, np.float32)}} for rows in ([[0, 0], [2, 0]], [[0, 0], [2, 0.5]])
     )
-    check = _Scale(Subject(identity, (1,), None, 1.0), right, [0, 0]).check("moved", found, "fine", "set it")
+    check = _Scale(Subject(identity, (1,), None), right, [0, 0]).check("moved", found, "fine", "set it")
     assert check == ("moved", 0.5, 0.25, None, None, "set it")
-    same = _Scale(Subject(identity, (1,), None, 1.0), right, [0, 0]).check("same", right, "fine", "set it")
+    same = _Scale(Subject(identity, (1,), None), right, [0, 0]).check("same", right, "fine", "set it")
     assert same == ("same", 0.0, 0.0, None, None, "fine")
 
 
@@ -38,7 +38,7 @@ def test_scores_drift_in_their_own_spread_and_turn_round(tiny_model):
     """A head that reads the first number: scores 0 and 2 become 3 and 2, with a spread of 4."""
     identity = resolve_model(str(tiny_model()))
     right, found = ({1: {"mean": np.array(rows, np.float32)}} for rows in ([[0], [2]], [[3], [2]]))
-    subject = Subject(identity, (1,), lambda pooled: pooled[1]["mean"][:, 0], 4.0)
+    subject = Subject(identity, (1,), None, lambda pooled: pooled[1]["mean"][:, 0], 4.0)
     check = _Scale(subject, right, [0, 0]).check("moved", found, "", "")
     assert (check.score_drift, check.flips) == (0.75, 1)
     apart = _Scale(subject, right, [0, 1]).check("moved", found, "", "")
@@ -49,7 +49,7 @@ def test_what_is_not_finite_is_no_small_drift(tiny_model):
     """NaN counts as infinitely far."""
     identity = resolve_model(str(tiny_model()))
     right, found = ({1: {"mean": np.array(rows, np.float32)}} for rows in ([[0], [2]], [[0], [np.nan]]))
-    check = _Scale(Subject(identity, (1,), None, 1.0), right, [0, 0]).check("", found, "fine", "set it")
+    check = _Scale(Subject(identity, (1,), None), right, [0, 0]).check("", found, "fine", "set it")
     assert (check.drift, check.advice) == (np.inf, "set it")
 
 
@@ -93,6 +93,7 @@ def test_a_reward_model_tells_what_scores_do(fitted_run, tiny_model, tmp_path):
             {"layer": (1,), "reward": "r"},
             "--layer: expected no layer, since --reward has its own, found both",
         ),
+        ({"template": "t", "reward": "r"}, "--template: expected none, since --reward has its own"),
         ({"template": "raw"}, "--template: expected a Jinja file, found raw"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sparserm_cli import RewardModel
 from sparserm_cli.align.export_hf import build, check_boundaries, export_hf
 from sparserm_cli.config import EvaluateConfig, ExportConfig
+from sparserm_cli.data.conversation import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.identity import load_tokenizer
 from sparserm_cli.store.reward import read_reward
@@ -117,15 +119,71 @@ def test_ends_of_a_turn_are_no_part_of_the_response(loaded):
 
 
 def test_what_cannot_be_told_is_refused(loaded):
-    """No header, nothing after it, several rows without a mask: an error, never a guess."""
+    """No header, or several rows without a mask: an error, never a guess."""
     model, _ = loaded
     header = model.config.header
     with pytest.raises(ValueError, match=r"no response: expected the tokens .* of the chat template"):
         model(torch.tensor([[1, 2, 3]]))
-    with pytest.raises(ValueError, match="expected a token after the last turn's header, found none"):
-        model(torch.tensor([[9, *header, *model.config.endings[0]]]))
     with pytest.raises(ValueError, match="several conversations need an attention_mask"):
         model(torch.tensor([[9, *header, 5], [9, *header, 6]]))
+
+
+def test_row_23_an_empty_response_has_no_score(loaded):
+    """It is NaN, and the others in its batch are not."""
+    model, _ = loaded
+    header, (longest, *_) = model.config.header, model.config.endings
+    rows = torch.tensor([[9, *header, *longest], [9, *header, 5, *longest[:-1]]])
+    with torch.no_grad():
+        logits = model(rows, torch.ones_like(rows)).logits[:, 0]
+        alone = model(rows[1:]).logits[0, 0]
+    assert logits.isnan().tolist() == [True, False]
+    torch.testing.assert_close(logits[1], alone)
+
+
+@pytest.mark.filterwarnings("ignore")  # other people's code
+def test_trl_takes_it_as_a_reward_model(fitted_run, loaded, tiny_model: Callable, tmp_path):
+    """GRPOTrainer calls it as a module, and gets the library's scores of the same conversations."""
+    if find_spec("trl") is None:
+        pytest.skip("the extra `align` is not installed: no trl")
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    exported, tokenizer = loaded
+    seen: list[tuple[str, float]] = []
+
+    def remember(_module: object, _inputs: object, asked: dict, found: object) -> None:
+        for ids, mask, score in zip(asked["input_ids"], asked["attention_mask"], found.logits, strict=True):
+            seen.append((tokenizer.decode(ids[mask.bool()]), score.item()))
+
+    handle = exported.register_forward_hook(remember, with_kwargs=True)
+    args = GRPOConfig(
+        output_dir=str(tmp_path),
+        max_steps=2,
+        per_device_train_batch_size=4,
+        num_generations=4,
+        max_completion_length=6,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    asked = [[{"role": "user", "content": text}] for text in ("Question 1?", "Question 2?")]
+    trainer = GRPOTrainer(
+        model=str(tiny_model("llama", seed=3)),
+        reward_funcs=exported,
+        reward_processing_classes=tokenizer,
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": asked}),
+    )
+    trainer.train()
+    handle.remove()
+    assert trainer.state.global_step == 2
+    model = RewardModel.load(fitted_run / "reward")
+    cuts = [ConversationText(model.template).cut(text) for text, _ in seen]
+    scores = model.score([cut.prompt for cut in cuts], [cut.response for cut in cuts])
+    assert len(seen) == 8
+    np.testing.assert_allclose([score for _, score in seen], scores, atol=1e-4)
 
 
 def test_boundaries_are_checked_before_anything_is_written(fitted_run):
