@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from sparserm_cli.errors import SparseRMError
-from sparserm_cli.store.comparison import comparison_path, read_comparison
+from sparserm_cli.store.results import COMPARISON
 from sparserm_cli.study.compare_tables import markdown
 
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="file name without ending for the JSON and the Markdown")
     options = parser.parse_args()
     try:
-        found = [read_comparison(comparison_path(run)) for run in options.runs]
+        found = [COMPARISON.read(COMPARISON.path(run)) for run in options.runs]
     except SparseRMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

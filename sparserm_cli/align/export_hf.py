@@ -22,8 +22,8 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.default import HUB_ID as DEFAULT_MODEL_HUB_ID
 from sparserm_cli.models.identity import HUB_NAME, load_tokenizer
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.store.evaluation import evaluation_path, read_evaluation
 from sparserm_cli.store.files import building_folder
+from sparserm_cli.store.results import EVALUATION
 from sparserm_cli.store.reward import POOLINGS, reward_path, write_reward
 from sparserm_cli.store.reward_card import hub_card
 
@@ -156,8 +156,8 @@ def _card(model: RewardModel, config: ExportConfig) -> str:
     base = config.base_model or {DEFAULT_MODEL: DEFAULT_MODEL_HUB_ID}.get(fitted.model, fitted.model)
     if not HUB_NAME.fullmatch(base) or "/" not in base:
         raise UsageError("--base-model", "the hub id of the language model", repr(base), "give it")
-    path = evaluation_path(config.run)
-    measured = read_evaluation(path) if path.exists() else None
+    path = EVALUATION.path(config.run)
+    measured = EVALUATION.read(path) if path.exists() else None
     if measured is not None and measured["reward"] != fitted.lineage.digest:
         measured = None
     return hub_card(

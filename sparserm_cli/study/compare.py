@@ -17,8 +17,8 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae_check import SAEQuality
 from sparserm_cli.stages.encode_units import load_and_sample, unit_activations
 from sparserm_cli.store.activations import ActivationsReader, capture_path
-from sparserm_cli.store.comparison import comparison_path, write_comparison
 from sparserm_cli.store.features import FeaturesReader, features_path
+from sparserm_cli.store.results import COMPARISON
 from sparserm_cli.study import lineup
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate
 from sparserm_cli.study.lora import missing_packages
@@ -97,8 +97,8 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
         for layer, quality in _sae_qualities(folders[one]).items():
             facts[str(layer)]["explained_variance"] = quality.explained_variance
     # 3. The whole appears or nothing does.
-    path = comparison_path(config.run)
-    write_comparison(path, found)
+    path = COMPARISON.path(config.run)
+    COMPARISON.write(path, found)
     return CompareSummary(path, found, time.monotonic() - begun)
 
 

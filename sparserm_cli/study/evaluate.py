@@ -17,7 +17,7 @@ from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.score import load_reward, pooled_windows, responses_reader
-from sparserm_cli.store.evaluation import evaluation_path, write_evaluation
+from sparserm_cli.store.results import EVALUATION
 from sparserm_cli.study.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 
 
@@ -76,8 +76,8 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         **RULES[config.benchmark](rows, names),
         **calibrated(rows),
     }
-    path = Path(config.output) if config.output else evaluation_path(config.run)
-    write_evaluation(path, metrics)
+    path = Path(config.output) if config.output else EVALUATION.path(config.run)
+    EVALUATION.write(path, metrics)
     return EvaluateSummary(path, config.benchmark, metrics, time.monotonic() - begun)
 
 

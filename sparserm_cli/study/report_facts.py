@@ -14,12 +14,11 @@ from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
 from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.chain import COMPLETE, Artifact
-from sparserm_cli.store.comparison import comparison_path, read_comparison
 from sparserm_cli.store.directions import Directions, read_directions
-from sparserm_cli.store.evaluation import evaluation_path, read_evaluation
 from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.store.frequency import Frequency, read_frequency
 from sparserm_cli.store.lineage import check_parent
+from sparserm_cli.store.results import COMPARISON, EVALUATION
 from sparserm_cli.store.reward import RewardFiles, read_reward, reward_path
 from sparserm_cli.store.status import status
 
@@ -146,10 +145,10 @@ def _fitted_here(
 
 def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Missing:
     """Read the evaluation, which must be of this reward model."""
-    path = config.evaluation or evaluation_path(config.run)
+    path = config.evaluation or EVALUATION.path(config.run)
     if not path.is_file():
         return Missing("no held-out evaluation: run `sparserm evaluate FILE` first")
-    found = read_evaluation(path)
+    found = EVALUATION.read(path)
     if isinstance(reward, Missing):
         return reward
     if found.get("reward") != reward.config.lineage.digest:
@@ -159,8 +158,8 @@ def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Mi
 
 def _comparison(config: ReportConfig) -> Any | Missing:
     """Read the comparison, if there is one."""
-    path = config.comparison or comparison_path(config.run)
-    return read_comparison(path) if path.is_file() else Missing("no comparison")
+    path = config.comparison or COMPARISON.path(config.run)
+    return COMPARISON.read(path) if path.is_file() else Missing("no comparison")
 
 
 def _tokenizer(config: ReportConfig, capture: ActivationsReader | Missing) -> Any | Missing:

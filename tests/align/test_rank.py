@@ -116,9 +116,10 @@ def test_row_05_a_killed_run_goes_on_where_it_was(fitted_run, tmp_path, monkeypa
 
 def test_known_scores_are_not_computed_again(fitted_run, tmp_path, monkeypatch):
     """The second command on the same file needs no model."""
-    ranked(fitted_run, tmp_path, GROUPS[:2])
+    _, first = ranked(fitted_run, tmp_path, GROUPS[:2])
     monkeypatch.setattr(scored_module, "load_reward", None)
-    ranked(fitted_run, tmp_path, GROUPS[:2])
+    _, again = ranked(fitted_run, tmp_path, GROUPS[:2])
+    assert again == first
 
 
 def test_data_that_change_meanwhile_are_noticed(fitted_run, tmp_path):

@@ -170,7 +170,7 @@ def test_the_card_may_be_missing(tmp_path: Path):
     """It is for people only."""
     write_reward(tmp_path / "reward", files())
     (tmp_path / "reward" / "README.md").unlink()
-    read_reward(tmp_path / "reward")
+    assert read_reward(tmp_path / "reward").config.model == files().config.model
 
 
 @pytest.mark.parametrize("name", FILES)

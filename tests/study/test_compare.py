@@ -13,7 +13,7 @@ import sparserm_planted as planted
 from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae_check import SAEQuality
-from sparserm_cli.store.comparison import comparison_path, read_comparison
+from sparserm_cli.store.results import COMPARISON
 from sparserm_cli.study import lineup
 from sparserm_cli.study.compare import compare, compare_samples
 from sparserm_cli.study.compare_tables import markdown
@@ -96,8 +96,8 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     summary = compare(
         CompareConfig(run=tmp_path / "mine", quick=True, top_k=(2,), folds=2), progress=quiet, note=quiet
     )
-    assert summary.path == comparison_path(tmp_path / "mine")
-    stored = read_comparison(summary.path)
+    assert summary.path == COMPARISON.path(tmp_path / "mine")
+    stored = COMPARISON.read(summary.path)
     assert stored["runs"] == json.loads(json.dumps(summary.found["runs"]))
     assert stored["protocol"]["top_k"] == [2]
     assert set(stored["runs"]["mine"]["sweeps"]) == {"directions", "methods"}

@@ -18,11 +18,10 @@ from plotly.offline import get_plotlyjs
 from sparserm_cli.config import EvaluateConfig, ReportConfig
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
 from sparserm_cli.store.activations import ActivationsReader, capture_path
-from sparserm_cli.store.comparison import comparison_path, write_comparison
 from sparserm_cli.store.directions import directions_path
-from sparserm_cli.store.evaluation import evaluation_path, write_evaluation
 from sparserm_cli.store.features import features_path
 from sparserm_cli.store.frequency import frequency_path
+from sparserm_cli.store.results import COMPARISON, EVALUATION
 from sparserm_cli.store.reward import read_reward, reward_path
 from sparserm_cli.study.evaluate import evaluate
 from sparserm_cli.study.report import ReportSummary, report
@@ -136,7 +135,7 @@ def test_every_section_and_figure_is_there(whole: Path) -> None:
 
 def test_headline_is_the_held_out_accuracy_beside_the_best_control(whole: Path) -> None:
     """The numbers are those of evaluation.json, the tables name every scorer."""
-    scorers = json.loads(evaluation_path(whole).read_text())["scorers"]
+    scorers = json.loads(EVALUATION.path(whole).read_text())["scorers"]
     text = " ".join(page_of(whole).text.split())
     own = scorers["reward"]
     interval = f"{100 * own['low']:.1f} to {100 * own['high']:.1f} %"
@@ -209,7 +208,7 @@ def test_report_is_the_same_twice_but_for_its_date(whole: Path, tmp_path: Path) 
 
 def test_without_evaluation_the_validation_pairs_lead(run: Path) -> None:
     """And the page says what to run."""
-    evaluation_path(run).unlink()
+    EVALUATION.path(run).unlink()
     summary, page = do(run), page_of(run)
     assert summary.missing == {"evaluation": "no held-out evaluation: run `sparserm evaluate FILE` first"}
     assert "Not shown: no held-out evaluation" in page.text
@@ -218,22 +217,22 @@ def test_without_evaluation_the_validation_pairs_lead(run: Path) -> None:
 
 def test_evaluation_of_another_reward_model_is_not_shown(run: Path) -> None:
     """Its figures would stand beside the wrong directions."""
-    told = json.loads(evaluation_path(run).read_text())
+    told = json.loads(EVALUATION.path(run).read_text())
     del told["seal"]
-    write_evaluation(evaluation_path(run), {**told, "reward": "another"})
+    EVALUATION.write(EVALUATION.path(run), {**told, "reward": "another"})
     assert do(run).missing == {
-        "evaluation": f"{evaluation_path(run)} is of another reward model: run `sparserm evaluate FILE` again"
+        "evaluation": f"{EVALUATION.path(run)} is of another reward model: run `sparserm evaluate FILE` again"
     }
 
 
 def test_calibration_and_length_on_held_out_pairs_come_first(run: Path) -> None:
     """What `evaluate` measured stands before what the fitted pairs show."""
-    told = json.loads(evaluation_path(run).read_text())
+    told = json.loads(EVALUATION.path(run).read_text())
     del told["seal"]
     accuracy = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "pairs": 9, "prompts": 9, "ties": 0}
     measured = {"bins": [{"confidence": 0.75, "right": accuracy}], "error": 0.25}
     lengths = {**told["length_bias"], "correlation": 0.43}
-    write_evaluation(evaluation_path(run), {**told, "reliability": measured, "length_bias": lengths})
+    EVALUATION.write(EVALUATION.path(run), {**told, "reliability": measured, "length_bias": lengths})
     do(run)
     page = page_of(run)
     assert "Expected calibration error on held-out pairs: 25.0 %." in page.text
@@ -246,7 +245,7 @@ def test_calibration_and_length_on_held_out_pairs_come_first(run: Path) -> None:
 @pytest.mark.parametrize("benchmark", ["rm-bench", "reward-bench-2"])
 def test_other_benchmarks_have_their_tables(benchmark: str, run: Path) -> None:
     """Hard, normal, easy; or a column a subset."""
-    told = json.loads(evaluation_path(run).read_text())
+    told = json.loads(EVALUATION.path(run).read_text())
     del told["seal"]
     if benchmark == "rm-bench":
         parts = {"hard": 0.25, "normal": 0.5, "easy": 0.75}
@@ -257,7 +256,7 @@ def test_other_benchmarks_have_their_tables(benchmark: str, run: Path) -> None:
         one = {"subsets": {"factuality": 0.625}, "score": 0.625}
         expected = ["factuality", "score", "62.5 %", "31.0 to 71.0 %"]
     scorers = {name: {**one, "low": 0.31, "high": 0.71} for name in told["scorers"]}
-    write_evaluation(evaluation_path(run), {**told, "benchmark": benchmark, "scorers": scorers})
+    EVALUATION.write(EVALUATION.path(run), {**told, "benchmark": benchmark, "scorers": scorers})
     assert do(run).missing == {}
     text = page_of(run).text
     assert f"by the rules of {benchmark}" in text
@@ -293,7 +292,7 @@ def test_a_capture_alone_is_a_report(run: Path) -> None:
     for path in (features_path(run), directions_path(run), reward_path(run)):
         shutil.rmtree(path)
     frequency_path(run).unlink()
-    evaluation_path(run).unlink()
+    EVALUATION.path(run).unlink()
     missing = do(run).missing
     assert "run `sparserm frequency` first" in missing["frequencies"]
     assert "run `sparserm select` first" in missing["directions"]
@@ -359,7 +358,7 @@ def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
         },
     }
     told = {"protocol": {"folds": 5}, "runs": {"my run/é": one}}
-    write_comparison(comparison_path(run), told)
+    COMPARISON.write(COMPARISON.path(run), told)
     assert do(run).missing == {}
     page = page_of(run)
     assert "comparison" in page.ids()

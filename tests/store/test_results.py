@@ -1,4 +1,4 @@
-"""comparison.json: read back as it was, refused when changed or newer."""
+"""comparison.json and evaluation.json: read back as they were, refused when changed or newer."""
 
 import json
 from pathlib import Path
@@ -6,26 +6,28 @@ from pathlib import Path
 import pytest
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.comparison import comparison_path, read_comparison, write_comparison
 from sparserm_cli.store.files import write_sealed
+from sparserm_cli.store.results import COMPARISON, EVALUATION, Results
 
 FOUND = {"protocol": {"folds": 5}, "runs": {"one": {"pairs": 3}}}
 
 
-def test_a_comparison_reads_back(tmp_path: Path) -> None:
-    """With its type and version, in a folder that was not there."""
-    path = comparison_path(tmp_path / "new")
-    write_comparison(path, FOUND)
-    assert read_comparison(path) == {"type": "comparison", "version": 1, **FOUND}
+@pytest.mark.parametrize("kind", [EVALUATION, COMPARISON])
+def test_results_read_back(kind: Results, tmp_path: Path) -> None:
+    """With their type and version, in a folder that was not there."""
+    path = kind.path(tmp_path / "new")
+    assert path.name == f"{kind.type}.json"
+    kind.write(path, FOUND)
+    assert kind.read(path) == {"type": kind.type, "version": 1, **FOUND}
 
 
 def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     """A digit that another program wrote."""
-    path = comparison_path(tmp_path)
-    write_comparison(path, FOUND)
+    path = COMPARISON.path(tmp_path)
+    COMPARISON.write(path, FOUND)
     path.write_text(path.read_text().replace('"pairs": 3', '"pairs": 4'))
     with pytest.raises(CorruptStoreError, match="seal"):
-        read_comparison(path)
+        COMPARISON.read(path)
 
 
 @pytest.mark.parametrize(
@@ -36,4 +38,4 @@ def test_another_format_is_refused(change: dict[str, object], message: str, tmp_
     write_sealed(tmp_path / "c.json", {"type": "comparison", "version": 1, **change})
     assert json.loads((tmp_path / "c.json").read_text())["seal"]
     with pytest.raises(IncompatibleError, match=message):
-        read_comparison(tmp_path / "c.json")
+        COMPARISON.read(tmp_path / "c.json")
