@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -214,8 +215,15 @@ def building_folder(final: Path, needed: int = 0) -> Iterator[Path]:
             yield part
             replace_folder(part, final)
         except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
+            _discard(part)
             raise
+
+
+def _discard(part: Path) -> None:
+    """Remove a folder that could not be finished; zarr's threads may write into it for a moment longer."""
+    for _ in range(5):
+        shutil.rmtree(part, ignore_errors=True)
+        time.sleep(0.02)
 
 
 def replace_folder(built: Path, final: Path) -> None:
