@@ -130,6 +130,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def percent(value: float, digits: int = 1) -> str:
+    """Write a share as a percentage; "" for NaN."""
+    return "" if math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
 def _silent(done: int, total: int) -> None:
     """Show nothing."""
 

@@ -4,8 +4,9 @@ from typing import Annotated
 
 import typer
 
-from sparserm_cli.cli import extract_options, reports
+from sparserm_cli.cli import extract_options
 from sparserm_cli.cli import options as opt
+from sparserm_cli.cli import spine_reports as reports
 from sparserm_cli.config import (
     DEFAULT_RUN,
     EncodeConfig,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sparserm_cli.cli import align_reports, chain_reports, reports, train_options, use
+from sparserm_cli.cli import align_reports, chain_reports, spine_reports, train_options, use
 from sparserm_cli.cli import options as opt
 from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_RUN, ExportConfig, StageConfig
 from sparserm_cli.models.sae_recipe import SAERecipe
@@ -70,7 +70,7 @@ def train_sae(
             run=settings.run,
             progress=progress,
         )
-    reports.train_sae(out, made)
+    spine_reports.train_sae(out, made)
 
 
 def export(

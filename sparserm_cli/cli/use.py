@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import reports
+from sparserm_cli.cli import use_reports as reports
 from sparserm_cli.config import DEFAULT_RUN, EvaluateConfig, ScoreConfig
 
 FileArgument = Annotated[

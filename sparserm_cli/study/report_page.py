@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.console import percent
 from sparserm_cli.store.files import building_file, make_folder
 from sparserm_cli.study.calibration import LengthBias
 from sparserm_cli.study.report_facts import Missing
@@ -23,7 +24,6 @@ from sparserm_cli.study.report_tables import (
     DirectionRow,
     WrongPair,
     interval,
-    percent,
 )
 
 _TEMPLATE, _STYLE, _SCRIPT = "report.html.jinja", "report.css", "report.js"

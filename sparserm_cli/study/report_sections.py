@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli import __version__
+from sparserm_cli.console import percent
 from sparserm_cli.store.chain import CORRUPT, INCOMPATIBLE, STALE
 from sparserm_cli.store.frequency import Frequency
 from sparserm_cli.store.reward import Metric, RewardConfig
@@ -25,7 +26,6 @@ from sparserm_cli.study.report_tables import (
     evaluation_table,
     fit_table,
     interval,
-    percent,
     provenance,
     wrong_pairs,
 )

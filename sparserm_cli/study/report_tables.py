@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from sparserm_cli.console import percent
 from sparserm_cli.store.chain import Artifact
 from sparserm_cli.store.directions import Directions
 from sparserm_cli.store.reward import POOLINGS, Metric, RewardFiles
@@ -222,11 +223,6 @@ def provenance(artifacts: Sequence[Artifact]) -> Iterator[ArtifactRow]:
         parents = tuple((name, parent.digest) for name, parent in one.lineage.parents.items())
         settings = tuple((field, _shown(value)) for field, value in one.lineage.identity.items())
         yield ArtifactRow(one.name, one.state, one.detail, one.lineage.digest, parents, settings)
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """Write a share as a percentage; "" for NaN."""
-    return "" if np.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def interval(low: float, high: float) -> str:

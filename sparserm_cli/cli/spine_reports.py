@@ -1,9 +1,8 @@
-"""What a command says when it is done: one function a command, words for people, the same facts as JSON."""
+"""What the stages say when they are done: words for people, the same facts as JSON."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparserm_cli.console import Output, duration, size
+from sparserm_cli.console import Output, duration, percent, size
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode import EncodeSummary
@@ -11,10 +10,8 @@ if TYPE_CHECKING:
     from sparserm_cli.stages.extract import ExtractSummary
     from sparserm_cli.stages.fit import FitSummary
     from sparserm_cli.stages.frequency import FrequencySummary
-    from sparserm_cli.stages.score import ScoreSummary
     from sparserm_cli.stages.select import SelectSummary
     from sparserm_cli.stages.train_sae import TrainSAEResult
-    from sparserm_cli.study.evaluate import EvaluateSummary
 
 SHOWN_DIRECTIONS = 5
 """Directions a side and layer that `select` shows."""
@@ -161,7 +158,7 @@ def select(out: Output, summary: "SelectSummary") -> None:
     for layer, one in layers.items():
         for side, name in ((1, "preferred"), (-1, "dispreferred")):
             for row in [row for row in range(len(one.side)) if one.side[row] == side][:SHOWN_DIRECTIONS]:
-                rates = _percent(one.rate_chosen[row]), _percent(one.rate_rejected[row])
+                rates = percent(one.rate_chosen[row]), percent(one.rate_rejected[row])
                 numbers = f"{one.statistic[row]:+.4f}", f"{one.q[row]:.1g}"
                 rows.append([name, str(layer), str(one.feature[row]), *rates, *numbers])
     title = f"{summary.path}: {summary.top_k} directions a side by {summary.by}; the strongest of each side"
@@ -184,7 +181,7 @@ def fit(out: Output, summary: "FitSummary") -> None:
     trained = f"{config.training['train_pairs']:,} pairs of {config.training['train_prompts']:,} prompts"
     title = f"{summary.path}: trained on {trained}; on {pairs:,} validation pairs:"
     rows = [
-        [one.scorer, _percent(one.accuracy), f"{_percent(one.low)} to {_percent(one.high)}", str(one.ties)]
+        [one.scorer, percent(one.accuracy), f"{percent(one.low)} to {percent(one.high)}", str(one.ties)]
         for one in metrics
     ]
     out.table(data, title, ["scorer", "accuracy", "95 % interval", "ties"], rows)
@@ -208,100 +205,3 @@ def train_sae(out: Output, result: "TrainSAEResult") -> None:
     title = f"{result.folder}: trained on {result.rows:,} tokens in {duration(result.seconds)}"
     out.table(data, title, ["tokens", "explained variance", "L0", "dead latents", "n"], rows)
     out.note(f"next: sparserm encode --sae {result.folder}")
-
-
-def score(out: Output, summary: "ScoreSummary") -> None:
-    """Tell what was scored; on stderr where the scores themselves are on stdout."""
-    data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
-    rows = f"{summary.read:,} rows read: {summary.accepted:,} accepted, {summary.rejected:,} rejected"
-    scored = f"{summary.responses:,} responses scored in {duration(summary.seconds)}"
-    spread = f"mean {summary.mean:+.3f}, standard deviation {summary.std:.3f}"
-    left_out = f", {summary.abstained:,} abstained from" if summary.abstained else ""
-    text = f"{rows}\n{summary.output}: {scored}, {spread}{left_out}"
-    if summary.output == "-":
-        out.note(text)
-    else:
-        out.result(data, text)
-
-
-def evaluate(out: Output, summary: "EvaluateSummary") -> None:
-    """Show the accuracy of the reward model above that of its controls."""
-    metrics = summary.metrics
-    data = {"path": str(summary.path), **metrics, "seconds": round(summary.seconds, 3)}
-    rows_told = "{rows_read:,} rows read: {rows_accepted:,} accepted, {rows_rejected:,} rejected".format(
-        **metrics
-    )
-    scorers = metrics["scorers"]
-    if summary.benchmark == "pairs":
-        columns = ["scorer", "accuracy", "95 % interval", "reward less this", "ties"]
-        title = f"{metrics['pairs']:,} pairs of {scorers['reward']['prompts']:,} prompts"
-        rows = [_pair_row(name, told) for name, told in scorers.items()]
-    elif summary.benchmark == "rm-bench":
-        columns, title = (
-            ["scorer", "hard", "normal", "easy", "total", "95 % interval"],
-            f"RM-Bench, {metrics['rows']:,} prompts",
-        )
-        parts = ("hard", "normal", "easy")
-        rows = []
-        for name, told in scorers.items():
-            domains = told["domains"].values()
-            means = [sum(one[part] for one in domains) / len(domains) for part in parts]
-            rows.append([name, *map(_percent, means), _percent(told["total"]), _interval(told)])
-    else:
-        subsets = list(metrics["prompts"])
-        columns = ["scorer", *subsets, "score", "95 % interval"]
-        title = f"RewardBench 2, {metrics['rows']:,} prompts"
-        rows = [
-            [
-                name,
-                *(_percent(told["subsets"][one]) for one in subsets),
-                _percent(told["score"]),
-                _interval(told),
-            ]
-            for name, told in scorers.items()
-        ]
-    out.note(rows_told)
-    out.table(data, title, columns, rows)
-    if not out.as_json:
-        out.result({}, _calibrated(metrics))
-    out.note(f"written to {summary.path}")
-
-
-def _calibrated(metrics: Mapping[str, Any]) -> str:
-    """Tell what confidence is worth, and what length has to do with the reward."""
-    error, bias = metrics["reliability"]["error"], metrics["length_bias"]
-    parts = [
-        f"{name} chosen {_percent(bias[name]['accuracy'])} right ({bias[name]['pairs']:,} pairs)"
-        for name in ("longer", "shorter")
-        if bias[name]["pairs"]
-    ]
-    correlation = bias["correlation"]
-    told = "none: one of them is constant" if correlation is None else f"{correlation:+.2f}"
-    return "\n".join(
-        [
-            f"calibration: confidence and accuracy are {100 * error:.1f} points apart on average",
-            "length: " + ", ".join([f"rank correlation with the margin {told}", *parts]),
-        ]
-    )
-
-
-def _pair_row(name: str, told: Mapping[str, Any]) -> list[str]:
-    """Return the cells of one scorer's pair accuracy."""
-    gap = told.get("reward_less_this")
-    shown = "" if gap is None else f"{_points(gap['value'])} [{_points(gap['low'])}, {_points(gap['high'])}]"
-    return [name, _percent(told["accuracy"]), _interval(told), shown, str(told["ties"])]
-
-
-def _interval(told: Mapping[str, Any]) -> str:
-    """Write the ends of an interval."""
-    return f"{_percent(told['low'])} to {_percent(told['high'])}"
-
-
-def _points(value: float) -> str:
-    """Write a difference of shares in percentage points."""
-    return f"{100 * value:+.1f}"
-
-
-def _percent(value: float) -> str:
-    """Write a share as a percentage with one decimal."""
-    return f"{100 * value:.1f} %"

@@ -1,0 +1,102 @@
+"""What `score` and `evaluate` say when they are done: words for people, the same facts as JSON."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sparserm_cli.console import Output, duration, percent
+
+if TYPE_CHECKING:
+    from sparserm_cli.stages.score import ScoreSummary
+    from sparserm_cli.study.evaluate import EvaluateSummary
+
+
+def score(out: Output, summary: "ScoreSummary") -> None:
+    """Tell what was scored; on stderr where the scores themselves are on stdout."""
+    data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
+    rows = f"{summary.read:,} rows read: {summary.accepted:,} accepted, {summary.rejected:,} rejected"
+    scored = f"{summary.responses:,} responses scored in {duration(summary.seconds)}"
+    spread = f"mean {summary.mean:+.3f}, standard deviation {summary.std:.3f}"
+    left_out = f", {summary.abstained:,} abstained from" if summary.abstained else ""
+    text = f"{rows}\n{summary.output}: {scored}, {spread}{left_out}"
+    if summary.output == "-":
+        out.note(text)
+    else:
+        out.result(data, text)
+
+
+def evaluate(out: Output, summary: "EvaluateSummary") -> None:
+    """Show the accuracy of the reward model above that of its controls."""
+    metrics = summary.metrics
+    data = {"path": str(summary.path), **metrics, "seconds": round(summary.seconds, 3)}
+    rows_told = "{rows_read:,} rows read: {rows_accepted:,} accepted, {rows_rejected:,} rejected".format(
+        **metrics
+    )
+    scorers = metrics["scorers"]
+    if summary.benchmark == "pairs":
+        columns = ["scorer", "accuracy", "95 % interval", "reward less this", "ties"]
+        title = f"{metrics['pairs']:,} pairs of {scorers['reward']['prompts']:,} prompts"
+        rows = [_pair_row(name, told) for name, told in scorers.items()]
+    elif summary.benchmark == "rm-bench":
+        columns, title = (
+            ["scorer", "hard", "normal", "easy", "total", "95 % interval"],
+            f"RM-Bench, {metrics['rows']:,} prompts",
+        )
+        parts = ("hard", "normal", "easy")
+        rows = []
+        for name, told in scorers.items():
+            domains = told["domains"].values()
+            means = [sum(one[part] for one in domains) / len(domains) for part in parts]
+            rows.append([name, *map(percent, means), percent(told["total"]), _interval(told)])
+    else:
+        subsets = list(metrics["prompts"])
+        columns = ["scorer", *subsets, "score", "95 % interval"]
+        title = f"RewardBench 2, {metrics['rows']:,} prompts"
+        rows = [
+            [
+                name,
+                *(percent(told["subsets"][one]) for one in subsets),
+                percent(told["score"]),
+                _interval(told),
+            ]
+            for name, told in scorers.items()
+        ]
+    out.note(rows_told)
+    out.table(data, title, columns, rows)
+    if not out.as_json:
+        out.result({}, _calibrated(metrics))
+    out.note(f"written to {summary.path}")
+
+
+def _calibrated(metrics: Mapping[str, Any]) -> str:
+    """Tell what confidence is worth, and what length has to do with the reward."""
+    error, bias = metrics["reliability"]["error"], metrics["length_bias"]
+    parts = [
+        f"{name} chosen {percent(bias[name]['accuracy'])} right ({bias[name]['pairs']:,} pairs)"
+        for name in ("longer", "shorter")
+        if bias[name]["pairs"]
+    ]
+    correlation = bias["correlation"]
+    told = "none: one of them is constant" if correlation is None else f"{correlation:+.2f}"
+    return "\n".join(
+        [
+            f"calibration: confidence and accuracy are {100 * error:.1f} points apart on average",
+            "length: " + ", ".join([f"rank correlation with the margin {told}", *parts]),
+        ]
+    )
+
+
+def _pair_row(name: str, told: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one scorer's pair accuracy."""
+    gap = told.get("reward_less_this")
+    shown = "" if gap is None else f"{_points(gap['value'])} [{_points(gap['low'])}, {_points(gap['high'])}]"
+    return [name, percent(told["accuracy"]), _interval(told), shown, str(told["ties"])]
+
+
+def _interval(told: Mapping[str, Any]) -> str:
+    """Write the ends of an interval."""
+    return f"{percent(told['low'])} to {percent(told['high'])}"
+
+
+def _points(value: float) -> str:
+    """Write a difference of shares in percentage points."""
+    return f"{100 * value:+.1f}"
