@@ -1,7 +1,8 @@
 """The one public way into data: `Reader` yields examples and keeps count of what it read and refused.
 
-Reads: a file or a data set of the hub (`files.open_source`). Memory: one row, plus 8 bytes a pair for
-counting duplicates, plus the first refused rows. accepted + rejected == read at every moment.
+Reads: a file or a data set of the hub (`files.open_source`). Memory: one row, plus the first refused rows,
+plus, of purpose "pairs" alone, 8 bytes a pair for counting duplicates. accepted + rejected == read at every
+moment.
 """
 
 import json
@@ -81,7 +82,7 @@ class Reader:
 
     @property
     def duplicates(self) -> int:
-        """How many pairs (with purpose "responses": prompts with a response) had come before, word for word.
+        """How many pairs had come before, word for word; 0 unless the purpose is "pairs".
 
         Counted as rows are read, so a row that a later step refuses is in it.
         """
@@ -98,7 +99,8 @@ class Reader:
             self.accepted += 1
             example = self._accept(row)
             if example is not None:
-                self._count_pairs(example)
+                if self._purpose == "pairs":
+                    self._count_pairs(example)
                 if row.number > self._after:
                     yield example
         self.require_rows()
@@ -188,10 +190,6 @@ class Reader:
     def _count_pairs(self, example: Example) -> None:
         """Note every pair's hash, and pairs whose two responses are the same."""
         prompt = json.dumps(example.prompt)
-        if self._purpose == "responses":
-            for response in example.responses:
-                self._seen.append(_hash(prompt, response))
-            return
         for good, side in zip(example.responses, example.sides, strict=True):
             for bad, other in zip(example.responses, example.sides, strict=True):
                 if side == CHOSEN and other == REJECTED:
