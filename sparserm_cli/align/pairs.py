@@ -19,6 +19,7 @@ from sparserm_cli.align.scored import Refused, Scored, score_file
 from sparserm_cli.config import Note, PairsConfig, Progress
 from sparserm_cli.data.example import CHOSEN, REJECTED, Example, plain_prompt
 from sparserm_cli.data.template import RAW, raw_transcript
+from sparserm_cli.store.json_lines import writing_lines
 from sparserm_cli.store.preferences import (
     REASONS,
     Messages,
@@ -26,7 +27,6 @@ from sparserm_cli.store.preferences import (
     audit_line,
     audit_path,
     pairs_path,
-    writing_audit,
     writing_pairs,
 )
 
@@ -99,7 +99,7 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     kept = longer = 0
     margin = 0.0
     with ExitStack() as files:
-        tell = files.enter_context(writing_audit(audit))
+        tell = files.enter_context(writing_lines(audit))
         write = files.enter_context(writing_pairs(output, config.to))
         for one in scored:
             if isinstance(one, Refused):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sparserm_cli.align.scored import Refused, score_file
 from sparserm_cli.config import Note, Progress, RankConfig
 from sparserm_cli.data.example import plain_prompt
-from sparserm_cli.stages.score import line_writer
+from sparserm_cli.store.json_lines import writing_lines
 from sparserm_cli.store.rankings import ranking_line, ranking_path
 
 
@@ -59,7 +59,7 @@ def rank(config: RankConfig, *, progress: Progress, note: Note) -> RankSummary:
     output = config.output or str(ranking_path(config.run))
     accepted = rejected = responses = 0
     best = mean = 0.0
-    with line_writer(output) as write:
+    with writing_lines(output) as write:
         for one in scored:
             if isinstance(one, Refused):
                 rejected += 1

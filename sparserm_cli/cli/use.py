@@ -52,6 +52,8 @@ def score(
 ) -> None:
     """Score new responses, one JSON object a line, in the file's order.
 
+    A killed run goes on where it was.
+
     Example: sparserm score responses.jsonl --output -
     """
     settings, out = opt.begin(ctx, ScoreConfig)

@@ -4,6 +4,7 @@ The face of `disk` and `faults` for the other rooms. Temporary names end in `.pa
 dead processes at the start of a run.
 """
 
+import glob
 import json
 import os
 import re
@@ -176,6 +177,8 @@ def _seal(value: Mapping[str, Any]) -> str:
 def building_file(final: Path, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary path for another library to write; at the end sync it and rename it to `final`.
 
+    What dead processes have left of `final` goes first.
+
     Args:
         final: where the file shall appear.
         needed: the bytes it will take, for the message of a full disk; 0 if not known.
@@ -186,6 +189,10 @@ def building_file(final: Path, needed: int = 0) -> Iterator[Path]:
     """
     part = part_name(final)
     with disk_errors(final, needed):
+        for path in final.parent.glob(f"{glob.escape(final.name)}.*.part"):
+            leftover = _LEFTOVER.fullmatch(path.name)
+            if leftover is not None and token_is_dead(leftover["process"] or ""):
+                remove(path)
         try:
             yield part
             operation("fsync")

@@ -18,17 +18,16 @@ Each pair has the row's `id` where it has one, and `row`, its number in the inpu
 | reason, detail | MUST where nothing was kept | one of `REASONS`, and what exactly |
 """  # noqa: E501  # a table's row is one line
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from sparserm_cli.store.files import building_file, make_folder
+from sparserm_cli.store.json_lines import Writer, writing_lines
 
 Format = Literal["trl", "openrlhf", "verl"]
 Messages = Sequence[Mapping[str, str]]
-Writer = Callable[[Mapping[str, Any]], object]
 
 REASONS: dict[str, str] = {
     "bad row": "cannot be read, or is too long",
@@ -82,27 +81,13 @@ def writing_pairs(path: Path, to: Format) -> Iterator[Callable[[Pair], object]]:
         ResourceError: the disk is full or the folder cannot be written.
 
     """
+    if to != "verl":
+        with writing_lines(path) as write:
+            yield lambda pair: write(_jsonl(pair, margin=to == "openrlhf"))
+        return
     make_folder(path.parent)
-    with building_file(path) as part:
-        if to == "verl":
-            with _parquet_writer(part) as write:
-                yield lambda pair: write(_verl(pair))
-        else:
-            with _line_writer(part) as write:
-                yield lambda pair: write(_jsonl(pair, margin=to == "openrlhf"))
-
-
-@contextmanager
-def writing_audit(path: Path) -> Iterator[Writer]:
-    """Give a function that writes one line of the audit; the file appears when it is whole.
-
-    Raises:
-        ResourceError: the disk is full or the folder cannot be written.
-
-    """
-    make_folder(path.parent)
-    with building_file(path) as part, _line_writer(part) as write:
-        yield write
+    with building_file(path) as part, _parquet_writer(part) as write:
+        yield lambda pair: write(_verl(pair))
 
 
 def audit_line(
@@ -160,12 +145,6 @@ def _scores(pair: Pair) -> dict[str, Any]:
     """Return where a pair comes from, and its rewards."""
     name = {} if pair.id is None else {"id": pair.id}
     return {"row": pair.row, **name, "score_chosen": pair.scores[0], "score_rejected": pair.scores[1]}
-
-
-@contextmanager
-def _line_writer(part: Path) -> Iterator[Writer]:
-    with part.open("w", encoding="utf-8") as file:
-        yield lambda line: file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 @contextmanager

@@ -1,15 +1,25 @@
 """scored/KEY.jsonl: the scores of a file's rows as they come, so that a killed run loses little.
 
 KEY is a digest of everything the scores depend on: the file's bytes, the reward model, the options that
-choose rows. So a log is never stale, and every command that needs the same scores finds them.
+choose rows or change scores. So a log is never stale, and every command that needs the same scores finds it.
 
 | line | | |
 |---|---|---|
 | first | MUST | `type`, `version`, and `identity`, the digest of which is KEY |
-| of a row | | `row`, then `scores` and `ood`, a number a response, or `rejected`, why; rows ascend |
-| last | MUST once all rows are there | `inputs`, the digests of what was read |
+| of a window | | `rows`, those that were computed together; rows ascend |
+| last | MUST once all rows are there | `inputs`, digests of what was read, and `shape`, the kind of rows |
 
-Lines are only ever appended and synced. What a crash has cut off at the end is cut away at the next opening.
+| a row's field | | |
+|---|---|---|
+| row | MUST | its number in the file, from 1 |
+| rejected | MUST where it could not be scored | why |
+| id | MUST where a scored row has one | its own id |
+| scores, ood | MUST where it was scored | a number a response; null where the reward model abstains |
+| token_ids, token_rewards | MAY | a list a response; rewards are null where the reward model abstains |
+| token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
+
+Lines are only ever appended and synced. What a crash has cut off at the end is cut away at the next opening,
+so windows begin where they would have begun, and a continued log is equal to the byte. Memory: a window.
 """
 
 import json
@@ -18,12 +28,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32, UInt32
+
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.files import disk_errors, fault_point, make_folder, operation
 from sparserm_cli.store.lineage import content_digest
 
 FOLDER = "scored"
-TYPE, VERSION = "scored", 1
+TYPE, VERSION = "scored", 2
 _HINT = "remove it and run the command again"
 
 
@@ -38,6 +51,7 @@ class ScoreLog:
         path: the log.
         last_row: number of the last row that is in it; 0 for none.
         inputs: digests of what was read; None while rows are missing.
+        shape: what kind of rows the file has; empty while rows are missing.
 
     """
 
@@ -46,6 +60,7 @@ class ScoreLog:
         self.path = run / FOLDER / f"{content_digest(self._head)[:32]}.jsonl"
         self.last_row = 0
         self.inputs: list[str] | None = None
+        self.shape = ""
 
     def open(self) -> None:
         """Read how far the log has come, and cut away what a crash has left unfinished.
@@ -58,39 +73,43 @@ class ScoreLog:
         end = 0
         if self.path.exists():
             for line, end in self._whole_lines():  # noqa: B007  # the last end is wanted
-                self.last_row = line.get("row", self.last_row)
-                self.inputs = line.get("inputs")
+                self.last_row = line["rows"][-1]["row"] if "rows" in line else self.last_row
+                self.inputs, self.shape = line.get("inputs"), line.get("shape", "")
             with disk_errors(self.path, 0), self.path.open("r+b") as file:
                 operation("write")
                 file.truncate(end)
         if not end:
-            self._append([self._head])
+            self._append(self._head)
 
-    def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows and put them on the disk.
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the rows of a window, all of them or none, and put them on the disk.
+
+        Args:
+            rows: at least one, as `scored_row` and `refused_row` give them.
 
         Raises:
             ResourceError: the disk is full.
 
         """
-        self._append(lines)
-        self.last_row = lines[-1]["row"]
+        self._append({"rows": rows})
+        self.last_row = rows[-1]["row"]
 
-    def finish(self, inputs: Sequence[str]) -> None:
+    def finish(self, inputs: Sequence[str], shape: str) -> None:
         """Note that all rows are there.
 
         Args:
             inputs: digests of what was read.
+            shape: what kind of rows the file has.
 
         Raises:
             ResourceError: the disk is full.
 
         """
-        self._append([{"inputs": list(inputs)}])
-        self.inputs = list(inputs)
+        self._append({"inputs": list(inputs), "shape": shape})
+        self.inputs, self.shape = list(inputs), shape
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of the rows, in order.
+        """Yield the rows, in order.
 
         Raises:
             CorruptStoreError: a line is not as it was written.
@@ -98,14 +117,12 @@ class ScoreLog:
         """
         end = 0
         for line, end in self._whole_lines():  # noqa: B007  # the last end is wanted
-            if "row" in line:
-                yield line
+            yield from line.get("rows", ())
         if end != self.path.stat().st_size:
             raise CorruptStoreError(f"{self.path} (byte {end})", "a JSON object", "something else", _HINT)
 
-    def _append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        text = "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
-        data = text.encode()
+    def _append(self, line: Mapping[str, Any]) -> None:
+        data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with disk_errors(self.path, len(data)), self.path.open("ab") as file:
             operation("write")
             file.write(data)
@@ -124,6 +141,48 @@ class ScoreLog:
                     return
                 end += len(data)
                 yield line, end
+
+
+def scored_row(
+    row: int,
+    name: str | None,
+    scores: Float32[np.ndarray, " responses"],
+    ood: Float32[np.ndarray, " responses"],
+) -> dict[str, Any]:
+    """Return a row as the log keeps it.
+
+    Args:
+        row: its number in the file, from 1.
+        name: its own id, if it has one.
+        scores: one a response; NaN becomes null.
+        ood: one a response.
+
+    """
+    line: dict[str, Any] = {"row": row} if name is None else {"row": row, "id": name}
+    given = [None if np.isnan(score) else float(score) for score in scores]
+    return {**line, "scores": given, "ood": ood.tolist()}
+
+
+def token_fields(
+    ids: Sequence[UInt32[np.ndarray, " _"]],
+    rewards: Sequence[Float32[np.ndarray, " _"] | None],
+    method: str,
+) -> dict[str, Any]:
+    """Return what a row says of the tokens of its responses.
+
+    Args:
+        ids: token ids of each response.
+        rewards: a reward a token; None where the reward model abstains.
+        method: how they were found.
+
+    """
+    parts = [None if one is None else one.tolist() for one in rewards]
+    return {"token_ids": [one.tolist() for one in ids], "token_rewards": parts, "token_method": method}
+
+
+def refused_row(row: int, reason: str) -> dict[str, Any]:
+    """Return a row that could not be scored: its number from 1, and why."""
+    return {"row": row, "rejected": reason}
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -14,12 +14,9 @@ Of several responses `ood`, `token_ids` and `token_rewards` are lists as well. A
 are null where the reward model abstains.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from jaxtyping import Float32, UInt32
 
 SCORES = "scores.jsonl"
 
@@ -29,47 +26,9 @@ def scores_path(run: Path) -> Path:
     return run / SCORES
 
 
-def score_line(
-    row: int,
-    name: str | None,
-    scores: Float32[np.ndarray, " responses"],
-    ood: Float32[np.ndarray, " responses"],
-) -> dict[str, Any]:
-    """Return the line of one row.
-
-    Args:
-        row: its number in the input, from 1.
-        name: its own id, if it has one.
-        scores: one a response; NaN becomes null.
-        ood: one a response.
-
-    """
-    line: dict[str, Any] = {"row": row} if name is None else {"row": row, "id": name}
-    given = [None if np.isnan(score) else float(score) for score in scores]
-    distances = [float(one) for one in ood]
-    if len(given) == 1:
-        return {**line, "score": given[0], "ood": distances[0]}
-    return {**line, "scores": given, "ood": distances}
-
-
-def token_fields(
-    ids: Sequence[UInt32[np.ndarray, " _"]],
-    rewards: Sequence[Float32[np.ndarray, " _"] | None],
-    method: str,
-) -> dict[str, Any]:
-    """Return what the line of a row says of the tokens of its responses.
-
-    Args:
-        ids: token ids of each response.
-        rewards: a reward a token; None where the reward model abstains.
-        method: how they were found.
-
-    """
-    tokens = [one.tolist() for one in ids]
-    parts = [None if one is None else one.tolist() for one in rewards]
-    alone = len(tokens) == 1
-    return {
-        "token_ids": tokens[0] if alone else tokens,
-        "token_rewards": parts[0] if alone else parts,
-        "token_method": method,
-    }
+def score_line(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the line of a row that `score_log.scored_row` gave: of one response no lists of one."""
+    if len(row["scores"]) != 1:
+        return dict(row)
+    alone = {name: value[0] if isinstance(value, list) else value for name, value in row.items()}
+    return {"score" if name == "scores" else name: value for name, value in alone.items()}

@@ -16,7 +16,7 @@ from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.stages.score import load_reward, pooled_windows, responses_reader
+from sparserm_cli.stages.responses import load_reward, responses_reader, windows
 from sparserm_cli.store.results import EVALUATION
 from sparserm_cli.study.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 
@@ -59,7 +59,9 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     # 2. Every response is scored by the head and by every control, from the same vectors.
     heads = {REWARD: model.head} | {name: model.control(name) for name in model.files.controls}
     rows: list[ScoredExample] = []
-    for window, vectors in pooled_windows(model, reader, config, progress):
+    how: dict[str, Any] = {"batch_tokens": config.batch_tokens, "deterministic": config.deterministic}
+    for window in windows(model, reader, config, progress):
+        vectors = model.pooled(window, **how)
         scores = {name: head(vectors) for name, head in heads.items()}
         rows += _scored(window, scores, model.config.length_preference)
     # 3. The benchmark's rules.

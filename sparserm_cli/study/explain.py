@@ -19,7 +19,7 @@ from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.attribution import Attribution, Method, attributions, columns
 from sparserm_cli.models.identity import load_tokenizer
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.stages.score import load_reward, responses_reader
+from sparserm_cli.stages.responses import load_reward, responses_reader
 from sparserm_cli.store.directions import Directions, directions_path, read_directions
 from sparserm_cli.study.token_text import token_texts
 
@@ -107,7 +107,8 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
 
     """
     # 1. The file is looked at before the model is loaded, so that a typing mistake costs no waiting.
-    reader = None if config.prompt is not None else responses_reader(replace(config, on_bad_row="reject"))
+    kept = replace(config, on_bad_row="reject")
+    reader = None if config.prompt is not None else responses_reader(kept, purpose="responses")
     model = load_reward(config)
     note(f"explaining with {model.path} in {model.lm.dtype} on {model.lm.device}")
     # 2. The one response, and the parts of its score.

@@ -207,9 +207,9 @@ def test_verl_reads_the_pairs(fitted_run, tmp_path):
 
 def test_other_limits_need_no_second_scoring(fitted_run, tmp_path, monkeypatch):
     """The scores of a file are kept, so the filter can be tried again in no time."""
-    from sparserm_cli.align import scored
+    from sparserm_cli.stages import scoring
 
     first, _ = made(fitted_run, tmp_path, MIXED, on_bad_row="reject")
-    monkeypatch.setattr(scored, "load_reward", None)
+    monkeypatch.setattr(scoring, "load_reward", None)
     second, _ = made(fitted_run, tmp_path, MIXED, on_bad_row="reject", margin=1e6)
     assert (first.kept, second.kept, second.dropped["margin"]) == (2, 0, 2)

@@ -1,8 +1,6 @@
 """rank on a tiny reward model: order, resuming, counts."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,15 +8,15 @@ import numpy as np
 import pytest
 
 from sparserm_cli import RewardModel
-from sparserm_cli.align import scored as scored_module
 from sparserm_cli.align.rank import rank
+from sparserm_cli.align.scored import score_file
 from sparserm_cli.config import RankConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
+from sparserm_cli.stages import scoring
 from sparserm_cli.store.locks import lock
 
 fitted = sys.modules["sparserm_fitted"]
 QUIET, write = fitted.QUIET, fitted.write_rows
-ROOT = str(Path(__file__).parents[2])
 GROUPS = [
     {"id": f"g{n}", "prompt": f"New {n}?", "responses": ["poor", "good " * (n + 1), "so so"]}
     for n in range(12)
@@ -71,35 +69,17 @@ def test_bad_rows_are_counted_and_leave_the_others(fitted_run, tmp_path):
     assert [line["row"] for line in found] == [1, 5]
 
 
-KILLED = """
-import sys
-from sparserm_cli.stages import score
-score.WINDOW_ROWS = 2
-from sparserm_cli.cli.main import main
-sys.argv[0] = "sparserm"
-main()
-"""
-
-
 def test_row_05_a_killed_run_goes_on_where_it_was(fitted_run, tmp_path, monkeypatch):
     """After a real SIGKILL no ranking is there; the next run computes only what is missing."""
     rows = [*GROUPS[:3], {"prompt": "bad"}, *GROUPS[3:]]
     file = write(tmp_path / "g.jsonl", rows)
     words = ["rank", file, "--run", str(tmp_path / "run"), "--reward", str(fitted_run / "reward")]
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, *words, "--on-bad-row", "reject", "--deterministic"],
-        env=os.environ | {"SPARSERM_FAULT": "scores-appended:4", "PYTHONPATH": ROOT},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == -9, done.stderr
+    fitted.killed([*words, "--on-bad-row", "reject", "--deterministic"], "scores-appended:4")
     assert not (tmp_path / "run" / "ranking.jsonl").exists()
     computed = []
-    real = scored_module.windows
+    real = scoring.windows
     monkeypatch.setattr(
-        scored_module, "windows", lambda *args: (computed.extend(one) or one for one in real(*args))
+        scoring, "windows", lambda *args: (computed.extend(one) or one for one in real(*args))
     )
     notes = []
     exact = {"on_bad_row": "reject", "deterministic": True}
@@ -117,7 +97,7 @@ def test_row_05_a_killed_run_goes_on_where_it_was(fitted_run, tmp_path, monkeypa
 def test_known_scores_are_not_computed_again(fitted_run, tmp_path, monkeypatch):
     """The second command on the same file needs no model."""
     _, first = ranked(fitted_run, tmp_path, GROUPS[:2])
-    monkeypatch.setattr(scored_module, "load_reward", None)
+    monkeypatch.setattr(scoring, "load_reward", None)
     _, again = ranked(fitted_run, tmp_path, GROUPS[:2])
     assert again == first
 
@@ -126,7 +106,7 @@ def test_data_that_change_meanwhile_are_noticed(fitted_run, tmp_path):
     """Between scoring and reading again nobody may touch the file."""
     file = Path(write(tmp_path / "g.jsonl", GROUPS[:2]))
     config = RankConfig(file=str(file), run=tmp_path / "run", reward=fitted_run / "reward")
-    found = scored_module.score_file(config, **QUIET)
+    found = score_file(config, **QUIET)
     file.write_text(file.read_text().replace("so so", "sosos"))
     with pytest.raises(IncompatibleError, match="expected the data that were scored, found another content"):
         list(found)

@@ -1,6 +1,9 @@
 """A reward model fitted on the tiny model in this process: what every test of its use begins with."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -18,6 +21,23 @@ def write_rows(path: Path, rows: list[Any]) -> str:
     lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
     path.write_text("".join(line + "\n" for line in lines))
     return str(path)
+
+
+def killed(words: list[str], fault: str) -> None:
+    """Run a command, two rows a window, in a process that dies by SIGKILL at a point of `store.faults`."""
+    program = (
+        "import sys; from sparserm_cli.stages import responses; responses.WINDOW_ROWS = 2; "
+        "from sparserm_cli.cli.main import main; sys.argv[0] = 'sparserm'; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        env=os.environ | {"SPARSERM_FAULT": fault, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == -9, done.stderr
 
 
 def fit_tiny(folder: Path, model: Path, **options: Any) -> Path:

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from sparserm_cli import RewardModel
 from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
+from sparserm_cli.stages import responses, scoring
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.score import score
 from sparserm_cli.store.reward import read_reward, write_reward
@@ -117,6 +119,42 @@ def test_rejected_rows_are_left_out_and_counted(run, tmp_path):
     )
     assert (done.read, done.accepted, done.rejected, done.responses) == (3, 2, 1, 2)
     assert [json.loads(line)["row"] for line in (tmp_path / "s.jsonl").read_text().splitlines()] == [1, 3]
+
+
+@pytest.mark.parametrize("point", ["scores-appended:1", "scores-appended:3", "rename:1"])
+def test_row_05_a_killed_run_goes_on_to_the_same_bytes(run, tmp_path, monkeypatch, point):
+    """After a real SIGKILL no scores are there; the next run computes those that are missing."""
+    monkeypatch.setattr(responses, "WINDOW_ROWS", 2)
+    rows = [{"id": str(n), "prompt": f"New {n}?", "responses": ["good " * n, "poor"]} for n in range(1, 10)]
+    file, place = write(tmp_path / "g.jsonl", [*rows[:4], {"prompt": "bad"}, *rows[4:]]), tmp_path / "run"
+    words = ["score", file, "--run", str(place), "--reward", str(run / "reward"), "--tokens", "--clip", "1"]
+    shared.killed([*words, "--on-bad-row", "reject"], point)
+    assert not (place / "scores.jsonl").exists()
+    options = {"reward": run / "reward", "tokens": True, "clip": 1.0, "on_bad_row": "reject"}
+    config = ScoreConfig(file=file, run=place, **options)
+    computed = []
+    real = scoring.scored_window
+    monkeypatch.setattr(scoring, "scored_window", lambda *args: computed.append(len(args[1])) or real(*args))
+    continued = score(config, **QUIET)
+    if point == "scores-appended:3":  # the head and two windows were there, of 9 rows
+        assert computed == [2, 2, 1]
+    assert {one.name for one in place.iterdir()} == {"scores.jsonl", "scored"}
+    never_killed = score(replace(config, run=tmp_path / "other"), **QUIET)
+    assert Path(continued.output).read_bytes() == Path(never_killed.output).read_bytes()
+    assert continued._replace(output="", seconds=0) == never_killed._replace(output="", seconds=0)
+    assert (continued.read, continued.accepted, continued.rejected, continued.responses) == (10, 9, 1, 18)
+
+
+def test_known_scores_need_no_model_and_no_other_guards(run, tmp_path, monkeypatch):
+    """The same command again reads the log; with another guard the scores are others, and are computed."""
+    file = write(tmp_path / "g.jsonl", [{"prompt": "a", "response": "x"}])
+    config = ScoreConfig(file=file, run=tmp_path / "run", reward=run / "reward")
+    first = score(config, **QUIET)
+    monkeypatch.setattr(scoring, "load_reward", None)
+    again = score(config, **QUIET)
+    assert again._replace(seconds=0) == first._replace(seconds=0)
+    with pytest.raises(TypeError):
+        score(replace(config, normalize=True), **QUIET)
 
 
 def test_groups_of_responses_come_back_as_groups(run, tmp_path):

@@ -1,14 +1,21 @@
 """The log of scores: what a crash may leave of it, and that nothing half-written is ever read."""
 
+import numpy as np
 import pytest
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.score_log import ScoreLog
+from sparserm_cli.store.score_log import ScoreLog, refused_row, scored_row, token_fields
+
+
+def numbers(*values: float) -> np.ndarray:
+    """Give an array as scores are."""
+    return np.array(values, np.float32)
+
 
 ROWS = [
-    {"row": 1, "scores": [0.5], "ood": [0.9]},
-    {"row": 2, "rejected": "é"},
-    {"row": 4, "scores": [1.0, -2.5], "ood": [0.5, 2.0]},
+    scored_row(1, None, numbers(0.5), numbers(0.75)),
+    refused_row(2, "é"),
+    scored_row(4, "a", numbers(1.0, np.nan), numbers(0.5, 2.0)),
 ]
 
 
@@ -18,8 +25,21 @@ def whole(run):
     log.open()
     log.append(ROWS[:1])
     log.append(ROWS[1:])
-    log.finish(["digest"])
+    log.finish(["digest"], "messages")
     return log
+
+
+def test_rows_are_what_the_format_says():
+    """A number a response, no score is null; tokens are a list a response."""
+    assert ROWS[0] == {"row": 1, "scores": [0.5], "ood": [0.75]}
+    assert ROWS[1] == {"row": 2, "rejected": "é"}
+    assert ROWS[2] == {"row": 4, "id": "a", "scores": [1.0, None], "ood": [0.5, 2.0]}
+    ids = [np.array([7], np.uint32), np.array([8, 9], np.uint32)]
+    assert token_fields(ids, [None, numbers(1, 2)], "exact") == {
+        "token_ids": [[7], [8, 9]],
+        "token_rewards": [None, [1.0, 2.0]],
+        "token_method": "exact",
+    }
 
 
 def test_a_log_is_read_as_it_was_written(tmp_path):
@@ -27,7 +47,7 @@ def test_a_log_is_read_as_it_was_written(tmp_path):
     whole(tmp_path)
     log = ScoreLog(tmp_path, {"reward": "a"})
     log.open()
-    assert (log.last_row, log.inputs, list(log.rows())) == (4, ["digest"], ROWS)
+    assert (log.last_row, log.inputs, log.shape, list(log.rows())) == (4, ["digest"], "messages", ROWS)
 
 
 def test_another_identity_is_another_log(tmp_path):
@@ -39,7 +59,7 @@ def test_another_identity_is_another_log(tmp_path):
 
 
 def test_row_05_a_log_cut_at_any_byte_goes_on_to_the_same_bytes(tmp_path):
-    """Wherever a crash has ended the file, the whole lines stay and the rest is written again."""
+    """Wherever a crash has ended the file, whole windows stay and the rest is written again."""
     path = whole(tmp_path).path
     data = path.read_bytes()
     for cut in range(len(data)):
@@ -47,10 +67,11 @@ def test_row_05_a_log_cut_at_any_byte_goes_on_to_the_same_bytes(tmp_path):
         log = ScoreLog(tmp_path, {"reward": "a"})
         log.open()
         assert log.last_row == max([row["row"] for row in list(log.rows())], default=0)
-        rest = [row for row in ROWS if row["row"] > log.last_row]
-        if rest:
-            log.append(rest)
-        log.finish(["digest"])
+        assert log.last_row in (0, 1, 4)
+        for window in (ROWS[:1], ROWS[1:]):
+            if window[0]["row"] > log.last_row:
+                log.append(window)
+        log.finish(["digest"], "messages")
         assert path.read_bytes() == data
 
 
@@ -70,7 +91,7 @@ def test_row_10_a_damaged_line_is_no_score(tmp_path):
     data = path.read_bytes()
     log = ScoreLog(tmp_path, {"reward": "a"})
     log.open()
-    at = data.index(b'{"row": 4')
+    at = data.index(b'{"rows": [{"row": 2')
     path.write_bytes(data.replace(b'{"row": 4', b'["row": 4'))
     with pytest.raises(CorruptStoreError) as caught:
         list(log.rows())

@@ -1,0 +1,67 @@
+"""The responses of a file, tokenised, and the reward model that scores them.
+
+Reads: any shape of rows, `reward/`, the language model. Writes: nothing.
+Memory: the model's lower blocks and a window of rows.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from sparserm_cli.config import Progress, ResponsesConfig, column_map
+from sparserm_cli.data.prepare import encoded_rows
+from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.shapes import Purpose
+from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.store.reward import reward_path
+
+WINDOW_ROWS = 512
+"""Rows computed together; responses to one prompt share it within a window."""
+
+
+def responses_reader(config: ResponsesConfig, *, purpose: Purpose, **options: Any) -> Reader:
+    """Open the file to score; further options go to the reader as they are.
+
+    Raises:
+        BadInputError: there is no such file, or it is of no known type.
+
+    """
+    return Reader(
+        config.file,
+        purpose=purpose,
+        columns=column_map(config.columns),
+        split=config.split,
+        limit=config.limit,
+        on_bad_row=config.on_bad_row,
+        offline=config.offline,
+        **options,
+    )
+
+
+def load_reward(config: ResponsesConfig) -> RewardModel:
+    """Load the reward model that the options mean."""
+    path = config.reward or reward_path(config.run)
+    return RewardModel.load(path, model=config.model, device=config.device, offline=config.offline)
+
+
+def windows(
+    model: RewardModel, reader: Reader, config: ResponsesConfig, progress: Progress, known: int = 0
+) -> Iterator[list[EncodedExample]]:
+    """Yield tokenised rows, a window of them at a time, which is done when the next is asked for.
+
+    Args:
+        model: how they become tokens.
+        reader: where they come from.
+        config: the options.
+        progress: called with rows done and rows read so far.
+        known: rows that were done before.
+
+    """
+    # The end of a response matters, so nothing is cut: a row that is too long is a bad row.
+    rows = encoded_rows(reader, model.template, max_length=model.max_length, too_long=config.on_bad_row)
+    done = known
+    while window := list(islice(rows, WINDOW_ROWS)):
+        yield window
+        done += len(window)
+        progress(done, reader.read)
