@@ -59,12 +59,14 @@ def main() -> None:
         row = Path(scratch) / "row.jsonl"
         row.write_text(json.dumps(ROW) + "\n")
         ours = [sys.executable, "-m", "sparserm_cli", "score", str(row), "--reward", str(options.reward)]
-        ours += ["--output", "-", "--quiet"]
+        ours += ["--output", "-", "--quiet", "--run"]
         bare = [sys.executable, "-c", BARE, str(folder), str(max(config.layers)), config.dtype]
         bare += [ROW["prompt"], ROW["response"]]
         times: dict[str, list[float]] = {"sparserm score": [], "bare script": []}
         for run in range(options.runs + 1):
-            for name, command in zip(times, (ours, bare), strict=True):
+            # Each time in another run directory, since what is scored once is not computed again.
+            commands = ([*ours, str(Path(scratch) / str(run))], bare)
+            for name, command in zip(times, commands, strict=True):
                 took = seconds(command)
                 if run:
                     times[name].append(took)

@@ -16,6 +16,7 @@ from types import FrameType
 
 from sparserm_cli.config import KEY_VARIABLE, Note, ServeConfig
 from sparserm_cli.errors import ResourceError, StoppedError, UsageError
+from sparserm_cli.store.reward import read_reward, reward_path
 
 
 def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) -> None:
@@ -23,7 +24,7 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
 
     Args:
         config: the options.
-        listening: told the address once the port is taken, before the model is loaded.
+        listening: told the address once the port is taken, before the language model is loaded.
         note: told what is worth knowing on the way.
 
     Raises:
@@ -38,6 +39,8 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
     key = read_key(config)
     require_private(config, has_key=bool(key))
     require_packages()
+    path = config.reward or reward_path(config.run)
+    read_reward(path)
     with take_port(config) as listener:
         listening(address(listener))
         import uvicorn
@@ -45,7 +48,6 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         from sparserm_cli.align.server_app import make_app
         from sparserm_cli.align.server_service import Service
         from sparserm_cli.models.reward import RewardModel
-        from sparserm_cli.store.reward import reward_path
 
         # 2. Health can be asked while the model loads; scores get 503 until it is there.
         service = Service(config)
@@ -53,7 +55,6 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
         thread.start()
-        path = config.reward or reward_path(config.run)
         service.start(
             RewardModel.load(path, model=config.model, device=config.device, offline=config.offline)
         )

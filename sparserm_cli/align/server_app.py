@@ -1,4 +1,4 @@
-"""The routes of the server, as vLLM and OpenRLHF name them, behind the gate."""
+"""The routes of the server, as vLLM, SGLang and OpenRLHF name them, behind the gate."""
 
 import asyncio
 import json
@@ -87,24 +87,23 @@ def _scores(app: FastAPI, service: Service) -> None:
         """Score conversations: vLLM's classify, which verl posts to."""
         conversations = _conversations(service, asked)
         rows, found = await _judge(service, conversations, by_token=asked.token_rewards)
-        scores = _plain(_logistic(found.scores) if asked.use_activation else found.scores)
-        data = [
-            {"index": index, "probs": [score], "ood": float(found.ood[index]), "tokens": tokens}
-            for index, (score, tokens) in enumerate(zip(scores, _tokens(rows, found), strict=True))
-        ]
-        return {**_head("classify", service, rows), "data": data}
+        scores = _logistic(found.scores) if asked.use_activation else found.scores
+        probs = [[score] for score in _plain(scores)]
+        return {**_head("classify", service, rows), "data": _data("probs", probs, rows, found)}
+
+    @app.post("/v1/embeddings", response_model=shapes.EmbeddingsAnswer, responses=REFUSALS)
+    async def embeddings(asked: shapes.ConversationRequest) -> dict[str, Any]:
+        """Score conversations: SGLang's way to ask a reward model, which verl posts too."""
+        rows, found = await _judge(service, _conversations(service, asked), by_token=asked.token_rewards)
+        numbers = [[score] for score in _plain(found.scores)]
+        return {**_head("embeddings", service, rows), "data": _data("embedding", numbers, rows, found)}
 
     @app.post("/score", response_model=shapes.ScoreAnswer, responses=REFUSALS)
     @app.post("/v1/score", response_model=shapes.ScoreAnswer, responses=REFUSALS)
     async def score(asked: shapes.ScoreRequest) -> dict[str, Any]:
         """Score responses to prompts: vLLM's score, a query being a prompt and a document a response."""
         rows, found = await _judge(service, _pairs(asked), by_token=asked.token_rewards)
-        data = [
-            {"index": index, "score": one, "ood": float(found.ood[index]), "tokens": tokens}
-            for index, (one, tokens) in enumerate(
-                zip(_plain(found.scores), _tokens(rows, found), strict=True)
-            )
-        ]
+        data = _data("score", _plain(found.scores), rows, found)
         return {**_head("score", service, rows), "data": data}
 
     @app.post("/get_reward", response_model=shapes.RewardAnswer, responses=REFUSALS)
@@ -143,8 +142,8 @@ async def _judge(
     return rows, await service.rewards(rows, by_token=by_token)
 
 
-def _conversations(service: Service, asked: shapes.ClassifyRequest) -> list[tuple[Prompt, str]]:
-    """Return prompts and responses of a classify request.
+def _conversations(service: Service, asked: shapes.ConversationRequest) -> list[tuple[Prompt, str]]:
+    """Return prompts and responses of a request with conversations.
 
     Raises:
         RefusedError: neither text nor messages, or both; or the last turn is not the assistant's.
@@ -189,6 +188,17 @@ def _pairs(asked: shapes.ScoreRequest) -> list[tuple[Prompt, str]]:
     if len(queries) != len(documents):
         raise RefusedError(422, f"{len(queries)} prompts for {len(documents)} responses")
     return list(zip(queries, documents, strict=True))
+
+
+def _data(
+    name: str, values: Sequence[Any], rows: Sequence[EncodedExample], found: Rewards
+) -> list[dict[str, Any]]:
+    """Return what vLLM's and SGLang's answers say of each response, its score under `name`."""
+    parts = zip(values, found.ood.tolist(), _tokens(rows, found), strict=True)
+    return [
+        {"index": index, name: value, "ood": ood, "tokens": tokens}
+        for index, (value, ood, tokens) in enumerate(parts)
+    ]
 
 
 def _tokens(rows: Sequence[EncodedExample], found: Rewards) -> list[dict[str, Any] | None]:

@@ -1,4 +1,4 @@
-"""What the server is sent and what it answers: the shapes of vLLM's and OpenRLHF's reward servers.
+"""What the server is sent and what it answers: the shapes of vLLM's, SGLang's and OpenRLHF's reward servers.
 
 Fields that those have and this server has no use for are let pass. `null` stands for the score of a response
 that the reward model abstains from.
@@ -67,13 +67,18 @@ class _Asked(BaseModel):
 Conversation = Annotated[list[Turn], Field(min_length=2)]
 
 
-class ClassifyRequest(_Asked):
-    """`/classify`: conversations, as messages or as text that has been through the chat template."""
+class ConversationRequest(_Asked):
+    """`/v1/embeddings`: conversations, as messages or as text that has been through the chat template."""
 
     input: Texts | None = None
     """Templated text, one or several; the response is the last turn."""
     messages: Conversation | list[Conversation] | None = None
     """A conversation that ends with the response, or several."""
+
+
+class ClassifyRequest(ConversationRequest):
+    """`/classify`: the same."""
+
     use_activation: bool = False
     """Whether to answer the logistic function of the score, as classifiers do, instead of the score."""
 
@@ -138,6 +143,17 @@ class Classified(BaseModel):
     tokens: TokenRewards | None = None
 
 
+class Embedded(BaseModel):
+    """The embedding of one conversation, of one number."""
+
+    index: int
+    object: Literal["embedding"] = "embedding"
+    embedding: list[float | None]
+    """The score alone."""
+    ood: float
+    tokens: TokenRewards | None = None
+
+
 class Scored(BaseModel):
     """The score of one response."""
 
@@ -162,6 +178,12 @@ class ClassifyAnswer(_Answer):
     """Answer of `/classify`."""
 
     data: list[Classified]
+
+
+class EmbeddingsAnswer(_Answer):
+    """Answer of `/v1/embeddings`."""
+
+    data: list[Embedded]
 
 
 class ScoreAnswer(_Answer):

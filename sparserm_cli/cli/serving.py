@@ -42,7 +42,7 @@ def serve(
     json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
-    """Answer requests for rewards over HTTP, in the shapes of vLLM (and so verl) and OpenRLHF.
+    """Answer requests for rewards over HTTP, in the shapes of vLLM and SGLang (and so verl) and OpenRLHF.
 
     Example: sparserm serve --reward sparserm-run/reward --port 8000
     """

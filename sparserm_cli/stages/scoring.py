@@ -103,7 +103,10 @@ def scored_window(
 
 
 def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
-    """Return everything the scores depend on. Of a data set of the hub only the name is known beforehand."""
+    """Return everything the scores depend on, be it in their last digits.
+
+    Of a data set of the hub only the name is known beforehand.
+    """
     return {
         "inputs": [one.sha256 for one in reader.inputs],
         "file": "" if Path(config.file).exists() else config.file,
@@ -111,6 +114,8 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
         "split": config.split,
         "limit": config.limit,
         "on_bad_row": config.on_bad_row,
+        "device": config.device,
+        "batch_tokens": config.batch_tokens,
         "deterministic": config.deterministic,
         "reward": read_reward(config.reward or reward_path(config.run)).config.lineage.digest,
         "tokens": config.tokens,

@@ -154,16 +154,17 @@ def rollout(tokenizer: Any, response: str) -> Batch:
     )
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_verl_gets_the_scores_of_score_from_the_server(
-    source: Callable[..., ModuleType], url: str, expected: list[float], tiny_tokenizer: Any
+    source: Callable[..., ModuleType], url: str, expected: list[float], tiny_tokenizer: Any, engine: str
 ) -> None:
-    """Its worker renders the conversation and posts it to what it takes for vLLM."""
+    """Its worker renders the conversation and posts it to what it takes for vLLM or SGLang."""
     path = "verl/experimental/reward_loop/reward_loop.py"
     module = source("verl", path, **{name: MagicMock() for name in VERL})
     worker = module.RewardLoopWorker.__new__(module.RewardLoopWorker)
     worker.reward_router_address = url.removeprefix("http://")
     worker.input_tokenizer = worker.reward_model_tokenizer = tiny_tokenizer
-    judge = SimpleNamespace(rollout=SimpleNamespace(name="vllm"), model_path="any")
+    judge = SimpleNamespace(rollout=SimpleNamespace(name=engine), model_path="any")
     worker.config = SimpleNamespace(reward=SimpleNamespace(reward_model=judge))
     for response, score in zip(RESPONSES, expected, strict=True):
         found = asyncio.run(worker.compute_score_disrm(rollout(tiny_tokenizer, response)))

@@ -14,7 +14,7 @@ from sparserm_cli.errors import IncompatibleError
 
 PROMPT = "Question 3?"
 RESPONSES = ["Yes, 3 is good", "no never", "Naïve café 🙂"]
-POSTS = ("/classify", "/v1/classify", "/score", "/v1/score", "/get_reward")
+POSTS = ("/classify", "/v1/classify", "/v1/embeddings", "/score", "/v1/score", "/get_reward")
 
 
 def conversation(response: str) -> list[dict[str, str]]:
@@ -52,6 +52,17 @@ def test_classify_takes_what_verl_posts(
         assert answer["data"][-1]["probs"][-1] == pytest.approx(score, abs=1e-5)
         assert (answer["object"], answer["data"][0]["num_classes"]) == ("list", 1)
         assert answer["usage"]["prompt_tokens"] == answer["usage"]["total_tokens"] > 0
+
+
+def test_embeddings_are_what_sglang_answers(server: Any, model: RewardModel, expected: list[float]) -> None:
+    """The score is `data[-1].embedding[-1]`, of each text or conversation."""
+    for body in (
+        {"model": "any", "input": [templated(model, one) for one in RESPONSES]},
+        {"messages": [conversation(one) for one in RESPONSES]},
+    ):
+        answer = ask(server, "/v1/embeddings", body)
+        np.testing.assert_allclose([one["embedding"][-1] for one in answer["data"]], expected, atol=1e-5)
+        assert {one["object"] for one in answer["data"]} == {"embedding"}
 
 
 def test_classify_takes_lists_and_messages(server: Any, model: RewardModel, expected: list[float]) -> None:
@@ -118,7 +129,8 @@ def test_token_rewards_add_up(server: Any, model: RewardModel, path: str) -> Non
     }
     answer = ask(server, path, body)
     data = answer.get("data")
-    scores = answer["rewards"] if data is None else [one.get("score", one.get("probs")) for one in data]
+    names = {"score", "probs", "embedding"}
+    scores = answer["rewards"] if data is None else [one[(names & one.keys()).pop()] for one in data]
     tokens = answer["tokens"] if data is None else [one["tokens"] for one in data]
     for score, one in zip(scores, tokens, strict=True):
         assert one["method"] == "exact"

@@ -51,7 +51,9 @@ def open_post(server: Any, length: int, body: bytes = b"") -> socket.socket:
 
 
 @pytest.mark.parametrize("key", ["", "a-secret-ke", "a-secret-keyy", "A-SECRET-KEY", "ключ"])
-@pytest.mark.parametrize("path", ["/score", "/classify", "/get_reward", "/v1/score", "/v1/classify"])
+@pytest.mark.parametrize(
+    "path", ["/score", "/classify", "/get_reward", "/v1/score", "/v1/classify", "/v1/embeddings"]
+)
 def test_row_47_wrong_keys_score_nothing(server: Any, monkeypatch: Any, path: str, key: str) -> None:
     """401 before the tokenizer sees anything."""
     seen: list[Any] = []

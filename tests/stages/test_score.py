@@ -332,8 +332,8 @@ def test_lines_with_tokens_and_abstained_rows(linear, tmp_path):
         {"prompt": "Q?", "responses": ["good good"]},
     ]
     file, output = write(tmp_path / "r.jsonl", rows), tmp_path / "s.jsonl"
-    asked = ScoreConfig(file=file, reward=linear.path, output=str(output), tokens=True, abstain=1.0)
-    summary = score(asked, **QUIET)
+    options = {"reward": linear.path, "run": tmp_path, "tokens": True, "abstain": 1.0}
+    summary = score(ScoreConfig(file=file, output=str(output), **options), **QUIET)
     both, one = (json.loads(line) for line in output.read_text().splitlines())
     assert (summary.responses, summary.abstained, summary.token_method) == (3, 1, "exact")
     assert both["scores"][1] is both["token_rewards"][1] is None
