@@ -6,6 +6,7 @@ loads by itself, by rename when whole. Memory: the model's lower blocks, twice.
 
 import json
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from sparserm_cli.store.reward import POOLINGS, reward_path, write_reward
 from sparserm_cli.store.reward_card import hub_card
 
 _CODE = Path(modeling.__file__)
-_QUESTION = "Where?"
+_QUESTION, _ANSWER = "Where?", "Everywhere!"
 
 
 class ExportSummary(NamedTuple):
@@ -48,8 +49,8 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
 
     Raises:
         UsageError: the folder is there and is no earlier export that --force may replace.
-        IncompatibleError: the reward model was fitted on another model, or its template does not tell where a
-            response begins.
+        IncompatibleError: the reward model was fitted on another model, or with its tokenizer conversations
+            cannot be cut as `score` does.
         CorruptStoreError: the reward model is damaged.
         ResourceError: the disk is full.
 
@@ -57,11 +58,14 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
     _check_target(config.target, force=config.force)
     source = config.reward or reward_path(config.run)
     model = RewardModel.load(source, model=config.model, device="cpu", offline=config.offline)
-    card = _card(model, config) if config.to == "hub-folder" else None
     tokenizer = load_tokenizer(model.lm.identity)
     exported = build(model, tokenizer)
-    check_boundaries(exported, model.template, tokenizer)
-    note(f"responses begin after {exported.config.header}, checked on the vocabulary")
+    card = _card(model, config, masked=not exported.config.header) if config.to == "hub-folder" else None
+    if exported.config.header:
+        settle_boundaries(exported, model.template, tokenizer)
+        note(f"responses begin after {exported.config.header}, checked on the vocabulary")
+    else:
+        note("nothing before a response tells where it begins: the export wants a response_mask")
     tensors = {name: values.contiguous() for name, values in exported.state_dict().items()}
     size = sum(values.nbytes for values in tensors.values())
     with building_folder(config.target, size) as part:
@@ -80,11 +84,7 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
     """Return a reward model as transformers' own kind of module, in the type that it was fitted in."""
     kind = modeling.SparseRMForSequenceClassification
     fitted, arrays, text = model.config, model.head.arrays, ConversationText(model.template)
-    if model.template.text is None or not text.header.strip() or text.lead:
-        found = f"{text.header!r} and then {text.lead!r}"
-        expected = "a chat template that writes a header, and nothing more, before a response"
-        raise IncompatibleError(str(model.path), expected, found, "fit with another --template")
-    header = _ids(tokenizer, text.header)
+    header, lead = _header(model.template, tokenizer)
     config = modeling.SparseRMConfig(
         backbone=_backbone_config(model.lm.backbone.config),
         layers=fitted.layers,
@@ -93,7 +93,8 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         hidden=arrays.weights["weight_1"].shape[1] if "weight_1" in arrays.weights else 0,
         header=tuple(header),
         # Ordinary text may merge with what follows, a control token never does.
-        header_fixed=len(header) - (header[-1] not in tokenizer.added_tokens_decoder),
+        header_fixed=len(header) - any(token not in tokenizer.added_tokens_decoder for token in header[-1:]),
+        lead=tuple(lead),
         endings=tuple(sorted((tuple(_ids(tokenizer, one)) for one in text.endings), key=len, reverse=True)),
         leading_bos=model.template.adds_bos,
         architectures=[kind.__name__],
@@ -114,39 +115,69 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
     return exported.eval()
 
 
-def check_boundaries(
+def settle_boundaries(
     exported: modeling.SparseRMForSequenceClassification, template: PromptTemplate, tokenizer: Any
 ) -> None:
-    """Check that the exported model cuts conversations into prompt and response just as `score` does.
+    """See to it that the exported model cuts conversations into prompt and response just as `score` does.
 
-    A response is tried for every token of the vocabulary that covers the end of the header and more, and for
-    every printable character and white space as its begin and end.
+    A response is tried for every token of the vocabulary that covers the end of what stands before it and
+    more, and for every printable character and white space as its begin and end. After the template's lead
+    `score` reads it as if there were none: white space that merges with the lead is noted as unclear, and
+    the exported model refuses it.
 
     Raises:
         IncompatibleError: one of them is cut differently.
 
     """
-    ending = next(iter(ConversationText(template).endings), "")
-    last = tokenizer.decode(exported.config.header[-1:])
-    merged = [tokenizer.decode([token]) for token in range(len(tokenizer))]
-    begins = {one.removeprefix(last) for one in merged if one.startswith(last)} | set(map(chr, range(9, 127)))
+    text, config = ConversationText(template), exported.config
+    ending = next(iter(text.endings), "")
+    lasts = {tokenizer.decode(ids[-1:]) for ids in (config.header, config.lead) if ids}
+    vocabulary = [tokenizer.decode([token]) for token in range(len(tokenizer))]
+    begins = {one.removeprefix(last) for one in vocabulary for last in lasts if one.startswith(last)}
+    begins |= set(map(chr, range(9, 127)))
     responses = [response for begin in sorted(begins - {""}) for response in (f"{begin}a", f"a{begin}")]
     sides = (UNLABELLED,) * len(responses)
     encoded = template.encode([Example(1, None, _QUESTION, tuple(responses), sides, None, {})])[0]
-    for response, expected in zip(responses, encoded.responses, strict=True):
-        ids = _ids(tokenizer, encoded.prompt_text + response + ending)
-        found = exported.split(ids)
-        if found != (expected.prompt_ids.tolist(), expected.response_ids.tolist()):
-            raise IncompatibleError(
-                "the exported model",
-                f"the response {expected.response_ids.tolist()} for {response!r}",
-                str(found[1]),
-                "report this tokenizer; it cannot be exported",
-            )
+    start, unclear = len(_ids(tokenizer, encoded.prompt_text)), set()
+    for lead in dict.fromkeys(("", text.lead if config.lead else "")):
+        rows = [_ids(tokenizer, encoded.prompt_text + lead + response + ending) for response in responses]
+        if lead:
+            config.lead_fixed = min(_alike(config.lead, ids[start:]) for ids in rows)
+        for response, one, ids in zip(responses, encoded.responses, rows, strict=True):
+            found, expected = exported.split(ids), (one.prompt_ids.tolist(), one.response_ids.tolist())
+            if found == expected:
+                continue
+            if not lead or not response[0].isspace():
+                raise IncompatibleError(
+                    "the exported model",
+                    f"the response {expected[1]} for {response!r}",
+                    str(found[1]),
+                    "report this tokenizer; it cannot be exported",
+                )
+            whole = _alike(config.lead, ids[start:]) == len(config.lead)
+            unclear.add(ids[start + (len(config.lead) if whole else config.lead_fixed)])
+    config.unclear = sorted(unclear)
 
 
-def _card(model: RewardModel, config: ExportConfig) -> str:
-    """Return the card for a hub.
+def _alike(one: list[int], other: list[int]) -> int:
+    """Count the token ids that two lists begin with in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _header(template: PromptTemplate, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Return the token ids before a response, and those between them and a finished one; or none of both."""
+    text = ConversationText(template)
+    header = _ids(tokenizer, text.header)
+    bare, whole = (_ids(tokenizer, text.header + lead + _ANSWER) for lead in ("", text.lead))
+    answer = bare[len(header) :]
+    known = bare[: len(header)] == whole[: len(header)] == header and whole[-len(answer) :] == answer
+    if template.text is None or not text.header.strip() or not known:
+        return [], []
+    return header, whole[len(header) : len(whole) - len(answer)]
+
+
+def _card(model: RewardModel, config: ExportConfig, *, masked: bool) -> str:
+    """Return the card for a hub; `masked` if the model has to be told where responses begin.
 
     Raises:
         UsageError: it is not known which model of the hub this one was made from.
@@ -166,6 +197,7 @@ def _card(model: RewardModel, config: ExportConfig) -> str:
         licence=str(config.licence),
         datasets=config.dataset,
         evaluation=measured,
+        masked=masked,
     )
 
 
@@ -233,6 +265,6 @@ def _write_tokenizer(folder: Path, tokenizer: Any, template: PromptTemplate) -> 
         "model_input_names": ["input_ids", "attention_mask"],
         **special,
         "pad_token": special.get("pad_token", tokenizer.eos_token),
-        "chat_template": template.jinja,
+        **({} if template.jinja is None else {"chat_template": template.jinja}),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

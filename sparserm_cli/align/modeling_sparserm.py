@@ -2,12 +2,15 @@
 
 This file goes into every export beside the weights, so it stands by itself: transformers 4.51 and newer, and
 torch. It takes whole conversations in the model's chat template, scores the last assistant turn, and gives
-the score of `sparserm score` whatever the padding side and however many tokens are masked.
+the score of `sparserm score` whatever the padding side and however many tokens are masked. Where the response
+begins is found by what the template writes before it, or told by a `response_mask`, without which a model
+that knows no chat template scores nothing.
 """
 
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -22,8 +25,12 @@ class SparseRMConfig(PretrainedConfig):
         poolings: of `mean` and `last`, what each layer is pooled by, in order.
         directions: directions a layer.
         hidden: width of the head's hidden layer; 0 for a linear head.
-        header: token ids that the chat template writes before a response.
+        header: token ids that the chat template writes before a response; none if nothing is found by them.
         header_fixed: how many of these are always there; those after them may merge with a response's begin.
+        lead: token ids that it writes between the header and a finished response, such as empty thoughts,
+            which are no part of the conversation that is scored.
+        lead_fixed: how many of these are always there; those after them may merge with a response's begin.
+        unclear: token ids at the end of the lead, or after it, which may be of the lead as of a response.
         endings: token ids that may end a response, each a list, the longest first.
         leading_bos: whether a conversation must begin with the BOS token.
 
@@ -40,6 +47,9 @@ class SparseRMConfig(PretrainedConfig):
         hidden: int = 0,
         header: tuple[int, ...] = (),
         header_fixed: int = 0,
+        lead: tuple[int, ...] = (),
+        lead_fixed: int = 0,
+        unclear: tuple[int, ...] = (),
         endings: tuple[tuple[int, ...], ...] = (),
         leading_bos: bool = False,
         **others: Any,
@@ -47,6 +57,7 @@ class SparseRMConfig(PretrainedConfig):
         self.backbone, self.layers, self.poolings = backbone or {}, list(layers), list(poolings)
         self.directions, self.hidden = directions, hidden
         self.header, self.header_fixed = list(header), header_fixed
+        self.lead, self.lead_fixed, self.unclear = list(lead), lead_fixed, list(unclear)
         self.endings = [list(ending) for ending in endings]
         self.leading_bos = leading_bos
         super().__init__(**{"num_labels": 1, **others})
@@ -85,6 +96,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
+        response_mask: Tensor | None = None,
         return_dict: bool | None = None,
         **_others: Any,
     ) -> SequenceClassifierOutput | tuple[Tensor]:
@@ -93,6 +105,8 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         Args:
             input_ids: token ids (rows, tokens), padded on either side.
             attention_mask: 1 for tokens, 0 for padding and for whatever else shall not be there.
+            response_mask: 1 for the tokens of the response, one after the other; what follows them is left
+                out. Without it responses begin after the header. `encode` gives it.
             return_dict: false gives a tuple.
 
         Returns:
@@ -108,8 +122,13 @@ class SparseRMForSequenceClassification(PreTrainedModel):
                     "several conversations need an attention_mask: padding cannot be told from text"
                 )
             attention_mask = torch.ones_like(input_ids)
-        kept = (ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True))
-        rows = [self.split(ids) for ids in kept]
+        kept = attention_mask.bool()
+        conversations = [ids[mask].tolist() for ids, mask in zip(input_ids, kept, strict=True)]
+        if response_mask is None:
+            rows = [self.split(ids) for ids in conversations]
+        else:
+            marks = [marked[mask].tolist() for marked, mask in zip(response_mask, kept, strict=True)]
+            rows = [self.cut(ids, marked) for ids, marked in zip(conversations, marks, strict=True)]
         answered = [place for place, (_, response) in enumerate(rows) if response]
         logits = torch.full((len(rows), 1), torch.nan, device=self.mean.device)
         if answered:
@@ -124,11 +143,13 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         in `sparserm`; the end of the turn belongs to neither.
 
         Raises:
-            ValueError: there is no header.
+            ValueError: there is no header, or the response's begin may be the template's as well.
 
         """
-        ids = self._with_one_bos(ids)
         header, fixed = self.config.header, self.config.header_fixed
+        if not header:
+            raise ValueError("no response_mask: expected one, since the model knows no chat template")
+        ids = self._with_one_bos(ids)
         place = len(ids) - fixed
         while place >= 0 and ids[place : place + fixed] != header[:fixed]:
             place -= 1
@@ -140,8 +161,50 @@ class SparseRMForSequenceClassification(PreTrainedModel):
             if ids[start : start + 1] != [token]:
                 break
             start += 1
-        endings = (len(one) for one in self.config.endings if ids[start:][-len(one) :] == one)
-        return ids[:start], ids[start : len(ids) - next(endings, 0)]
+        prompt, response = ids[:start], self._without_lead(ids[start:])
+        endings = (len(one) for one in self.config.endings if response[-len(one) :] == one)
+        return prompt, response[: len(response) - next(endings, 0)]
+
+    def cut(self, ids: list[int], marked: list[int]) -> tuple[list[int], list[int]]:
+        """Return the token ids before the marked ones, and the marked ones.
+
+        Raises:
+            ValueError: they do not stand one after the other.
+
+        """
+        places = [place for place, mark in enumerate(marked) if mark]
+        start, stop = (places[0], places[-1] + 1) if places else (len(ids), len(ids))
+        if len(places) != stop - start:
+            raise ValueError("expected a response_mask of tokens one after the other, found a gap")
+        return self._with_one_bos(ids[:start]), ids[start:stop]
+
+    @staticmethod
+    def encode(tokenizer: Any, prompts: list[str], responses: list[str]) -> dict[str, Tensor]:
+        """Tokenise prompts with their responses as `sparserm score` does, for a call of the model.
+
+        Args:
+            tokenizer: the one of this folder.
+            prompts: texts up to where the responses begin, rendered if there is a chat template.
+            responses: as many.
+
+        Returns:
+            `input_ids`, `attention_mask` and `response_mask`, each (rows, tokens), padded on the right.
+
+        """
+        backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # what tiles the text
+        backend.no_truncation()
+        backend.enable_padding()
+        texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        found = backend.encode_batch(texts, add_special_tokens=False)
+        ends = torch.tensor([[end for _, end in one.offsets] for one in found])
+        # A token that also covers the prompt's end is the response's; padding ends at 0.
+        begun = ends > torch.tensor([[len(prompt)] for prompt in prompts])
+        return {
+            "input_ids": torch.tensor([one.ids for one in found]),
+            "attention_mask": torch.tensor([one.attention_mask for one in found]),
+            "response_mask": begun.long(),
+        }
 
     def features(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
         """Return the projections (rows, layers x poolings x directions) of prompts with responses."""
@@ -181,6 +244,25 @@ class SparseRMForSequenceClassification(PreTrainedModel):
             for handle in handles:
                 handle.remove()
         return [taken[layer] for layer in self.config.layers]
+
+    def _without_lead(self, ids: list[int]) -> list[int]:
+        """Return what follows the header without what only a template has put there.
+
+        Raises:
+            ValueError: a token may be of either.
+
+        """
+        lead, fixed = self.config.lead, self.config.lead_fixed
+        if not lead or ids[:fixed] != lead[:fixed]:
+            return ids
+        whole = ids[: len(lead)] == lead
+        after = ids[len(lead) if whole else fixed :]
+        if after and after[0] in self.config.unclear:
+            raise ValueError(
+                f"expected a response apart from the tokens {lead} that the chat template writes before it, "
+                f"found the token {after[0]}, which may be of both; give a response_mask"
+            )
+        return after if whole else ids
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
         """Return ids that begin with one BOS where the model was given one, whatever a tokenizer has done."""

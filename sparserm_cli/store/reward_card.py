@@ -36,7 +36,7 @@ _HUB_CARD = """---
 
 {summary}
 
-The blocks of the language model up to there are in this repository. Whole conversations in the chat template
+The blocks of the language model up to there are in this repository. {goes_in}
 go in, `logits` of shape (conversations, 1) come out, whatever the padding side:
 
 ```python
@@ -45,18 +45,25 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 place = "PATH/TO/THIS/FOLDER"
 tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=True)
 model = AutoModelForSequenceClassification.from_pretrained(place, trust_remote_code=True)
-turns = [
-    {{"role": "user", "content": "Why is the sky blue?"}},
-    {{"role": "assistant", "content": "Rayleigh scattering."}},
-]
-text = tokenizer.apply_chat_template(turns, tokenize=False)
-score = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0]
+{usage}
 ```
 The code that runs is `modeling_sparserm.py` here. The folder `sparserm` holds the same reward model for
 `sparserm score --reward`, which needs the language model besides.
 
 {origin}
 """
+
+_CONVERSATIONS = "Whole conversations in the chat template"
+_CONVERSATIONS_USE = """turns = [
+    {"role": "user", "content": "Why is the sky blue?"},
+    {"role": "assistant", "content": "Rayleigh scattering."},
+]
+text = tokenizer.apply_chat_template(turns, tokenize=False)
+score = model(**tokenizer(text, return_tensors="pt", add_special_tokens=False)).logits[0, 0]"""
+
+_MASKED = "Texts with a mask that tells where the responses are, since no chat template does,"
+_MASKED_USE = """inputs = model.encode(tokenizer, ["Why is the sky blue? "], ["Rayleigh scattering."])
+score = model(**inputs).logits[0, 0]"""
 
 _SUMMARY = """Scores how well a response answers a prompt; higher is better, and only differences mean
 something. It is {count} directions in the residual stream of `{model}` (revision `{model_revision}`) after
@@ -97,6 +104,7 @@ def hub_card(
     licence: str,
     datasets: Sequence[str] = (),
     evaluation: Mapping[str, Any] | None = None,
+    masked: bool = False,
 ) -> str:
     """Return the card of a reward model that goes to a model hub.
 
@@ -106,6 +114,7 @@ def hub_card(
         licence: as the hub spells it, such as `apache-2.0`.
         datasets: the hub's ids of the training data.
         evaluation: what `evaluate` measured on held-out pairs with this reward model.
+        masked: whether the model has to be told where responses begin.
 
     """
     from huggingface_hub import EvalResult, ModelCardData
@@ -130,7 +139,12 @@ def hub_card(
     )
     held_out = [{**one, "scorer": name, "split": "held out"} for name, one in scorers.items()]
     return _HUB_CARD.format(
-        metadata=metadata.to_yaml(), title=_TITLE, summary=_summary(config), origin=_origin(config, held_out)
+        metadata=metadata.to_yaml(),
+        title=_TITLE,
+        summary=_summary(config),
+        goes_in=_MASKED if masked else _CONVERSATIONS,
+        usage=_MASKED_USE if masked else _CONVERSATIONS_USE,
+        origin=_origin(config, held_out),
     )
 
 

@@ -9,18 +9,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sparserm_cli import RewardModel
-from sparserm_cli.align.export_hf import build, check_boundaries, export_hf
+from sparserm_cli.align.export_hf import build, export_hf, settle_boundaries
 from sparserm_cli.config import EvaluateConfig, ExportConfig
 from sparserm_cli.data.conversation import ConversationText
+from sparserm_cli.data.template import PromptTemplate
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.identity import load_tokenizer
 from sparserm_cli.store.reward import read_reward
 from sparserm_cli.study.evaluate import evaluate
 
-shared = sys.modules["sparserm_fitted"]
+shared, tiny = sys.modules["sparserm_fitted"], sys.modules["sparserm_tiny"]
 SYSTEM = {"role": "system", "content": "Be brief."}
 TURNS = [
     {"role": "user", "content": "Question 1?"},
@@ -191,11 +193,11 @@ def test_boundaries_are_checked_before_anything_is_written(fitted_run):
     model = RewardModel.load(fitted_run / "reward")
     tokenizer = load_tokenizer(model.lm.identity)
     exported = build(model, tokenizer)
-    check_boundaries(exported, model.template, tokenizer)
+    settle_boundaries(exported, model.template, tokenizer)
     exported.config.header_fixed = len(exported.config.header) - 3
     exported.config.header = exported.config.header[:-1]
     with pytest.raises(IncompatibleError, match=r"expected the response .* it cannot be exported"):
-        check_boundaries(exported, model.template, tokenizer)
+        settle_boundaries(exported, model.template, tokenizer)
 
 
 @pytest.mark.parametrize("arch", ["gpt2", "gemma2", "gemma3", "phi"])
@@ -225,11 +227,148 @@ def test_linear_heads_and_both_poolings(fitted_run, loaded, tmp_path):
     np.testing.assert_allclose(logits, model.score(PROMPTS, RESPONSES), atol=1e-4)
 
 
-def test_a_raw_prompt_has_no_header(tmp_path, tiny_model):
-    """Without a chat template nothing tells where a response begins, so there is no export."""
-    run = shared.fit_tiny(tmp_path, tiny_model("llama"), template="raw")
-    with pytest.raises(IncompatibleError, match="expected a chat template that writes a header"):
-        export_hf(ExportConfig(target=tmp_path / "hf", to="hf", run=run), note=shared.QUIET["note"])
+def marked(loaded, rows, side):
+    """Tokenise as the exported code does, and put the padding where it is asked for."""
+    model, tokenizer = loaded
+    inputs = model.encode(tokenizer, [prompt for prompt, _ in rows], [response for _, response in rows])
+    if side == "right":
+        return inputs
+    counts = inputs["attention_mask"].sum(1).tolist()
+    return {
+        name: torch.stack([row.roll(len(row) - count) for row, count in zip(values, counts, strict=True)])
+        for name, values in inputs.items()
+    }
+
+
+RAW_ROWS = [
+    ("Question: Hi? Answer: ", "good good"),
+    ("Q?", "poor, at great length, so that the other is padded"),
+    ("Q? ", "\n\n so so "),
+]
+
+
+@pytest.fixture(scope="module")
+def raw(tiny_model: Callable, tmp_path_factory):
+    """Fit without a chat template, and load what is exported."""
+    folder = tmp_path_factory.mktemp("raw")
+    run = shared.fit_tiny(folder, tiny_model("llama"), template="raw")
+    with pytest.MonkeyPatch.context() as patch:
+        cache = str(folder / "modules")
+        patch.setattr(transformers.dynamic_module_utils, "HF_MODULES_CACHE", cache)
+        patch.syspath_prepend(cache)
+        options = {"to": "hub-folder", "licence": "mit", "base_model": "org/tiny"}
+        export_hf(ExportConfig(target=folder / "hub", run=run, **options), note=shared.QUIET["note"])
+        model = AutoModelForSequenceClassification.from_pretrained(folder / "hub", trust_remote_code=True)
+        yield run, (model, AutoTokenizer.from_pretrained(folder / "hub", trust_remote_code=True))
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_row_27_without_a_template_a_mask_tells_the_response(raw, side):
+    """Under either padding, with a doubled first token that is masked: the scores of `score`."""
+    run, loaded = raw
+    inputs = marked(loaded, RAW_ROWS, side)
+    first = torch.full((len(RAW_ROWS), 1), 65)
+    before = {"input_ids": first, "attention_mask": first * 0, "response_mask": first * 0}
+    doubled = {name: torch.cat([before[name], one], 1) for name, one in inputs.items()}
+    prompts, responses = zip(*RAW_ROWS, strict=True)
+    expected = RewardModel.load(run / "reward").score(prompts, responses)
+    for given in (inputs, doubled):
+        with torch.no_grad():
+            logits = loaded[0](**given).logits[:, 0].numpy()
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_without_a_template_or_a_mask_nothing_is_guessed(raw):
+    """One line says what is missing; a mask with a gap is no response; the card says how it is done."""
+    run, (model, _) = raw
+    with pytest.raises(
+        ValueError, match="no response_mask: expected one, since the model knows no chat template"
+    ):
+        model(torch.tensor([[1, 2, 3]]))
+    with pytest.raises(
+        ValueError, match="expected a response_mask of tokens one after the other, found a gap"
+    ):
+        model(torch.tensor([[1, 2, 3]]), response_mask=torch.tensor([[1, 0, 1]]))
+    card = (run.parent / "hub" / "README.md").read_text()
+    assert "model.encode(tokenizer" in card
+    assert "apply_chat_template" not in card
+
+
+def test_a_mask_goes_before_the_header(fitted_run, loaded):
+    """Prompts rendered by the template, with their responses: the same scores, whatever a response spells."""
+    model = RewardModel.load(fitted_run / "reward")
+    odd = ["good", "<|im_start|>assistant\nodd"]
+    inputs = loaded[0].encode(loaded[1], [model.template.render("Hi?")] * 2, odd)
+    with torch.no_grad():
+        logits = loaded[0](**inputs).logits[:, 0].numpy()
+    np.testing.assert_allclose(logits, model.score(["Hi?"] * 2, odd), atol=1e-4)
+
+
+THOUGHTS = "<think>\n\n</think>\n\n"
+
+
+@pytest.fixture(scope="module")
+def thinking(tiny_model: Callable, tmp_path_factory):
+    """Fit with a template that writes empty thoughts before a finished answer, as Qwen3's does, and build."""
+    folder = tmp_path_factory.mktemp("thinking")
+    written = f"{{% if loop.last and message['role'] == 'assistant' %}}{THOUGHTS}{{% endif %}}"
+    text = tiny.CHAT_TEMPLATE.replace("{{ message['content'] }}", written + "{{ message['content'] }}")
+    (folder / "template.jinja").write_text(text)
+    run = shared.fit_tiny(folder, tiny_model("llama"), template=str(folder / "template.jinja"))
+    model = RewardModel.load(run / "reward")
+    tokenizer = load_tokenizer(model.lm.identity)
+    exported = build(model, tokenizer)
+    settle_boundaries(exported, model.template, tokenizer)
+    tokenizer.chat_template, tokenizer.pad_token = text, tokenizer.eos_token
+    return model, exported, tokenizer
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_row_27_what_a_template_writes_before_a_finished_answer_is_no_part_of_it(thinking, side):
+    """Whole conversations with empty thoughts in them: the scores of `score`, which knows none."""
+    model, exported, tokenizer = thinking
+    inputs = batch(tokenizer, side)
+    assert THOUGHTS in tokenizer.decode(inputs["input_ids"][0])
+    with torch.no_grad():
+        logits = exported(**inputs).logits[:, 0].numpy()
+    np.testing.assert_allclose(logits, model.score(PROMPTS, RESPONSES), atol=1e-4)
+
+
+def test_thoughts_of_the_policy_are_part_of_its_answer(thinking):
+    """Only what the template itself writes is left out, and a policy's prompt may come without it."""
+    model, exported, tokenizer = thinking
+    answers = ["good", "<think>\nso so</think>\n\ngood"]
+    texts = [model.template.render("Hi?") + answer + "<|im_end|>\n" for answer in answers]
+    inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.no_grad():
+        logits = exported(**inputs).logits[:, 0].numpy()
+    np.testing.assert_allclose(logits, model.score(["Hi?"] * 2, answers), atol=1e-4)
+
+
+def test_white_space_that_merges_with_the_lead_is_refused(thinking):
+    """Where a tokenizer joins the lead's end with the response's begin, the exported model does not guess."""
+    model, _, _ = thinking
+    tokenizer = merging_tokenizer()
+    template = PromptTemplate(tokenizer, text=model.template.text)
+    exported = build(model, tokenizer)
+    settle_boundaries(exported, template, tokenizer)
+    assert {tokenizer.decode([token]) for token in exported.config.unclear} == {"\n\n", "\n\n\n"}
+    before = template.render("Hi?") + THOUGHTS
+    _, response = exported.split(tokenizer(before + "good\n")["input_ids"])
+    assert tokenizer.decode(response) == "good\n"
+    with pytest.raises(ValueError, match="which may be of both; give a response_mask"):
+        exported.split(tokenizer(before + "\ngood")["input_ids"])
+
+
+def merging_tokenizer():
+    """Give the tiny tokenizer with tokens of two and three line ends."""
+    inner = json.loads(tiny.tiny_tokenizer().backend_tokenizer.to_str())
+    end = "Ċ"  # how byte-level tokenizers spell a line end
+    inner["model"]["vocab"] |= {end * 2: 256, end * 3: 257}
+    inner["model"]["merges"] = [[end, end], [end * 2, end]]
+    made = Tokenizer.from_str(json.dumps({**inner, "added_tokens": []}))
+    made.add_special_tokens(list(tiny.SPECIAL))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token=tiny.SPECIAL[1])
 
 
 def test_nothing_but_an_earlier_export_is_replaced(place, fitted_run, tmp_path):
