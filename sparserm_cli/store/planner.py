@@ -1,34 +1,53 @@
 """Collecting prompts, responses and pairs as they come, and freezing them as a plan.
 
 Reads: token ids, one response at a time. Writes: `activations.zarr/` with its rows arrays, the metadata of
-its arrays at their final shape, rejects.jsonl and plan.json, by one rename. Memory: about 200 bytes a
-response; token ids wait in a spool on the disk, since the responses of a prompt may come far apart but lie in
-one tree.
+its arrays at their final shape, rejects.jsonl and plan.json, by one rename. Memory: none that grows while
+responses come, since they wait on the disk; then about 60 bytes a response, to find equal ones and the order.
+
+Prompts and responses of equal tokens are one. Equal is what has equal 128-bit BLAKE2 digests: that two of a
+billion different ones have is less likely than 1 in 10^20.
 """
 
 import hashlib
 import json
-import shutil
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Int64, UInt32
+from jaxtyping import Int32, Int64, UInt32
 
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.store.disk import part_name
-from sparserm_cli.store.files import building_folder, disk_errors, fault_point, make_folder, write_atomic
+from sparserm_cli.store.files import building_folder, fault_point, make_folder, write_atomic
 from sparserm_cli.store.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.receipts import REJECTS
-from sparserm_cli.store.rows import STRADDLED, TRUNCATED, write_array
+from sparserm_cli.store.rows import STRADDLED, TRUNCATED, Pairs, write_array
+from sparserm_cli.store.spool import PAIR, PROMPT, RESPONSE, Spool, distinct
 from sparserm_cli.store.units import INNER
 from sparserm_cli.store.zarrs import SafeStore
 
-_BUFFER = 1 << 20
+
+class _Order(NamedTuple):
+    """What is kept of all that came, and in which order.
+
+    Axes: `responses` and `prompts` are the different ones, in store order.
+    """
+
+    responses: Int64[np.ndarray, " responses"]
+    """Place of each response in the spool, where it came first."""
+    prompts: Int64[np.ndarray, " prompts"]
+    """Place of each prompt in the spool, where it came first."""
+    response_prompt: Int32[np.ndarray, " responses"]
+    """The prompt of each response."""
+    response_length: Int32[np.ndarray, " responses"]
+    """Tokens of each response."""
+    unit_start: Int64[np.ndarray, " starts"]
+    """The first response of each unit, and the end."""
+    pairs: Pairs
+    """Pairs of different responses, in the order they came in."""
 
 
 class PlanWriter:
@@ -42,32 +61,20 @@ class PlanWriter:
 
     def __init__(self, root: Path, settings: ExtractSettings) -> None:
         self.root, self.settings = root, settings
-        self._folder = part_name(root.with_name(f"{root.name}.spool"))
-        self._seen: dict[bytes, int] = {}
-        self._prompts: dict[bytes, int] = {}
-        self._response_prompt, self._length, self._characters = array("i"), array("i"), array("i")
-        self._flags, self._offset = array("B"), array("q")
-        self._prompt_length, self._group = array("i"), array("Q")
-        self._pairs = array("q")
+        self._spool = Spool(part_name(root.with_name(f"{root.name}.spool")))
+        self._prompts = self._responses = 0
+        self._prompt_key = b""
 
     def __enter__(self) -> Self:
         """Open the spool."""
-        make_folder(self._folder)
-        self._files: dict[str, BinaryIO] = {
-            name: (self._folder / name).open("wb", buffering=_BUFFER)
-            for name in ("responses", "prompts", "rejects")
-        }
+        self._spool.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Remove the spool."""
-        for file in self._files.values():
-            if not file.closed:
-                # A full disk makes the flush fail; what was to be said of it has been said.
-                file.raw.close() if error is not None else file.close()  # type: ignore[attr-defined]
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._spool.__exit__(kind, error, trace)
 
     def add(
         self,
@@ -79,7 +86,7 @@ class PlanWriter:
         straddled: bool = False,
         truncated: bool = False,
     ) -> int:
-        """Add a response unless it is there already.
+        """Add a response; of those with equal prompt and tokens the first is kept.
 
         Args:
             prompt_ids: token ids of the prompt.
@@ -90,152 +97,129 @@ class PlanWriter:
             truncated: whether the prompt was cut.
 
         Returns:
-            the handle of the response for `add_pair`; equal tokens give the same handle.
+            the handle of the response for `add_pair`.
 
         """
         if not len(response_ids):
             raise ValueError("a response has at least one token")
-        prompt = self._prompt(prompt_ids, group)
-        key = hashlib.blake2b(
-            response_ids.tobytes(), digest_size=16, key=prompt.to_bytes(8, "little")
-        ).digest()
-        if key in self._seen:
-            return self._seen[key]
-        self._seen[key] = handle = len(self._length)
-        self._offset.append(self._offset[-1] + self._length[-1] if handle else 0)
-        self._response_prompt.append(prompt)
-        self._length.append(len(response_ids))
-        self._characters.append(characters)
-        self._flags.append(STRADDLED * straddled | TRUNCATED * truncated)
-        self._spool("responses", response_ids.astype("<u4").tobytes())
-        return handle
+        self._add_prompt(np.asarray(prompt_ids, "<u4").tobytes(), group)
+        ids = np.asarray(response_ids, "<u4").tobytes()
+        key = hashlib.blake2b(ids, digest_size=16, key=self._prompt_key).digest()
+        flags = STRADDLED * straddled | TRUNCATED * truncated
+        record = RESPONSE.pack(key, self._prompts - 1, len(response_ids), characters, flags)
+        self._spool.append("responses", record)
+        self._spool.append("responses.ids", ids)
+        self._responses += 1
+        return self._responses - 1
 
-    def _prompt(self, ids: UInt32[np.ndarray, " p"], group: int) -> int:
-        """Return the number of a prompt, adding it if it is new."""
-        key = hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
-        number = self._prompts.setdefault(key, len(self._prompts))
-        if number == len(self._prompt_length):
-            self._prompt_length.append(len(ids))
-            self._group.append(group)
-            self._spool("prompts", ids.astype("<u4").tobytes())
-        return number
+    def _add_prompt(self, ids: bytes, group: int) -> None:
+        """Add a prompt unless it is that of the response before."""
+        key = hashlib.blake2b(ids, digest_size=16).digest()
+        if key != self._prompt_key:
+            self._spool.append("prompts", PROMPT.pack(key, len(ids) // 4, group))
+            self._spool.append("prompts.ids", ids)
+            self._prompts += 1
+            self._prompt_key = key
 
     def add_pair(self, chosen: int, rejected: int, row: int) -> None:
-        """Add a pair of two handles, from row `row` of the input."""
-        self._pairs.extend((chosen, rejected, row))
+        """Add a pair of two handles, from row `row` of the input.
+
+        One of equal responses says nothing and is left out; so is one that came before, with `dedupe`.
+        """
+        self._spool.append("pairs", PAIR.pack(chosen, rejected, row))
 
     def reject(self, record: Mapping[str, Any]) -> None:
         """Note an input row that was not accepted, and why."""
         line = json.dumps(dict(record), ensure_ascii=True, allow_nan=False) + "\n"
-        self._spool("rejects", line.encode("ascii"))
+        self._spool.append("rejects", line.encode("ascii"))
 
-    def _spool(self, name: str, data: bytes) -> None:
-        """Append to a file of the spool."""
-        with disk_errors(self._folder, len(data)):
-            fault_point("plan-spool")
-            self._files[name].write(data)
-
-    # --- layout ---
-
-    def plan(self, counts: Mapping[str, int]) -> ExtractPlan:
-        """Return the plan as it would be frozen now, without writing anything.
+    def freeze(self, counts: Mapping[str, int]) -> ExtractPlan:
+        """Write the plan; after this the capture is there, without any unit done.
 
         Args:
             counts: rows read, accepted, rejected, and whatever else was counted.
 
         Raises:
             BadInputError: no response was added.
-
-        """
-        if not self._length:
-            where = ", ".join(one.path for one in self.settings.inputs) or "the input"
-            raise BadInputError(
-                where, "at least one response", "no rows", "see rejects, or name another file"
-            )
-        order = self._order()
-        lengths = np.frombuffer(self._length, np.int32)[order]
-        start = self._starts(order)
-        tokens = np.add.reduceat(lengths.astype(np.int64), start[:-1])
-        layout = Layout(
-            units=len(start) - 1,
-            responses_per_unit=int(np.diff(start).max()),
-            tokens_per_unit=int(tokens.max()),
-            responses=len(lengths),
-            prompts=len(self._prompt_length),
-            pairs=len(self._pairs) // 3,
-            response_tokens=int(tokens.sum()),
-            prompt_tokens=sum(self._prompt_length),
-        )
-        return ExtractPlan(self.settings, layout, dict(counts))
-
-    def _order(self) -> Int64[np.ndarray, " responses"]:
-        """Return the handles in store order: by first appearance of the prompt, then of the response."""
-        return np.argsort(np.frombuffer(self._response_prompt, np.int32), kind="stable").astype(np.int64)
-
-    def _starts(self, order: Int64[np.ndarray, " responses"]) -> Int64[np.ndarray, " starts"]:
-        """Return the first response of each unit, in store order, and the end."""
-        lengths = np.frombuffer(self._length, np.int32)[order]
-        prompts = np.frombuffer(self._response_prompt, np.int32)[order]
-        return cut_units(lengths, prompts, self.settings.token_cap, self.settings.response_cap)
-
-    # --- freeze ---
-
-    def freeze(self, counts: Mapping[str, int]) -> ExtractPlan:
-        """Write the plan; after this the capture is there, without any unit done.
-
-        Args:
-            counts: as for `plan`.
-
-        Raises:
-            BadInputError: no response was added.
             ResourceError: the disk is full.
 
         """
-        plan = self.plan(counts)
-        with disk_errors(self._folder, 0):
-            for file in self._files.values():
-                file.close()
+        if not self._responses:
+            where = ", ".join(one.path for one in self.settings.inputs) or "the input"
+            hint = "see rejects, or name another file"
+            raise BadInputError(where, "at least one response", "no rows", hint)
+        self._spool.finish()
+        order = self._order()
+        plan = ExtractPlan(self.settings, self._layout(order), dict(counts))
         with building_folder(self.root, plan.layout.response_tokens * 4) as part:
             store = SafeStore(part, sync=False)
             create_arrays(store, plan)
-            self._write_rows(store, plan)
+            self._write_rows(store, order, plan.layout)
             fault_point("plan-rows-written")
             make_folder(part / INNER)
-            write_atomic(part / REJECTS, (self._folder / "rejects").read_bytes())
+            write_atomic(part / REJECTS, self._spool.bytes("rejects"))
             frozen = freeze(part, plan, plan.settings.identity())
-            shutil.rmtree(self._folder)
+            self._spool.remove()
             fault_point("plan-before-rename")
         fault_point("plan-renamed")
         return ExtractPlan(plan.settings, plan.layout, plan.counts, frozen.plan_hash)
 
-    def _write_rows(self, store: SafeStore, plan: ExtractPlan) -> None:
-        """Write the rows arrays in store order."""
-        order = self._order()
-        place = np.empty(len(order), np.int64)
-        place[order] = np.arange(len(order))
-        pairs = np.frombuffer(self._pairs, np.int64).reshape(-1, 3)
-        small = {
-            "response_prompt": np.frombuffer(self._response_prompt, np.int32)[order],
-            "response_length": np.frombuffer(self._length, np.int32)[order],
-            "response_characters": np.frombuffer(self._characters, np.int32)[order],
-            "response_flags": np.frombuffer(self._flags, np.uint8)[order],
-            "prompt_length": np.frombuffer(self._prompt_length, np.int32),
-            "prompt_group": np.frombuffer(self._group, np.uint64),
-            "pair_chosen": place[pairs[:, 0]],
-            "pair_rejected": place[pairs[:, 1]],
-            "pair_row": pairs[:, 2],
-            "unit_response_start": self._starts(order),
-        }
-        for name, values in small.items():
-            write_array(store, name, len(values), [values])
-        responses = np.memmap(self._folder / "responses", "<u4", "r")
-        write_array(store, "response_ids", plan.layout.response_tokens, self._in_order(responses, order))
-        prompts = (
-            np.memmap(self._folder / "prompts", "<u4", "r") if plan.layout.prompt_tokens else np.empty(0)
-        )
-        write_array(store, "prompt_ids", plan.layout.prompt_tokens, [prompts])
+    def _order(self) -> _Order:
+        """Put what is different in store order: by first appearance of the prompt, then of the response."""
+        prompts, prompt_number = distinct(self._spool.column("prompts", "key"))
+        responses, number = distinct(self._spool.column("responses", "key"))
+        prompt = prompt_number[self._spool.column("responses", "prompt")[responses]].astype(np.int32)
+        by_prompt = np.argsort(prompt, kind="stable")
+        responses, prompt = responses[by_prompt], prompt[by_prompt]
+        lengths = self._spool.column("responses", "length")[responses]
+        starts = cut_units(lengths, prompt, self.settings.token_cap, self.settings.response_cap)
+        place = np.empty_like(by_prompt)
+        place[by_prompt] = np.arange(len(place))
+        return _Order(responses, prompts, prompt, lengths, starts, self._pairs(place[number]))
 
-    def _in_order(self, spool: np.ndarray, order: Int64[np.ndarray, " responses"]) -> Iterator[np.ndarray]:
-        """Yield the token ids of each response in store order."""
-        for handle in order:
-            yield spool[self._offset[handle] : self._offset[handle] + self._length[handle]]
+    def _pairs(self, place: Int64[np.ndarray, " added"]) -> Pairs:
+        """Return the pairs that are kept, given the number in the store of each response that was added."""
+        chosen, rejected = (place[self._spool.column("pairs", side)] for side in ("chosen", "rejected"))
+        kept = chosen != rejected
+        if self.settings.dedupe:
+            _, first = np.unique(chosen * len(place) + rejected, return_index=True)
+            kept &= np.isin(np.arange(len(kept)), first)
+        return Pairs(chosen[kept], rejected[kept], self._spool.column("pairs", "row")[kept])
+
+    def _layout(self, order: _Order) -> Layout:
+        """Return the sizes of everything."""
+        tokens = np.add.reduceat(order.response_length.astype(np.int64), order.unit_start[:-1])
+        prompt_tokens = self._spool.column("prompts", "length")[order.prompts]
+        return Layout(
+            units=len(tokens),
+            responses_per_unit=int(np.diff(order.unit_start).max()),
+            tokens_per_unit=int(tokens.max()),
+            responses=len(order.responses),
+            prompts=len(order.prompts),
+            pairs=len(order.pairs.row),
+            response_tokens=int(tokens.sum()),
+            prompt_tokens=int(prompt_tokens.sum(dtype=np.int64)),
+        )
+
+    def _write_rows(self, store: SafeStore, order: _Order, layout: Layout) -> None:
+        """Write the rows arrays in store order, one after another, since each may be large."""
+        known = {
+            "response_prompt": order.response_prompt,
+            "response_length": order.response_length,
+            "pair_chosen": order.pairs.chosen,
+            "pair_rejected": order.pairs.rejected,
+            "pair_row": order.pairs.row,
+            "unit_response_start": order.unit_start,
+        }
+        for name, values in known.items():
+            write_array(store, name, len(values), [values])
+        for field in ("characters", "flags"):
+            values = self._spool.column("responses", field)[order.responses]
+            write_array(store, f"response_{field}", len(values), [values])
+        for field in ("length", "group"):
+            values = self._spool.column("prompts", field)[order.prompts]
+            write_array(store, f"prompt_{field}", len(values), [values])
+        responses = self._spool.token_ids("responses", order.responses)
+        write_array(store, "response_ids", layout.response_tokens, responses)
+        prompts = self._spool.token_ids("prompts", order.prompts)
+        write_array(store, "prompt_ids", layout.prompt_tokens, prompts)

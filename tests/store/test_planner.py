@@ -21,6 +21,7 @@ from sparserm_cli.store.layout import cut_units
 from sparserm_cli.store.plan import InputFact, check_inputs, check_space
 from sparserm_cli.store.planner import PlanWriter
 from sparserm_cli.store.rows import CHUNK, Rows
+from sparserm_cli.store.spool import distinct
 
 token_ids = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(lambda one: np.array(one, np.uint32))
 added = st.lists(st.tuples(token_ids, token_ids), min_size=1, max_size=25)
@@ -86,22 +87,58 @@ def test_what_is_added_is_planned_once_and_in_order(
             found += [(tuple(tree.prompt_ids), tuple(one)) for one in tree.responses]
     assert found == [(prompt, one) for prompt, tree in expected.items() for one in tree]
     pairs = reader.rows.pairs
-    assert [found[i] for i in pairs.chosen] == [(tuple(p), tuple(r)) for p, r in rows]
-    assert {found[i] for i in pairs.rejected} == {(tuple(rows[0][0]), tuple(rows[0][1]))}
-    assert plan.layout.pairs == len(rows)
+    responses = [(tuple(prompt), tuple(response)) for prompt, response in rows]
+    kept = [row for row, one in enumerate(responses) if one != responses[0]]
+    assert [found[i] for i in pairs.chosen] == [responses[row] for row in kept]
+    assert [found[i] for i in pairs.rejected] == [responses[0]] * len(kept)
+    assert pairs.row.tolist() == kept
+    assert plan.layout.pairs == len(kept)
     assert plan.bytes > 0
 
 
-def test_a_response_is_added_once(tmp_path: Path):
-    """Equal tokens give the same handle; the same response to another prompt is another one."""
+def test_a_response_is_kept_once(tmp_path: Path):
+    """Equal tokens are one response, however far apart; the same tokens after another prompt are another."""
     with PlanWriter(tmp_path / "a", captures.settings()) as writer:
-        first = writer.add(captures.ids(1), captures.ids(2, 3), group=1)
-        assert writer.add(captures.ids(1), captures.ids(2, 3), group=1) == first
-        assert writer.add(captures.ids(1, 2), captures.ids(3), group=1) != first
-        assert writer.plan({}).layout.responses == 2
+        first = writer.add(captures.ids(1), captures.ids(2, 3), group=1, characters=5)
+        other = writer.add(captures.ids(1, 2), captures.ids(3), group=2)
+        again = writer.add(captures.ids(1), captures.ids(2, 3), group=3, characters=6)
+        writer.add_pair(first, other, 1)
+        writer.add_pair(first, again, 2)
+        writer.add_pair(again, other, 3)
         with pytest.raises(ValueError, match="at least one token"):
             writer.add(captures.ids(1), captures.ids(), group=1)
-    assert list(tmp_path.iterdir()) == []
+        writer.freeze({})
+    rows = ActivationsWriter(tmp_path / "a").rows
+    assert rows.response_characters.tolist() == [5, 0]
+    assert rows.prompt_group.tolist() == [1, 2]
+    assert [one.tolist() for one in rows.pairs] == [[0, 0], [1, 1], [1, 3]]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_dedupe_keeps_the_first_of_equal_pairs(tmp_path: Path):
+    """The same two responses the other way round are another pair."""
+    with PlanWriter(tmp_path / "a", captures.settings(dedupe=True)) as writer:
+        for row in range(3):
+            a, b = (writer.add(captures.ids(1), captures.ids(one), group=1) for one in (2, 3))
+            writer.add_pair(*((b, a) if row == 1 else (a, b)), row)
+        writer.freeze({})
+    pairs = ActivationsWriter(tmp_path / "a").rows.pairs
+    assert [one.tolist() for one in pairs] == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_digests_that_share_a_half_are_different():
+    """Only all 128 bits make two equal; the first of equal ones stands for them."""
+    keys = np.array([[7, 1], [7, 2], [1 << 63, 1], [7, 1], [1 << 63, 1]], np.uint64)
+    first, number = distinct(keys)
+    assert first.tolist() == [0, 1, 2]
+    assert number.tolist() == [0, 1, 2, 0, 2]
+
+
+def test_token_ids_are_gathered_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """With blocks of 4 numbers instead of 1 Mi, the plan is the same."""
+    whole = captures.plan(tmp_path / "whole").plan_hash
+    monkeypatch.setattr("sparserm_cli.store.spool._BLOCK", 4)
+    assert captures.plan(tmp_path / "blocks").plan_hash == whole
 
 
 def test_row_20_no_rows_is_bad_input(tmp_path: Path):
