@@ -34,7 +34,14 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No notes and no progress.")]
 
-DeviceOption = Annotated[str, typer.Option("--device", help="Torch device: auto, cpu, cuda, cuda:1, mps.")]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        help="Torch device: auto, cpu, cuda, cuda:1, mps. A model larger than one: balanced (all GPUs, then "
+        "memory and disk) or a JSON file of module to device.",
+    ),
+]
 BatchTokensOption = Annotated[
     int | None,
     typer.Option("--batch-tokens", help="Tokens in one forward pass.", show_default="by the machine"),

@@ -90,7 +90,8 @@ class DoctorConfig(StageConfig):
     template: str | None = None
     """Chat template: None is the model's own, else the path of a Jinja file."""
     device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu."""
+    """Torch device; auto is cuda where there is one, else cpu; balanced or a JSON file shares the model's
+    blocks among several."""
     offline: bool = False
     """Never call the hub."""
 

@@ -25,7 +25,8 @@ class ServeConfig(StageConfig, Guards):
     model: str | None = None
     """Where the model lies on this machine, if not where the reward model says; it must be the same model."""
     device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu."""
+    """Torch device; auto is cuda where there is one, else cpu; balanced or a JSON file shares the model's
+    blocks among several."""
     batch_tokens: int | None = None
     """Tokens in one forward pass; None chooses by the machine."""
     max_body: int = 2 << 20

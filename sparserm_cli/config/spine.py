@@ -25,7 +25,8 @@ class ExtractConfig(StageConfig):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type the model computes in; auto is bfloat16 where this machine multiplies it faster."""
     device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu."""
+    """Torch device; auto is cuda where there is one, else cpu; balanced or a JSON file shares the model's
+    blocks among several."""
     batch_tokens: int | None = None
     """Tokens in one forward pass, padding included; None chooses by the machine."""
     max_length: int | None = None

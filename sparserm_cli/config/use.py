@@ -46,7 +46,8 @@ class ResponsesConfig(StageConfig):
     model: str | None = None
     """Where the model lies on this machine, if not where the reward model says; it must be the same model."""
     device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu."""
+    """Torch device; auto is cuda where there is one, else cpu; balanced or a JSON file shares the model's
+    blocks among several."""
     batch_tokens: int | None = None
     """Tokens in one forward pass; None chooses by the machine."""
     deterministic: bool = False

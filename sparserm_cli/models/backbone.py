@@ -1,5 +1,7 @@
 """Load a language model up to a layer, on the device and in the type that this machine is good at."""
 
+import shutil
+import weakref
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -8,6 +10,7 @@ from torch import nn
 
 from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
 from sparserm_cli.models.identity import ModelIdentity
+from sparserm_cli.models.placement import is_spread, placing
 from sparserm_cli.models.quiet import first_line, quiet_transformers
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -19,19 +22,20 @@ BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
 def choose_device(device: str) -> str:
     """Return the torch device that `auto` means here, or check the one asked for.
 
+    A model that is shared among devices takes its input on the device of `auto`, where SAEs lie too.
+
     Raises:
         UsageError: no device torch knows.
         ResourceError: a CUDA device is asked for and not there.
 
     """
-    if device == "auto":
+    if device == "auto" or is_spread(device):
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         asked = torch.device(device)
     except RuntimeError as error:
-        raise UsageError(
-            "--device", "auto, cpu, cuda or cuda:N", repr(device), "correct the option"
-        ) from error
+        known = "auto, cpu, cuda, cuda:N, balanced or a .json file"
+        raise UsageError("--device", known, repr(device), "correct the option") from error
     if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA devices on this machine"
         raise ResourceError(f"--device {device}", "that device", found, "use --device auto or cpu")
@@ -61,10 +65,11 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
     """Load blocks 0 to max(layers), ready to run; weights above them and the LM head are not read.
 
     Raises:
-        UsageError: a layer that the model does not have.
+        UsageError: a layer that the model does not have, or a file of devices that cannot be read.
         IncompatibleError: the model is no causal language model, or its weights do not fit its config.
 
     """
+    shared = placing(device)
     with quiet_transformers():
         from transformers import AutoConfig, AutoModel
 
@@ -80,6 +85,7 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
                 dtype=dtype,
                 use_safetensors=not identity.pickles,
                 **where,
+                **shared,
             )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = first_line(error)
@@ -87,7 +93,11 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
                 identity.name, "a model that transformers loads", reason, "check it"
             ) from error
     model = model if text is config else model.get_decoder()  # leave a vision tower behind
-    return model.to(device).eval().requires_grad_(requires_grad=False)
+    if shared:
+        weakref.finalize(model, shutil.rmtree, shared["offload_folder"], ignore_errors=True)
+    else:
+        model = model.to(device)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:

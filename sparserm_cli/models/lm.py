@@ -28,6 +28,7 @@ from sparserm_cli.models.attention import (
 from sparserm_cli.models.backbone import DType, blocks_of, choose_device, choose_dtype, load_backbone
 from sparserm_cli.models.identity import ModelIdentity
 from sparserm_cli.models.memory import keep_freed_memory, limit_kernel_cache
+from sparserm_cli.models.placement import devices_of, is_spread
 from sparserm_cli.models.prompt_cache import PromptCache
 from sparserm_cli.models.quiet import first_line, quiet_transformers
 from sparserm_cli.models.tree import Row, Trie, build_trie, sort_rows
@@ -53,7 +54,7 @@ class LanguageModel:
         d_in: width of the residual stream.
         dtype: `float32` or `bfloat16`, what the model computes in.
         dtype_reason: why `auto` chose it, or that the user did.
-        device: torch device, such as `cpu` or `cuda:0`.
+        device: torch device that takes the input, such as `cpu` or `cuda:0`.
         model_type: transformers' name of the architecture, such as `llama`.
         max_positions: longest sequence the model's positions reach, in tokens.
         supports_tree: whether a prompt is computed once for all its responses.
@@ -66,12 +67,13 @@ class LanguageModel:
     def __init__(
         self, backbone: Any, identity: ModelIdentity, layers: Sequence[int], dtype_reason: str
     ) -> None:
-        config, first = backbone.config, next(backbone.parameters())
+        config, devices = backbone.config, devices_of(backbone)
         self.backbone, self.identity, self.layers = backbone, identity, tuple(sorted(set(layers)))
         self.blocks = blocks_of(backbone)
         self.d_in: int = config.hidden_size
-        self.dtype, self.dtype_reason = str(first.dtype).removeprefix("torch."), dtype_reason
-        self.device = str(first.device)
+        dtype = next(backbone.parameters()).dtype
+        self.dtype, self.dtype_reason = str(dtype).removeprefix("torch."), dtype_reason
+        self.device = devices[0]
         self.model_type: str = config.model_type
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or 2**31
         self.prompt_cache: PromptCache | None = None
@@ -80,13 +82,20 @@ class LanguageModel:
         self.blocks[-1].forward = partial(_only_kept, self.blocks[-1].forward)
         self._plain = "eager" if getattr(config, "attn_logit_softcapping", None) else _attention_of(config)
         self.runs_alone = _depends_on_length(config)
-        self.supports_tree, self.tree_reason = self._try_tree()
+        several = f"its blocks are on {len(devices)} devices"
+        self.supports_tree, self.tree_reason = self._try_tree() if len(devices) == 1 else (False, several)
 
     @classmethod
     def load(
         cls, identity: ModelIdentity, *, layers: Sequence[int], dtype: DType = "auto", device: str = "auto"
     ) -> Self:
         """Load the blocks that `layers` need; weights above them are not read from disk.
+
+        Args:
+            identity: which model.
+            layers: blocks whose output is wanted.
+            dtype: to compute in.
+            device: one torch device, `auto`, or how blocks are shared among several (`placement`).
 
         Raises:
             UsageError: a layer that the model does not have, or an unknown device.
@@ -99,7 +108,8 @@ class LanguageModel:
         if place == "cpu":
             keep_freed_memory()
             limit_kernel_cache()
-        return cls(load_backbone(identity, layers, number, place), identity, layers, reason)
+        placed = device if is_spread(device) else place
+        return cls(load_backbone(identity, layers, number, placed), identity, layers, reason)
 
     @property
     def hook_names(self) -> tuple[str, ...]:

@@ -166,7 +166,10 @@ def test_row_54_cuda_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> No
         "--device cuda: expected that device, found 0 CUDA devices on this machine; use --device auto or cpu"
     )
     assert choose_device("auto") == "cpu"
-    with pytest.raises(UsageError, match="--device: expected auto, cpu, cuda or cuda:N, found 'tpu9'"):
+    with pytest.raises(
+        UsageError,
+        match=r"--device: expected auto, cpu, cuda, cuda:N, balanced or a \.json file, found 'tpu9'",
+    ):
         choose_device("tpu9")
 
 
