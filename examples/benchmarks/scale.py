@@ -1,46 +1,44 @@
-"""Plan, open and verify a capture of millions of made-up pairs, whose chunks are never computed.
+"""Plan, fill, open, verify and count a capture of millions of made-up pairs, and an eighth of it.
 
-    python examples/benchmarks/scale.py --pairs 1000000 --output scale.json
+    python examples/benchmarks/scale.py --pairs 10000000 --output scale.json
 
-Every pair has a prompt of its own and two responses. The plan is what `extract` would freeze; receipts and
-manifest are written over sparse files of the right size, so that opening and the quick `verify` meet as many
-files as they would. Peak memory is that of the process so far.
+Every pair has a prompt of its own and two responses. The plan is what `extract` would freeze, from token ids
+that are there already. Vectors are sparse files of the right size with receipts; latents are those of one
+unit, linked into all others, each with a receipt of its own. So every stage meets as many rows, units and
+files as it would. Each step runs in a process of its own, whose processor time and peak memory are told;
+memory that is flat in the data has a ratio of 1 between the whole and the eighth.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
 import resource
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-D_IN, LAYER = 3584, 20
+D_IN, LAYER, D_SAE, FIRING = 3584, 20, 2048, 8
 PROMPT_TOKENS, RESPONSE_TOKENS = 12, 4
 """Short, since what is measured is work a response and a unit, and token ids only take disk."""
 
 
-def timed(work: Callable[[], Any]) -> dict[str, float]:
-    """Return seconds, and the peak memory after it in MiB."""
-    begun = time.perf_counter()
-    work()
-    took = time.perf_counter() - begun
-    return {"seconds": took, "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-
-
-def plan(root: Path, pairs: int) -> None:
-    """Add all pairs and freeze the plan, pooled vectors only, 4,096 responses a unit."""
+def plan(run: Path, pairs: int) -> None:
+    """Add all pairs and freeze the plan: pooled vectors and latents, 4,096 responses a unit."""
+    from sparserm_cli.store.activations import capture_path
     from sparserm_cli.store.plan import ExtractSettings
     from sparserm_cli.store.planner import PlanWriter
 
     identity = {"model": "made up", "model_revision": "0", "tokenizer": "0", "template": "raw", "inputs": ()}
     layer = {"layers": (LAYER,), "hook_names": (f"blocks.{LAYER}.hook_resid_post",), "d_in": D_IN}
-    settings = ExtractSettings(**identity, **layer, dtype="bfloat16", positions="pooled", unit_tokens=65_536)
+    settings = ExtractSettings(**identity, **layer, dtype="bfloat16", positions="latents")
     prompt, responses = np.arange(PROMPT_TOKENS, dtype=np.uint32), np.zeros((2, RESPONSE_TOKENS), np.uint32)
-    with PlanWriter(root, settings) as writer:
+    with PlanWriter(capture_path(run), settings) as writer:
         for row in range(pairs):
             prompt[0], responses[0, 0], responses[1, 0] = row, 2 * row, 2 * row + 1
             chosen, rejected = (writer.add(prompt, one, group=row) for one in responses)
@@ -48,14 +46,15 @@ def plan(root: Path, pairs: int) -> None:
         writer.freeze({"rows_read": pairs, "rows_accepted": pairs, "rows_rejected": 0})
 
 
-def fill(root: Path) -> None:
-    """Give every unit sparse files of the right size, a receipt, and the store its manifest."""
-    from sparserm_cli.store.activations import ActivationsWriter
+def vectors(run: Path) -> None:
+    """Give every unit sparse files of the right size, a receipt, and the capture its manifest."""
+    from sparserm_cli.store.activations import ActivationsWriter, capture_path
     from sparserm_cli.store.files import write_sealed
     from sparserm_cli.store.plan import POOLED
     from sparserm_cli.store.receipts import FileFact, Receipt, UnitFacts
     from sparserm_cli.store.zarrs import chunk_path
 
+    root = capture_path(run)
     writer = ActivationsWriter(root)
     size = writer.plan.bytes // writer.plan.files
     (root / "_sparserm" / "receipts").mkdir()
@@ -72,28 +71,124 @@ def fill(root: Path) -> None:
     writer.store.finalize()
 
 
+def latents(run: Path) -> None:
+    """Give every unit the same latents, a receipt, and the encoding its manifest."""
+    from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, capture_path
+    from sparserm_cli.store.csr import Csr, part_path
+    from sparserm_cli.store.features import FeaturesWriter, SAEFacts, features_path, plan_features
+    from sparserm_cli.store.layout import ACTIVATIONS
+    from sparserm_cli.store.receipts import UnitFacts
+
+    root = features_path(run)
+    sae = SAEFacts("made up", "0", "topk", f"blocks.{LAYER}.hook_resid_post", LAYER, D_IN, D_SAE)
+    plan_features(root, ActivationsWriter(capture_path(run)), (sae,))
+    writer = FeaturesWriter(root)
+    rng = np.random.default_rng(0)
+    linked: dict[int, int] = {}
+    for unit in range(writer.plan.layout.units):
+        tokens = int(writer.rows.lengths(unit).sum())
+        if tokens not in linked:
+            fires = np.cumsum(rng.integers(1, D_SAE // FIRING, (tokens, FIRING)), axis=1)
+            indptr = np.arange(tokens + 1, dtype=np.int64) * FIRING
+            csr = Csr(np.ones(fires.size, np.float32), fires.astype(np.uint16).ravel(), indptr)
+            receipt = writer.write_unit(unit, {LAYER: csr}, UnitFacts(rows=0))
+            linked[tokens] = unit
+            continue
+        first, here = (root / part_path(LAYER, one) for one in (linked[tokens], unit))
+        files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
+        for file in files:
+            (here / file).parent.mkdir(parents=True, exist_ok=True)
+            os.link(first / file, here / file)
+        paths = [(here / file).relative_to(root).as_posix() for file in files]
+        writer.store.commit(unit, paths, receipt.facts)
+    writer.store.finalize({ACTIVATIONS: ActivationsReader(capture_path(run)).digest})
+
+
+def open_capture(run: Path) -> None:
+    """Open the capture as every stage does."""
+    from sparserm_cli.store.activations import ActivationsReader, capture_path
+
+    ActivationsReader(capture_path(run))
+
+
+def verify(run: Path) -> None:
+    """Check every file of both artifacts by its size."""
+    from sparserm_cli.store.verify import verify as check
+
+    if check(run, deep=False).damaged:
+        raise SystemExit("the store is damaged")
+
+
+def status(run: Path) -> None:
+    """Look at the whole chain."""
+    from sparserm_cli.store.status import status as look
+
+    look(run)
+
+
+def frequency(run: Path) -> None:
+    """Count every latent on both sides."""
+    from sparserm_cli.config import FrequencyConfig
+    from sparserm_cli.stages.frequency import frequency as count
+
+    count(FrequencyConfig(run=run), progress=lambda *_: None, note=lambda _: None)
+
+
+STEPS: dict[str, Callable[..., None]] = {
+    "plan": plan,
+    "receipts, vectors": vectors,
+    "receipts, latents": latents,
+    "open": open_capture,
+    "verify": verify,
+    "status": status,
+    "frequency": frequency,
+}
+
+
+def timed(name: str, *arguments: Any) -> dict[str, float]:
+    """Run a step and return seconds by the clock and of the processor, and peak memory in MiB."""
+    import sparserm_cli.stages.frequency
+    import sparserm_cli.store.activations
+    import sparserm_cli.store.planner
+    import sparserm_cli.store.verify  # noqa: F401  # what is imported is not the step's time
+
+    begun, used = time.perf_counter(), time.process_time()
+    STEPS[name](*arguments)
+    took, used = time.perf_counter() - begun, time.process_time() - used
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": took, "processor seconds": used, "peak MiB": peak}
+
+
+def measured(pairs: int, steps: list[str]) -> dict[str, dict[str, float]]:
+    """Run all steps one after another, each in a new process."""
+    alone = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        run, told = Path(folder), {}
+        for name in steps:
+            arguments = (run, pairs) if name == "plan" else (run,)
+            with ProcessPoolExecutor(1, mp_context=alone) as process:
+                told[name] = process.submit(timed, name, *arguments).result()
+            print(f"{pairs:>12,} pairs  {name:<18}{told[name]['seconds']:>9.2f} s", flush=True)
+    return told
+
+
 def main() -> None:
     """Measure each step, print a table, write JSON."""
-    from sparserm_cli.store.activations import ActivationsReader
-    from sparserm_cli.store.checks import check
-
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--only-plan", action="store_true", help="leave the other steps out")
     parser.add_argument("--output", type=Path, help="write the figures there")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "activations.zarr"
-        told: dict[str, Any] = {"pairs": options.pairs}
-        told["plan"] = timed(lambda: plan(root, options.pairs))
-        told["receipts and manifest"] = timed(lambda: fill(root))
-        told["open"] = timed(lambda: ActivationsReader(root))
-        told["verify"] = timed(lambda: check(ActivationsReader(root).store, deep=False))
-        told["units"] = ActivationsReader(root).plan.layout.units
-    print(f"{options.pairs:,} pairs in {told['units']:,} units")
-    for name in ("plan", "receipts and manifest", "open", "verify"):
-        print(f"{name:<24}{told[name]['seconds']:>9.2f} s{told[name]['peak MiB']:>9,.0f} MiB")
+    steps = list(STEPS)[: 1 if options.only_plan else None]
+    told = {pairs: measured(pairs, steps) for pairs in (options.pairs // 8, options.pairs)}
+    eighth, whole = told.values()
+    print(f"{'':<18}{'seconds':>10}{'processor':>11}{'peak MiB':>10}{'of an eighth':>14}{'ratio':>7}")
+    for name, one in whole.items():
+        before, peak = eighth[name]["peak MiB"], one["peak MiB"]
+        times = f"{one['seconds']:>10.2f}{one['processor seconds']:>11.2f}"
+        print(f"{name:<18}{times}{peak:>10,.0f}{before:>14,.0f}{peak / before:>7.2f}")
     if options.output:
         options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
