@@ -168,10 +168,13 @@ def _header(template: PromptTemplate, tokenizer: Any) -> tuple[list[int], list[i
     """Return the token ids before a response, and those between them and a finished one; or none of both."""
     text = ConversationText(template)
     header = _ids(tokenizer, text.header)
+    if template.text is None or not text.header.strip():
+        return [], []
+    if not text.lead:
+        return header, []
     bare, whole = (_ids(tokenizer, text.header + lead + _ANSWER) for lead in ("", text.lead))
     answer = bare[len(header) :]
-    known = bare[: len(header)] == whole[: len(header)] == header and whole[-len(answer) :] == answer
-    if template.text is None or not text.header.strip() or not known:
+    if not bare[: len(header)] == whole[: len(header)] == header or whole[-len(answer) :] != answer:
         return [], []
     return header, whole[len(header) : len(whole) - len(answer)]
 

@@ -348,7 +348,7 @@ def test_thoughts_of_the_policy_are_part_of_its_answer(thinking):
 def test_white_space_that_merges_with_the_lead_is_refused(thinking):
     """Where a tokenizer joins the lead's end with the response's begin, the exported model does not guess."""
     model, _, _ = thinking
-    tokenizer = merging_tokenizer()
+    tokenizer = merging_tokenizer(("Ċ", "Ċ"), ("ĊĊ", "Ċ"))
     template = PromptTemplate(tokenizer, text=model.template.text)
     exported = build(model, tokenizer)
     settle_boundaries(exported, template, tokenizer)
@@ -360,12 +360,26 @@ def test_white_space_that_merges_with_the_lead_is_refused(thinking):
         exported.split(tokenizer(before + "\ngood")["input_ids"])
 
 
-def merging_tokenizer():
-    """Give the tiny tokenizer with tokens of two and three line ends."""
+def test_a_token_across_the_end_of_the_header_is_the_response_s(fitted_run):
+    """Where the header ends in a space that a word takes along, the exported model cuts as `score` does."""
+    answer = "{% if message.role == 'assistant' %}Answer: {% endif %}{{ message.content }}\n"
+    text = f"{{% for message in messages %}}{answer}{{% endfor %}}"
+    text += "{% if add_generation_prompt %}Answer: {% endif %}"
+    tokenizer = merging_tokenizer(("Ġ", "g"))
+    model = RewardModel.load(fitted_run / "reward")
+    model.template = PromptTemplate(tokenizer, text=text)
+    exported = build(model, tokenizer)
+    settle_boundaries(exported, model.template, tokenizer)
+    for response, first in (("good", " g"), ("bad", "b")):
+        ids = tokenizer(f"Hi?\nAnswer: {response}\n")["input_ids"]
+        assert tokenizer.decode(exported.split(ids)[1][:1]) == first
+
+
+def merging_tokenizer(*merges):
+    """Give the tiny tokenizer with tokens of more than one byte, as byte-level tokenizers spell them."""
     inner = json.loads(tiny.tiny_tokenizer().backend_tokenizer.to_str())
-    end = "Ċ"  # how byte-level tokenizers spell a line end
-    inner["model"]["vocab"] |= {end * 2: 256, end * 3: 257}
-    inner["model"]["merges"] = [[end, end], [end * 2, end]]
+    inner["model"]["vocab"] |= {"".join(pair): 256 + place for place, pair in enumerate(merges)}
+    inner["model"]["merges"] = [list(pair) for pair in merges]
     made = Tokenizer.from_str(json.dumps({**inner, "added_tokens": []}))
     made.add_special_tokens(list(tiny.SPECIAL))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token=tiny.SPECIAL[1])
