@@ -4,6 +4,8 @@ An error says where it happened, what was expected, what was found and what to r
 library raises these; `cli.main` turns them into that line and the exit code.
 """
 
+from typing import Self
+
 EXIT_CODES: dict[int, str] = {
     0: "ok",
     2: "usage: an option is unknown, missing or out of range",
@@ -34,6 +36,10 @@ class SparseRMError(Exception):
     def __init__(self, where: str, expected: str, found: str, hint: str) -> None:
         self.where, self.expected, self.found, self.hint = where, expected, found, hint
         super().__init__(f"{where}: expected {expected}, found {found}; {hint}")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, str, str]]:
+        """Let another process raise it: exceptions are otherwise made again from their text alone."""
+        return type(self), (self.where, self.expected, self.found, self.hint)
 
 
 class UsageError(SparseRMError):

@@ -1,5 +1,6 @@
 """Errors in one line, and one table of exit codes for code, README and users."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -45,3 +46,12 @@ def test_a_stop_has_the_signals_exit_code(number, code):
         code,
         "stopped: 3 of 4 units are safe; run the same command again to continue",
     )
+
+
+def test_errors_reach_another_process_whole():
+    """They are made again of their four parts, as a copy is, which other exceptions would lose."""
+    problem = errors.ResourceError("the disk", "4 bytes free", "3", "make room")
+    again = copy.copy(problem)
+    assert type(again) is errors.ResourceError
+    assert vars(again) == vars(problem)
+    assert str(again) == "the disk: expected 4 bytes free, found 3; make room"

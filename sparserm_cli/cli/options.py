@@ -71,6 +71,17 @@ WorkerOption = Annotated[
         show_default="all units",
     ),
 ]
+EngineOption = Annotated[
+    str, typer.Option("--engine", metavar="serial|ray", help="Work here, or by the actors of a Ray cluster.")
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option("--ray-address", help="Address of a running Ray cluster.", show_default="a local one"),
+]
+ActorCpusOption = Annotated[int, typer.Option("--actor-cpus", help="CPUs and threads of each Ray actor.")]
+ActorGpusOption = Annotated[
+    int, typer.Option("--actor-gpus", help="GPUs of each Ray actor, where the cluster has any.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Throw away what other settings made.")]
 TemplateOption = Annotated[
     str | None,

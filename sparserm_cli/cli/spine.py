@@ -38,12 +38,10 @@ def extract(
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Keep the first of equal pairs only.")] = False,
     unit_tokens: extract_options.UnitTokensOption = ExtractConfig.unit_tokens,
     worker: opt.WorkerOption = None,
-    engine: Annotated[
-        str, typer.Option(metavar="serial|ray", help="Compute units here, or by the actors of a Ray cluster.")
-    ] = ExtractConfig.engine,
-    ray_address: Annotated[
-        str | None, typer.Option(help="Address of a running Ray cluster.", show_default="a local one")
-    ] = None,
+    engine: opt.EngineOption = ExtractConfig.engine,
+    ray_address: opt.RayAddressOption = None,
+    actor_cpus: opt.ActorCpusOption = ExtractConfig.actor_cpus,
+    actor_gpus: opt.ActorGpusOption = ExtractConfig.actor_gpus,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop after the plan and its price.")] = False,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="With --dry-run: measure the rate for 20 seconds.")
@@ -100,6 +98,10 @@ def encode(
         bool, typer.Option("--allow-pickle", help="Read .pt weights (weights_only).")
     ] = False,
     worker: opt.WorkerOption = None,
+    engine: opt.EngineOption = EncodeConfig.engine,
+    ray_address: opt.RayAddressOption = None,
+    actor_cpus: opt.ActorCpusOption = EncodeConfig.actor_cpus,
+    actor_gpus: opt.ActorGpusOption = EncodeConfig.actor_gpus,
     force: opt.ForceOption = False,
     run: opt.RunOption = DEFAULT_RUN,
     config: opt.ConfigOption = None,

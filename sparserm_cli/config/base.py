@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -63,11 +64,51 @@ class StageConfig:
             "unit_tokens",
             "train_pairs",
             "gpus",
+            "actor_cpus",
+            "actor_gpus",
         }
         if positive and value is not None:
             least = min(value, default=0) if isinstance(value, tuple) else value
             if least < 1:
                 raise UsageError(option, "a whole number of at least 1", str(least), "correct the option")
+
+
+@dataclass(frozen=True)
+class EngineConfig(StageConfig):
+    """Of stages that share out their work: who does it."""
+
+    engine: Literal["serial", "ray"] = "serial"
+    """Work in this process, or by the actors of a Ray cluster, all of which see the run directory."""
+    ray_address: str | None = None
+    """Address of a running Ray cluster; None starts one on this machine."""
+    actor_cpus: int = 1
+    """CPUs, and so threads, of each Ray actor."""
+    actor_gpus: int = 1
+    """GPUs of each Ray actor, where the cluster has any and `device` is not cpu."""
+    device: str = "auto"
+    """Torch device; auto is cuda where there is one, else cpu."""
+
+    def __post_init__(self) -> None:
+        """Check that Ray is there and that its options mean something."""
+        super().__post_init__()
+        if self.engine == "ray" and find_spec("ray") is None:
+            raise UsageError("--engine ray", "the package ray", "none", "pip install 'sparserm[ray]'")
+        if self.engine != "ray" and self.ray_address is not None:
+            raise UsageError("--ray-address", "--engine ray beside it", self.engine, "give both or neither")
+
+
+@dataclass(frozen=True)
+class UnitsConfig(EngineConfig):
+    """Of stages that fill a store unit by unit."""
+
+    worker: tuple[int, int] = (0, 1)
+    """This worker's rank and the number of workers on one plan."""
+
+    def __post_init__(self) -> None:
+        """Check that only one of the two shares out the units."""
+        super().__post_init__()
+        if self.engine == "ray" and self.worker != (0, 1):
+            raise UsageError("--engine ray", "no --worker beside it", "--worker", "leave one of them out")
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
+from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig, UnitsConfig
 from sparserm_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
-class ExtractConfig(StageConfig):
+class ExtractConfig(UnitsConfig):
     """`extract`: residual activations of preference pairs."""
 
     data: str = ""
@@ -49,12 +49,6 @@ class ExtractConfig(StageConfig):
     """Keep only the first of several equal pairs."""
     unit_tokens: int = 65536
     """Response tokens in one unit of work, which is what a crash can lose at most."""
-    worker: tuple[int, int] = (0, 1)
-    """This worker's rank and the number of workers on one plan."""
-    engine: Literal["serial", "ray"] = "serial"
-    """Compute units one after the other here, or by the actors of a Ray cluster on one shared directory."""
-    ray_address: str | None = None
-    """Address of a running Ray cluster; None starts one on this machine."""
     dry_run: bool = False
     """Stop after the plan and its price."""
     calibrate: bool = False
@@ -84,28 +78,20 @@ class ExtractConfig(StageConfig):
         if self.positions == "latents" and not self.sae:
             hint = "give --sae, or leave --positions out"
             raise UsageError("--positions latents", "an SAE for each layer to encode", "none", hint)
-        if self.engine == "ray" and (self.worker != (0, 1) or self.sae):
-            found = "--worker" if self.worker != (0, 1) else "--sae"
-            hint = "leave one of them out"
-            raise UsageError("--engine ray", "neither --worker nor --sae", found, hint)
 
 
 @dataclass(frozen=True)
-class EncodeConfig(StageConfig):
+class EncodeConfig(UnitsConfig):
     """`encode`: SAE latents of the captured tokens."""
 
     sae: tuple[str, ...] = ()
     """SAEs, one a captured layer: a directory, or a SAELens release and id like RELEASE/SAE_ID."""
     chunk_rows: int = 8192
     """Tokens that go through the SAE at a time."""
-    device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu."""
     allow_mismatch: bool = False
     """Encode although the SAE was trained for another model, hook or scale."""
     allow_pickle: bool = False
     """Read .pt weights, with torch's weights_only loader."""
-    worker: tuple[int, int] = (0, 1)
-    """This worker's rank and the number of workers on one plan."""
     force: bool = False
     """Throw away existing features made with other settings."""
 

@@ -4,15 +4,17 @@ Reads: `activations.zarr`, an SAE for each layer to encode. Writes: `features.za
 Memory: the SAEs, one unit of activations with its latents, and one tile of pre-activations.
 """
 
+import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
 from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
+from sparserm_cli.stages.engine import open_engine
 from sparserm_cli.stages.layer_saes import name_by_layer, sae_facts
-from sparserm_cli.stages.stopping import finish_unit_in_hand
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, open_capture
 from sparserm_cli.store.chain import is_made
 from sparserm_cli.store.features import (
@@ -31,11 +33,10 @@ from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import Lineage, check_parent, check_same_plan
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.units import MANIFEST
-from sparserm_cli.store.work import work_units
 
 if TYPE_CHECKING:
     from sparserm_cli.models.sae_check import SAEQuality
-    from sparserm_cli.stages import encode_units
+    from sparserm_cli.stages.encode_units import Examined
 
 
 class EncodeSummary(NamedTuple):
@@ -92,39 +93,24 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
         return finished
     for layer in names:
         capture.require(layer, "response")
-    # 2. The SAEs; a sample of these very activations shows whether the weights are what the labels say.
-    from sparserm_cli.stages import encode_units
+    from sparserm_cli.stages.encode_units import EncodeWorker
 
-    def read(layer: int, unit: int) -> "encode_units.UnitActivations":
-        return encode_units.unit_activations(capture, layer, unit)
-
-    saes, samples = encode_units.load_and_sample(
-        names, config, note, lambda layer: read(layer, capture.units[0]).usable_rows
-    )
-    facts = [sae_facts(sae.metadata, sae.digest, layer) for layer, sae in saes.items()]
+    run_id = uuid.uuid4().hex
+    make = partial(EncodeWorker, config, names, run_id)
     rank, world = config.worker
-    with run_lock(config.run) if world == 1 else worker_lock(config.run, rank):
+    with (
+        run_lock(config.run) if world == 1 else worker_lock(config.run, rank),
+        open_engine(config, make, progress=progress, note=note) as engine,
+    ):
+        # 2. The SAEs; a sample of these very activations shows whether the weights are what the labels say.
+        examined = engine.ask(EncodeWorker.examine)
         # 3. The plan that is there is continued if it is the same; a new one is frozen before any work.
-        with plan_lock(config.run):
-            ensure_features_plan(root, capture, facts, config, note)
+        plan_encoding(root, capture, examined, config, note)
         # 4. Units without a receipt are encoded, and whoever finds none missing writes the manifest.
-        writer = FeaturesWriter(root)
-        done = encode_units.tokens_encoded(writer, config.worker)
-        encoder = encode_units.UnitEncoder(
-            writer, saes, chunk_rows=config.chunk_rows, progress=progress, done=done
-        )
-        with finish_unit_in_hand(note) as stop:
-            manifest = work_units(
-                writer.store,
-                lambda unit: encoder.compute(unit, lambda layer: read(layer, unit)),
-                rank=rank,
-                world=world,
-                stop=lambda: stop.requested,
-            )
-            if manifest is None:
-                stop.check(writer.store.done(), writer.plan.layout.units)
+        writer = FeaturesWriter(root, run_id)
+        manifest = engine.fill(writer.store, writer.plan.layout.response_tokens * len(names), config.worker)
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
-    return EncodeSummary(root, writer.plan, state, encoder.computed, encoder.seconds, samples, digest)
+    return EncodeSummary(root, writer.plan, state, engine.computed, engine.seconds, examined.samples, digest)
 
 
 def finished_features(
@@ -147,19 +133,37 @@ def finished_features(
     return EncodeSummary(root, features.plan, "complete", 0, 0.0, {}, features.digest)
 
 
-def ensure_features_plan(
+def plan_encoding(
+    root: Path,
+    capture: ActivationsReader | ActivationsWriter,
+    examined: "Examined",
+    config: EncodeConfig | ExtractConfig,
+    note: Note,
+) -> None:
+    """Leave a plan of these SAEs and this capture at `root`, and tell how well the SAEs fit.
+
+    Raises:
+        IncompatibleError: there is one of other SAEs or of another capture, and no `--force`.
+
+    """
+    for fact in examined.facts:
+        sample = examined.samples[fact.layer]
+        note(
+            f"layer {fact.layer}: {fact.architecture} SAE, {fact.d_sae:,} latents; on {sample.tokens:,}"
+            f" tokens it explains {sample.explained_variance:.3f} of the variance, L0 {sample.l0:.1f}"
+        )
+    with plan_lock(config.run):
+        _ensure_plan(root, capture, examined.facts, config, note)
+
+
+def _ensure_plan(
     root: Path,
     capture: ActivationsReader | ActivationsWriter,
     facts: Sequence[SAEFacts],
     config: EncodeConfig | ExtractConfig,
     note: Note,
 ) -> None:
-    """Leave a plan of these SAEs and this capture at `root`.
-
-    Raises:
-        IncompatibleError: there is one of other SAEs or of another capture, and no `--force`.
-
-    """
+    """Leave a plan of these SAEs and this capture at `root`; raises as `plan_encoding`."""
     sweep(root.parent, everything=config.worker[1] == 1)
     if root.exists():
         plan = FeaturesWriter(root).store.plan

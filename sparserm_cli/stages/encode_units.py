@@ -7,6 +7,7 @@ Memory: the SAEs, one unit of activations with its latents, and one tile of pre-
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +20,14 @@ from sparserm_cli.models.backbone import choose_device
 from sparserm_cli.models.sae import SparseAutoencoder, load_sae
 from sparserm_cli.models.sae_check import SAEQuality, check_sample
 from sparserm_cli.models.sae_encode import Encoded, SparseEncoder
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.stages.engine import UnitWorker
+from sparserm_cli.stages.layer_saes import sae_facts
+from sparserm_cli.stages.units import tokens_done
+from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.csr import Csr, index_type
-from sparserm_cli.store.features import FeaturesWriter
+from sparserm_cli.store.features import FeaturesWriter, SAEFacts, features_path
 from sparserm_cli.store.receipts import UnitFacts
+from sparserm_cli.store.units import UnitStore
 
 SAMPLE_ROWS = 4096
 """Tokens of the sample check, at most."""
@@ -42,35 +47,70 @@ class UnitActivations(NamedTuple):
         return self.x[self.usable]
 
 
+class Examined(NamedTuple):
+    """What the weights of the SAEs say about themselves, and about the activations."""
+
+    facts: list[SAEFacts]
+    """One a layer, in the order of layers."""
+    samples: dict[int, SAEQuality]
+    """Layer to how well its SAE fits a sample of the activations."""
+
+
 class UnitEncoder:
-    """Encodes units one after the other.
+    """Encodes units one after the other; the SAEs are loaded for the first.
 
     Args:
-        writer: the planned features.
-        saes: layer to SAE, on the device.
+        config: the options.
+        names: layer to SAE.
+        run_id: of the run, for receipts.
         chunk_rows: tokens that go through an SAE at a time.
         progress: called with tokens encoded and tokens in all, counted once a layer.
-        done: tokens that need not be encoded any more, counted so.
-
-    Attributes:
-        computed: units computed so far.
-        seconds: time spent on them.
 
     """
 
     def __init__(
         self,
-        writer: FeaturesWriter,
-        saes: Mapping[int, SparseAutoencoder],
+        config: EncodeConfig | ExtractConfig,
+        names: Mapping[int, str],
+        run_id: str,
         *,
         chunk_rows: int = EncodeConfig.chunk_rows,
         progress: Progress = lambda _done, _total: None,
-        done: int = 0,
     ) -> None:
-        self._writer, self._chunk_rows, self._progress, self._done = writer, chunk_rows, progress, done
-        self._encoders = {layer: SparseEncoder(saes[layer]) for layer in writer.plan.layers}
-        self._total = writer.plan.layout.response_tokens * len(self._encoders)
-        self.computed, self.seconds = 0, 0.0
+        self._config, self._names, self._run_id = config, names, run_id
+        self._chunk_rows, self._progress, self._done = chunk_rows, progress, 0
+
+    @cached_property
+    def saes(self) -> dict[int, SparseAutoencoder]:
+        """Layer to SAE, on the device."""
+        return load_saes(self._names, self._config)
+
+    @cached_property
+    def writer(self) -> FeaturesWriter:
+        """The planned features."""
+        return FeaturesWriter(features_path(self._config.run), self._run_id)
+
+    @cached_property
+    def _encoders(self) -> dict[int, SparseEncoder]:
+        """Layer to what encodes it; whatever is done already counts as progress."""
+        done = tokens_done(self.writer.store, self.writer.rows, self._config.worker)
+        self._done = done * len(self.saes)
+        return {layer: SparseEncoder(self.saes[layer]) for layer in self.writer.plan.layers}
+
+    def examine(self, sample: Callable[[int], Float[Tensor, "tokens d_in"]]) -> Examined:
+        """Load the SAEs and measure them on a sample of the activations.
+
+        Args:
+            sample: gives residual vectors of a layer.
+
+        Raises:
+            IncompatibleError: an SAE's weights are broken, or do not fit the activations.
+            ResourceError: the device is not there.
+
+        """
+        samples = sample_saes(self.saes, sample, allow_mismatch=self._config.allow_mismatch)
+        facts = [sae_facts(sae.metadata, sae.digest, layer) for layer, sae in self.saes.items()]
+        return Examined(facts, samples)
 
     def compute(self, unit: int, read: Callable[[int], UnitActivations]) -> None:
         """Encode and write one unit.
@@ -88,9 +128,7 @@ class UnitEncoder:
         layers = {layer: self._encoded(encoder, *read(layer)) for layer, encoder in self._encoders.items()}
         device = next(iter(self._encoders.values())).device
         told = UnitFacts(rows=0, device=device, seconds=round(time.monotonic() - begun, 3))
-        self._writer.write_unit(unit, layers, told)
-        self.computed += 1
-        self.seconds += time.monotonic() - begun
+        self.writer.write_unit(unit, layers, told)
 
     def _encoded(
         self, encoder: SparseEncoder, x: Float[Tensor, "tokens d_in"], usable: Bool[Tensor, " tokens"]
@@ -104,15 +142,50 @@ class UnitEncoder:
         for start in range(0, len(x), chunk):
             parts.append(_without(encoder.encode(x[start : start + chunk]), usable[start : start + chunk]))
             self._done += len(x[start : start + chunk])
-            self._progress(self._done, self._total)
+            self._progress(self._done, self.writer.plan.layout.response_tokens * len(self.saes))
         return to_csr(parts, encoder.sae.d_sae)
 
 
-def tokens_encoded(writer: FeaturesWriter, worker: tuple[int, int]) -> int:
-    """Return the tokens of units that this worker need not encode any more, counted once a layer."""
-    pending = set(writer.store.pending(*worker))
-    units = (unit for unit in range(writer.plan.layout.units) if unit not in pending)
-    return len(writer.plan.layers) * sum(int(writer.rows.lengths(unit).sum()) for unit in units)
+class EncodeWorker(UnitWorker):
+    """Encodes units of a complete capture.
+
+    Args:
+        config: the options.
+        names: layer to SAE.
+        run_id: of the run, for receipts.
+        progress: called with tokens encoded and tokens in all, counted once a layer.
+        note: not needed.
+
+    """
+
+    def __init__(
+        self,
+        config: EncodeConfig,
+        names: Mapping[int, str],
+        run_id: str,
+        *,
+        progress: Progress,
+        note: Note,  # other workers have something to say
+    ) -> None:
+        self._capture = ActivationsReader(capture_path(config.run))
+        self._encoder = UnitEncoder(config, names, run_id, chunk_rows=config.chunk_rows, progress=progress)
+
+    @property
+    def store(self) -> UnitStore:
+        """The units of the features."""
+        return self._encoder.writer.store
+
+    def examine(self) -> Examined:
+        """Load the SAEs and measure them on the first unit; raises as `UnitEncoder.examine`."""
+        first = self._capture.units[0]
+        return self._encoder.examine(lambda layer: self._read(layer, first).usable_rows)
+
+    def compute(self, unit: int) -> None:
+        """Encode and write one unit; raises as `UnitEncoder.compute`."""
+        self._encoder.compute(unit, lambda layer: self._read(layer, unit))
+
+    def _read(self, layer: int, unit: int) -> UnitActivations:
+        return unit_activations(self._capture, layer, unit)
 
 
 def unit_activations(capture: ActivationsReader, layer: int, unit: int) -> UnitActivations:
@@ -165,37 +238,47 @@ def _without(encoded: Encoded, usable: Tensor) -> Encoded:
     return Encoded(encoded.data[kept], encoded.indices[kept], encoded.counts * usable)
 
 
-def load_and_sample(
-    names: Mapping[int, str],
-    config: EncodeConfig | ExtractConfig,
-    note: Note,
-    sample: Callable[[int], Float[Tensor, "tokens d_in"]],
-) -> tuple[dict[int, SparseAutoencoder], dict[int, SAEQuality]]:
-    """Load the SAE of each layer and measure it on a sample of the activations.
+def load_saes(names: Mapping[int, str], config: EncodeConfig | ExtractConfig) -> dict[int, SparseAutoencoder]:
+    """Load the SAE of each layer onto the device.
 
     Args:
         names: layer to SAE.
         config: the options.
-        note: told what came out.
-        sample: gives residual vectors of a layer.
 
     Raises:
-        IncompatibleError: its weights are broken, or do not fit the activations.
+        IncompatibleError: its weights are broken.
         ResourceError: the device is not there.
 
     """
     device = choose_device(config.device)
-    saes, samples = {}, {}
-    for layer, name in names.items():
-        sae = load_sae(
+    return {
+        layer: load_sae(
             name, device=device, allow_pickle=config.allow_pickle, allow_mismatch=config.allow_mismatch
         )
+        for layer, name in names.items()
+    }
+
+
+def sample_saes(
+    saes: Mapping[int, SparseAutoencoder],
+    sample: Callable[[int], Float[Tensor, "tokens d_in"]],
+    *,
+    allow_mismatch: bool,
+) -> dict[int, SAEQuality]:
+    """Measure the SAE of each layer on a sample of the activations.
+
+    Args:
+        saes: layer to SAE.
+        sample: gives residual vectors of a layer.
+        allow_mismatch: only measure.
+
+    Raises:
+        IncompatibleError: one does not fit the activations.
+
+    """
+    samples = {}
+    for layer, sae in saes.items():
         x = sample(layer)
         step = max(1, len(x) // SAMPLE_ROWS)
-        quality = check_sample(sae, x[::step][:SAMPLE_ROWS], allow_mismatch=config.allow_mismatch)
-        note(
-            f"layer {layer}: {sae.metadata.architecture} SAE, {sae.d_sae:,} latents; on {quality.tokens:,}"
-            f" tokens it explains {quality.explained_variance:.3f} of the variance, L0 {quality.l0:.1f}"
-        )
-        saes[layer], samples[layer] = sae, quality
-    return saes, samples
+        samples[layer] = check_sample(sae, x[::step][:SAMPLE_ROWS], allow_mismatch=allow_mismatch)
+    return samples

@@ -6,25 +6,24 @@ Memory: the model's lower blocks and one unit of residual vectors; about 60 byte
 """
 
 import tempfile
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from sparserm_cli.config import ExtractConfig, Note, Progress
 from sparserm_cli.console import size
 from sparserm_cli.models.identity import resolve_model
+from sparserm_cli.stages.engine import Engine, open_engine
 from sparserm_cli.stages.estimate import Estimate, estimate
-from sparserm_cli.stages.fused import open_latents
+from sparserm_cli.stages.fused import FusedWorker, finish_latents, plan_latents
+from sparserm_cli.stages.layer_saes import name_by_layer
 from sparserm_cli.stages.planning import Request, check_request, request_of, write_plan
-from sparserm_cli.stages.stopping import finish_unit_in_hand
-from sparserm_cli.stages.units import UnitComputer
+from sparserm_cli.stages.units import CaptureWorker
 from sparserm_cli.store.activations import ActivationsWriter, capture_path, remove_capture
 from sparserm_cli.store.files import free_bytes, sweep
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.plan import ExtractPlan, check_space
 from sparserm_cli.store.receipts import Manifest
-from sparserm_cli.store.work import work_attempts, work_units
 
 
 class ExtractSummary(NamedTuple):
@@ -95,40 +94,28 @@ def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> Extract
         writer = ActivationsWriter(root)
         check_space(config.run, writer.plan.bytes_left(writer.store.done()))
         # 3. Units without a receipt are computed, and whoever finds none missing writes the manifest.
-        computer = UnitComputer(request, writer, progress, note)
-        if request.positions == "latents":
-            computer.latents = open_latents(config, writer, computer.model, note)
-        with finish_unit_in_hand(note) as stop:
-            manifest = _work(request, writer, computer, progress, lambda: stop.requested)
-            if manifest is None:
-                stop.check(writer.store.done(), writer.plan.layout.units)
-            elif computer.latents is not None:
-                computer.latents.finish(manifest.digest)
+        manifest, engine = _fill(request, writer, progress, note)
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
-    seconds, free = computer.seconds, free_bytes(config.run)
-    return ExtractSummary(root, writer.plan, state, computer.computed, seconds, free, digest)
+    free = free_bytes(config.run)
+    return ExtractSummary(root, writer.plan, state, engine.computed, engine.seconds, free, digest)
 
 
-def _work(
-    request: Request,
-    writer: ActivationsWriter,
-    computer: UnitComputer,
-    progress: Progress,
-    stop: Callable[[], bool],
-) -> Manifest | None:
-    """Fill the store in this process, or by actors of a Ray cluster."""
-    rank, world = request.config.worker
-    if request.config.engine == "serial":
-        return work_units(writer.store, computer.compute, rank=rank, world=world, stop=stop)
-    from sparserm_cli.stages.ray_engine import ray_attempts
-
-    begun, tokens = time.monotonic(), writer.plan.layout.response_tokens
-
-    def tell(done: int, total: int) -> None:
-        computer.computed, computer.seconds = done, time.monotonic() - begun
-        progress(tokens * done // total, tokens)
-
-    return work_attempts(writer.store, ray_attempts(request, writer, stop), progress=tell)
+def _fill(
+    request: Request, writer: ActivationsWriter, progress: Progress, note: Note
+) -> tuple[Manifest | None, Engine[CaptureWorker]]:
+    """Compute what is missing; `latents` are kept in features beside the capture."""
+    config, tokens = request.config, writer.plan.layout.response_tokens
+    place = request, writer.root, writer.store.run_id
+    if request.positions != "latents":
+        with open_engine(config, partial(CaptureWorker, *place), progress=progress, note=note) as engine:
+            return engine.fill(writer.store, tokens, config.worker), engine
+    names = name_by_layer(config.sae, writer.plan.settings, allow_mismatch=config.allow_mismatch)
+    with open_engine(config, partial(FusedWorker, *place, names), progress=progress, note=note) as fused:
+        features = plan_latents(fused, request, writer, names, note)
+        manifest = fused.fill(writer.store, tokens, config.worker)
+        if manifest is not None and features is not None:
+            finish_latents(features, manifest.digest)
+        return manifest, fused
 
 
 def _ensure_plan(root: Path, request: Request, note: Note) -> None:

@@ -5,124 +5,144 @@ A unit's latents are on the disk before its pooled vectors, so a capture's recei
 Memory: besides that of `extract`, the SAEs, one unit of latents and one tile of pre-activations.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sparserm_cli.config import ExtractConfig, Note
-from sparserm_cli.stages.encode import ensure_features_plan, finished_features
-from sparserm_cli.stages.layer_saes import name_by_layer, sae_facts
+from sparserm_cli.config import Note, Progress
+from sparserm_cli.stages.encode import finished_features, plan_encoding
+from sparserm_cli.stages.engine import Engine
+from sparserm_cli.stages.planning import Request
+from sparserm_cli.stages.units import CaptureWorker
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
 from sparserm_cli.store.features import FeaturesWriter, features_path
 from sparserm_cli.store.layout import ACTIVATIONS
-from sparserm_cli.store.locks import plan_lock
 from sparserm_cli.store.units import UnitStore
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sparserm_cli.models.lm import LanguageModel
-    from sparserm_cli.stages.encode_units import UnitEncoder
+    from sparserm_cli.stages.encode_units import Examined, UnitEncoder
 
 
-class Latents:
-    """Takes the tokens of each unit and leaves their latents in `features.zarr`.
+class FusedWorker(CaptureWorker):
+    """Computes units of a capture, and leaves the latents of their tokens in `features.zarr`.
 
     Args:
-        capture: the capture in the making.
-        features: the encoding in the making.
-        encoder: what fills it.
+        request: what is captured, as `latents`.
+        root: the planned capture.
+        run_id: of the run, for receipts.
+        names: layer to SAE.
+        progress: called with response tokens computed and response tokens in all.
+        note: told which type and device were chosen, and why.
 
     """
 
-    def __init__(self, capture: ActivationsWriter, features: FeaturesWriter, encoder: "UnitEncoder") -> None:
-        self._capture, self._features, self._encoder = capture, features, encoder
+    def __init__(
+        self,
+        request: Request,
+        root: Path,
+        run_id: str,
+        names: Mapping[int, str],
+        *,
+        progress: Progress,
+        note: Note,
+    ) -> None:
+        super().__init__(request, root, run_id, progress=progress, note=note)
+        self._names = names
 
-    def take(self, unit: int, layers: Mapping[int, dict[str, np.ndarray]], rejected: tuple[int, ...]) -> None:
-        """Encode and write a unit's tokens, and take them out of its arrays.
+    @cached_property
+    def _encoder(self) -> "UnitEncoder":
+        """What fills the features."""
+        from sparserm_cli.stages.encode_units import UnitEncoder
 
-        Args:
-            unit: its number.
-            layers: its arrays; `tokens` of every layer is removed.
-            rejected: numbers of the responses that could not be computed.
+        return UnitEncoder(self._request.config, self._names, self.store.run_id)
 
-        """
+    def examine(self) -> "Examined":
+        """Load the SAEs and measure them on what the model computes; raises as `UnitEncoder.examine`."""
+        sampled = self._sample()
+        return self._encoder.examine(lambda layer: sampled[layer])
+
+    def take_tokens(
+        self, unit: int, layers: Mapping[int, dict[str, np.ndarray]], rejected: tuple[int, ...]
+    ) -> None:
+        """Encode and write a unit's tokens, and take them out of its arrays."""
         from sparserm_cli.stages.encode_units import usable_activations
 
-        span, lengths = self._capture.rows.span(unit), self._capture.rows.lengths(unit)
+        span, lengths = self.writer.rows.span(unit), self.writer.rows.lengths(unit)
         tokens = {layer: arrays.pop("tokens") for layer, arrays in layers.items()}
-        self._features.store.start(unit)
+        self._encoder.writer.store.start(unit)
         self._encoder.compute(
             unit, lambda layer: usable_activations(tokens.pop(layer), span, lengths, rejected)
         )
 
-    def finish(self, digest: str) -> str:
-        """Write the manifest of the encoding, if no other worker still has units; return its content digest.
+    def _sample(self) -> "dict[int, Tensor]":
+        """Return residual vectors of each layer, shape (rows, d_in), on the first responses of the plan."""
+        import torch
 
-        Args:
-            digest: that of the complete capture.
+        from sparserm_cli.models.capture import capture
+        from sparserm_cli.models.tree import Tree
+        from sparserm_cli.stages.encode_units import SAMPLE_ROWS
 
-        """
-        store = self._features.store
-        manifest = store.manifest() or store.finalize({ACTIVATIONS: digest})
-        return "" if manifest is None else manifest.digest
+        trees, tokens = [], 0
+        for tree in self.writer.trees(0):
+            trees.append(Tree(tree.prompt_ids, tree.responses))
+            tokens += sum(map(len, tree.responses))
+            if tokens >= SAMPLE_ROWS:
+                break
+        taken = [residuals for _, _, residuals in capture(self.model, trees, on_nonfinite="reject")]
+        return {layer: torch.cat([one[layer] for one in taken]) for layer in self.writer.plan.settings.layers}
 
 
-def open_latents(
-    config: ExtractConfig, capture: ActivationsWriter, model: Callable[[], "LanguageModel"], note: Note
-) -> Latents | None:
+def plan_latents(
+    engine: Engine[FusedWorker],
+    request: Request,
+    capture: ActivationsWriter,
+    names: Mapping[int, str],
+    note: Note,
+) -> UnitStore | None:
     """Prepare the encoding that belongs to a capture, or continue it; None if both are complete.
 
     Args:
-        config: the options.
-        capture: the planned capture, of `latents`.
-        model: gives the loaded language model.
+        engine: has the workers.
+        request: what is captured, as `latents`.
+        capture: as it is planned.
+        names: layer to SAE.
         note: told how well the SAEs fit.
 
     Raises:
-        UsageError: no SAE is given, or two for one layer.
         IncompatibleError: an SAE does not fit, or there are features of another SAE.
         CorruptStoreError: what is there is damaged.
         ResourceError: disk, memory or device are not to be had.
 
     """
-    # 1. What each SAE says about itself; and whether there is anything to do.
-    names = name_by_layer(config.sae, capture.plan.settings, allow_mismatch=config.allow_mismatch)
+    config = request.config
     root = features_path(config.run)
     complete = capture.store.manifest() is not None
     if complete and finished_features(root, ActivationsReader(capture.root), names) is not None:
         return None
-    # 2. A sample of what the model computes shows whether the SAEs are what their labels say.
-    from sparserm_cli.stages.encode_units import UnitEncoder, load_and_sample
-
-    sampled = _sample(capture, model())
-    saes, _ = load_and_sample(names, config, note, lambda layer: sampled[layer])
-    facts = [sae_facts(sae.metadata, sae.digest, layer) for layer, sae in saes.items()]
-    # 3. The encoding is planned with the capture's plan for a parent; a unit is done when both have it.
-    with plan_lock(config.run):
-        ensure_features_plan(root, capture, facts, config, note)
-    features = FeaturesWriter(root)
-    _level(capture.store, features.store, config.worker)
-    return Latents(capture, features, UnitEncoder(features, saes))
+    # A sample of what the model computes shows whether the SAEs are what their labels say.
+    examined = engine.ask(FusedWorker.examine)
+    # The encoding is planned with the capture's plan for a parent; a unit is done when both have it.
+    plan_encoding(root, capture, examined, config, note)
+    store = FeaturesWriter(root, capture.store.run_id).store
+    _level(capture.store, store, config.worker)
+    return store
 
 
-def _sample(capture: ActivationsWriter, lm: "LanguageModel") -> "dict[int, Tensor]":
-    """Return residual vectors of each layer, shape (rows, d_in), on the first responses of the plan."""
-    import torch
+def finish_latents(store: UnitStore, digest: str) -> None:
+    """Write the manifest of the encoding, if no other worker still has units.
 
-    from sparserm_cli.models.capture import capture as run
-    from sparserm_cli.models.tree import Tree
-    from sparserm_cli.stages.encode_units import SAMPLE_ROWS
+    Args:
+        store: the encoding.
+        digest: that of the complete capture.
 
-    trees, tokens = [], 0
-    for tree in capture.trees(0):
-        trees.append(Tree(tree.prompt_ids, tree.responses))
-        tokens += sum(map(len, tree.responses))
-        if tokens >= SAMPLE_ROWS:
-            break
-    taken = [residuals for _, _, residuals in run(lm, trees, on_nonfinite="reject")]
-    return {layer: torch.cat([one[layer] for one in taken]) for layer in capture.plan.settings.layers}
+    """
+    if store.manifest() is None:
+        store.finalize({ACTIVATIONS: digest})
 
 
 def _level(capture: UnitStore, features: UnitStore, worker: tuple[int, int]) -> None:

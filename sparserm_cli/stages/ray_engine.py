@@ -1,118 +1,236 @@
-"""`--engine ray`: the pending units of a plan, tried by the actors of a Ray cluster.
+"""`--engine ray`: the tasks of a stage, done by the actors of a Ray cluster.
 
 Ray schedules, and nothing more: an actor computes and commits a unit as a serial run does, and what goes
 through Ray is the unit's number and whether it worked. The driver holds the run directory's locks. An actor
 that dies costs its unit a try; after three the unit is given up and the others go on.
 
+Actors and a queue of numbers, not Ray Data: that would put blocks into the object store, try again by rules
+of its own, and not say which unit an actor died of, which receipts and failures have to.
+
 Memory: that of a serial run, for each actor.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from operator import length_hint
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
-from sparserm_cli.config import ExtractConfig
-from sparserm_cli.errors import ResourceError, UsageError
-from sparserm_cli.stages.planning import Request
-from sparserm_cli.stages.units import UnitComputer
-from sparserm_cli.store.activations import ActivationsWriter
-from sparserm_cli.store.work import Attempts, attempt
+import ray
+
+from sparserm_cli.config import EngineConfig, Note, Progress
+from sparserm_cli.errors import ResourceError, SparseRMError, StoppedError
+from sparserm_cli.stages.engine import Engine, Lost, Worker
+from sparserm_cli.stages.stopping import StopRequest
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a local cluster: nothing but unit numbers goes through it."""
+"""Of a local cluster: nothing but tasks and their outcomes goes through it."""
+
+STARTS = 3
+"""How many actors in a row may die before they are ready."""
+
+POLL_SECONDS = 1.0
+"""How long a wish to stop may go unnoticed while no actor is ready yet."""
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
-class UnitActor:
-    """Computes units in a process of its own; the model is loaded once, for the first.
+class Actor:
+    """A process of the cluster that holds one worker."""
+
+    def prepare(self, make: Callable[..., object], folder: Path) -> None:
+        """Make the worker, for which relative paths mean what they mean to the driver."""
+        with suppress(OSError):  # a run in an object store needs no such folder here
+            os.chdir(folder)
+        self._worker = make(progress=lambda _done, _total: None, note=lambda _text: None)
+
+    def call(self, do: Callable[..., Result], *task: Any) -> Result:
+        """Do something with the worker."""
+        return do(self._worker, *task)
+
+
+class RayEngine(Engine[Worker]):
+    """Does tasks by actors, one for each `--actor-gpus`, or else `--actor-cpus`; the first task starts them.
 
     Args:
-        request: what is captured.
-        root: the planned capture, on a disk that all actors share.
-        run_id: of the driver, for receipts.
+        config: the options.
+        make: makes an actor's worker; is pickled.
+        stop: asked before each task; if requested, those in hand finish and no more are taken.
+        progress: called with work done and work in all.
+        note: told how many actors there are.
 
     """
 
-    def __init__(self, request: Request, root: Path, run_id: str) -> None:
-        self._writer = ActivationsWriter(root, run_id)
-        self._computer = UnitComputer(request, self._writer, lambda _done, _total: None, lambda _text: None)
+    def __init__(
+        self,
+        config: EngineConfig,
+        make: Callable[..., Worker],
+        stop: StopRequest,
+        *,
+        progress: Progress,
+        note: Note,
+    ) -> None:
+        super().__init__(stop)
+        self._config, self._make = config, make
+        self._progress, self._note = progress, note
+        self._closing = ExitStack()
+        self._slots = self._deaths = 0
+        self._starting: dict[Any, Any] = {}
+        self._idle: list[Any] = []
 
-    def attempt(self, unit: int) -> str | None:
-        """Compute and commit a unit; return what went wrong, if it concerns this unit alone."""
-        return attempt(self._writer.store, self._computer.compute, unit)
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._closing.close()
 
-def ray_attempts(request: Request, writer: ActivationsWriter, stop: Callable[[], bool]) -> Attempts:
-    """Return what tries units on Ray: as many at a time as the cluster has GPUs, or else CPUs.
+    def ask(self, question: Callable[[Worker], Result]) -> Result:
+        """Let the first actor that is ready answer.
 
-    Args:
-        request: what is captured.
-        writer: the planned capture.
-        stop: asked before each unit; true lets the units in hand finish and takes no more.
+        Raises:
+            ResourceError: it dies, or none starts.
 
-    Raises:
-        UsageError: Ray is not installed.
+        """
+        self._start(1)
+        while not self._idle:
+            self._next(())
+        found = _outcome(self._idle[0].call.remote(question))
+        if isinstance(found, Lost):
+            raise _no_actor(found)
+        return found
 
-    """
-    try:
-        import ray
-    except ImportError:
-        hint = "pip install 'sparserm[ray]'"
-        raise UsageError("--engine ray", "the package ray", "none", hint) from None
-    arguments = (request, writer.root.absolute(), writer.store.run_id)
+    def spread(
+        self, do: Callable[[Worker, Task], Result], tasks: Iterable[Task]
+    ) -> Iterator[tuple[Task, Result | Lost]]:
+        """Keep the actors busy, each with one task; one that dies is replaced.
 
-    def attempts(units: Sequence[int]) -> Iterator[tuple[int, str | None]]:
-        with _cluster(request.config):
+        Raises:
+            ResourceError: no actor starts.
+
+        """
+        self._start(length_hint(tasks, sys.maxsize))
+        remaining = iter(tasks)
+        task = next(remaining, None)
+        running: dict[Any, tuple[Any, Task]] = {}
+        while running or (task is not None and not self.stop.requested):
+            while self._idle and task is not None and not self.stop.requested:
+                actor = self._idle.pop()
+                running[actor.call.remote(do, task)] = actor, task
+                task = next(remaining, None)
+            if (done := self._next(running)) is None:
+                continue
+            actor, finished = running.pop(done)
+            outcome = _outcome(done)
+            if isinstance(outcome, Lost):
+                self._add_actor()
+            else:
+                self._idle.append(actor)
+            yield finished, outcome
+
+    def _start(self, tasks: int) -> None:
+        """Have actors for so many tasks, as far as the cluster has room; some may be starting still."""
+        if not self._slots:
+            self._closing.enter_context(_cluster(self._config))
             resources = ray.cluster_resources()
-            kind = "GPU" if resources.get("GPU") and request.config.device != "cpu" else "CPU"
-            count = min(int(resources.get(kind, 1)), len(units))
-            actor_class = ray.remote(num_cpus=1, num_gpus=int(kind == "GPU"), max_restarts=0)(UnitActor)
-            yield from _spread(units, lambda: actor_class.remote(*arguments), count, stop)
+            on_gpus = bool(resources.get("GPU")) and self._config.device != "cpu"
+            kind, size = ("GPU", self._config.actor_gpus) if on_gpus else ("CPU", self._config.actor_cpus)
+            self._slots = max(1, int(resources.get(kind, 0)) // size)
+            self._actor_class = ray.remote(
+                num_cpus=self._config.actor_cpus,
+                num_gpus=size if on_gpus else 0,
+                max_restarts=0,
+                max_task_retries=0,
+            )(Actor)
+            self._note(f"Ray: at most {self._slots} actors, {size} {kind} each")
+        while len(self._idle) + len(self._starting) < min(self._slots, tasks):
+            self._add_actor()
 
-    return attempts
+    def _add_actor(self) -> None:
+        """Begin to start an actor."""
+        actor = self._actor_class.remote()
+        self._starting[actor.prepare.remote(self._make, Path.cwd())] = actor
+
+    def _next(self, running: Iterable[Any]) -> Any | None:
+        """Wait for one of the running calls; None if an actor has become ready, or nothing has come."""
+        done, _ = ray.wait([*self._starting, *running], num_returns=1, timeout=POLL_SECONDS)
+        if not done or done[0] not in self._starting:
+            return done[0] if done else None
+        actor, outcome = self._starting.pop(done[0]), _outcome(done[0])
+        if not isinstance(outcome, Lost):
+            self._deaths = 0
+            self._idle.append(actor)
+            return None
+        self._deaths += 1
+        if self._deaths == STARTS:
+            raise _no_actor(outcome)
+        self._add_actor()
+        return None
+
+    def _tell(self, done: int, total: int) -> None:
+        """Tell how many tokens are done: actors do not."""
+        self._progress(done, total)
 
 
-def _spread(
-    units: Sequence[int], start: Callable[[], Any], count: int, stop: Callable[[], bool]
-) -> Iterator[tuple[int, str | None]]:
-    """Keep `count` actors busy, each with one unit; an actor that dies is replaced."""
-    import ray
+def _outcome(done: Any) -> Any:
+    """Return what came of a call; Lost if the actor died; raise what the call raised."""
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as problem:
+        if isinstance(problem.cause, SparseRMError):
+            raise problem.cause from None
+        raise
+    except ray.exceptions.RayError as death:
+        return Lost(f"its worker died ({_one_line(death)})")
 
-    idle, waiting = [start() for _ in range(count)], deque(units)
-    running: dict[Any, tuple[int, Any]] = {}
-    while running or (waiting and not stop()):
-        while waiting and idle and not stop():
-            unit, actor = waiting.popleft(), idle.pop()
-            running[actor.attempt.remote(unit)] = unit, actor
-        for done in ray.wait(list(running), num_returns=1)[0]:
-            unit, actor = running.pop(done)
-            try:
-                error = ray.get(done)
-            except ray.exceptions.RayActorError as death:
-                actor, error = start(), f"its worker died ({' '.join(str(death).split())[:200]})"
-            idle.append(actor)
-            yield unit, error
+
+def _no_actor(lost: Lost) -> ResourceError:
+    hint = "see the cluster's logs and memory"
+    return ResourceError("--engine ray", "an actor that starts", lost.reason, hint)
+
+
+def _one_line(problem: BaseException) -> str:
+    """Return the beginning of what Ray says."""
+    return " ".join(str(problem).split())[:200]
 
 
 @contextmanager
-def _cluster(config: ExtractConfig) -> Iterator[None]:
+def _cluster(config: EngineConfig) -> Iterator[None]:
     """Join the cluster at `--ray-address`, or start one on this machine.
 
     Raises:
         ResourceError: there is no cluster at that address.
+        StoppedError: SIGTERM came meanwhile.
 
     """
-    import ray
-
     local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     given = {"address": config.ray_address} if config.ray_address else {"address": "local", **local}
+    logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        ray.init(**given, log_to_driver=False, configure_logging=False, ignore_reinit_error=True)
+        with _own_sigterm_handler():
+            ray.init(**given, log_to_driver=False, configure_logging=False, ignore_reinit_error=True)
     except ConnectionError as problem:
-        found = " ".join(str(problem).split())[:200]
-        raise ResourceError("--ray-address", "a Ray cluster", found, "start one, or leave it out") from None
+        hint = "start one, leave the option out, or set RAY_AUTH_MODE=token if it wants a token"
+        raise ResourceError("--ray-address", "a Ray cluster", _one_line(problem), hint) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm_handler() -> Iterator[None]:
+    """Keep our handler of SIGTERM, which ray.init replaces by one that exits at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit:
+        raise StoppedError(signal.SIGTERM, "Ray was still starting") from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)

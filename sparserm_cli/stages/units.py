@@ -4,6 +4,9 @@ Axes: rows (response tokens of a unit), responses (of a unit), d_in (width of th
 """
 
 import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,45 +14,48 @@ import numpy as np
 from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.memory import return_freed_memory
+from sparserm_cli.stages.engine import UnitWorker
 from sparserm_cli.stages.planning import Request
 from sparserm_cli.store.activations import ActivationsWriter
 from sparserm_cli.store.bits import NAN_BITS
 from sparserm_cli.store.receipts import UnitFacts
+from sparserm_cli.store.rows import Rows
+from sparserm_cli.store.units import UnitStore
 
 if TYPE_CHECKING:
     from sparserm_cli.models.backbone import DType
     from sparserm_cli.models.lm import LanguageModel
-    from sparserm_cli.stages.fused import Latents
 
 
-class UnitComputer:
-    """Computes units one after the other; the model is loaded for the first.
+class CaptureWorker(UnitWorker):
+    """Computes units of a capture; the model is loaded for the first.
 
     Args:
         request: what is captured.
-        writer: the planned capture.
+        root: the planned capture.
+        run_id: of the run, for receipts.
         progress: called with response tokens computed and response tokens in all.
         note: told which type and device were chosen, and why.
 
     Attributes:
-        latents: takes each unit's tokens, which are not kept then.
-        computed: units computed so far.
-        seconds: time spent on them.
+        writer: the planned capture.
 
     """
 
-    def __init__(self, request: Request, writer: ActivationsWriter, progress: Progress, note: Note) -> None:
-        self._request, self._writer, self._progress, self._note = request, writer, progress, note
-        self._lm: LanguageModel | None = None
-        self.latents: Latents | None = None
-        self.computed, self.seconds = 0, 0.0
+    def __init__(self, request: Request, root: Path, run_id: str, *, progress: Progress, note: Note) -> None:
+        self._request, self._progress, self._note = request, progress, note
+        self.writer = ActivationsWriter(root, run_id)
 
+    @property
+    def store(self) -> UnitStore:
+        """The units of the capture."""
+        return self.writer.store
+
+    @cached_property
     def model(self) -> "LanguageModel":
-        """Return the language model, loaded when it is first asked for."""
-        if self._lm is None:
-            self._lm = load_model(self._request, self._writer, self._note)
-            self._done = self._tokens_done()
-        return self._lm
+        """The language model."""
+        self._done = tokens_done(self.store, self.writer.rows, self._request.config.worker)
+        return load_model(self._request, self.writer, self._note)
 
     def compute(self, unit: int) -> None:
         """Compute and write one unit.
@@ -59,13 +65,12 @@ class UnitComputer:
             ResourceError: the disk is full.
 
         """
-        lm = self.model()
+        lm = self.model
         begun = time.monotonic()
         layers, facts = self._captured(lm, unit)
-        trees = self._writer.trees(unit)
+        trees = self.writer.trees(unit)
         rejected = tuple(sorted(trees[tree].first + response for tree, response, _ in facts["rejected"]))
-        if self.latents is not None:
-            self.latents.take(unit, layers, rejected)
+        self.take_tokens(unit, layers, rejected)
         told = UnitFacts(
             rows=0,
             rejected=rejected,
@@ -75,10 +80,20 @@ class UnitComputer:
             halvings=facts["halvings"],
             seconds=round(time.monotonic() - begun, 3),
         )
-        self._writer.write_unit(unit, layers, told)
+        self.writer.write_unit(unit, layers, told)
         return_freed_memory()
-        self.computed += 1
-        self.seconds += time.monotonic() - begun
+
+    def take_tokens(
+        self, unit: int, layers: Mapping[int, dict[str, np.ndarray]], rejected: tuple[int, ...]
+    ) -> None:
+        """Leave the tokens of a unit where they are, to be stored.
+
+        Args:
+            unit: its number.
+            layers: its arrays.
+            rejected: numbers of the responses that could not be computed.
+
+        """
 
     def _captured(
         self, lm: "LanguageModel", unit: int
@@ -87,8 +102,8 @@ class UnitComputer:
         from sparserm_cli.models.capture import capture, pool
         from sparserm_cli.models.tree import Tree
 
-        settings, rows, span = self._writer.plan.settings, self._writer.rows, self._writer.rows.span(unit)
-        trees = self._writer.trees(unit)
+        settings, rows, span = self.writer.plan.settings, self.writer.rows, self.writer.rows.span(unit)
+        trees = self.writer.trees(unit)
         starts = rows.response_offset[span.start : span.stop + 1] - rows.response_offset[span.start]
         layers = {layer: self._empty(len(span), int(starts[-1])) for layer in settings.layers}
         facts: dict[str, Any] = {}
@@ -107,24 +122,23 @@ class UnitComputer:
                 if "tokens" in arrays:
                     arrays["tokens"][starts[place] : starts[place + 1]] = stored(residuals)
             self._done += int(starts[place + 1] - starts[place])
-            self._progress(self._done, self._writer.plan.layout.response_tokens)
+            self._progress(self._done, self.writer.plan.layout.response_tokens)
         return layers, facts
 
     def _empty(self, responses: int, tokens: int) -> dict[str, np.ndarray]:
         """Return the arrays of one layer of a unit, to be filled."""
-        settings = self._writer.plan.settings
+        settings = self.writer.plan.settings
         arrays = {name: np.full((responses, settings.d_in), np.nan, np.float32) for name in ("last", "mean")}
         if settings.positions != "pooled":
             kind, fill = (np.uint16, NAN_BITS) if settings.dtype == "bfloat16" else (np.float32, np.nan)
             arrays["tokens"] = np.full((tokens, settings.d_in), fill, kind)
         return arrays
 
-    def _tokens_done(self) -> int:
-        """Return the response tokens of units that need not be computed any more."""
-        rank, world = self._request.config.worker
-        pending = set(self._writer.store.pending(rank, world))
-        units = range(self._writer.plan.layout.units)
-        return sum(int(self._writer.rows.lengths(unit).sum()) for unit in units if unit not in pending)
+
+def tokens_done(store: UnitStore, rows: Rows, worker: tuple[int, int]) -> int:
+    """Return the response tokens of units that this worker need not compute any more."""
+    pending = set(store.pending(*worker))
+    return sum(int(rows.lengths(unit).sum()) for unit in range(store.plan.units) if unit not in pending)
 
 
 def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "LanguageModel":

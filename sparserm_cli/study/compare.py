@@ -15,7 +15,7 @@ import numpy as np
 from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae_check import SAEQuality
-from sparserm_cli.stages.encode_units import load_and_sample, unit_activations
+from sparserm_cli.stages.encode_units import load_saes, sample_saes, unit_activations
 from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.store.results import COMPARISON
@@ -253,13 +253,11 @@ def _sae_qualities(run: Path) -> dict[int, SAEQuality]:
     """
     capture, features = ActivationsReader(capture_path(run)), FeaturesReader(features_path(run))
     options = EncodeConfig(run=run, allow_mismatch=True, allow_pickle=True)
-    _, found = load_and_sample(
-        {sae.layer: sae.name for sae in features.plan.saes},
-        options,
-        lambda _said: None,
+    return sample_saes(
+        load_saes({sae.layer: sae.name for sae in features.plan.saes}, options),
         lambda layer: unit_activations(capture, layer, capture.units[0]).usable_rows,
+        allow_mismatch=True,
     )
-    return found
 
 
 def _sae_facts(sample: Sample, layer: int) -> dict[str, float]:

@@ -109,9 +109,9 @@ def test_a_finished_pass_loads_no_model(place: Place, monkeypatch: pytest.Monkey
 def test_row_02_an_interrupted_pass_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch, after: str):
     """Stopped with the second unit's latents on the disk, or its vectors too, it ends the same."""
     whole = place.fused("whole")
-    take, calls = fused.Latents.take, []
+    take, calls = fused.FusedWorker.take_tokens, []
 
-    def stopping(self: fused.Latents, unit: int, *rest: Any) -> None:
+    def stopping(self: fused.FusedWorker, unit: int, *rest: Any) -> None:
         calls.append(unit)
         if after == "capture" and len(calls) == 3:
             raise KeyboardInterrupt
@@ -119,7 +119,7 @@ def test_row_02_an_interrupted_pass_goes_on(place: Place, monkeypatch: pytest.Mo
         if after == "encoding" and len(calls) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(fused.Latents, "take", stopping)
+    monkeypatch.setattr(fused.FusedWorker, "take_tokens", stopping)
     with pytest.raises(KeyboardInterrupt):
         place.fused("cut")
     monkeypatch.undo()

@@ -1,106 +1,271 @@
-"""`extract --engine ray`: the same digests as a serial run, whatever happens to the actors."""
+"""`--engine ray`: the same digests as a serial run, whatever happens to the actors."""
 
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
+from runpy import run_path
+from types import ModuleType
+from typing import Any
 
-import numpy as np
 import pytest
 
-from sparserm_cli.config import ExtractConfig
-from sparserm_cli.errors import PartialError, UsageError
-from sparserm_cli.stages import ray_engine
+from sparserm_cli.config import EncodeConfig, EngineConfig, ExtractConfig
+from sparserm_cli.errors import PartialError, ResourceError, StoppedError, UsageError
+from sparserm_cli.stages import encode_units
+from sparserm_cli.stages import extract as extract_module
+from sparserm_cli.stages.encode import encode
+from sparserm_cli.stages.engine import open_engine
 from sparserm_cli.stages.extract import ExtractSummary, extract
 from sparserm_cli.store.activations import ActivationsReader
 from sparserm_cli.store.checks import check
+from sparserm_cli.store.features import FeaturesReader, features_path
+from sparserm_cli.store.receipts import Manifest
 
-ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
+pytest.importorskip("ray", reason="the extra `ray` is not installed")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
+HERE = Path(__file__).parent
+fixtures = run_path(str(HERE.parent / "models" / "sae_fixtures.py"))
+
+
+def quiet(*_: object) -> None:
+    """Neither progress nor notes."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    """Start a cluster whose processes find the package and the workers that lie in this folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folders = (HERE.parents[1], HERE, HERE.parent / "store")
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
+        for folder in folders[1:]:
+            patch.syspath_prepend(folder)
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        command = [sys.executable, str(HERE / "ray_cluster.py")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, text=True, **pipes) as process:
+            yield process.stdout.readline().strip()
+            process.stdin.close()
+
+
+@pytest.fixture
+def workers(cluster: str) -> ModuleType:
+    """Give the workers that get into trouble."""
+    return import_module("ray_workers")
 
 
 @pytest.fixture
 def config(tmp_path, tiny_model):
-    """Give a request of some ten units."""
-    data = tmp_path / "pairs.jsonl"
+    """Give a request of some ten units to a model called `tiny`."""
+    data, model = tmp_path / "pairs.jsonl", tmp_path / "tiny"
     rows = [{"prompt": f"Question {n}?", "chosen": "yes " * (n % 4 + 1), "rejected": "no"} for n in range(30)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model.symlink_to(tiny_model("llama"))
 
-    def give(run: str, **options) -> ExtractConfig:
+    def give(run: str, **options: Any) -> ExtractConfig:
         wanted = {"layer": (1,), "dtype": "float32", "unit_tokens": 40, "batch_tokens": 100} | options
-        return ExtractConfig(run=tmp_path / run, data=str(data), model=str(tiny_model("llama")), **wanted)
+        return ExtractConfig(run=tmp_path / run, data=str(data), model=str(model), **wanted)
 
     return give
 
 
-@pytest.fixture(autouse=True)
-def two_cpus(monkeypatch):
-    """Start local clusters as if this machine had two CPUs, whose processes find the package."""
-    started = ray.init
-    monkeypatch.setattr(ray, "init", lambda **options: started(**options, num_cpus=2))
-    folders = [Path(__file__).parents[2], Path(__file__).parent]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+@pytest.fixture
+def sae(tmp_path) -> str:
+    """Give an SAE of that model's block 1."""
+    return fixtures["save_sae"](tmp_path / "sae", fixtures["perfect_sae"](32))
 
 
 def run(config: ExtractConfig) -> ExtractSummary:
     """Extract quietly."""
-    return extract(config, progress=lambda _done, _total: None, note=lambda _text: None)
+    return extract(config, progress=quiet, note=quiet)
 
 
-def test_two_actors_of_which_one_is_killed_make_the_capture_of_a_serial_run(config, monkeypatch):
-    """The killed one's unit is tried again by another, and its death is no failure of the run."""
+def by_ray(config: Any, address: str) -> Any:
+    """Ask the same of Ray, in a directory of its own."""
+    return replace(config, run=config.run.with_name("ray"), engine="ray", ray_address=address)
+
+
+def test_extract_with_an_actor_killed_makes_the_capture_of_a_serial_run(
+    config, cluster, workers, monkeypatch
+):
+    """Killed between data and receipt; another tries again, and its death is no failure of the run."""
     alone = run(config("alone"))
-    killed = []
-    monkeypatch.setattr(ray_engine, "UnitActor", import_module("ray_actors").SlowActor)
-
-    def kill(folder: Path) -> None:
-        while not killed:
-            for path in folder.glob("*.pid"):
-                os.kill(int(path.read_text()), signal.SIGKILL)
-                killed.append(path)
-                return
-            time.sleep(0.02)
-
-    wanted = config("ray", engine="ray")
-    killer = threading.Thread(target=kill, args=(wanted.run,), daemon=True)
-    killer.start()
+    monkeypatch.setattr(extract_module, "CaptureWorker", workers.KilledCapture)
+    wanted = by_ray(config("alone"), cluster)
     shared = run(wanted)
-    killer.join()
-    assert killed
+    assert (wanted.run / "killed").exists()
     assert shared.digest == alone.digest
     assert (shared.computed, shared.fresh) == (alone.computed, False)
-    reader = ActivationsReader(shared.path)
-    assert check(reader.store, deep=True) == []
+    assert check(ActivationsReader(shared.path).store, deep=True) == []
     assert not (wanted.run / "run.lock").exists()
     again = run(wanted)
     assert (again.fresh, again.digest) == (True, alone.digest)
 
 
-def test_row_53_a_unit_that_kills_its_actor_is_given_up_and_repeated_by_the_next_run(config, monkeypatch):
+def test_fused_extract_with_an_actor_killed_makes_both_stores_of_a_serial_run(
+    config, sae, cluster, workers, monkeypatch
+):
+    """Killed with the unit's latents committed and its vectors not."""
+    alone = config("alone", sae=(sae,), layer=None)
+    digest = run(alone).digest
+    monkeypatch.setattr(extract_module, "FusedWorker", workers.KilledFused)
+    wanted = by_ray(alone, cluster)
+    assert run(wanted).digest == digest
+    assert (wanted.run / "killed").exists()
+    stores = [FeaturesReader(features_path(one.run)) for one in (alone, wanted)]
+    assert stores[0].digest == stores[1].digest
+    assert check(stores[1].store, deep=True) == []
+
+
+def test_encode_with_an_actor_killed_makes_the_features_of_a_serial_run(
+    config, sae, cluster, workers, monkeypatch
+):
+    """The sample's fit is told as well, although an actor measured it."""
+    for name in ("alone", "ray"):
+        run(config(name))
+    wanted = EncodeConfig(run=config("alone").run, sae=(sae,))
+    alone = encode(wanted, progress=quiet, note=quiet)
+    monkeypatch.setattr(encode_units, "EncodeWorker", workers.KilledEncode)
+    notes, steps = [], []
+    shared = encode(
+        by_ray(wanted, cluster), progress=lambda done, total: steps.append((done, total)), note=notes.append
+    )
+    assert (config("ray").run / "killed").exists()
+    assert (shared.digest, shared.samples) == (alone.digest, alone.samples)
+    assert notes[0] == "Ray: at most 2 actors, 1 CPU each"
+    assert "it explains 1.000 of the variance" in notes[1]
+    tokens = shared.plan.layout.response_tokens
+    assert steps[-1] == (tokens, tokens)
+
+
+@pytest.fixture
+def toys(cluster: str, tmp_path, monkeypatch) -> Callable[[str], Any]:
+    """Give a function that fills a toy store by actors of a kind; returns the manifest and units computed."""
+    toy, kinds = import_module("toy"), import_module("ray_toys")
+    monkeypatch.chdir(tmp_path)
+    toy.toy_plan(Path("toy.zarr"))
+    options = EngineConfig(engine="ray", ray_address=cluster)
+
+    def fill(kind: str) -> tuple[Manifest | None, int]:
+        make = partial(getattr(kinds, kind), Path("toy.zarr"))
+        with open_engine(options, make, progress=quiet, note=quiet) as engine:
+            return engine.fill(toy.toy_store(Path("toy.zarr")), toy.UNITS), engine.computed
+
+    return fill
+
+
+def test_row_53_a_unit_that_kills_its_actor_is_given_up_and_repeated_by_the_next_run(toys):
     """The others are done, exit 7 names the unit; the next run computes that one alone."""
-    monkeypatch.setattr(ray_engine, "UnitActor", import_module("ray_actors").FailingActor)
-    wanted = config("ray", engine="ray")
-    with pytest.raises(PartialError, match=r"1 failed, the first is unit 1 with its worker died"):
+    with pytest.raises(PartialError, match=r"1 failed, the first is unit 1 with its worker died") as caught:
+        toys("Failing")
+    assert caught.value.exit_code == 7
+    Path("mended").touch()
+    manifest, computed = toys("Failing")
+    assert manifest is not None
+    assert computed == 1
+
+
+def test_an_actors_error_is_the_commands(toys):
+    """What would end a serial run ends this one, in the same words."""
+    with pytest.raises(ResourceError, match=r"^the disk: expected 4 bytes free, found 3; make room$"):
+        toys("FullDisk")
+
+
+def test_actors_that_never_start_are_not_started_for_ever(toys):
+    """Three in a row, then the error names what Ray says."""
+    with pytest.raises(
+        ResourceError, match="--engine ray: expected an actor that starts, found its worker died"
+    ):
+        toys("Stillborn")
+
+
+def receipts(run: Path) -> list[Path]:
+    """Return the receipts of a capture."""
+    return list((run / "activations.zarr" / "_sparserm" / "receipts").glob("*.json"))
+
+
+def test_row_50_ctrl_c_lets_the_actors_finish_their_units(config, cluster):
+    """What they have done is safe, and a serial run goes on with it."""
+    asked = config("alone", unit_tokens=1)
+    wanted, main = by_ray(asked, cluster), threading.main_thread().ident
+
+    def press() -> None:
+        while len(receipts(wanted.run)) < 2:
+            time.sleep(0.01)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    presser = threading.Thread(target=press, daemon=True)
+    presser.start()
+    with pytest.raises(StoppedError, match=r"^stopped: \d+ of 60 units are safe; run the same") as caught:
         run(wanted)
-    (wanted.run / "mended").touch()
-    again = run(wanted)
-    assert (again.state, again.computed) == ("complete", 1)
-    assert np.isfinite(ActivationsReader(again.path).pooled(1, "mean")).all()
+    presser.join()
+    assert caught.value.exit_code == 130
+    safe = len(receipts(wanted.run))
+    assert f"{safe} of 60" in str(caught.value)
+    rest = run(replace(wanted, engine="serial", ray_address=None))
+    assert (rest.computed, rest.digest) == (60 - safe, run(asked).digest)
 
 
-def test_engine_and_worker_exclude_each_other(config):
-    """Both would share out the units."""
+def test_row_51_sigterm_ends_the_command_with_143_and_a_cluster_of_its_own(config, monkeypatch):
+    """Without an address one is started, of which neither stdout nor stderr hears but for one note."""
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parents[1]))
+    asked = config("alone")
+    command = [sys.executable, "-m", "sparserm_cli", "extract", asked.data, "--model", asked.model]
+    command += ["--layer", "1", "--unit-tokens", "1", "--run", str(asked.run), "--engine", "ray", "--json"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        while process.poll() is None and len(receipts(asked.run)) < 2:
+            time.sleep(0.01)
+        process.terminate()
+        out, told = process.communicate(timeout=60)
+    assert (process.returncode, out) == (143, ""), told
+    *others, last = [line.partition(",")[0] for line in told.splitlines() if not line.startswith("extract: ")]
+    assert others == [
+        f"reading {asked.data}",
+        "planned 30 pairs",
+        "Ray: at most 2 actors",
+        "finishing the unit in hand",
+    ]
+    assert last.startswith(f"sparserm: stopped: {len(receipts(asked.run))} of 60 units are safe; ")
+
+
+def test_no_cluster_at_the_address(config, monkeypatch):
+    """Whoever mistypes it is told, exit 6."""
+    monkeypatch.setattr("ray.init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody\nthere")))
+    with pytest.raises(
+        ResourceError, match=r"^--ray-address: expected a Ray cluster, found nobody there; start"
+    ):
+        run(by_ray(config("alone"), "127.0.0.1:1"))
+
+
+def test_options_that_exclude_each_other(config, monkeypatch):
+    """Both would share out the units; an address is nothing without Ray; and Ray may not be installed."""
     with pytest.raises(UsageError) as caught:
         config("ray", engine="ray", worker=(0, 2))
     assert str(caught.value) == (
-        "--engine ray: expected neither --worker nor --sae, found --worker; leave one of them out"
+        "--engine ray: expected no --worker beside it, found --worker; leave one of them out"
+    )
+    with pytest.raises(UsageError) as caught:
+        config("ray", ray_address="auto")
+    assert str(caught.value) == (
+        "--ray-address: expected --engine ray beside it, found serial; give both or neither"
+    )
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError) as caught:
+        config("ray", engine="ray")
+    assert str(caught.value) == (
+        "--engine ray: expected the package ray, found none; pip install 'sparserm[ray]'"
     )

@@ -92,7 +92,8 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     made = planted.plant(tmp_path / "mine", prompts=20)
     monkeypatch.setattr("sparserm_cli.study.sample.sae_decoder", lambda _saes: made.decoder)
     quality = SAEQuality(0.75, 9.0, 0, 100, 0)
-    monkeypatch.setattr("sparserm_cli.study.compare.load_and_sample", lambda *_: ({}, {3: quality}))
+    monkeypatch.setattr("sparserm_cli.study.compare.load_saes", lambda *_: {})
+    monkeypatch.setattr("sparserm_cli.study.compare.sample_saes", lambda *_, **__: {3: quality})
     summary = compare(
         CompareConfig(run=tmp_path / "mine", quick=True, top_k=(2,), folds=2), progress=quiet, note=quiet
     )
