@@ -15,7 +15,7 @@ from sparserm_cli.config import Note, Progress, ResponsesConfig, ScoreConfig
 from sparserm_cli.data.reader import Example, Reject
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.responses import responses_reader
-from sparserm_cli.stages.scoring import missing_rows, score_log
+from sparserm_cli.stages.scoring import all_rows, score_log
 from sparserm_cli.store.reward import RewardConfig, read_reward, reward_path
 from sparserm_cli.store.score_log import ScoreLog
 
@@ -101,7 +101,7 @@ def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> Sc
     """
     plain = ScoreConfig(**{one.name: getattr(config, one.name) for one in fields(ResponsesConfig)})
     with score_log(plain, note) as log:
-        for _ in missing_rows(log, plain, progress=progress, note=note):
+        for _ in all_rows(log, plain, progress=progress, note=note):
             pass
     return ScoredFile(config, read_reward(config.reward or reward_path(config.run)).config, log)
 

@@ -42,6 +42,10 @@ def score(
     tokens: Annotated[
         bool, typer.Option("--tokens", help="Also a reward a token; they add up to the score.")
     ] = False,
+    engine: opt.EngineOption = ScoreConfig.engine,
+    ray_address: opt.RayAddressOption = None,
+    actor_cpus: opt.ActorCpusOption = ScoreConfig.actor_cpus,
+    actor_gpus: opt.ActorGpusOption = ScoreConfig.actor_gpus,
     limit: opt.LimitOption = None,
     split: opt.SplitOption = ScoreConfig.split,
     offline: opt.OfflineOption = False,

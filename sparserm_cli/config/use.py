@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sparserm_cli.config.base import StageConfig
+from sparserm_cli.config.base import EngineConfig, StageConfig
 from sparserm_cli.config.spine import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.errors import UsageError
 
@@ -61,7 +61,7 @@ class ResponsesConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class ScoreConfig(ResponsesConfig, Guards):
+class ScoreConfig(ResponsesConfig, EngineConfig, Guards):
     """`score`: rewards of new responses."""
 
     tokens: bool = False
@@ -69,7 +69,7 @@ class ScoreConfig(ResponsesConfig, Guards):
 
     def __post_init__(self) -> None:
         """Check what both parents have."""
-        ResponsesConfig.__post_init__(self)
+        EngineConfig.__post_init__(self)
         Guards.__post_init__(self)
 
 

@@ -37,7 +37,7 @@ class UnitWorker(ABC):
 
 
 class Lost(NamedTuple):
-    """What comes of a task whose worker died of it, or beside it."""
+    """What comes of a task that alone failed, or whose worker died."""
 
     reason: str
     """In one line."""
@@ -100,7 +100,7 @@ class Engine(ABC, Generic[Worker]):
         rank, world = worker
         manifest = work_attempts(store, self._attempts, rank=rank, world=world, progress=tell)
         if manifest is None:
-            self.stop.check(store.done(), store.plan.units)
+            self.stop.check(f"{store.done()} of {store.plan.units} units are safe")
         return manifest
 
     def _attempts(self: "Engine[UnitWorker]", units: Sequence[int]) -> Iterator[tuple[int, str | None]]:

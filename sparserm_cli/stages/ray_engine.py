@@ -31,6 +31,9 @@ from sparserm_cli.stages.stopping import StopRequest
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a local cluster: nothing but tasks and their outcomes goes through it."""
 
+LOCAL = "local"
+"""What Ray calls a cluster of this machine alone, to be started."""
+
 STARTS = 3
 """How many actors in a row may die before they are ready."""
 
@@ -53,6 +56,10 @@ class Actor:
     def call(self, do: Callable[..., Result], *task: Any) -> Result:
         """Do something with the worker."""
         return do(self._worker, *task)
+
+
+class Death(Lost):
+    """What comes of a task whose actor is gone."""
 
 
 class RayEngine(Engine[Worker]):
@@ -101,7 +108,7 @@ class RayEngine(Engine[Worker]):
         while not self._idle:
             self._next(())
         found = _outcome(self._idle[0].call.remote(question))
-        if isinstance(found, Lost):
+        if isinstance(found, Death):
             raise _no_actor(found)
         return found
 
@@ -127,7 +134,7 @@ class RayEngine(Engine[Worker]):
                 continue
             actor, finished = running.pop(done)
             outcome = _outcome(done)
-            if isinstance(outcome, Lost):
+            if isinstance(outcome, Death):
                 self._add_actor()
             else:
                 self._idle.append(actor)
@@ -162,7 +169,7 @@ class RayEngine(Engine[Worker]):
         if not done or done[0] not in self._starting:
             return done[0] if done else None
         actor, outcome = self._starting.pop(done[0]), _outcome(done[0])
-        if not isinstance(outcome, Lost):
+        if not isinstance(outcome, Death):
             self._deaths = 0
             self._idle.append(actor)
             return None
@@ -178,20 +185,20 @@ class RayEngine(Engine[Worker]):
 
 
 def _outcome(done: Any) -> Any:
-    """Return what came of a call; Lost if the actor died; raise what the call raised."""
+    """Return what came of a call, Death if the actor died of it; raise what the call raised."""
     try:
         return ray.get(done)
     except ray.exceptions.RayTaskError as problem:
         if isinstance(problem.cause, SparseRMError):
             raise problem.cause from None
         raise
-    except ray.exceptions.RayError as death:
-        return Lost(f"its worker died ({_one_line(death)})")
+    except ray.exceptions.RayError as problem:
+        return Death(f"its worker died ({_one_line(problem)})")
 
 
-def _no_actor(lost: Lost) -> ResourceError:
+def _no_actor(death: Death) -> ResourceError:
     hint = "see the cluster's logs and memory"
-    return ResourceError("--engine ray", "an actor that starts", lost.reason, hint)
+    return ResourceError("--engine ray", "an actor that starts", death.reason, hint)
 
 
 def _one_line(problem: BaseException) -> str:
@@ -208,8 +215,9 @@ def _cluster(config: EngineConfig) -> Iterator[None]:
         StoppedError: SIGTERM came meanwhile.
 
     """
+    address = config.ray_address or LOCAL
     local = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    given = {"address": config.ray_address} if config.ray_address else {"address": "local", **local}
+    given = {"address": address, **(local if address == LOCAL else {})}
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         with _own_sigterm_handler():

@@ -12,7 +12,7 @@ from sparserm_cli.config import Progress, ResponsesConfig, column_map
 from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.shapes import Purpose
-from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.data.template import EncodedExample, PromptTemplate
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.store.reward import reward_path
 
@@ -46,7 +46,7 @@ def load_reward(config: ResponsesConfig) -> RewardModel:
 
 
 def windows(
-    model: RewardModel, reader: Reader, config: ResponsesConfig, progress: Progress, known: int = 0
+    model: RewardModel, reader: Reader, config: ResponsesConfig, progress: Progress
 ) -> Iterator[list[EncodedExample]]:
     """Yield tokenised rows, a window of them at a time, which is done when the next is asked for.
 
@@ -55,13 +55,28 @@ def windows(
         reader: where they come from.
         config: the options.
         progress: called with rows done and rows read so far.
-        known: rows that were done before.
 
     """
-    # The end of a response matters, so nothing is cut: a row that is too long is a bad row.
-    rows = encoded_rows(reader, model.template, max_length=model.max_length, too_long=config.on_bad_row)
-    done = known
-    while window := list(islice(rows, WINDOW_ROWS)):
+    done = 0
+    for window in text_windows(model.template, model.max_length, reader, config):
         yield window
         done += len(window)
         progress(done, reader.read)
+
+
+def text_windows(
+    template: PromptTemplate, max_length: int, reader: Reader, config: ResponsesConfig
+) -> Iterator[list[EncodedExample]]:
+    """Yield tokenised rows, a window of them at a time.
+
+    Args:
+        template: how they become tokens.
+        max_length: most tokens of a prompt and one response.
+        reader: where they come from.
+        config: the options.
+
+    """
+    # The end of a response matters, so nothing is cut: a row that is too long is a bad row.
+    rows = encoded_rows(reader, template, max_length=max_length, too_long=config.on_bad_row)
+    while window := list(islice(rows, WINDOW_ROWS)):
+        yield window

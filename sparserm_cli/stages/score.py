@@ -7,11 +7,10 @@ log of the scores, so that a killed run goes on where it was. Memory: as `scorin
 import math
 import time
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, NamedTuple
 
 from sparserm_cli.config import Note, Progress, ScoreConfig
-from sparserm_cli.stages.scoring import missing_rows, score_log
+from sparserm_cli.stages.scoring import all_rows, score_log
 from sparserm_cli.store.json_lines import writing_lines
 from sparserm_cli.store.scores import score_line, scores_path
 
@@ -60,6 +59,8 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
         CorruptStoreError: the reward model or the log of scores is damaged.
         TemporaryError: another process is scoring this file.
         ResourceError: disk or device are not to be had.
+        PartialError: some rows failed three times; the others are in the log.
+        StoppedError: Ctrl-C or SIGTERM; the rows done are in the log.
 
     """
     begun = time.monotonic()
@@ -67,8 +68,7 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     output = config.output or str(scores_path(config.run))
     # Known rows come first; of the others each line is written as soon as its window is done.
     with score_log(config, note) as log, writing_lines(output) as write:
-        missing = missing_rows(log, config, progress=progress, note=note)
-        for row in chain(log.rows(), missing):
+        for row in all_rows(log, config, progress=progress, note=note):
             if "rejected" in row:
                 tally.rejected += 1
                 continue

@@ -4,21 +4,26 @@ Reads: any shape of rows, `reward/`, the language model. Writes: `scored/`, a lo
 Memory: the model's lower blocks and a window of rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import cached_property, partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sparserm_cli.config import Guards, Note, Progress, ScoreConfig
 from sparserm_cli.data.reader import Reader, Reject
-from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.data.template import EncodedExample, PromptTemplate
+from sparserm_cli.errors import PartialError
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.stages.responses import load_reward, responses_reader, windows
+from sparserm_cli.stages.engine import Lost, open_engine
+from sparserm_cli.stages.responses import load_reward, responses_reader, text_windows
 from sparserm_cli.store.locks import lock
 from sparserm_cli.store.reward import read_reward, reward_path
 from sparserm_cli.store.score_log import ScoreLog, refused_row, scored_row, token_fields
+from sparserm_cli.store.units import TRIES
+from sparserm_cli.store.work import UNIT_ERRORS
 
 
 @contextmanager
@@ -41,15 +46,57 @@ def score_log(config: ScoreConfig, note: Note) -> Iterator[ScoreLog]:
         log.open()
         if log.inputs is not None:
             note(f"all scores are known from {log.path}")
-        elif log.last_row:
-            note(f"scores up to row {log.last_row:,} are known from {log.path}")
+        elif log.windows:
+            note(f"scores up to row {log.complete_to()[1]:,} are known from {log.path}")
         yield log
 
 
-def missing_rows(
+class Window(NamedTuple):
+    """Rows that are computed together."""
+
+    number: int
+    """From 0, in the file's order."""
+    rows: list[EncodedExample]
+    """Tokenised."""
+    refused: list[dict[str, Any]]
+    """Rows before the last of them that could not be scored, as the log keeps them."""
+
+
+class ScoreWorker:
+    """Scores windows; the reward model and the language model are loaded for the first.
+
+    Args:
+        config: the options.
+        progress: not needed.
+        note: not needed.
+
+    """
+
+    def __init__(self, config: ScoreConfig, *, progress: Progress, note: Note) -> None:
+        self._config = config
+
+    @cached_property
+    def _model(self) -> RewardModel:
+        return load_reward(self._config)
+
+    def text(self) -> tuple[PromptTemplate, int, str]:
+        """Return how rows become tokens, how many at most, and what scores them, in words."""
+        model = self._model
+        told = f"scoring with {model.path} in {model.lm.dtype} on {model.lm.device}"
+        return model.template, model.max_length, told
+
+    def score(self, window: Window) -> list[dict[str, Any]] | Lost:
+        """Return the rows of a window with their scores, as the log keeps them; Lost if it alone fails."""
+        try:
+            return scored_window(self._model, window.rows, self._config)
+        except UNIT_ERRORS as error:
+            return Lost(f"{type(error).__name__}: {error}")
+
+
+def all_rows(
     log: ScoreLog, config: ScoreConfig, *, progress: Progress, note: Note
 ) -> Iterator[dict[str, Any]]:
-    """Score the rows after the log's last one; each is in the log, and on the disk, before it is yielded.
+    """Yield all rows in order, and score those that the log lacks; each is in it before it is yielded.
 
     Args:
         log: an open log.
@@ -60,12 +107,22 @@ def missing_rows(
     Raises:
         BadInputError: the file cannot be read as rows.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
+        CorruptStoreError: the log is damaged.
         ResourceError: disk or device are not to be had.
+        PartialError: some windows failed three times; the others are in the log.
+        StoppedError: Ctrl-C or SIGTERM; the windows done are in the log.
 
     """
-    if log.inputs is not None:
-        return
-    known = log.last_row
+    following = 0
+    for _ in _fill(log, config, progress, note) if log.inputs is None else range(1):
+        while following in log.windows:
+            yield from log.read(following)
+            following += 1
+
+
+def _fill(log: ScoreLog, config: ScoreConfig, progress: Progress, note: Note) -> Iterator[None]:
+    """Score the windows that the log lacks; stop after each."""
+    first, known = log.complete_to()
     refused: list[dict[str, Any]] = []
 
     def refuse(one: Reject) -> None:
@@ -73,17 +130,52 @@ def missing_rows(
             refused.append(refused_row(one.row, f"{one.field}: {one.reason}".lstrip(": ")))
 
     reader = responses_reader(config, purpose="any", sink=refuse, after=known)
-    model = load_reward(config)
-    note(f"scoring with {model.path} in {model.lm.dtype} on {model.lm.device}")
-    for window in windows(model, reader, config, progress, known):
-        rows = _in_order(scored_window(model, window, config), refused)
-        log.append(rows)
-        yield from rows
+    with open_engine(config, partial(ScoreWorker, config), progress=progress, note=note) as engine:
+        template, max_length, told = engine.ask(ScoreWorker.text)
+        note(told)
+        parts = enumerate(text_windows(template, max_length, reader, config), start=first)
+        windows = (Window(number, rows, _before(rows, refused)) for number, rows in parts)
+        failed: dict[int, tuple[Window, str]] = {}
+        missing: Iterable[Window] = (one for one in windows if one.number not in log.windows)
+        done = known
+        yield
+        for _ in range(TRIES):
+            for window, found in engine.spread(ScoreWorker.score, missing):
+                if isinstance(found, Lost):
+                    failed[window.number] = window, found.reason
+                    continue
+                failed.pop(window.number, None)
+                log.append(window.number, sorted([*found, *window.refused], key=itemgetter("row")))
+                done += len(window.rows)
+                progress(done, reader.read)
+                yield
+            missing = [window for window, _ in failed.values()]
+        engine.stop.check(f"{len(log.windows)} windows of rows are safe")
+    if failed:
+        raise _given_up(log, failed)
     if refused:
-        refused.sort(key=itemgetter("row"))
-        log.append(refused)
-        yield from refused
+        log.append(len(log.windows), sorted(refused, key=itemgetter("row")))
+        yield
     log.finish([one.sha256 for one in reader.inputs], reader.shape)
+
+
+def _before(rows: list[EncodedExample], refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Take the refused rows before the last of a window; others wait, since the reader runs ahead."""
+    last = rows[-1].example.row
+    early = [one for one in refused if one["row"] < last]
+    refused[:] = [one for one in refused if one["row"] > last]
+    return early
+
+
+def _given_up(log: ScoreLog, failed: Mapping[int, tuple[Window, str]]) -> PartialError:
+    """Note the windows that failed, and say so."""
+    for number, (_, reason) in failed.items():
+        log.give_up(number, reason)
+    window, reason = failed[min(failed)]
+    first, last = (window.rows[at].example.row for at in (0, -1))
+    found = f"{len(failed)} windows failed, the first is rows {first} to {last} with {reason}"
+    hint = "run the command again to repeat only those"
+    return PartialError(str(log.path), "the scores of all rows", found, hint)
 
 
 def scored_window(
@@ -121,11 +213,3 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
         "tokens": config.tokens,
         **{guard.name: getattr(config, guard.name) for guard in fields(Guards)},
     }
-
-
-def _in_order(rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Put refused rows among scored ones; those after the last wait, since the reader runs ahead."""
-    last = rows[-1]["row"]
-    early = [one for one in refused if one["row"] < last]
-    refused[:] = [one for one in refused if one["row"] > last]
-    return sorted([*rows, *early], key=itemgetter("row"))

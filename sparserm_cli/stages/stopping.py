@@ -38,15 +38,18 @@ class StopRequest:
         self.signal_number = number
         self._note("finishing the unit in hand, once more to abort it")
 
-    def check(self, done: int, total: int) -> None:
+    def check(self, safe: str) -> None:
         """Stop between two units if a signal has come.
 
+        Args:
+            safe: what is not lost then, as words.
+
         Raises:
-            StoppedError: it has; `done` of `total` units are safe.
+            StoppedError: it has.
 
         """
         if self.signal_number is not None:
-            raise StoppedError(self.signal_number, f"{done} of {total} units are safe")
+            raise StoppedError(self.signal_number, safe)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ choose rows or change scores. So a log is never stale, and every command that ne
 | line | | |
 |---|---|---|
 | first | MUST | `type`, `version`, and `identity`, the digest of which is KEY |
-| of a window | | `rows`, those that were computed together; rows ascend |
+| of a window | | `window`, its number from 0, and `rows`, computed together, in order; windows in any |
+| of a window given up | MAY | `window`, and `failed`, why it could not be computed |
 | last | MUST once all rows are there | `inputs`, digests of what was read, and `shape`, the kind of rows |
 
 | a row's field | | |
@@ -19,12 +20,13 @@ choose rows or change scores. So a log is never stale, and every command that ne
 | token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
 
 Lines are only ever appended and synced. What a crash has cut off at the end is cut away at the next opening,
-so windows begin where they would have begun, and a continued log is equal to the byte. Memory: a window.
+and what was given up is tried again. Memory: a window, and a number for each.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from sparserm_cli.store.files import disk_errors, fault_point, make_folder, oper
 from sparserm_cli.store.lineage import content_digest
 
 FOLDER = "scored"
-TYPE, VERSION = "scored", 2
+TYPE, VERSION = "scored", 3
 _HINT = "remove it and run the command again"
 
 
@@ -49,7 +51,7 @@ class ScoreLog:
 
     Attributes:
         path: the log.
-        last_row: number of the last row that is in it; 0 for none.
+        windows: number of a window to where its rows begin, in bytes.
         inputs: digests of what was read; None while rows are missing.
         shape: what kind of rows the file has; empty while rows are missing.
 
@@ -58,7 +60,7 @@ class ScoreLog:
     def __init__(self, run: Path, identity: Mapping[str, Any]) -> None:
         self._head = {"type": TYPE, "version": VERSION, "identity": dict(identity)}
         self.path = run / FOLDER / f"{content_digest(self._head)[:32]}.jsonl"
-        self.last_row = 0
+        self.windows: dict[int, int] = {}
         self.inputs: list[str] | None = None
         self.shape = ""
 
@@ -72,8 +74,9 @@ class ScoreLog:
         make_folder(self.path.parent)
         end = 0
         if self.path.exists():
-            for line, end in self._whole_lines():  # noqa: B007  # the last end is wanted
-                self.last_row = line["rows"][-1]["row"] if "rows" in line else self.last_row
+            for line, begin, end in self._whole_lines():  # noqa: B007  # the last end is wanted
+                if "rows" in line:
+                    self.windows[line["window"]] = begin
                 self.inputs, self.shape = line.get("inputs"), line.get("shape", "")
             with disk_errors(self.path, 0), self.path.open("r+b") as file:
                 operation("write")
@@ -81,18 +84,22 @@ class ScoreLog:
         if not end:
             self._append(self._head)
 
-    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, window: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add the rows of a window, all of them or none, and put them on the disk.
 
         Args:
+            window: its number.
             rows: at least one, as `scored_row` and `refused_row` give them.
 
         Raises:
             ResourceError: the disk is full.
 
         """
-        self._append({"rows": rows})
-        self.last_row = rows[-1]["row"]
+        self.windows[window] = self._append({"window": window, "rows": rows})
+
+    def give_up(self, window: int, reason: str) -> None:
+        """Note why a window could not be computed; the next run tries it again."""
+        self._append({"window": window, "failed": reason})
 
     def finish(self, inputs: Sequence[str], shape: str) -> None:
         """Note that all rows are there.
@@ -108,39 +115,55 @@ class ScoreLog:
         self._append({"inputs": list(inputs), "shape": shape})
         self.inputs, self.shape = list(inputs), shape
 
-    def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows, in order.
+    def complete_to(self) -> tuple[int, int]:
+        """Return how many windows there are without a gap, and the number of their last row."""
+        windows = next(number for number in count() if number not in self.windows)
+        return windows, self.read(windows - 1)[-1]["row"] if windows else 0
+
+    def read(self, window: int) -> list[dict[str, Any]]:
+        """Return the rows of a window.
 
         Raises:
-            CorruptStoreError: a line is not as it was written.
+            CorruptStoreError: they are not as they were written.
 
         """
-        end = 0
-        for line, end in self._whole_lines():  # noqa: B007  # the last end is wanted
-            yield from line.get("rows", ())
-        if end != self.path.stat().st_size:
-            raise CorruptStoreError(f"{self.path} (byte {end})", "a JSON object", "something else", _HINT)
+        begin = self.windows[window]
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            line = _object(file.readline())
+        if line is None or line.get("window") != window or "rows" not in line:
+            where = f"{self.path} (byte {begin})"
+            raise CorruptStoreError(where, f"the rows of window {window}", "something else", _HINT)
+        return list(line["rows"])
 
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows, in order; raises as `read`."""
+        for window in sorted(self.windows):
+            yield from self.read(window)
+
+    def _append(self, line: Mapping[str, Any]) -> int:
+        """Add a line and put it on the disk; return where it begins."""
         data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with disk_errors(self.path, len(data)), self.path.open("ab") as file:
+            begin = file.tell()
             operation("write")
             file.write(data)
             file.flush()
             operation("fsync")
             os.fsync(file.fileno())
         fault_point("scores-appended")
+        return begin
 
-    def _whole_lines(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Yield the lines up to the first that is not whole, each with the byte after it."""
+    def _whole_lines(self) -> Iterator[tuple[dict[str, Any], int, int]]:
+        """Yield the lines up to the first that is not whole, each with its first byte and its end."""
         end = 0
         with self.path.open("rb") as file:
             for data in file:
                 line = _object(data)
                 if line is None:
                     return
-                end += len(data)
-                yield line, end
+                begin, end = end, end + len(data)
+                yield line, begin, end
 
 
 def scored_row(

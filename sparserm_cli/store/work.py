@@ -7,8 +7,8 @@ from sparserm_cli.store.checks import open_complete
 from sparserm_cli.store.receipts import Manifest
 from sparserm_cli.store.units import UnitStore
 
-# What spoils one unit but not the next: a bad row, and torch's out-of-memory, which is a RuntimeError.
-_UNIT_ERRORS = (PartialError, RuntimeError, MemoryError)
+UNIT_ERRORS = (PartialError, RuntimeError, MemoryError)
+"""What spoils one unit but not the next: a bad row, and torch's out-of-memory, which is a RuntimeError."""
 
 Attempts = Callable[[Sequence[int]], Iterator[tuple[int, str | None]]]
 """Tries units in any order and yields each with what went wrong or None; to end before all is to stop."""
@@ -90,7 +90,7 @@ def attempt(store: UnitStore, compute: Callable[[int], object], unit: int) -> st
     store.start(unit)
     try:
         compute(unit)
-    except _UNIT_ERRORS as error:
+    except UNIT_ERRORS as error:
         return f"{type(error).__name__}: {error}"
     return None if store.receipt(unit) is not None else "no receipt was written"
 

@@ -77,10 +77,8 @@ def test_row_05_a_killed_run_goes_on_where_it_was(fitted_run, tmp_path, monkeypa
     fitted.killed([*words, "--on-bad-row", "reject", "--deterministic"], "scores-appended:4")
     assert not (tmp_path / "run" / "ranking.jsonl").exists()
     computed = []
-    real = scoring.windows
-    monkeypatch.setattr(
-        scoring, "windows", lambda *args: (computed.extend(one) or one for one in real(*args))
-    )
+    real = scoring.scored_window
+    monkeypatch.setattr(scoring, "scored_window", lambda *args: computed.extend(args[1]) or real(*args))
     notes = []
     exact = {"on_bad_row": "reject", "deterministic": True}
     config = RankConfig(file=file, run=tmp_path / "run", reward=fitted_run / "reward", **exact)

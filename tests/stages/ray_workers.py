@@ -1,9 +1,13 @@
 """Workers of which one is killed; a module of its own, since Ray's processes import what they run."""
 
+from typing import Any
+
 from ray_toys import die
 
 from sparserm_cli.stages.encode_units import EncodeWorker
+from sparserm_cli.stages.engine import Lost
 from sparserm_cli.stages.fused import FusedWorker
+from sparserm_cli.stages.scoring import ScoreWorker, Window
 from sparserm_cli.stages.units import CaptureWorker
 
 
@@ -29,3 +33,15 @@ class KilledFused(Killed, FusedWorker):
 
 class KilledEncode(Killed, EncodeWorker):
     """Of encode."""
+
+
+class KilledScore(ScoreWorker):
+    """Is killed once, on the third window."""
+
+    def score(self, window: Window) -> list[dict[str, Any]] | Lost:
+        """Score, or die."""
+        mark = self._config.run / "killed"
+        if window.number == 2 and not mark.exists():
+            mark.touch()
+            die()
+        return super().score(window)

@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.config import EncodeConfig, EngineConfig, ExtractConfig
+from sparserm_cli.config import EncodeConfig, EngineConfig, ExtractConfig, ScoreConfig
 from sparserm_cli.errors import PartialError, ResourceError, StoppedError, UsageError
-from sparserm_cli.stages import encode_units
+from sparserm_cli.stages import encode_units, responses, scoring
 from sparserm_cli.stages import extract as extract_module
 from sparserm_cli.stages.encode import encode
 from sparserm_cli.stages.engine import open_engine
 from sparserm_cli.stages.extract import ExtractSummary, extract
+from sparserm_cli.stages.score import score
 from sparserm_cli.store.activations import ActivationsReader
 from sparserm_cli.store.checks import check
 from sparserm_cli.store.features import FeaturesReader, features_path
@@ -149,6 +150,26 @@ def test_encode_with_an_actor_killed_makes_the_features_of_a_serial_run(
     assert "it explains 1.000 of the variance" in notes[1]
     tokens = shared.plan.layout.response_tokens
     assert steps[-1] == (tokens, tokens)
+
+
+def test_score_with_an_actor_killed_writes_the_bytes_of_a_serial_run(
+    fitted_run, tmp_path, cluster, workers, monkeypatch
+):
+    """Windows are done in any order, refused rows and all; the lines are in the file's."""
+    monkeypatch.setattr(responses, "WINDOW_ROWS", 3)
+    lines = [json.dumps({"prompt": f"Question {n}?", "response": "good " * (1 + n % 3)}) for n in range(20)]
+    lines[7:7], lines[20:20] = ["no JSON"], ["{}"]
+    file = tmp_path / "responses.jsonl"
+    file.write_text("\n".join([*lines, "[]"]))
+    told = {"file": str(file), "reward": fitted_run / "reward", "on_bad_row": "reject"}
+    alone = score(ScoreConfig(run=tmp_path / "alone", **told), progress=quiet, note=quiet)
+    monkeypatch.setattr(scoring, "ScoreWorker", workers.KilledScore)
+    wanted = ScoreConfig(run=tmp_path / "ray", **told, engine="ray", ray_address=cluster)
+    shared = score(wanted, progress=quiet, note=quiet)
+    assert (wanted.run / "killed").exists()
+    assert Path(shared.output).read_bytes() == Path(alone.output).read_bytes()
+    assert shared[1:-1] == alone[1:-1]
+    assert (shared.accepted, shared.rejected) == (20, 3)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from sparserm_cli import RewardModel
 from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
-from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
+from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, UsageError
 from sparserm_cli.stages import responses, scoring
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.score import score
@@ -143,6 +143,37 @@ def test_row_05_a_killed_run_goes_on_to_the_same_bytes(run, tmp_path, monkeypatc
     assert Path(continued.output).read_bytes() == Path(never_killed.output).read_bytes()
     assert continued._replace(output="", seconds=0) == never_killed._replace(output="", seconds=0)
     assert (continued.read, continued.accepted, continued.rejected, continued.responses) == (10, 9, 1, 18)
+
+
+def test_row_53_rows_that_fail_three_times_are_left_for_the_next_run(run, tmp_path, monkeypatch):
+    """The other windows are scored, exit 7 names the rows; the next run computes only those."""
+    monkeypatch.setattr(responses, "WINDOW_ROWS", 2)
+    told = {"file": write(tmp_path / "x.jsonl", [{"prompt": p, "response": "good"} for p in PROMPTS[:6]])}
+    told["reward"] = run / "reward"
+    whole = score(ScoreConfig(run=tmp_path / "whole", **told), **QUIET)
+    compute, tried = scoring.scored_window, []
+
+    def failing(model, window, config):
+        tried.append(window[0].example.row)
+        if window[0].example.row == 3:
+            raise RuntimeError("out of memory")
+        return compute(model, window, config)
+
+    monkeypatch.setattr(scoring, "scored_window", failing)
+    config = ScoreConfig(run=tmp_path / "cut", **told)
+    with pytest.raises(PartialError) as caught:
+        score(config, **QUIET)
+    assert str(caught.value).endswith(
+        "expected the scores of all rows, found 1 windows failed, the first is rows 3 to 4 with "
+        "RuntimeError: out of memory; run the command again to repeat only those"
+    )
+    assert tried == [1, 3, 5, 3, 3]
+    assert not (tmp_path / "cut" / "scores.jsonl").exists()
+    tried.clear()
+    monkeypatch.setattr(scoring, "scored_window", lambda *rest: tried.append(3) or compute(*rest))
+    again = score(config, **QUIET)
+    assert tried == [3]
+    assert Path(again.output).read_bytes() == Path(whole.output).read_bytes()
 
 
 def test_known_scores_need_no_model_and_no_other_guards(run, tmp_path, monkeypatch):

@@ -15,10 +15,10 @@ def test_row_50_row_51_first_signal_waits_for_the_unit(number, code):
     """The first signal is remembered, and the check between units stops with the signal's exit code."""
     said = []
     with finish_unit_in_hand(said.append) as stop:
-        stop.check(0, 3)
+        stop.check("0 of 3 units are safe")
         os.kill(os.getpid(), number)
         with pytest.raises(StoppedError) as caught:
-            stop.check(1, 3)
+            stop.check("1 of 3 units are safe")
     assert caught.value.exit_code == code
     assert str(caught.value) == "stopped: 1 of 3 units are safe; run the same command again to continue"
     assert said == ["finishing the unit in hand, once more to abort it"]

@@ -23,8 +23,8 @@ def whole(run):
     """Write a complete log, in two appends, and return it."""
     log = ScoreLog(run, {"reward": "a"})
     log.open()
-    log.append(ROWS[:1])
-    log.append(ROWS[1:])
+    log.append(0, ROWS[:1])
+    log.append(1, ROWS[1:])
     log.finish(["digest"], "messages")
     return log
 
@@ -43,11 +43,25 @@ def test_rows_are_what_the_format_says():
 
 
 def test_a_log_is_read_as_it_was_written(tmp_path):
-    """Rows in order, the last one's number, the inputs at the end."""
+    """Rows in order, how far they go, the inputs at the end."""
     whole(tmp_path)
     log = ScoreLog(tmp_path, {"reward": "a"})
     log.open()
-    assert (log.last_row, log.inputs, log.shape, list(log.rows())) == (4, ["digest"], "messages", ROWS)
+    assert (log.complete_to(), log.inputs, log.shape) == ((2, 4), ["digest"], "messages")
+    assert list(log.rows()) == ROWS
+
+
+def test_windows_come_in_any_order_and_those_given_up_are_missing(tmp_path):
+    """Rows are read in the file's order; a window that failed may be added later."""
+    log = ScoreLog(tmp_path, {"reward": "a"})
+    log.open()
+    log.append(1, ROWS[1:])
+    log.give_up(0, "out of memory")
+    again = ScoreLog(tmp_path, {"reward": "a"})
+    again.open()
+    assert (again.complete_to(), list(again.rows())) == ((0, 0), ROWS[1:])
+    again.append(0, ROWS[:1])
+    assert (again.complete_to(), list(again.rows())) == ((2, 4), ROWS)
 
 
 def test_another_identity_is_another_log(tmp_path):
@@ -55,7 +69,7 @@ def test_another_identity_is_another_log(tmp_path):
     whole(tmp_path)
     other = ScoreLog(tmp_path, {"reward": "b"})
     other.open()
-    assert (other.last_row, other.inputs) == (0, None)
+    assert (other.complete_to(), other.inputs) == ((0, 0), None)
 
 
 def test_row_05_a_log_cut_at_any_byte_goes_on_to_the_same_bytes(tmp_path):
@@ -66,11 +80,12 @@ def test_row_05_a_log_cut_at_any_byte_goes_on_to_the_same_bytes(tmp_path):
         path.write_bytes(data[:cut])
         log = ScoreLog(tmp_path, {"reward": "a"})
         log.open()
-        assert log.last_row == max([row["row"] for row in list(log.rows())], default=0)
-        assert log.last_row in (0, 1, 4)
-        for window in (ROWS[:1], ROWS[1:]):
-            if window[0]["row"] > log.last_row:
-                log.append(window)
+        windows, last = log.complete_to()
+        assert (windows, last) in ((0, 0), (1, 1), (2, 4))
+        assert list(log.rows()) == [row for row in ROWS if row["row"] <= last]
+        for number, window in enumerate((ROWS[:1], ROWS[1:])):
+            if number not in log.windows:
+                log.append(number, window)
         log.finish(["digest"], "messages")
         assert path.read_bytes() == data
 
@@ -86,14 +101,14 @@ def test_row_06_zeros_at_the_end_are_cut_away(tmp_path):
 
 
 def test_row_10_a_damaged_line_is_no_score(tmp_path):
-    """A line that is no JSON any more ends the reading with an error that names the byte."""
+    """A line that is no JSON any more ends the reading with an error that names byte and window."""
     path = whole(tmp_path).path
     data = path.read_bytes()
     log = ScoreLog(tmp_path, {"reward": "a"})
     log.open()
-    at = data.index(b'{"rows": [{"row": 2')
+    at = data.index(b'{"window": 1')
     path.write_bytes(data.replace(b'{"row": 4', b'["row": 4'))
     with pytest.raises(CorruptStoreError) as caught:
         list(log.rows())
-    told = "expected a JSON object, found something else; remove it and run the command again"
+    told = "expected the rows of window 1, found something else; remove it and run the command again"
     assert str(caught.value) == f"{path} (byte {at}): {told}"
