@@ -1,0 +1,109 @@
+"""What Ray costs: the units of `extract` and of `encode` by one actor, against a serial run, in turn.
+
+    python examples/benchmarks/engines.py --data pairs.jsonl --limit 100 --output engines.json
+
+Both have `--threads` threads. Start-up is left out: what counts is the time from the first unit's receipt to
+the last one's, a unit; so loading the model, which both do, and starting Ray are told apart from it. (No
+script that imports Ray may itself be called ray.py.)
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+SHIPPED = Path(__file__).parents[1] / "sae" / "smollm2-135m"
+BOUND = 1.10
+STORES = {"extract": "activations.zarr", "encode": "features.zarr"}
+
+
+def stage(name: str, run: Path, engine: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a stage in a process of its own; return its digest and times."""
+    command = [sys.executable, "-m", "sparserm_cli", name, "--run", str(run), "--json", "--quiet"]
+    if name == "extract":
+        command += [str(options.data), "--model", options.model, "--layer", str(options.layer)]
+        command += ["--limit", str(options.limit), "--unit-tokens", str(options.unit_tokens)]
+        command += ["--on-bad-row", "reject"]
+    else:
+        command += ["--sae", str(options.sae)]
+    # An actor that takes all CPUs is the only one.
+    command += ["--engine", engine, "--actor-cpus", str(os.cpu_count())]
+    env = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+    begun = time.perf_counter()
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    took = time.perf_counter() - begun
+    receipts = sorted(
+        path.stat().st_mtime_ns for path in (run / STORES[name] / "_sparserm" / "receipts").glob("*.json")
+    )
+    if len(receipts) < 3:
+        sys.exit(f"only {len(receipts)} units: give more --limit or fewer --unit-tokens")
+    return {
+        "digest": json.loads(done.stdout)["digest"],
+        "units": len(receipts),
+        "seconds": took,
+        "unit_seconds": (receipts[-1] - receipts[0]) / 1e9 / (len(receipts) - 1),
+    }
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run both stages by both engines, in turn."""
+    told: dict[str, Any] = {name: {"serial": [], "ray": []} for name in STORES}
+    for number in range(options.rounds):
+        for engine in ("serial", "ray") if number % 2 == 0 else ("ray", "serial"):
+            for name in STORES:
+                told[name][engine].append(stage(name, folder / f"{engine}-{number}", engine, options))
+    for name in STORES:
+        runs = told[name]["serial"] + told[name]["ray"]
+        told[name]["equal"] = len({one["digest"] for one in runs}) == 1
+        seconds = {
+            engine: statistics.median(one["unit_seconds"] for one in told[name][engine])
+            for engine in ("serial", "ray")
+        }
+        told[name]["ratio"] = seconds["ray"] / seconds["serial"]
+    return told
+
+
+def show(told: dict[str, Any]) -> None:
+    """Print a table a stage."""
+    for name in STORES:
+        one = told[name]
+        print(f"{name}, {one['serial'][0]['units']} units, digests {'equal' if one['equal'] else 'DIFFER'}")
+        for engine in ("serial", "ray"):
+            times = [run["unit_seconds"] for run in one[engine]]
+            whole = statistics.median(run["seconds"] for run in one[engine])
+            spread = f"({min(times):.3f} to {max(times):.3f})"
+            print(f"  {engine:<8}{statistics.median(times):>8.3f} s a unit {spread}, in all {whole:.1f} s")
+        print(f"  ray takes {one['ratio']:.3f} times as long a unit, bound {BOUND:.2f}")
+
+
+def main() -> None:
+    """Measure, print, write JSON; stop with 1 if digests differ."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="preference pairs")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--layer", type=int, default=14)
+    parser.add_argument("--sae", type=Path, default=SHIPPED)
+    parser.add_argument("--limit", type=int, default=100, help="rows captured")
+    parser.add_argument("--unit-tokens", type=int, default=512, help="response tokens in a unit")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--rounds", type=int, default=2, help="runs of each engine, taken in turn")
+    parser.add_argument("--output", type=Path, help="write the figures there")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        told = measure(options, Path(folder))
+    show(told)
+    if options.output:
+        options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    sys.exit(not all(told[name]["equal"] for name in STORES))
+
+
+if __name__ == "__main__":
+    main()
