@@ -196,7 +196,7 @@ def _by_saes(sample: Sample, others: Sequence[Sample], config: CompareConfig) ->
 
 def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Test on each other run that is of another capture."""
-    methods = [*lineup.few(config), *lineup.layered(config)[1:2]]
+    methods = lineup.transferred(config)
     for target in others:
         if target.capture.digest != sample.capture.digest:
             yield Trial("transfer", target.name, sample, methods, _protocol(config), target)

@@ -9,7 +9,6 @@ SWEEPS = {
     "noise": "training labels swapped",
     "layers": "layers",
     "saes": "SAE of",
-    "transfer": "tested on",
 }
 """Sweeps that are curves: name to what is swept. The others list methods."""
 
@@ -27,8 +26,11 @@ def markdown(found: Mapping[str, Any]) -> str:
         for sweep, points in run["sweeps"].items():
             if sweep in SWEEPS:
                 parts.append(_curve(points, SWEEPS[sweep]))
-            else:
-                parts += [_listing(rows) for rows in points.values()]
+                continue
+            for point, rows in points.items():
+                if sweep == "transfer":
+                    parts.append(f"Tested on {point}:")
+                parts.append(_listing(rows))
     return "\n\n".join(parts) + "\n"
 
 

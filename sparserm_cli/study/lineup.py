@@ -96,6 +96,12 @@ def layered(config: CompareConfig) -> list[Method]:
     return [sparserm(config, top_k), replace(DEFAULTS, top_k=top_k), DENSE]
 
 
+def transferred(config: CompareConfig) -> list[Method]:
+    """Return the dense probe first, as what is to carry over no worse, then SparseRM and its controls."""
+    *own, dense = few(config)
+    return [dense, replace(DEFAULTS, top_k=usual_top_k(config)), *own]
+
+
 def few(config: CompareConfig) -> list[Method]:
     """Return SparseRM and its controls with few directions, and the dense probe."""
     return [*with_controls(sparserm(config, min(FEW, usual_top_k(config)))), DENSE]

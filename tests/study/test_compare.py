@@ -171,7 +171,7 @@ def test_markdown_marks_who_is_surely_ahead():
         "pairs": 1234,
         "prompts": 99,
         "saes": {"x": {"3": {"d_sae": 4608, "l0": 64.0}}},
-        "sweeps": {"directions": {"4": rows}, "methods": {"all": rows[:2]}},
+        "sweeps": {"directions": {"4": rows}, "methods": {"all": rows[:2]}, "transfer": {"y": rows[2:3]}},
     }
     assert markdown({"runs": {"x": run}}) == (
         "### x: 1,234 pairs of 99 prompts\n\n"
@@ -182,7 +182,11 @@ def test_markdown_marks_who_is_surely_ahead():
         "| method | accuracy | 95 % interval | between folds | parameters | seconds | SparseRM less this |\n"
         "|---|---|---|---|---|---|---|\n"
         "| SparseRM | 0.800 | 0.700 to 0.900 |  | 1,234 | 1.2 |  |\n"
-        "| a | 0.700 | 0.600 to 0.800 | 0.012 | 1,234 | 1.2 | +0.100 (+0.050 to +0.150) |\n"
+        "| a | 0.700 | 0.600 to 0.800 | 0.012 | 1,234 | 1.2 | +0.100 (+0.050 to +0.150) |\n\n"
+        "Tested on y:\n\n"
+        "| method | accuracy | 95 % interval | between folds | parameters | seconds | b less this |\n"
+        "|---|---|---|---|---|---|---|\n"
+        "| b | 0.900 | 0.800 to 1.000 | 0.012 | 1,234 | 1.2 | +0.100 (-0.200 to -0.010) |\n"
     )
 
 
