@@ -1,7 +1,7 @@
 """A LoRA reward model as a method of the comparison: TRL's RewardTrainer on the whole language model.
 
 Reads: token ids of the capture, the language model. Axes: `n` responses of a run.
-Memory: the language model in float32, its adapters, and one batch.
+Memory: the language model, its adapters in float32, and the activations of a few pairs.
 """
 
 import importlib.util
@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, UInt32
+import torch
+from jaxtyping import Float, Float32, Float64, UInt32
+from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.backbone import choose_device
+from sparserm_cli.models.backbone import choose_device, choose_dtype
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
+from sparserm_cli.models.memory import keep_freed_memory
 from sparserm_cli.models.quiet import quiet_transformers
 from sparserm_cli.study.methods import Scorer, Training
 from sparserm_cli.study.report_contexts import ids_of
@@ -31,6 +34,15 @@ BATCH_PAIRS = 8
 SCORED_TOGETHER = 16
 """Responses in one forward pass, of similar length."""
 
+
+class _Score(torch.nn.Linear):
+    """Scores in float32 whatever the rest is computed in: rounded to bfloat16, close pairs would be ties."""
+
+    def forward(self, states: Float[Tensor, "*n d"]) -> Float32[Tensor, "*n 1"]:
+        with torch.autocast(states.device.type, enabled=False):
+            return super().forward(states.float())
+
+
 Texts = Sequence[UInt32[np.ndarray, " _"]]
 
 
@@ -43,14 +55,18 @@ def missing_packages() -> str | None:
 def fit_lora(training: Training) -> Scorer:
     """Train adapters and a score on the training pairs, with the stored prompts and responses as they are.
 
-    There is no early stopping: the pairs that stop other heads train here as well.
+    The frozen weights and the products are bfloat16 where this machine multiplies it faster, the adapters'
+    weights float32. There is no early stopping: the pairs that stop other heads train here as well.
     """
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model_state_dict
     from transformers import PrinterCallback, set_seed
     from trl import RewardConfig, RewardTrainer
 
+    keep_freed_memory()
     sample = training.sample
+    device = choose_device("auto")
+    dtype, _ = choose_dtype("auto", device)
     texts = _texts(sample)
     columns = {
         name: [texts[row].tolist() for row in training.pairs[:, side]]
@@ -67,12 +83,14 @@ def fit_lora(training: Training) -> Scorer:
         options = RewardConfig(
             output_dir=scratch,
             num_train_epochs=EPOCHS,
-            per_device_train_batch_size=BATCH_PAIRS,
+            # One pair after the other: most of a batch that is padded to its longest pair would be padding.
+            per_device_train_batch_size=1,
+            gradient_accumulation_steps=BATCH_PAIRS,
             learning_rate=LEARNING_RATE,
             max_length=None,
             seed=training.seed,
-            use_cpu=choose_device("auto") == "cpu",
-            bf16=False,
+            use_cpu=device == "cpu",
+            bf16=dtype == torch.bfloat16,
             gradient_checkpointing=False,
             report_to="none",
             save_strategy="no",
@@ -80,7 +98,7 @@ def fit_lora(training: Training) -> Scorer:
             disable_tqdm=True,
         )
         set_seed(training.seed)  # the weights of the new score are drawn before the trainer sets it
-        model, tokenizer = _model(sample)
+        model, tokenizer = _model(sample, dtype)
         trainer = RewardTrainer(
             model=model,
             args=options,
@@ -92,10 +110,15 @@ def fit_lora(training: Training) -> Scorer:
         trainer.train()
     fitted = trainer.model.eval()
     count = sum(one.numel() for one in get_peft_model_state_dict(fitted).values())
-    return Scorer(lambda target: _scores(fitted, _texts(target)), count)
+
+    def score(target: Sample) -> Float64[np.ndarray, " n"]:
+        with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype == torch.bfloat16):
+            return _scores(fitted, _texts(target))
+
+    return Scorer(score, count)
 
 
-def _model(sample: Sample) -> tuple[Any, Any]:
+def _model(sample: Sample, dtype: torch.dtype) -> tuple[Any, Any]:
     """Load the language model of the capture with a score instead of its words, and its tokenizer.
 
     Raises:
@@ -113,8 +136,11 @@ def _model(sample: Sample) -> tuple[Any, Any]:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForSequenceClassification.from_pretrained(
-        identity.folder, num_labels=1, dtype="float32", pad_token_id=tokenizer.pad_token_id
+        identity.folder, num_labels=1, dtype=dtype, pad_token_id=tokenizer.pad_token_id
     )
+    score = _Score(model.score.in_features, 1, bias=False)
+    score.weight.data.copy_(model.score.weight)
+    model.score = score
     return model, tokenizer
 
 
@@ -126,8 +152,6 @@ def _texts(sample: Sample) -> Texts:
 
 def _scores(model: Any, texts: Texts) -> Float64[np.ndarray, " n"]:
     """Score every response, the longest ones first."""
-    import torch
-
     scores = np.zeros(len(texts))
     order = np.argsort([-len(one) for one in texts], kind="stable")
     for start in range(0, len(order), SCORED_TOGETHER):
@@ -137,7 +161,6 @@ def _scores(model: Any, texts: Texts) -> Float64[np.ndarray, " n"]:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        with torch.inference_mode():
-            found = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
-        scores[taken] = found.logits[:, 0].double().cpu().numpy()
+        found = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+        scores[taken] = found.logits[:, 0].double().numpy(force=True)
     return scores

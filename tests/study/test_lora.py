@@ -7,6 +7,7 @@ from runpy import run_path
 
 import numpy as np
 import pytest
+import torch
 
 from sparserm_cli.config import CompareConfig
 from sparserm_cli.errors import IncompatibleError
@@ -28,11 +29,14 @@ def sample(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
 
 
 @needs_align
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_adapters_learn_the_training_pairs(
-    sample: Sample, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sample: Sample, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Pairs that begin with other words are told apart after a few passes; a second fit is the same."""
-    monkeypatch.setattr("sparserm_cli.study.lora.EPOCHS", 8)
+    monkeypatch.setattr("sparserm_cli.study.lora.choose_dtype", lambda *_: (dtype, ""))
+    monkeypatch.setattr("sparserm_cli.study.lora.EPOCHS", 3)
+    monkeypatch.setattr("sparserm_cli.study.lora.BATCH_PAIRS", 2)
     monkeypatch.setattr("sparserm_cli.study.lora.LEARNING_RATE", 5e-3)
     kept = np.flatnonzero(np.arange(len(sample.pairs)) % 5 != 3)  # the others have their labels swapped
     training = training_of(sample, kept, Protocol())
@@ -58,6 +62,7 @@ def test_adapters_learn_the_training_pairs(
 @needs_align
 def test_padding_does_not_change_scores(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """Each response alone scores as in company."""
+    monkeypatch.setattr("sparserm_cli.study.lora.choose_dtype", lambda *_: (torch.float32, ""))
     scorer = fit_lora(training_of(sample, np.arange(8), Protocol()))
     together = scorer.score(sample)
     monkeypatch.setattr("sparserm_cli.study.lora.SCORED_TOGETHER", 1)
