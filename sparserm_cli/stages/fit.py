@@ -154,7 +154,7 @@ def _check_ancestors(run: Path, directions: Directions) -> None:
 
 def _warn_of_other_split(config: FitConfig, directions: Directions, note: Note) -> None:
     """Say so if validation prompts had a part in the selection."""
-    counted = directions.lineage.parents["frequency"].identity
+    counted = directions.lineage.parent("frequency").identity
     if (counted.get("val_fraction"), counted.get("seed")) != (config.val_fraction, config.seed):
         note(
             "the frequencies were counted with another --val-fraction or --seed: "
@@ -171,7 +171,7 @@ def _recorded(
 ) -> RewardConfig:
     """Return everything recorded about the reward model but its figures."""
     settings, chosen = capture.plan.settings, directions.lineage.identity
-    features = directions.lineage.parents["features"].identity
+    features = directions.lineage.parent("features").identity
     training = split.pairs[~split.validation]
     prompts = np.unique(split.groups[~split.validation])
     lengths = capture.response_lengths.astype(np.int64)[split.rows]

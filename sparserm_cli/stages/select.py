@@ -78,7 +78,7 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
     frequency = read_frequency(config.run)
     features = FeaturesReader(features_path(config.run))
     where = f"{frequency_path(config.run)} (from {features.root.name})"
-    recorded = frequency.lineage.parents["features"]
+    recorded = frequency.lineage.parent("features")
     check_parent(where, recorded, features.lineage.as_parent(), "run `sparserm frequency`")
     if capture_path(config.run).exists():  # a capture may be thrown away once it has been encoded
         features.check_parent(open_capture(config.run).lineage.as_parent())

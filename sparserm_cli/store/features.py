@@ -93,7 +93,7 @@ class FeaturesWriter:
     @property
     def parent(self) -> Parent:
         """The capture it is planned for, or was made from."""
-        return self.store.lineage(self.store.manifest()).parents[ACTIVATIONS]
+        return self.store.lineage(self.store.manifest()).parent(ACTIVATIONS)
 
     def write_unit(self, unit: int, layers: Mapping[int, Csr], facts: UnitFacts) -> Receipt:
         """Write the latents of a unit at every layer, sync, read back, and write its receipt.
@@ -155,7 +155,7 @@ class FeaturesReader:
     @property
     def parent(self) -> Parent:
         """The capture it was made from."""
-        return self.lineage.parents[ACTIVATIONS]
+        return self.lineage.parent(ACTIVATIONS)
 
     def check_parent(self, present: Parent) -> None:
         """Check that the encoding was made from the capture that is there.

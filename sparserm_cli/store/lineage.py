@@ -76,6 +76,18 @@ class Lineage:
             expected = "type, version, digest, identity and parents"
             raise CorruptStoreError(where, expected, repr(error), "run the stage again") from None
 
+    def parent(self, name: str) -> Parent:
+        """Return one of the artifacts that this one was made from.
+
+        Raises:
+            CorruptStoreError: it does not tell of such a one.
+
+        """
+        if name not in self.parents:
+            found = ", ".join(self.parents) or "none"
+            raise CorruptStoreError(self.type, f"a parent {name}", found, "run the stage again")
+        return self.parents[name]
+
     def as_parent(self) -> Parent:
         """Return what a child artifact records of this one.
 

@@ -1,6 +1,7 @@
 """`fit` on runs with planted latents: the head, its controls, what is recorded, what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 import sparserm_planted as planted
 
 from sparserm_cli.config import FitConfig, FrequencyConfig, SelectConfig
-from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.stages.fit import FitSummary, fit, split_pairs
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
 from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.directions import read_directions, write_directions
 from sparserm_cli.store.reward import read_reward, reward_path
 
 
@@ -223,3 +225,16 @@ def test_no_directions_yet(tmp_path: Path):
     with pytest.raises(IncompatibleError) as caught:
         fitted(tmp_path)
     assert caught.value.hint == "run `sparserm select` first"
+
+
+def test_directions_of_unknown_origin(tmp_path: Path):
+    """Directions that do not tell of their frequencies are refused by name."""
+    prepared(tmp_path)
+    stored = read_directions(tmp_path)
+    parents = {name: one for name, one in stored.lineage.parents.items() if name != "frequency"}
+    write_directions(tmp_path, replace(stored, lineage=replace(stored.lineage, parents=parents)))
+    with pytest.raises(CorruptStoreError) as caught:
+        fitted(tmp_path)
+    assert str(caught.value) == (
+        "directions: expected a parent frequency, found features, activations; run the stage again"
+    )
