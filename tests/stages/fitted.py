@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from runpy import run_path
 from typing import Any
 
 QUIET: dict[str, Any] = {"progress": lambda _done, _total: None, "note": lambda _text: None}
+D_IN = 32
+"""Width of the tiny models."""
 ROWS = [
     {"prompt": f"Question {n}?", "chosen": "good " * (1 + n % 3), "rejected": "poor " * (1 + n % 3)}
     for n in range(40)
@@ -40,8 +43,30 @@ def killed(words: list[str], fault: str) -> None:
     assert done.returncode == -9, done.stderr
 
 
-def fit_tiny(folder: Path, model: Path, **options: Any) -> Path:
-    """Run every stage in `folder` and return the run directory; `options` are those of extract."""
+def run_stages(
+    folder: Path,
+    model: Path,
+    rows: list[Any],
+    *,
+    layers: tuple[int, ...] = (1,),
+    top_k: int = 6,
+    val_fraction: float = 0.2,
+    extract_options: Mapping[str, Any] | None = None,
+    fit_options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Run every stage in `folder`, with SAEs that reconstruct exactly, and return the run directory.
+
+    Args:
+        folder: where to; the run is `folder/run`, its data `folder/pairs.jsonl`.
+        model: a tiny model's folder, linked as `folder/tiny`.
+        rows: the data.
+        layers: captured, with an SAE each.
+        top_k: directions a side.
+        val_fraction: of the prompts, for counting and fitting.
+        extract_options: more options of extract.
+        fit_options: more options of fit.
+
+    """
     from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
     from sparserm_cli.stages.encode import encode
     from sparserm_cli.stages.extract import extract
@@ -51,12 +76,20 @@ def fit_tiny(folder: Path, model: Path, **options: Any) -> Path:
 
     fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
     (folder / "tiny").symlink_to(model)
-    sae = fixtures["save_sae"](folder / "sae", fixtures["perfect_sae"](32))
-    data, place = write_rows(folder / "pairs.jsonl", ROWS[:30]), {"run": folder / "run"}
-    asked = {"model": str(folder / "tiny"), "layer": (1,), "dtype": "float32", **options}
+    data, place = write_rows(folder / "pairs.jsonl", rows), {"run": folder / "run"}
+    asked = {"model": str(folder / "tiny"), "layer": layers, "dtype": "float32", **(extract_options or {})}
     extract(ExtractConfig(data=data, **asked, **place), **QUIET)
-    encode(EncodeConfig(sae=(sae,), **place), **QUIET)
-    frequency(FrequencyConfig(val_fraction=0.2, **place), **QUIET)
-    select(SelectConfig(top_k=6, **place), note=QUIET["note"])
-    fit(FitConfig(val_fraction=0.2, **place), **QUIET)
+    saes = [fixtures["perfect_sae"](D_IN, hook=f"blocks.{layer}.hook_resid_post") for layer in layers]
+    stored = [
+        fixtures["save_sae"](folder / f"sae-{layer}", sae) for layer, sae in zip(layers, saes, strict=True)
+    ]
+    encode(EncodeConfig(sae=tuple(stored), **place), **QUIET)
+    frequency(FrequencyConfig(val_fraction=val_fraction, **place), **QUIET)
+    select(SelectConfig(top_k=top_k, **place), note=QUIET["note"])
+    fit(FitConfig(val_fraction=val_fraction, **(fit_options or {}), **place), **QUIET)
     return folder / "run"
+
+
+def fit_tiny(folder: Path, model: Path, **options: Any) -> Path:
+    """Fit on thirty pairs, good against poor; `options` are those of extract. Returns the run directory."""
+    return run_stages(folder, model, ROWS[:30], extract_options=options)
