@@ -23,7 +23,7 @@ def compare(
     sweep: Annotated[
         list[str],
         typer.Option(
-            metavar="directions|methods|variants|labels|noise|layers|saes|transfer|lora",
+            metavar="directions|methods|variants|labels|noise|layers|saes|transfer|choice|lora",
             help="What is tried. Repeatable.",
         ),
     ] = list(CompareConfig.sweep),  # noqa: B006 - typer reads it and leaves it alone

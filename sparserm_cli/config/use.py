@@ -83,8 +83,11 @@ class EvaluateConfig(ResponsesConfig):
     """Evaluate although prompts were trained on."""
 
 
-SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "saes", "transfer", "lora")
-"""What `compare` can try; `lora` trains the whole model, hours on a large run, so it has to be asked for."""
+USUAL_SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "saes", "transfer")
+"""What `compare` tries."""
+SWEEPS = (*USUAL_SWEEPS, "choice", "lora")
+"""What it can try: `choice` fits every setting many times, `lora` trains the whole model: both are tried only
+if asked for."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class CompareConfig(StageConfig):
     other: tuple[str, ...] = ()
     """Other runs, each as NAME=RUN: what is fitted on this one is tested on them; of those of one capture the
     SAEs are compared instead."""
-    sweep: tuple[str, ...] = SWEEPS[:-1]
+    sweep: tuple[str, ...] = USUAL_SWEEPS
     """What is tried, of SWEEPS."""
     quick: bool = False
     """Only two points of the sweep over directions, the methods and the other runs."""

@@ -181,8 +181,8 @@ def _by_noise(sample: Sample, _others: Sequence[Sample], config: CompareConfig) 
 
 def _by_layers(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Try each layer alone, then all together; nothing where there is one."""
-    choices = [(one,) for one in sample.layers] if len(sample.layers) > 1 else []
-    for layers in [*choices, sample.layers] if choices else []:
+    choices = lineup.layer_choices(sample.layers)
+    for layers in choices if len(choices) > 1 else []:
         point = ", ".join(map(str, layers))
         yield Trial("layers", point, sample.only(layers), lineup.layered(config), _protocol(config))
 
@@ -202,6 +202,11 @@ def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -
             yield Trial("transfer", target.name, sample, methods, _protocol(config), target)
 
 
+def _choice(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
+    """Choose the setting inside the training folds."""
+    yield Trial("choice", "all", sample, lineup.chosen(config, sample.layers), _protocol(config))
+
+
 def _lora(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Try a LoRA reward model."""
     yield Trial("lora", "all", sample, [*lineup.layered(config), lineup.LORA], _protocol(config))
@@ -216,6 +221,7 @@ _POINTS = {
     "layers": _by_layers,
     "saes": _by_saes,
     "transfer": _transfer,
+    "choice": _choice,
     "lora": _lora,
 }
 """Sweep to its points."""

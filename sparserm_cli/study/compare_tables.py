@@ -1,5 +1,6 @@
 """A comparison as Markdown tables, which a terminal, a README and an issue show alike."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,4 +86,8 @@ def _listing(rows: Sequence[Mapping[str, Any]]) -> str:
             ahead,
         )
         lines.append(f"| {' | '.join(cells)} |")
+    for row in rows:
+        if row.get("chosen"):
+            told = (f"{name} ({count})" for name, count in Counter(row["chosen"]).most_common())
+            lines.append(f"\n{row['method']['name']}: {'; '.join(told)}")
     return "\n".join(lines)

@@ -5,20 +5,19 @@ Axes: `m` pairs of a run.
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from sparserm_cli.config import Progress
-from sparserm_cli.data.splits import grouped_folds, validation_mask
+from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.study.methods import Method, Training, fit_method
 from sparserm_cli.study.sample import Sample
 from sparserm_cli.study.statistics import Difference, PairAccuracy, difference, fold_spread, pair_accuracy
 
 FOLDS = 5
-VAL_FRACTION = 0.2
-"""Share of the training prompts that chooses penalties and stops training."""
 
 
 class Protocol(NamedTuple):
@@ -58,13 +57,15 @@ class Result(NamedTuple):
     """Of fitting, all folds."""
     margins: Float64[np.ndarray, " m"]
     """Chosen less rejected score of every test pair, by the fold that tested it."""
+    chosen: tuple[str, ...] = ()
+    """Name of the method that was chosen in each fold, where there was a choice."""
     against: Difference | None = None
     """The reference method's accuracy less this one's, on the same pairs."""
 
     def to_json(self) -> dict[str, Any]:
         """Return it without the margins."""
         told = {name: value for name, value in self._asdict().items() if name != "margins"}
-        told["method"] = vars(self.method)
+        told["method"] = asdict(self.method)
         told["accuracy"] = self.accuracy._asdict()
         told["against"] = None if self.against is None else self.against._asdict()
         return {**told, "fold_sd": None if np.isnan(self.fold_sd) else self.fold_sd}
@@ -98,24 +99,29 @@ def crossvalidate(
     rounds = _rounds(sample, target, protocol)
     margins = np.zeros((len(methods), len(target.pairs)))
     seconds, parameters = np.zeros(len(methods)), np.zeros(len(methods), int)
+    chosen: list[list[str]] = [[] for _ in methods]
     for tested, (kept, test) in enumerate(rounds):
         training = training_of(sample, kept, protocol)
+        tested_on = target.of_pairs(test)
         for number, method in enumerate(methods):
             begun = time.monotonic()
             scorer = fit_method(method, training)
             seconds[number] += time.monotonic() - begun
             parameters[number] = scorer.parameters
-            scores = scorer.score(target)[target.pairs[test]]
+            if scorer.chosen:
+                chosen[number].append(scorer.chosen)
+            scores = scorer.score(tested_on)[tested_on.pairs]
             margins[number, test] = scores[:, 0] - scores[:, 1]
             if progress:
                 progress(tested * len(methods) + number + 1, len(rounds) * len(methods))
     fold = np.zeros(len(target.pairs), np.int64)
     for number, (_, test) in enumerate(rounds):
         fold[test] = number
-    return [
+    results = [
         result(method, margins[number], target, int(parameters[number]), float(seconds[number]), fold)
         for number, method in enumerate(methods)
     ]
+    return [one._replace(chosen=tuple(names)) for one, names in zip(results, chosen, strict=True)]
 
 
 def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
@@ -132,18 +138,14 @@ def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
 
 
 def training_of(sample: Sample, kept: Int64[np.ndarray, " kept"], protocol: Protocol) -> Training:
-    """Return what methods may learn from: some pairs, fewer and flipped if the protocol says so.
-
-    The validation prompts are chosen by their own hash, so a larger training set keeps the smaller one's.
-    """
+    """Return what methods may learn from: some pairs, fewer and flipped if the protocol says so."""
     generator = np.random.default_rng(protocol.seed)
     if protocol.train_pairs is not None and protocol.train_pairs < len(kept):
         kept = np.sort(generator.choice(kept, protocol.train_pairs, replace=False))
     pairs = sample.pairs[kept]
     flipped: Bool[np.ndarray, " kept"] = generator.random(len(kept)) < protocol.flipped
     pairs = np.where(flipped[:, None], pairs[:, ::-1], pairs)
-    validation = validation_mask(sample.groups[kept], VAL_FRACTION, protocol.seed + 1)
-    return Training(sample, pairs, validation, protocol.seed)
+    return Training(sample, pairs, sample.groups[kept], protocol.seed)
 
 
 def result(

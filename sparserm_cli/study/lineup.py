@@ -1,5 +1,6 @@
 """The methods that `compare` tries: SparseRM as it is asked for, controls under the same head, the rest."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +54,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "MLP, margin, mean and last": {"head": "mlp", "loss": "margin", "pool": "both"},
 }
 """SparseRM with one or two options changed: name to options."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "linear, mean and last": {"pool": "both", "head": "linear", "loss": "bt"},
+    "MLP, mean": {"pool": "mean", "head": "mlp", "loss": "margin"},
+}
+"""What is chosen among: name to options. The first does best where labels are few and noisy, the second where
+they are many."""
 LORA = Method("LoRA, all of the model", kind="lora", top_k=None)
 """The language model itself, fitted to the pairs."""
 FEW = 16
@@ -94,6 +101,36 @@ def layered(config: CompareConfig) -> list[Method]:
     """Return what layers are compared by: SparseRM, its defaults and the dense probe."""
     top_k = usual_top_k(config)
     return [sparserm(config, top_k), replace(DEFAULTS, top_k=top_k), DENSE]
+
+
+def layer_choices(layers: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return each layer alone, then all together."""
+    alone: list[tuple[int, ...]] = [(one,) for one in layers]
+    return [*alone, layers] if len(layers) > 1 else alone
+
+
+def chosen(config: CompareConfig, layers: tuple[int, ...]) -> list[Method]:
+    """Return SparseRM, its strongest control and the dense probe, each in the best of the same settings.
+
+    The last one is SparseRM as it is when nothing is said, with all layers.
+    """
+    top_k = usual_top_k(config)
+    own = sparserm(config, top_k)
+    pairs = replace(own, name="components of pairs", kind="pair-components")
+    dense = replace(DENSE, name="dense")
+    of_choice = [
+        replace(one, name=f"{one.name}, best setting", among=tuple(_settings(one, layers)))
+        for one in (own, pairs, dense)
+    ]
+    return [*of_choice, replace(DEFAULTS, top_k=top_k)]
+
+
+def _settings(method: Method, layers: tuple[int, ...]) -> Iterator[Method]:
+    """Yield a method with each setting on each choice of layers."""
+    for taken in layer_choices(layers):
+        for setting, options in SETTINGS.items():
+            name = f"{setting}, layers {', '.join(map(str, taken))}"
+            yield replace(method, name=name, layers=taken, **options)
 
 
 def transferred(config: CompareConfig) -> list[Method]:

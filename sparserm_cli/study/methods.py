@@ -10,8 +10,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
+from sparserm_cli.data.splits import grouped_folds, validation_mask
 from sparserm_cli.models.fitting import PairData, scores_of, standardisation
 from sparserm_cli.models.mlp import fit_head
 from sparserm_cli.stages.measures import measure
@@ -20,6 +21,13 @@ from sparserm_cli.stages.tally import FOLDS, make_cohort
 from sparserm_cli.store.frequency import Unit
 from sparserm_cli.store.reward import POOLINGS
 from sparserm_cli.study.sample import Sample, count
+
+VAL_FRACTION = 0.2
+"""Share of the training prompts that chooses penalties and stops training."""
+INNER_FOLDS = 3
+"""Parts of the training prompts by which one of several methods is chosen."""
+INNER_PAIRS = 3000
+"""Most pairs, drawn at random, that choose."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,10 @@ class Method:
     """linear or mlp."""
     loss: str = "bt"
     """margin, bt or bce."""
+    layers: tuple[int, ...] | None = None
+    """Layers used; None for all there are."""
+    among: tuple["Method", ...] = ()
+    """What is fitted instead: the best of these in folds of the training prompts."""
 
 
 class Training(NamedTuple):
@@ -51,10 +63,15 @@ class Training(NamedTuple):
     """The run."""
     pairs: Int64[np.ndarray, "m 2"]
     """Training pairs, with those that choose and stop."""
-    validation: Bool[np.ndarray, " m"]
-    """The latter."""
+    groups: UInt64[np.ndarray, " m"]
+    """Prompt of each pair."""
     seed: int
-    """Of everything random."""
+    """Of the validation prompts, inner folds and everything random in a fit."""
+
+    @property
+    def validation(self) -> Bool[np.ndarray, " m"]:
+        """The latter; a prompt is chosen by its own hash, so a larger set keeps the smaller one's."""
+        return validation_mask(self.groups, VAL_FRACTION, self.seed + 1)
 
     @property
     def rows(self) -> Int64[np.ndarray, " rows"]:
@@ -69,6 +86,8 @@ class Scorer(NamedTuple):
     """Scores every response of a run."""
     parameters: int
     """Numbers that were fitted to the labels by the head."""
+    chosen: str = ""
+    """Name of the method that was chosen, where there was a choice."""
 
 
 Projection = Callable[[Sample], Float32[np.ndarray, "n p"]]
@@ -76,6 +95,11 @@ Projection = Callable[[Sample], Float32[np.ndarray, "n p"]]
 
 def fit_method(method: Method, training: Training) -> Scorer:
     """Fit a method on training pairs."""
+    if method.among:
+        best = max(method.among, key=lambda one: inner_accuracy(one, training))
+        return fit_method(best, training)._replace(chosen=best.name)
+    if method.layers is not None:
+        return _of_layers(method, method.layers, training)
     if method.kind == "chance":
         return Scorer(lambda sample: np.zeros(len(sample.lengths)), 0)
     if method.kind == "length":
@@ -100,6 +124,28 @@ def fit_method(method: Method, training: Training) -> Scorer:
         return scores_of(fitted.weights, (project(sample) - mean) / std).astype(np.float64)
 
     return Scorer(score, sum(one.size for one in fitted.weights.values()))
+
+
+def inner_accuracy(method: Method, training: Training) -> float:
+    """Return the accuracy of a method on folds of the training prompts."""
+    kept = np.arange(len(training.pairs))
+    if len(kept) > INNER_PAIRS:
+        kept = np.random.default_rng(training.seed).choice(kept, INNER_PAIRS, replace=False)
+    fold = grouped_folds(training.groups[kept], INNER_FOLDS, training.seed)
+    right = 0
+    for one in range(INNER_FOLDS):
+        train, test = kept[fold != one], kept[fold == one]
+        inner = training._replace(pairs=training.pairs[train], groups=training.groups[train])
+        scores = fit_method(method, inner).score(training.sample)[training.pairs[test]]
+        right += int((scores[:, 0] > scores[:, 1]).sum())
+    return right / len(kept)
+
+
+def _of_layers(method: Method, layers: tuple[int, ...], training: Training) -> Scorer:
+    """Fit a method on some of the layers."""
+    part = training._replace(sample=training.sample.only(layers))
+    fitted = fit_method(replace(method, layers=None), part)
+    return fitted._replace(score=lambda sample: fitted.score(sample.only(layers)))
 
 
 def _by_length(training: Training) -> Scorer:

@@ -66,6 +66,22 @@ class Sample:
         pooled = {layer: self.pooled[layer] for layer in layers}
         return replace(self, pooled=pooled, latents={layer: self.latents[layer] for layer in layers})
 
+    def of_pairs(self, kept: Int64[np.ndarray, " kept"]) -> Self:
+        """Return some of the pairs, with their responses alone."""
+        rows, places = np.unique(self.pairs[kept], return_inverse=True)
+        return replace(
+            self,
+            pooled={
+                layer: {name: one[rows] for name, one in found.items()}
+                for layer, found in self.pooled.items()
+            },
+            latents={layer: Latents(*(one[rows] for one in found)) for layer, found in self.latents.items()},
+            lengths=self.lengths[rows],
+            pairs=places.reshape(-1, 2),
+            groups=self.groups[kept],
+            rows=self.rows[rows],
+        )
+
 
 def load_sample(
     name: str, run: Path, *, decoder: DecoderRows | None = None, progress: Progress | None = None

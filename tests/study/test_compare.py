@@ -121,6 +121,27 @@ def test_saes_are_compared_on_one_capture(sample_of: Callable[..., Sample]):
     assert own > others
 
 
+def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sample]):
+    """SparseRM, its strongest control and the dense probe choose among as many settings, and tell which."""
+    sample = sample_of("one", layers=(3, 5))
+    config = CompareConfig(sweep=("choice",), top_k=(2,), folds=2)
+    (run,) = compare_samples([sample], config, progress=quiet, note=quiet)["runs"].values()
+    *choosing, usual = run["sweeps"]["choice"]["all"]
+    assert [row["method"]["kind"] for row in choosing] == ["selected", "pair-components", "dense"]
+    assert usual["method"]["name"] == lineup.DEFAULTS.name
+    for row in choosing:
+        settings = [one["name"] for one in row["method"]["among"]]
+        assert settings == [
+            f"{setting}, layers {layers}" for layers in ("3", "5", "3, 5") for setting in lineup.SETTINGS
+        ]
+        assert len(row["chosen"]) == 2
+        assert set(row["chosen"]) <= set(settings)
+    shown = markdown({"runs": {"one": json.loads(json.dumps(run))}})
+    first = choosing[0]["chosen"]
+    told = f"{first[0]} (2)" if first[0] == first[1] else f"{first[0]} (1); {first[1]} (1)"
+    assert f"\n\nSparseRM, best setting: {told}\n" in shown
+
+
 def test_other_layers_cannot_be_tested_on(sample_of: Callable[..., Sample]):
     """What was fitted on one layer says nothing on another."""
     samples = [sample_of("one"), sample_of("two", layers=(4,))]

@@ -11,7 +11,7 @@ from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate, training_of
-from sparserm_cli.study.methods import KINDS, Method, Training, fit_method
+from sparserm_cli.study.methods import KINDS, Method, Training, fit_method, inner_accuracy
 from sparserm_cli.study.sample import Sample, count, load_sample
 
 SELECTED = Method("sparserm", top_k=2)
@@ -130,6 +130,37 @@ def test_folds_keep_prompts_together(sample: Sample):
     assert 0.1 < training.validation.mean() < 0.3
 
 
+WEAK = Method("weak", kind="random-directions", top_k=1)
+
+
+def test_the_best_of_several_is_fitted(sample: Sample, monkeypatch: pytest.MonkeyPatch):
+    """The better one is chosen in every fold, from few pairs, and fitted on all as if it were alone."""
+    monkeypatch.setattr("sparserm_cli.study.methods.INNER_PAIRS", 150)
+    chosen, alone = crossvalidate(sample, [Method("best", among=(WEAK, SELECTED)), SELECTED])
+    assert chosen.chosen == ("sparserm",) * 5
+    assert alone.chosen == ()
+    assert np.array_equal(chosen.margins, alone.margins)
+
+
+def test_test_pairs_have_no_part_in_the_choice(noise: Sample):
+    """Where nothing is to be found the best of several is no better than chance on unseen prompts."""
+    among = tuple(Method(str(k), kind="random-directions", top_k=k) for k in range(1, 9))
+    (found,) = crossvalidate(noise, [Method("best", among=among)])
+    assert 0.38 < found.accuracy.accuracy < 0.62
+    training = training_of(noise, np.arange(150), Protocol())
+    turned = training._replace(pairs=training.pairs[:, ::-1])
+    assert inner_accuracy(WEAK, training) == pytest.approx(inner_accuracy(WEAK, turned), abs=0.02)
+
+
+def test_a_method_of_some_layers(tmp_path: Path):
+    """It is what it would be if there were no others."""
+    made = planted.plant(tmp_path, prompts=40, layers=(3, 5))
+    sample = load_sample("x", made.run, decoder=made.decoder)
+    (some,) = crossvalidate(sample, [replace(SELECTED, layers=(5,))])
+    (only,) = crossvalidate(sample.only((5,)), [SELECTED])
+    assert np.array_equal(some.margins, only.margins)
+
+
 def test_flipped_labels(sample: Sample):
     """All labels swapped in training give less than chance; a fifth swapped costs little."""
     straight, some, every = (
@@ -187,5 +218,5 @@ def test_the_seed_fixes_everything(sample: Sample):
 def test_too_few_latents_is_said(sample: Sample):
     """More directions than latents speak for a side."""
     with pytest.raises(UsageError) as caught:
-        fit_method(Method("x", top_k=40), Training(sample, sample.pairs, np.zeros(400, bool), 0))
+        fit_method(Method("x", top_k=40), Training(sample, sample.pairs, sample.groups, 0))
     assert "layer 3" in str(caught.value)
