@@ -1,13 +1,14 @@
 """Attention over a trie of tokens, as a function that transformers calls in place of its own.
 
-All tokens of a batch stand in one row without padding, so every other part of a block (norms, projections,
-MLP) runs on exactly the tokens there are. Only attention has to know which token sees which.
+All tokens of a batch stand in one row, so every other part of a block (norms, projections, MLP) runs on the
+tokens there are, filled up to a multiple of some dozens. Only attention has to know which token sees which.
 
-Axes: heads, groups (key-value heads), tokens, q (queries: all heads of a group, one after another), k (keys),
-d (width of a head).
+Axes: heads, groups (key-value heads), tokens, q (queries of a block: all heads of a group, in turn), k
+(keys of a block), d (width of a head).
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from sparserm_cli.models.prompt_cache import KeysValues, Known
-from sparserm_cli.models.tree import Trie, cut_blocks, visible
+from sparserm_cli.models.tree import Trie, lengthen, visible
 
 NAME = "sparserm_trie"
 """What the function is called in transformers' table of attention functions."""
@@ -24,24 +25,27 @@ NAME = "sparserm_trie"
 HARMLESS = {"position_ids", "cache_position"}
 """Tensors that attention functions are handed and have no use for."""
 
+QUERIES, FUSED_QUERIES = 64, 256
+"""Queries in a block, by plain products and by a fused kernel; tokens of a batch are filled up to a multiple.
+
+Each shape of a product is another kernel that oneDNN compiles and keeps, so few shapes are fast and small."""
+
 KEY_MULTIPLE = 32
-"""Keys of a block are filled up to a multiple of this, with hidden ones: row lengths that kernels like."""
+"""Keys of a block are filled up to a multiple of this, with hidden ones, for the same reason."""
 
 
-class Block(NamedTuple):
-    """Some consecutive queries and the keys that any of them sees.
+class Blocks(NamedTuple):
+    """The queries in blocks of equal size, and the keys that any query of a block sees.
 
     Fields:
-        start: first query.
-        stop: one past the last query.
-        keys: which tokens are keys.
-        bias: 0 where a query sees a key, else minus infinity.
+        rows: keys block by block, in each group by group; token t of group g is row t x groups + g.
+        counts: how many of these are each block's.
+        biases: for each block 0 where a query sees a key, else minus infinity.
     """
 
-    start: int
-    stop: int
-    keys: Int64[Tensor, " k"]
-    bias: Float[Tensor, "q k"]
+    rows: Int64[Tensor, " _"]
+    counts: list[int]
+    biases: list[Float[Tensor, "q k"]]
 
 
 class KeysTaken(Exception):  # noqa: N818
@@ -63,35 +67,35 @@ class Layout:
         trie: the tokens of the batch.
         dtype: the model's.
         device: the model's.
-        cuts: where the queries are cut into blocks; None finds the best.
         known: keys and values that need not be computed; these tokens are no queries.
 
     Attributes:
-        queries: the tokens that run through the model, ascending.
+        trie: the tokens and what fills up the queries.
+        queries: the tokens that run through the model, ascending; a multiple of `size`.
+        size: queries in a block.
         seen: keys and values of all tokens, by model block, if they are to be collected.
 
     """
 
-    def __init__(
-        self,
-        trie: Trie,
-        dtype: torch.dtype,
-        device: str,
-        cuts: list[int] | None = None,
-        known: Known | None = None,
-    ) -> None:
-        self.trie, self.dtype, self.device, self.known = trie, dtype, device, known
+    def __init__(self, trie: Trie, dtype: torch.dtype, device: str, known: Known | None = None) -> None:
+        self.dtype, self.device, self.known = dtype, device, known
         self.seen: dict[int, KeysValues] | None = None
-        longest, call = (1024, 1 << 16) if self.fused else (128, 1 << 12)
-        self.cuts = cuts or cut_blocks(trie, longest, call)
-        everything = np.arange(len(trie.ids))
-        self.queries = everything if known is None else np.setdiff1d(everything, known.tokens)
-        self._blocks: dict[tuple[int | None, int], list[Block]] = {}
+        self.size = FUSED_QUERIES if self.fused else QUERIES
+        left_out = np.zeros(0, np.int64) if known is None else known.tokens
+        self.trie = lengthen(trie, (len(left_out) - len(trie.ids)) % self.size)
+        self.queries = np.setdiff1d(np.arange(len(self.trie.ids)), left_out, assume_unique=True)
+        self._blocks: dict[tuple[int | None, int, int], Blocks] = {}
 
     @property
     def fused(self) -> bool:
         """Whether blocks are large and attention runs in one kernel, as suits a GPU."""
         return torch.device(self.device).type == "cuda"
+
+    @cached_property
+    def last(self) -> Int64[np.ndarray, " last"]:
+        """The queries that run through the whole of the last block: those kept, filled up with others."""
+        others = np.setdiff1d(self.queries, self.trie.kept, assume_unique=True)
+        return np.union1d(self.trie.kept, others[: -len(self.trie.kept) % self.size])
 
     def join(self, block: int, key: Tensor, value: Tensor) -> KeysValues:
         """Return keys and values of all tokens of the trie, given those that a model block has computed."""
@@ -110,32 +114,32 @@ class Layout:
         keys, values = zip(*(one for _, one in parts), strict=True)
         return KeysValues(_merged(places, keys), _merged(places, values))
 
-    def blocks(self, window: int | None, repeats: int) -> list[Block]:
+    def blocks(self, window: int | None, groups: int, repeats: int) -> Blocks:
         """Return the blocks of queries.
 
         Args:
             window: width of a sliding window in positions; None is full attention.
+            groups: key-value heads.
             repeats: query heads that share keys and values; each block's bias is repeated as often.
 
         """
-        if (window, repeats) not in self._blocks:
-            self._blocks[window, repeats] = self._build(window, repeats)
-        return self._blocks[window, repeats]
+        if (window, groups, repeats) not in self._blocks:
+            self._blocks[window, groups, repeats] = self._build(window, groups, repeats)
+        return self._blocks[window, groups, repeats]
 
-    def _build(self, window: int | None, repeats: int) -> list[Block]:
-        blocks = []
-        for low, high in zip(self.cuts, self.cuts[1:], strict=False):
-            start, stop = np.searchsorted(self.queries, (low, high)).tolist()
-            if start == stop:
-                continue
-            keys = np.flatnonzero(self.trie.ends[:high] > low)
-            seen = visible(self.trie, self.queries[start:stop], keys, window)
-            fill = -len(keys) % KEY_MULTIPLE
-            hidden = send(np.pad(~seen, ((0, 0), (0, fill)), constant_values=True), self.device)
+    def _build(self, window: int | None, groups: int, repeats: int) -> Blocks:
+        rows, biases = [], []
+        for queries in self.queries.reshape(-1, self.size):
+            near = np.flatnonzero(self.trie.ends[: queries[-1] + 1] > queries[0])
+            seen = visible(self.trie, queries, near, window)
+            used = seen.any(axis=0)
+            fill = (0, -int(used.sum()) % KEY_MULTIPLE)
+            keys = np.pad(near[used], fill)
+            rows.append((keys * groups + np.arange(groups)[:, None]).ravel())
+            hidden = send(np.pad(~seen[:, used], ((0, 0), fill), constant_values=True), self.device)
             bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
-            bias = bias.masked_fill_(hidden, -torch.inf).repeat(repeats, 1)
-            blocks.append(Block(start, stop, send(np.pad(keys, (0, fill)), self.device), bias))
-        return blocks
+            biases.append(bias.masked_fill_(hidden, -torch.inf).repeat(repeats, 1))
+        return Blocks(send(np.concatenate(rows), self.device), list(map(len, rows)), biases)
 
 
 class KeysLayout(Layout):
@@ -162,8 +166,8 @@ class KeptLayout(Layout):
     """
 
     def __init__(self, whole: Layout, others: Int64[np.ndarray, " others"], taken: KeysValues) -> None:
-        super().__init__(whole.trie, whole.dtype, whole.device, whole.cuts, whole.known)
-        self.queries, self._others, self._taken, self.seen = whole.trie.kept, others, taken, whole.seen
+        super().__init__(whole.trie, whole.dtype, whole.device, whole.known)
+        self.queries, self._others, self._taken, self.seen = whole.last, others, taken, whole.seen
 
     def _all(self, block: int, parts: list[tuple[Int64[np.ndarray, " _"], KeysValues]]) -> KeysValues:
         """Put the keys and values of the other tokens in as well."""
@@ -195,15 +199,29 @@ def trie_attention(
     if attention_mask is not None or unknown:
         raise TrieUnsupportedError(f"its attention takes {', '.join(unknown) or 'a mask'}")
     key, value = layout.join(getattr(module, "layer_idx", 0), key, value)
-    heads, queries, width = query.shape[1:]
-    groups = key.shape[1]
-    scale = width**-0.5 if scaling is None else scaling
-    output = query.new_empty(1, queries, heads, value.shape[-1])
-    for start, stop, keys, bias in layout.blocks(sliding_window, heads // groups):
-        q = query[0, :, start:stop].reshape(groups, -1, width)
-        mixed = _attend(q, key[0, :, keys], value[0, :, keys], bias, scale, softcap, fused=layout.fused)
-        output[0, start:stop] = mixed.view(heads, stop - start, -1).transpose(0, 1)
-    return output, None
+    heads, groups = query.shape[1], key.shape[1]
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    blocks = layout.blocks(sliding_window, groups, heads // groups)
+    queries = _by_block(query, groups, layout.size)
+    each = zip(queries, _gathered(key, blocks), _gathered(value, blocks), blocks.biases, strict=True)
+    mixed = [_attend(q, k, v, bias, scale, softcap, fused=layout.fused) for q, k, v, bias in each]
+    by_head = torch.stack(mixed).view(-1, heads, layout.size, value.shape[-1])
+    return by_head.transpose(1, 2).reshape(1, -1, heads, value.shape[-1]), None
+
+
+def _by_block(
+    query: Float[Tensor, "1 heads queries d"], groups: int, size: int
+) -> Float[Tensor, "blocks groups q d"]:
+    """Put the queries of each block together, in each those of a group's heads."""
+    each = query[0].unflatten(1, (-1, size)).transpose(0, 1)
+    return each.reshape(len(each), groups, -1, query.shape[-1])
+
+
+def _gathered(part: Float[Tensor, "1 groups tokens d"], blocks: Blocks) -> list[Float[Tensor, "groups k d"]]:
+    """Copy out the keys, or values, of all blocks at once."""
+    groups, width = part.shape[1], part.shape[3]
+    rows = part[0].transpose(0, 1).reshape(-1, width)  # a view of what projections leave
+    return [one.view(groups, -1, width) for one in rows.index_select(0, blocks.rows).split(blocks.counts)]
 
 
 def _merged(

@@ -19,8 +19,8 @@ from sparserm_cli.models.tree import Row, Tree, build_trie, sort_rows
 Residuals = dict[int, Float[Tensor, "t d_in"]]
 """Layer -> residual stream at a response's tokens."""
 
-CPU_TOKENS = 2048
-"""Tokens in a batch on a CPU: enough for the matrix products, few enough for its caches."""
+CPU_TOKENS = 4096
+"""Tokens in a batch on a CPU: enough for the matrix products, few enough for its memory."""
 
 
 def capture(
@@ -45,7 +45,8 @@ def capture(
         deterministic: run each response alone, so that its vectors are equal to the bit in any company.
         on_nonfinite: what to do with a response whose residuals hold NaN or infinity.
         facts: filled with what happened: `path` (tree or plain), `batch_tokens` (as it ended), `batch_sizes`
-            (tokens of each forward pass, padding included), `halvings`, `rejected` (tree, response, reason).
+            (tokens of each forward pass, padding of rows included), `halvings`, `rejected` (tree, response,
+            reason).
 
     Yields:
         (tree index, response index, {layer: residuals (response tokens, d_in) in `lm.dtype` on the CPU}),

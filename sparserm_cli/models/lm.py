@@ -145,13 +145,17 @@ class LanguageModel:
         layout = Layout(trie, getattr(torch, self.dtype), self.device, known=known)
         layout.seen = {} if cache else None
         ids, positions = (
-            send(array[layout.queries][None], self.device) for array in (trie.ids, trie.positions)
+            send(array[layout.queries][None], self.device)
+            for array in (layout.trie.ids, layout.trie.positions)
         )
         taken = self._run(NAME, input_ids=ids, position_ids=positions, layout=layout)
         if cache and layout.seen:
             cache.keep(trie, layout.seen)
-        kept = send(np.searchsorted(layout.queries, trie.kept), self.device)
-        return {layer: x[0] if x.shape[1] == len(kept) else x[0, kept] for layer, x in taken.items()}
+        kept = {
+            len(there): send(np.searchsorted(there, trie.kept), self.device)
+            for there in (layout.queries, layout.last)
+        }
+        return {layer: x[0, kept[x.shape[1]]] for layer, x in taken.items()}
 
     def _run(self, attention: str, **inputs: Any) -> dict[int, Tensor]:
         """Run the backbone through the last wanted block and return the output of each wanted one.
@@ -228,7 +232,7 @@ def _only_kept(block: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: 
     """Run a block for the kept tokens alone; of all others it needs just keys and values."""
     whole: Layout | None = kwargs.get("layout")
     tokens = hidden.shape[1]
-    if whole is None or len(whole.trie.kept) == tokens:
+    if whole is None or len(whole.last) == tokens:
         return block(hidden, *args, **kwargs)
 
     def at(index: Tensor, value: Any) -> Any:
@@ -240,10 +244,10 @@ def _only_kept(block: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: 
         picked = {name: at(index, value) for name, value in kwargs.items()} | {"layout": layout}
         return block(*(at(index, value) for value in (hidden, *args)), **picked)
 
-    kept = np.searchsorted(whole.queries, whole.trie.kept)
+    kept = np.searchsorted(whole.queries, whole.last)
     others = np.setdiff1d(np.arange(tokens), kept, assume_unique=True)
     try:
-        run(send(others, whole.device), KeysLayout(whole.trie, whole.dtype, whole.device, whole.cuts))
+        run(send(others, whole.device), KeysLayout(whole.trie, whole.dtype, whole.device))
     except KeysTaken as stopped:
         layout = KeptLayout(whole, whole.queries[others], stopped.taken)
     return run(send(kept, whole.device), layout)

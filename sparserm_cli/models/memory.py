@@ -14,8 +14,8 @@ KEPT = 1 << 30
 """Bytes of free memory at the end of the heap that the process may keep."""
 
 KERNELS = "128"
-"""Compiled kernels that oneDNN may keep: more than a batch uses. Each shape of a product is another kernel,
-and shapes hardly come again in another batch, so its own limit of 1024 costs 300 MB and saves no time."""
+"""Compiled kernels that oneDNN may keep. Each shape of a product is another kernel; tries have about as
+many shapes in all, padded rows so many that its own limit of 1024 costs memory and saves no time."""
 
 
 def keep_freed_memory() -> bool:

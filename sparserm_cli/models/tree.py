@@ -10,9 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
-GRAIN = 32
-"""Besides where sequences branch, blocks may be cut at multiples of this many tokens."""
-
 
 class Tree(NamedTuple):
     """One prompt with all its responses.
@@ -119,40 +116,17 @@ def visible(
     return seen
 
 
-def cut_blocks(trie: Trie, longest: int, call: int) -> list[int]:
-    """Cut the tokens into consecutive blocks so that attention block by block costs least.
+def lengthen(trie: Trie, count: int) -> Trie:
+    """Add `count` sequences of one token each, which nobody wants and no other token sees.
 
-    A block's queries see the ancestors of its first token and the block itself, so its cost is counted as
-    queries x (ancestors + queries), plus `call` for the calls it takes.
-
-    Args:
-        trie: the tokens.
-        longest: most tokens in a block.
-        call: cost of one more block, in query-key products.
-
-    Returns:
-        The cuts, from 0 to the number of tokens.
-
+    Their ids are some of the batch, so that whatever is wrong with a token stays with those who have it.
     """
-    total = len(trie.ids)
-    branches = np.flatnonzero(np.diff(trie.positions, prepend=-1) != 1)
-    places = np.unique(np.concatenate([branches, np.arange(0, total, GRAIN), [total]])).tolist()
-    depths = trie.positions[places[:-1]].tolist()
-    cost, origin = [0] * len(places), [0] * len(places)
-    first = 0
-    for end in range(1, len(places)):
-        while places[end] - places[first] > longest and first < end - 1:
-            first += 1
-        options = []
-        for start in range(first, end):
-            queries = places[end] - places[start]
-            options.append(cost[start] + queries * (depths[start] + queries))
-        cost[end] = min(options) + call
-        origin[end] = first + options.index(cost[end] - call)
-    cuts = [len(places) - 1]
-    while cuts[-1]:
-        cuts.append(origin[cuts[-1]])
-    return [places[cut] for cut in reversed(cuts)]
+    places = len(trie.ids) + np.arange(count)
+    return trie._replace(
+        ids=np.append(trie.ids, np.resize(trie.ids, count)),
+        positions=np.append(trie.positions, np.zeros(count, np.int64)),
+        ends=np.append(trie.ends, places + 1),
+    )
 
 
 def _shared(a: UInt32[np.ndarray, " a"], b: UInt32[np.ndarray, " b"]) -> int:

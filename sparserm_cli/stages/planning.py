@@ -28,7 +28,7 @@ from sparserm_cli.store.lineage import check_same_plan
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.planner import PlanWriter
 
-CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 2048, 16384
+CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4096, 16384
 """Tokens in one forward pass where nothing else is asked for. The plan fixes them, since the composition of
 batches decides the last bits; a GPU that is too small for them halves them and its receipts say so."""
 

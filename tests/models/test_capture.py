@@ -141,11 +141,22 @@ def test_the_prompt_is_computed_once(tiny_model: Make) -> None:
     captured(load(tiny_model()), random_trees(), facts=facts)
     assert facts == {
         "path": "tree",
-        "batch_tokens": 2048,
+        "batch_tokens": 4096,
         "batch_sizes": [51],
         "halvings": 0,
         "rejected": [],
     }
+
+
+def test_batches_have_few_shapes(tiny_model: Make) -> None:
+    """105 tokens run as 128, and 5 kept ones through the last block as 64, with the same results."""
+    ids = np.resize(np.arange(256, dtype=np.uint32), 105)
+    folder = tiny_model()
+    lm, run = load(folder), []
+    for part in (lm.blocks[0], lm.blocks[-1].mlp):
+        part.register_forward_hook(lambda _part, given, _output: run.append(given[0].shape[1]))
+    assert_plain(folder, lm, [Tree(ids[:100], (ids[100:],))])
+    assert run == [128, 64]
 
 
 @pytest.mark.parametrize("supports_tree", [True, False])
@@ -344,4 +355,4 @@ def test_pool() -> None:
 
 def test_batch_tokens_on_a_cpu(tiny_model: Make) -> None:
     """Without a GPU the budget is a fixed number of tokens."""
-    assert default_batch_tokens(load(tiny_model())) == 2048
+    assert default_batch_tokens(load(tiny_model())) == 4096

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparserm_cli.models import attention
 from sparserm_cli.models.capture import capture
 from sparserm_cli.models.identity import resolve_model
 from sparserm_cli.models.lm import LanguageModel
@@ -72,8 +73,9 @@ def test_vectors_are_those_without_a_cache(arch: str, tiny_model: Make) -> None:
             torch.testing.assert_close(found, expected[place], rtol=1e-4, atol=1e-4)
 
 
-def test_known_prompts_are_not_computed_again(tiny_model: Make) -> None:
-    """The tokens of each pass, by hand; the two first responses share a token."""
+def test_known_prompts_are_not_computed_again(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens of each pass, by hand; the two first responses share a token. Nothing is filled up here."""
+    monkeypatch.setattr(attention, "QUERIES", 1)
     lm = load(tiny_model("llama"))
     with counted(lm) as tokens:
         for trees in ASKED:
@@ -84,8 +86,9 @@ def test_known_prompts_are_not_computed_again(tiny_model: Make) -> None:
     assert lm.prompt_cache.hits == 6
 
 
-def test_memory_is_bounded_and_the_oldest_go_first(tiny_model: Make) -> None:
+def test_memory_is_bounded_and_the_oldest_go_first(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three blocks, two key-value heads of width 8, keys and values of 4 bytes: 384 bytes a token."""
+    monkeypatch.setattr(attention, "QUERIES", 1)
     lm = load(tiny_model("llama"), 384 * 20)
     cache = lm.prompt_cache
     assert cache is not None

@@ -1,12 +1,10 @@
-"""The token trie: what it holds, who sees whom, and where it is cut for attention."""
-
-from itertools import pairwise
+"""The token trie: what it holds, who sees whom, and how it is filled up."""
 
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm_cli.models.tree import Row, Trie, build_trie, cut_blocks, sort_rows, visible
+from sparserm_cli.models.tree import Row, Trie, build_trie, lengthen, sort_rows, visible
 
 
 def row(ids: list[int], keep: int, number: int = 0) -> Row:
@@ -85,20 +83,15 @@ def test_a_trie_holds_every_sequence(sequences: list[tuple[list[int], int]]) -> 
     assert len(trie.ids) == len(beginnings)
 
 
-@given(SEQUENCES, st.integers(1, 6), st.integers(0, 40))
-def test_cuts_cover_the_tokens(sequences: list[tuple[list[int], int]], longest: int, call: int) -> None:
-    """Blocks follow one another from first to last; one is too long only if it cannot be cut."""
-    _, trie = trie_of(*sequences)
-    cuts = cut_blocks(trie, longest, call)
-    assert cuts[0] == 0
-    assert cuts[-1] == len(trie.ids)
-    assert all(low < high for low, high in pairwise(cuts))
-    for low, high in pairwise(cuts):
-        assert high - low <= longest or (np.diff(trie.positions[low:high]) == 1).all()
-
-
-def test_cuts_fall_between_unrelated_sequences() -> None:
-    """Two unrelated sequences are cut apart: 2 x (32 x 32 + 300) products are fewer than 64 x 64 + 300."""
-    _, trie = trie_of(([1] * 32, 1), ([2] * 32, 1))
-    assert cut_blocks(trie, 128, 300) == [0, 32, 64]
-    assert cut_blocks(trie, 128, 100_000) == [0, 64]
+def test_what_fills_a_trie_up_is_seen_by_nobody() -> None:
+    """Three more tokens: sequences of their own, unwanted, and everything else as it was."""
+    _, trie = trie_of(([7, 8, 9], 1), ([7, 8, 1, 2], 2))
+    longer = lengthen(trie, 3)
+    assert longer.ids.tolist() == [7, 8, 1, 2, 9, 7, 8, 1]
+    assert longer.positions.tolist() == [0, 1, 2, 3, 2, 0, 0, 0]
+    assert longer[3:] == trie[3:]
+    everything, fresh = np.arange(8), np.arange(5)
+    seen = visible(longer, everything, everything, None)
+    assert np.array_equal(seen[:5, :5], visible(trie, fresh, fresh, None))
+    assert not seen[:5, 5:].any()
+    assert np.array_equal(seen[5:], np.eye(8, dtype=np.bool_)[5:])
