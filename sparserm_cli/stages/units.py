@@ -1,5 +1,8 @@
 """Computing the units of a planned capture: trees in, pooled vectors and tokens out.
 
+A unit is on the disk before the next one is begun. Writing takes about a hundredth of the time
+(`examples/benchmarks/store.py`), and doing both at once would let a crash cost two units instead of one.
+
 Axes: rows (response tokens of a unit), responses (of a unit), d_in (width of the residual stream).
 """
 
@@ -149,7 +152,7 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "Lang
         ResourceError: the device is not there.
 
     """
-    from sparserm_cli.models.lm import LanguageModel
+    from sparserm_cli.models.lm import LanguageModel, choose_dtype
 
     settings = writer.plan.settings
     lm = LanguageModel.load(
@@ -167,7 +170,10 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "Lang
         if lm.supports_tree
         else f"each response alone ({lm.tree_reason})"
     )
-    note(f"computing in {lm.dtype} on {lm.device}, {shared}")
+    chosen, reason = choose_dtype(request.config.dtype, lm.device)
+    if str(chosen) != f"torch.{lm.dtype}":
+        reason = "as planned"
+    note(f"computing in {lm.dtype} on {lm.device}: {reason}; {shared}")
     return lm
 
 

@@ -97,6 +97,21 @@ def test_bfloat16_is_kept_as_its_bits(data, tiny_model, tmp_path):
     assert reader.pooled(1, "mean").view(np.uint32).astype(np.uint64).max() & 0xFFFF
 
 
+def test_the_type_is_told_and_why(data, tiny_model, tmp_path, monkeypatch):
+    """What `auto` chose has a reason; whoever continues elsewhere keeps to the plan."""
+    for rank, able, told in (
+        (0, "avx2", "this processor has no fast bfloat16 arithmetic"),
+        (1, "amx_bf16", "as planned"),
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {able: True})
+        notes: list[str] = []
+        asked = config(
+            data, tiny_model("llama"), tmp_path / "run", dtype="auto", device="cpu", worker=(rank, 2)
+        )
+        extract(asked, progress=lambda _done, _total: None, note=notes.append)
+        assert f"computing in float32 on cpu: {told}; each prompt once for all its responses" in notes
+
+
 def test_rerun_of_a_finished_capture_loads_no_model(data, tiny_model, tmp_path, monkeypatch):
     """Digests alone say that there is nothing to do."""
     first = run(data, tiny_model("llama"), tmp_path / "run")
