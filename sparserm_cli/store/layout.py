@@ -50,14 +50,14 @@ def cut_units(
         the first response of each unit, and the end.
 
     """
-    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    tree_start = np.searchsorted(prompts, prompts, side="left")
     starts, count = [0], len(lengths)
+    ends = np.zeros(count + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
     while (start := starts[-1]) < count:
         fits = int(np.searchsorted(ends, ends[start] + token_cap, side="right")) - 1
         stop = max(start + 1, min(fits, start + response_cap, count))
-        if stop < count and tree_start[stop] > start:
-            stop = int(tree_start[stop])
+        if stop < count and (tree := int(np.searchsorted(prompts, prompts[stop]))) > start:
+            stop = tree
         starts.append(stop)
     return np.array(starts, np.int64)
 

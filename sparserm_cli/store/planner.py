@@ -2,7 +2,7 @@
 
 Reads: token ids, one response at a time. Writes: `activations.zarr/` with its rows arrays, the metadata of
 its arrays at their final shape, rejects.jsonl and plan.json, by one rename. Memory: none that grows while
-responses come, since they wait on the disk; then about 60 bytes a response, to find equal ones and the order.
+responses come, since they wait on the disk; then about 50 bytes a response, to find equal ones and the order.
 
 Prompts and responses of equal tokens are one. Equal is what has equal 128-bit BLAKE2 digests: that two of a
 billion different ones have is less likely than 1 in 10^20.
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt32
+from jaxtyping import Int32, Int64, Integer, UInt32
 
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.store.disk import part_name
@@ -36,9 +36,9 @@ class _Order(NamedTuple):
     Axes: `responses` and `prompts` are the different ones, in store order.
     """
 
-    responses: Int64[np.ndarray, " responses"]
+    responses: Integer[np.ndarray, " responses"]
     """Place of each response in the spool, where it came first."""
-    prompts: Int64[np.ndarray, " prompts"]
+    prompts: Integer[np.ndarray, " prompts"]
     """Place of each prompt in the spool, where it came first."""
     response_prompt: Int32[np.ndarray, " responses"]
     """The prompt of each response."""
@@ -168,8 +168,10 @@ class PlanWriter:
         """Put what is different in store order: by first appearance of the prompt, then of the response."""
         prompts, prompt_number = distinct(self._spool.column("prompts", "key"))
         responses, number = distinct(self._spool.column("responses", "key"))
-        prompt = prompt_number[self._spool.column("responses", "prompt")[responses]].astype(np.int32)
-        by_prompt = np.argsort(prompt, kind="stable")
+        prompt = prompt_number[self._spool.column("responses", "prompt")[responses]].astype(
+            np.int32, copy=False
+        )
+        by_prompt = np.argsort(prompt, kind="stable").astype(responses.dtype)
         responses, prompt = responses[by_prompt], prompt[by_prompt]
         lengths = self._spool.column("responses", "length")[responses]
         starts = cut_units(lengths, prompt, self.settings.token_cap, self.settings.response_cap)
@@ -177,9 +179,10 @@ class PlanWriter:
         place[by_prompt] = np.arange(len(place))
         return _Order(responses, prompts, prompt, lengths, starts, self._pairs(place[number]))
 
-    def _pairs(self, place: Int64[np.ndarray, " added"]) -> Pairs:
+    def _pairs(self, place: Integer[np.ndarray, " added"]) -> Pairs:
         """Return the pairs that are kept, given the number in the store of each response that was added."""
-        chosen, rejected = (place[self._spool.column("pairs", side)] for side in ("chosen", "rejected"))
+        sides = (place[self._spool.column("pairs", side)] for side in ("chosen", "rejected"))
+        chosen, rejected = (one.astype(np.int64) for one in sides)
         kept = chosen != rejected
         if self.settings.dedupe:
             _, first = np.unique(chosen * len(place) + rejected, return_index=True)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from jaxtyping import Int64, UInt32, UInt64
+from jaxtyping import Integer, UInt32, UInt64
 
 from sparserm_cli.store.files import disk_errors, fault_point, make_folder
 from sparserm_cli.store.layout import cut_units
@@ -106,7 +106,7 @@ class Spool:
         return values
 
     def token_ids(
-        self, name: str, places: Int64[np.ndarray, " n"]
+        self, name: str, places: Integer[np.ndarray, " n"]
     ) -> Iterator[UInt32[np.ndarray, " tokens"]]:
         """Yield the token ids of the prompts or responses at `places`, many at a time."""
         length = self.column(name, "length")
@@ -123,19 +123,20 @@ class Spool:
 
 def distinct(
     keys: UInt64[np.ndarray, "n 2"],
-) -> tuple[Int64[np.ndarray, " distinct"], Int64[np.ndarray, " n"]]:
+) -> tuple[Integer[np.ndarray, " distinct"], Integer[np.ndarray, " n"]]:
     """Return where each different digest comes first, and for every digest the number of it among these.
 
     Digests are sorted in sixteen parts, so that little besides them and the result is held.
     """
-    first = np.empty(len(keys), np.int64)
+    kind = np.int32 if len(keys) < 1 << 31 else np.int64
+    first = np.empty(len(keys), kind)
     part = (keys[:, 0] >> np.uint64(60)).astype(np.uint8)
     for number in range(16):
-        members = np.flatnonzero(part == number)
+        members = np.flatnonzero(part == number).astype(kind)
         members = members[np.lexsort(keys[members].T)]  # stable: equal ones stay in the order they came in
         ordered = keys[members]
         begins = np.ones(len(members), bool)
         begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
         first[members] = members[begins][np.cumsum(begins) - 1]
-    is_first = first == np.arange(len(first))
-    return np.flatnonzero(is_first), (np.cumsum(is_first) - 1)[first]
+    is_first = first == np.arange(len(first), dtype=kind)
+    return np.flatnonzero(is_first).astype(kind), (np.cumsum(is_first, dtype=kind) - 1)[first]
