@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Int32
 
 from sparserm_cli.config import FrequencyConfig, Note, Progress
 from sparserm_cli.data.splits import validation_mask
@@ -105,7 +105,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
                 progress(done, total)
             layers[layer] = measure(counter.result())
         # 4. The table appears whole or not at all.
-        totals = _totals(config, cohort, lengths.astype(np.int64))
+        totals = _totals(config, cohort, lengths)
         table = write_frequency(config.run, Frequency(lineage, config.unit, totals, layers))
     return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=False)
 
@@ -127,13 +127,14 @@ def training_cohort(capture: ActivationsReader, kept: Bool[np.ndarray, " pairs"]
     Prompts go to folds by the rank of their group key, which is a hash: random, even, and the same in any
     order of the data.
     """
-    pairs, groups = capture.pairs(), capture.response_group()
-    _, rank = np.unique(groups, return_inverse=True)
+    pairs = capture.pairs()
+    _, rank = np.unique(capture.prompt_group(), return_inverse=True)
+    folds = (rank % FOLDS).astype(np.uint8)[capture.rows.response_prompt]
     both = np.stack([pairs.chosen[kept], pairs.rejected[kept]], axis=1)
-    return make_cohort(capture.response_lengths, groups, rank.reshape(-1) % FOLDS, both)
+    return make_cohort(capture.response_lengths, capture.response_group(), folds, both)
 
 
-def _totals(config: FrequencyConfig, cohort: Cohort, lengths: Int64[np.ndarray, " responses"]) -> Totals:
+def _totals(config: FrequencyConfig, cohort: Cohort, lengths: Int32[np.ndarray, " responses"]) -> Totals:
     """Return what the rates are shares of."""
     tokens, responses = class_totals(cohort, lengths)
     by_fold = (tokens if config.unit == "token" else responses).sum(axis=1)

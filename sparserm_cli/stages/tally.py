@@ -33,9 +33,9 @@ class Cohort(NamedTuple):
     """The response wins a counted pair."""
     rejected: Bool[np.ndarray, " n"]
     """The response loses a counted pair; it may win another."""
-    fold: Int64[np.ndarray, " n"]
+    fold: UInt8[np.ndarray, " n"]
     """Random group of the response's prompt, 0 to FOLDS - 1."""
-    stratum: Int64[np.ndarray, " n"]
+    stratum: UInt8[np.ndarray, " n"]
     """Class of the response's length, 0 to STRATA - 1."""
     pairs: Int64[np.ndarray, "m 2"]
     """Counted pairs: chosen response, rejected response."""
@@ -69,9 +69,9 @@ def make_cohort(
     return Cohort(
         chosen=sides[0],
         rejected=sides[1],
-        fold=folds.astype(np.int64),
-        stratum=np.searchsorted(cuts, lengths, side="left").astype(np.int64),
-        pairs=pairs.astype(np.int64),
+        fold=folds.astype(np.uint8),
+        stratum=np.searchsorted(cuts, lengths, side="left").astype(np.uint8),
+        pairs=pairs.astype(np.int64, copy=False),
         pair_weight=np.maximum(np.round(weight / _WEIGHT_STEP), 1.0) * _WEIGHT_STEP,
     )
 
@@ -134,7 +134,7 @@ class Tally:
 
     def __init__(self, cohort: Cohort, lengths: Integer[np.ndarray, " n"], d_sae: int, unit: Unit) -> None:
         self._cohort, self._unit, self._d_sae = cohort, unit, d_sae
-        self._lengths = lengths.astype(np.int64)
+        self._lengths = lengths
         counts = np.uint16 if int(lengths.max(initial=1)) < 1 << 16 else np.uint32
         classes = FOLDS * STRATA * 2
         self._tokens = _Counters(classes if unit == "token" else 2, d_sae, counts)
@@ -287,7 +287,7 @@ class Tally:
 
 
 def class_totals(
-    cohort: Cohort, lengths: Int64[np.ndarray, " n"]
+    cohort: Cohort, lengths: Integer[np.ndarray, " n"]
 ) -> tuple[Int64[np.ndarray, "folds strata 2"], Int64[np.ndarray, "folds strata 2"]]:
     """Return the tokens and the responses in every class, firing or not."""
     tokens = np.zeros((FOLDS, STRATA, 2), np.int64)
