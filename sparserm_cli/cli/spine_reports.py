@@ -49,9 +49,10 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
         "positions": plan.settings.positions,
         "estimate": _estimate_json(summary.estimate),
     }
-    then = "next: sparserm encode --sae SAE"
+    then, besides = "next: sparserm encode --sae SAE", ""
     if plan.settings.positions == "latents":
         then = "the latents are in features.zarr\nnext: sparserm frequency"
+        besides = "; besides, 6 to 8 bytes for each latent that fires on a token"
     rows = "{rows_read:,} rows read: {rows_accepted:,} accepted, {rows_rejected:,} rejected".format(
         **plan.counts
     )
@@ -59,7 +60,7 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
     held = f"{held}, {tokens:,} tokens"
     disk = f"{size(plan.bytes)} in {plan.files} files, {size(summary.free)} free"
     lines = {
-        "planned": f"{rows}\nplanned: {held}\n{disk}\n{_expected(summary.estimate)}",
+        "planned": f"{rows}\nplanned: {held}\n{disk}{besides}\n{_expected(summary.estimate)}",
         "partial": f"{rows}\n{summary.path}: this worker is done, others are not",
         "complete": f"{rows}\n{summary.path}: {held}\n{disk}\n{then}",
     }

@@ -101,4 +101,5 @@ def _measured(request: Request, writer: ActivationsWriter) -> Rate:
             # The first part warms the machine up and does not count, unless it is all there is.
             tokens += sum(len(tree.prompt_ids) + sum(map(len, tree.responses)) for tree in part)
             seconds += time.monotonic() - begun
-    return Rate(tokens / seconds, device, f"measured here for {seconds:.0f} s")
+    rest = ", the SAE left out" if request.positions == "latents" else ""
+    return Rate(tokens / seconds, device, f"measured here for {seconds:.0f} s{rest}")

@@ -254,6 +254,17 @@ def test_dry_run_writes_nothing(data, tiny_model, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_blocks_on_the_disk_leave_the_digest_as_it_is(data, tiny_model, tmp_path):
+    """Where a model lies is no part of what a capture is."""
+    places = tmp_path / "devices.json"
+    places.write_text(
+        json.dumps({"embed_tokens": "cpu", "layers": "disk", "norm": "cpu", "rotary_emb": "cpu"})
+    )
+    plain = run(data, tiny_model("llama"), tmp_path / "plain", device="cpu")
+    placed = run(data, tiny_model("llama"), tmp_path / "placed", device=str(places))
+    assert placed.digest == plain.digest
+
+
 @pytest.mark.parametrize("done", [0, 1])
 def test_row_07_a_short_disk_is_refused_before_any_unit(data, tiny_model, tmp_path, monkeypatch, done):
     """A tenth more than what is still to be written must be free, at the start and on going on."""

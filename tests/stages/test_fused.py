@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from sparserm_cli.cli import spine_reports as reports
 from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.console import Output
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models import lm
 from sparserm_cli.models.sae import SparseAutoencoder
@@ -66,6 +68,14 @@ class Place:
 def place(tmp_path, tiny_model) -> Place:
     """Give data, model and SAE."""
     return Place(tmp_path, tiny_model("llama"))
+
+
+def test_what_latents_take_is_not_known_before(place: Place, capsys):
+    """A dry run names as left out how many latents fire, and the SAE's part of the time."""
+    reports.extract(Output(), place.fused("dry", dry_run=True))
+    disk, expected = capsys.readouterr().out.splitlines()[-2:]
+    assert disk.endswith("; besides, 6 to 8 bytes for each latent that fires on a token")
+    assert ", measured here for 0 s, the SAE left out; " in expected
 
 
 def test_the_files_are_those_of_the_two_steps(place: Place):
