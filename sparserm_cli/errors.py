@@ -14,7 +14,7 @@ EXIT_CODES: dict[int, str] = {
     5: "corrupt store: bytes on disk are missing, cut or changed",
     6: "resource: disk, memory, device or port",
     7: "partial: some units failed, the rest is done",
-    75: "temporary: try again later (another run holds the lock, the hub does not answer)",
+    75: "temporary: try again later (another run holds the lock, hub or object store do not answer)",
     130: "stopped by Ctrl-C",
     143: "stopped by SIGTERM",
 }

@@ -1,7 +1,7 @@
 """Fixtures of every room, and run-time checks of the types and shapes that the package's signatures state."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +29,7 @@ ROOMS = ("data", "models", "store", "stages", "study", "align", "errors", "conso
 install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typechecks.checked")
 tiny = _module("sparserm_tiny", "models/tiny.py")
 fitted = _module("sparserm_fitted", "stages/fitted.py")
+object_store = _module("sparserm_object_store", "object_store.py")
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("sparserm", deadline=None)
@@ -59,3 +60,29 @@ def tiny_tokenizer() -> Any:
 def fitted_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Path:
     """Give a run directory with a reward model fitted in float32 on thirty pairs, good against poor."""
     return fitted.fit_tiny(tmp_path_factory.mktemp("fitted"), tiny_model("llama"))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give the address of an S3 server on this machine."""
+    for package in ("s3fs", "moto"):
+        pytest.importorskip(package, reason=f"{package} is not installed (extras `s3` and `test`)")
+    with object_store.serving(tmp_path_factory.mktemp("s3") / "log") as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Give the URL of a new bucket that this process and its children can write, with a cache of its own."""
+    folder = tmp_path_factory.mktemp("bucket")
+    name = folder.name.replace("_", "-")
+    for variable, value in object_store.ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("SPARSERM_CACHE", str(folder))
+    object_store.forget_clients()
+    object_store.make_bucket(s3_server, name)
+    yield f"s3://{name}"
+    object_store.forget_clients()

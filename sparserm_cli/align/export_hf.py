@@ -23,7 +23,7 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.default import HUB_ID as DEFAULT_MODEL_HUB_ID
 from sparserm_cli.models.identity import HUB_NAME, load_tokenizer
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.store.files import building_folder
+from sparserm_cli.store.files import building_folder, size_of
 from sparserm_cli.store.results import EVALUATION
 from sparserm_cli.store.reward import POOLINGS, reward_path, write_reward
 from sparserm_cli.store.reward_card import hub_card
@@ -191,7 +191,7 @@ def _card(model: RewardModel, config: ExportConfig, *, masked: bool) -> str:
     if not HUB_NAME.fullmatch(base) or "/" not in base:
         raise UsageError("--base-model", "the hub id of the language model", repr(base), "give it")
     path = EVALUATION.path(config.run)
-    measured = EVALUATION.read(path) if path.exists() else None
+    measured = EVALUATION.read(path) if size_of(path) >= 0 else None
     if measured is not None and measured["reward"] != fitted.lineage.digest:
         measured = None
     return hub_card(

@@ -9,14 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
 from sparserm_cli.align.scored import Refused, Scored, score_file
-from sparserm_cli.config import Note, PairsConfig, Progress
+from sparserm_cli.config import Note, PairsConfig, Progress, place
 from sparserm_cli.data.example import CHOSEN, REJECTED, Example, plain_prompt
 from sparserm_cli.data.template import RAW, raw_transcript
 from sparserm_cli.store.json_lines import writing_lines
@@ -46,8 +46,8 @@ class PairsSummary(NamedTuple):
         seconds: spent on reading, computing and writing.
     """
 
-    output: Path
-    audit: Path
+    output: PurePath
+    audit: PurePath
     shape: str
     read: int
     kept: int
@@ -93,7 +93,7 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     """
     begun = time.monotonic()
     scored = score_file(config, progress=progress, note=note)
-    output = Path(config.output) if config.output else pairs_path(config.run, config.to)
+    output = place(config.output) if config.output else pairs_path(config.run, config.to)
     audit, raw = audit_path(output), scored.reward.template == RAW
     dropped: Counter[str] = Counter()
     kept = longer = 0

@@ -1,7 +1,7 @@
 """What the commands that look after the run directory say: words for people, the same facts as JSON."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from sparserm_cli.console import Output, duration, size
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sparserm_cli.store.verify import Repaired, Verification
 
 
-def run(out: Output, path: Path, stages: "Sequence[RanStage]") -> None:
+def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
     """Tell which stages did something and where the reward model is."""
     told = {
         one.name: {
@@ -30,7 +30,7 @@ def run(out: Output, path: Path, stages: "Sequence[RanStage]") -> None:
     out.result(data, "\n".join([*lines, f"{path}: complete", "next: sparserm score responses.jsonl"]))
 
 
-def status(out: Output, run: Path, found: "Status") -> None:
+def status(out: Output, run: PurePath, found: "Status") -> None:
     """Show the chain of artifacts as a tree."""
     data = {
         "run": str(run),
@@ -58,7 +58,7 @@ def status(out: Output, run: Path, found: "Status") -> None:
     out.result(data, "\n".join(lines))
 
 
-def verify(out: Output, run: Path, found: "Verification") -> None:
+def verify(out: Output, run: PurePath, found: "Verification") -> None:
     """Tell what was checked, every damaged file by name, and stop with the store's exit code if there is one.
 
     Raises:
@@ -79,7 +79,7 @@ def verify(out: Output, run: Path, found: "Verification") -> None:
     found.raise_if_damaged()
 
 
-def repair(out: Output, run: Path, mended: Sequence["Repaired"]) -> None:
+def repair(out: Output, run: PurePath, mended: Sequence["Repaired"]) -> None:
     """Tell which units were given up and what makes them whole again."""
     data = {
         "run": str(run),
@@ -101,7 +101,7 @@ def export(out: Output, path: Path) -> None:
     out.result({"path": str(path), "bytes": count}, f"{path}: {size(count)}")
 
 
-def import_(out: Output, run: Path, manifest: "Manifest") -> None:
+def import_(out: Output, run: PurePath, manifest: "Manifest") -> None:
     """Tell what was imported."""
     data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
     told = f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"

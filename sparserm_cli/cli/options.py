@@ -1,24 +1,34 @@
 """Options that several commands share, and the step from parsed options to a stage's config."""
 
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, TypeVar
 
 import typer
 
 from sparserm_cli.cli.settings import apply_settings
-from sparserm_cli.config import StageConfig, parse_layers, parse_numbers, parse_worker
+from sparserm_cli.config import StageConfig, parse_layers, parse_numbers, parse_worker, place
 from sparserm_cli.console import Output
 
 ConfigType = TypeVar("ConfigType", bound=StageConfig)
 
+
+def _run(text: str) -> PurePath:
+    """Read `--run`, which is no file."""
+    found = place(text)
+    if isinstance(found, Path) and found.is_file():
+        raise typer.BadParameter(f"Directory '{found}' is a file.")
+    return found
+
+
 RunOption = Annotated[
-    Path,
+    PurePath,
     typer.Option(
         "--run",
         envvar="SPARSERM_RUN",
-        help="Run directory that holds the artifacts of all stages.",
-        file_okay=False,
+        help="Run directory that holds the artifacts of all stages, or s3://BUCKET/PREFIX.",
+        metavar="DIRECTORY|URL",
+        parser=_run,
     ),
 ]
 ConfigOption = Annotated[

@@ -78,7 +78,7 @@ def _plain(key: str, value: Any, folder: Path) -> Any:
         return ",".join(str(item) for item in value)
     if isinstance(value, list):
         return [_plain(key, item, folder) for item in value]
-    if isinstance(value, str) and value != "-":
+    if isinstance(value, str) and value != "-" and "://" not in value:
         if key == "other":
             name, _, run = value.partition("=")
             return f"{name}={folder / run}"

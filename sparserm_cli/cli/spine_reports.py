@@ -58,7 +58,9 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
     )
     held = f"{layout.pairs:,} pairs, {layout.responses:,} responses to {layout.prompts:,} prompts"
     held = f"{held}, {tokens:,} tokens"
-    disk = f"{size(plan.bytes)} in {plan.files} files, {size(summary.free)} free"
+    disk = f"{size(plan.bytes)} in {plan.files} files"
+    if summary.free is not None:
+        disk = f"{disk}, {size(summary.free)} free"
     lines = {
         "planned": f"{rows}\nplanned: {held}\n{disk}{besides}\n{_expected(summary.estimate)}",
         "partial": f"{rows}\n{summary.path}: this worker is done, others are not",

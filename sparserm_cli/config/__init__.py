@@ -21,6 +21,7 @@ from sparserm_cli.config.base import (
     parse_numbers,
     parse_worker,
 )
+from sparserm_cli.config.place import RemotePath, local_folder, place
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.spine import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.config.use import (
@@ -55,6 +56,7 @@ __all__ = [
     "Phases",
     "Progress",
     "RankConfig",
+    "RemotePath",
     "ReportConfig",
     "ResponsesConfig",
     "ScoreConfig",
@@ -64,9 +66,11 @@ __all__ = [
     "UnitsConfig",
     "column_map",
     "default_run",
+    "local_folder",
     "parse_layers",
     "parse_numbers",
     "parse_worker",
+    "place",
 ]
 
 CONFIGS: dict[str, type[StageConfig]] = {

@@ -5,9 +5,10 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from sparserm_cli.config.place import place
 from sparserm_cli.errors import UsageError
 
 STAGES = ("extract", "encode", "frequency", "select", "fit")
@@ -26,17 +27,17 @@ Note = Callable[[str], None]
 """Called with a sentence worth telling while a stage works."""
 
 
-def default_run() -> Path:
+def default_run() -> PurePath:
     """Return `$SPARSERM_RUN` if set, else `./sparserm-run`."""
-    return Path(os.environ.get("SPARSERM_RUN") or DEFAULT_RUN)
+    return place(os.environ.get("SPARSERM_RUN") or DEFAULT_RUN)
 
 
 @dataclass(frozen=True)
 class StageConfig:
     """What all stages share: the run directory and checks that read the field types."""
 
-    run: Path = field(default_factory=default_run)
-    """Run directory that holds the artifacts of all stages."""
+    run: PurePath = field(default_factory=default_run)
+    """Run directory that holds the artifacts of all stages; `place("s3://bucket/run")` on an object store."""
 
     def __post_init__(self) -> None:
         """Check every field that has a fixed set of values or must be positive."""

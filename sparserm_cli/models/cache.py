@@ -1,4 +1,4 @@
-"""The cache folder, and how a folder in it becomes whole at once or not at all."""
+"""How a folder in the cache becomes whole at once or not at all."""
 
 import contextlib
 import json
@@ -12,13 +12,6 @@ from typing import Any
 
 RECORD = "sparserm.json"
 """Written last into a cached folder: where its contents come from, and the size of every file."""
-
-
-def cache_folder() -> Path:
-    """Return `$SPARSERM_CACHE`, else `$XDG_CACHE_HOME/sparserm`, else `~/.cache/sparserm`."""
-    if own := os.environ.get("SPARSERM_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparserm"
 
 
 def is_whole(folder: Path, origin: Mapping[str, Any]) -> bool:

@@ -5,13 +5,13 @@ Memory: the model's lower blocks and one batch. Axes: n (responses).
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.config import Guards
+from sparserm_cli.config import Guards, place
 from sparserm_cli.data.example import UNLABELLED, Example, Message
 from sparserm_cli.data.template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.errors import BadInputError, IncompatibleError
@@ -71,7 +71,9 @@ class RewardModel:
 
     """
 
-    def __init__(self, path: Path, files: RewardFiles, lm: LanguageModel, template: PromptTemplate) -> None:
+    def __init__(
+        self, path: PurePath, files: RewardFiles, lm: LanguageModel, template: PromptTemplate
+    ) -> None:
         self.path, self.files, self.lm, self.template = path, files, lm, template
         self.config: RewardConfig = files.config
         self.head = RewardHead.from_files(files)
@@ -79,7 +81,7 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, path: str | Path, *, model: str | None = None, device: str = "auto", offline: bool = False
+        cls, path: str | PurePath, *, model: str | None = None, device: str = "auto", offline: bool = False
     ) -> Self:
         """Load a reward model and the language model it was fitted on.
 
@@ -95,7 +97,7 @@ class RewardModel:
             ResourceError: the device is not there.
 
         """
-        files = read_reward(Path(path))
+        files = read_reward(place(path))
         config = files.config
         identity = resolve_model(model or config.model, offline=offline)
         hint = "give --model with the model of the fit, or fit again"
@@ -110,7 +112,7 @@ class RewardModel:
         lm = LanguageModel.load(
             identity, layers=config.layers, dtype=cast("DType", config.dtype), device=device
         )
-        return cls(Path(path), files, lm, template)
+        return cls(place(path), files, lm, template)
 
     @property
     def max_length(self) -> int:

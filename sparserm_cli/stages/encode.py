@@ -7,7 +7,7 @@ Memory: the SAEs, one unit of activations with its latents, and one tile of pre-
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
@@ -28,11 +28,11 @@ from sparserm_cli.store.features import (
     remove_features,
 )
 from sparserm_cli.store.features_plan import FEATURES, VERSION
-from sparserm_cli.store.files import sweep
+from sparserm_cli.store.files import size_of, sweep
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import Lineage, check_parent, check_same_plan
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
-from sparserm_cli.store.units import MANIFEST
+from sparserm_cli.store.units import MANIFEST, is_planned
 
 if TYPE_CHECKING:
     from sparserm_cli.models.sae_check import SAEQuality
@@ -52,7 +52,7 @@ class EncodeSummary(NamedTuple):
         digest: of the content; "" unless complete.
     """
 
-    path: Path
+    path: PurePath
     plan: FeaturesPlan
     state: str
     computed: int
@@ -114,10 +114,10 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
 
 
 def finished_features(
-    root: Path, capture: ActivationsReader, names: Mapping[int, str]
+    root: PurePath, capture: ActivationsReader, names: Mapping[int, str]
 ) -> EncodeSummary | None:
     """Return the summary of complete features of these SAEs and this capture, else None; reads no weights."""
-    if not (root / MANIFEST).is_file():
+    if size_of(root / MANIFEST) < 0:
         return None
     facts = []
     for layer, name in names.items():
@@ -134,7 +134,7 @@ def finished_features(
 
 
 def plan_encoding(
-    root: Path,
+    root: PurePath,
     capture: ActivationsReader | ActivationsWriter,
     examined: "Examined",
     config: EncodeConfig | ExtractConfig,
@@ -157,7 +157,7 @@ def plan_encoding(
 
 
 def _ensure_plan(
-    root: Path,
+    root: PurePath,
     capture: ActivationsReader | ActivationsWriter,
     facts: Sequence[SAEFacts],
     config: EncodeConfig | ExtractConfig,
@@ -165,7 +165,7 @@ def _ensure_plan(
 ) -> None:
     """Leave a plan of these SAEs and this capture at `root`; raises as `plan_encoding`."""
     sweep(root.parent, everything=config.worker[1] == 1)
-    if root.exists():
+    if is_planned(root):
         plan = FeaturesWriter(root).store.plan
         recorded, present = plan.parents[ACTIVATIONS], capture.lineage.as_parent()
         if not config.force:

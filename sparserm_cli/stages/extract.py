@@ -7,7 +7,7 @@ Memory: the model's lower blocks and one unit of residual vectors; about 60 byte
 
 import tempfile
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from sparserm_cli.config import ExtractConfig, Note, Progress
@@ -24,6 +24,7 @@ from sparserm_cli.store.files import free_bytes, sweep
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.plan import ExtractPlan, check_space
 from sparserm_cli.store.receipts import Manifest
+from sparserm_cli.store.units import is_planned
 
 
 class ExtractSummary(NamedTuple):
@@ -35,17 +36,17 @@ class ExtractSummary(NamedTuple):
         state: `complete`; `planned` after a dry run; `partial` while other workers are not done.
         computed: units that this call computed.
         seconds: how long this call worked on units.
-        free: bytes free on the disk.
+        free: bytes free on the disk; None on an object store.
         digest: of the content; "" unless complete.
         estimate: what computing the plan will take, after a dry run.
     """
 
-    path: Path
+    path: PurePath
     plan: ExtractPlan
     state: str
     computed: int
     seconds: float
-    free: int
+    free: int | None
     digest: str
     estimate: Estimate | None = None
 
@@ -118,7 +119,7 @@ def _fill(
         return manifest, fused
 
 
-def _ensure_plan(root: Path, request: Request, note: Note) -> None:
+def _ensure_plan(root: PurePath, request: Request, note: Note) -> None:
     """Leave a plan of this request at `root`.
 
     Raises:
@@ -126,7 +127,7 @@ def _ensure_plan(root: Path, request: Request, note: Note) -> None:
 
     """
     sweep(root.parent, everything=request.config.worker[1] == 1)
-    if root.exists():
+    if is_planned(root):
         if not request.config.force:
             check_request(root, request)
             return
@@ -139,7 +140,7 @@ def _ensure_plan(root: Path, request: Request, note: Note) -> None:
     note(_price(plan))
 
 
-def _priced(root: Path, request: Request) -> ExtractSummary:
+def _priced(root: PurePath, request: Request) -> ExtractSummary:
     """Work out the plan in a temporary folder and estimate what it takes."""
     with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
         plan = write_plan(capture_path(Path(folder)), request)

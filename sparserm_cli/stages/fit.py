@@ -8,7 +8,7 @@ the dense control.
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,7 +61,7 @@ class FitSummary(NamedTuple):
         fresh: whether the reward model was there already.
     """
 
-    path: Path
+    path: PurePath
     config: RewardConfig
     seconds: float
     fresh: bool
@@ -136,7 +136,7 @@ def split_pairs(capture: ActivationsReader, val_fraction: float, seed: int) -> S
     return Split(rows, places.reshape(-1, 2), validation[usable], groups[pairs.chosen][usable])
 
 
-def _check_ancestors(run: Path, directions: Directions) -> None:
+def _check_ancestors(run: PurePath, directions: Directions) -> None:
     """Check that the directions were made from what is there; what has been thrown away is not missed.
 
     Raises:

@@ -5,7 +5,7 @@ Memory: the row arrays (some 50 bytes a response and a pair), one unit of featur
 """
 
 import time
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ class FrequencySummary(NamedTuple):
         fresh: whether the table was there already.
     """
 
-    path: Path
+    path: PurePath
     frequency: Frequency
     left_out: int
     seconds: float

@@ -7,7 +7,7 @@ Memory: besides that of `extract`, the SAEs, one unit of latents and one tile of
 
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,7 +44,7 @@ class FusedWorker(CaptureWorker):
     def __init__(
         self,
         request: Request,
-        root: Path,
+        root: PurePath,
         run_id: str,
         names: Mapping[int, str],
         *,

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from sparserm_cli.config import ExtractConfig, column_map
@@ -84,7 +84,7 @@ class Request:
             asked["batch_tokens"] = config.batch_tokens
         return {**recorded, **asked}
 
-    def is_planned(self, root: Path) -> bool:
+    def is_planned(self, root: PurePath) -> bool:
         """Tell whether the plan at `root` is this request's; one that cannot be read is not."""
         try:
             check_request(root, self)
@@ -104,7 +104,7 @@ def request_of(config: ExtractConfig, identity: ModelIdentity) -> Request:
     return Request(config, identity, wanted_layers(config))
 
 
-def check_request(root: Path, request: Request) -> None:
+def check_request(root: PurePath, request: Request) -> None:
     """Check that the plan in the run directory is the request's.
 
     Raises:
@@ -116,7 +116,7 @@ def check_request(root: Path, request: Request) -> None:
     check_same_plan(str(root), recorded, request.expected(recorded), "--force")
 
 
-def write_plan(root: Path, request: Request) -> ExtractPlan:
+def write_plan(root: PurePath, request: Request) -> ExtractPlan:
     """Read, check and tokenise the data, and freeze the plan.
 
     Args:
@@ -163,10 +163,15 @@ def write_plan(root: Path, request: Request) -> ExtractPlan:
         return writer.freeze(counts)
 
 
-def _input_fact(read: InputFile, run: Path) -> InputFact:
-    """Return what is recorded of an input: the relative path of a file from the run directory on."""
-    relative = Path(read.path).is_file() and not Path(read.path).is_absolute()
-    return InputFact(os.path.relpath(read.path, run) if relative else read.path, read.bytes, read.sha256)
+def _input_fact(read: InputFile, run: PurePath) -> InputFact:
+    """Return what is recorded of an input: the relative path of a file from the run directory on.
+
+    From a run on an object store no path leads to a file of this machine, so there it is the absolute one.
+    """
+    path = read.path
+    if Path(path).is_file() and not Path(path).is_absolute():
+        path = os.path.relpath(path, run) if isinstance(run, Path) else str(Path(path).absolute())
+    return InputFact(path, read.bytes, read.sha256)
 
 
 def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:

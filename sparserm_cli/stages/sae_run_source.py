@@ -5,7 +5,7 @@ Axes: rows (tokens), d_in (width of the residual stream).
 """
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class RunSource:
 
     """
 
-    def __init__(self, run: Path, *, layer: int | None, held_out_fraction: float, seed: int) -> None:
+    def __init__(self, run: PurePath, *, layer: int | None, held_out_fraction: float, seed: int) -> None:
         self._capture = ActivationsReader(capture_path(run))
         settings = self._capture.plan.settings
         if layer is None and len(settings.layers) > 1:

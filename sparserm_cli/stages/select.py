@@ -6,7 +6,7 @@ Memory: the table of frequencies and one SAE.
 
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +33,7 @@ from sparserm_cli.store.features import FeaturesReader, SAEFacts, features_path
 from sparserm_cli.store.frequency import Frequency, Measures, frequency_path, read_frequency
 from sparserm_cli.store.lineage import Lineage, check_parent
 from sparserm_cli.store.locks import run_lock
+from sparserm_cli.store.units import is_planned
 
 DecoderRows = Callable[[int, Int64[np.ndarray, " latents"]], Float32[np.ndarray, "latents d_in"]]
 """Gives the decoder rows of some latents of a layer's SAE."""
@@ -50,7 +51,7 @@ class SelectSummary(NamedTuple):
         fresh: whether the directions were there already.
     """
 
-    path: Path
+    path: PurePath
     directions: Directions
     by: str
     top_k: int
@@ -80,7 +81,7 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
     where = f"{frequency_path(config.run)} (from {features.root.name})"
     recorded = frequency.lineage.parent("features")
     check_parent(where, recorded, features.lineage.as_parent(), "run `sparserm frequency`")
-    if capture_path(config.run).exists():  # a capture may be thrown away once it has been encoded
+    if is_planned(capture_path(config.run)):  # a capture may be thrown away once it has been encoded
         features.check_parent(open_capture(config.run).lineage.as_parent())
     identity = {"by": config.by, "top_k": config.top_k, "seed": config.seed}
     parents = {

@@ -7,7 +7,7 @@ Memory: `recipe.buffer_rows` activations in bfloat16, the SAE, and Adam's two mo
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +59,7 @@ def train_sae(
     data: Sequence[str],
     output: Path,
     *,
-    run: Path | None = None,
+    run: PurePath | None = None,
     model: str = DEFAULT_MODEL,
     layer: int | None = None,
     recipe: SAERecipe | None = None,

@@ -9,7 +9,7 @@ Axes: rows (response tokens of a unit), responses (of a unit), d_in (width of th
 import time
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -45,7 +45,9 @@ class CaptureWorker(UnitWorker):
 
     """
 
-    def __init__(self, request: Request, root: Path, run_id: str, *, progress: Progress, note: Note) -> None:
+    def __init__(
+        self, request: Request, root: PurePath, run_id: str, *, progress: Progress, note: Note
+    ) -> None:
         self._request, self._progress, self._note = request, progress, note
         self.writer = ActivationsWriter(root, run_id)
 

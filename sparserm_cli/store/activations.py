@@ -1,10 +1,11 @@
 """activations.zarr: where it lies, its writer and its reader."""
 
-from pathlib import Path
+from pathlib import PurePath
 
 from sparserm_cli.store.capture_reader import ActivationsReader, TokenBlock
 from sparserm_cli.store.capture_writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.files import remove_folder
+from sparserm_cli.store.units import MANIFEST, PLAN
 
 __all__ = [
     "FOLDER",
@@ -20,12 +21,12 @@ __all__ = [
 FOLDER = "activations.zarr"
 
 
-def capture_path(run: Path) -> Path:
+def capture_path(run: PurePath) -> PurePath:
     """Return where the capture of a run directory lies."""
     return run / FOLDER
 
 
-def open_capture(run: Path) -> ActivationsReader:
+def open_capture(run: PurePath) -> ActivationsReader:
     """Open the complete capture of a run directory for a stage that builds on it.
 
     Raises:
@@ -39,6 +40,6 @@ def open_capture(run: Path) -> ActivationsReader:
     return capture
 
 
-def remove_capture(root: Path) -> None:
+def remove_capture(root: PurePath) -> None:
     """Remove a capture; a crash leaves the whole capture or none."""
-    remove_folder(root)
+    remove_folder(root, MANIFEST, PLAN)

@@ -5,7 +5,7 @@ all responses.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -18,9 +18,10 @@ from sparserm_cli.store.layout import ACTIVATIONS, COMMAND, VERSION
 from sparserm_cli.store.lineage import Lineage
 from sparserm_cli.store.plan import POOLED, ExtractPlan, check_inputs, plan_of
 from sparserm_cli.store.receipts import Manifest
+from sparserm_cli.store.remote_zarr import zarr_store
 from sparserm_cli.store.rows import Pairs, Rows
 from sparserm_cli.store.units import UnitStore
-from sparserm_cli.store.zarrs import SafeStore, read_rows
+from sparserm_cli.store.zarrs import read_rows
 
 
 class TokenBlock(NamedTuple):
@@ -50,11 +51,11 @@ class ActivationsReader:
 
     """
 
-    def __init__(self, root: Path, *, allow_partial: bool = False) -> None:
+    def __init__(self, root: PurePath, *, allow_partial: bool = False) -> None:
         self.root = root
         self.store = UnitStore(root, ACTIVATIONS, VERSION, COMMAND)
         self.plan: ExtractPlan = plan_of(str(root), self.store.plan)
-        self._zarr = SafeStore(root, read_only=True)
+        self._zarr = zarr_store(root, self.store.plan, read_only=True)
         self.rows = Rows(self._zarr, self.plan.layout)
         pending = self.store.pending() if allow_partial else []
         self.manifest: Manifest | None = None if pending else open_complete(self.store)

@@ -6,7 +6,7 @@ Memory: one unit, twice.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from sparserm_cli.store.layout import ACTIVATIONS, COMMAND, VERSION
 from sparserm_cli.store.lineage import Lineage
 from sparserm_cli.store.plan import POOLED, plan_of
 from sparserm_cli.store.receipts import Receipt, UnitFacts
+from sparserm_cli.store.remote_zarr import zarr_store
 from sparserm_cli.store.rows import Rows, TreeRows
 from sparserm_cli.store.units import UnitStore
-from sparserm_cli.store.zarrs import SafeStore, chunk_path, open_array, write_rows
+from sparserm_cli.store.zarrs import CheckedStore, chunk_path, open_array, write_rows
 
 
 class NonFiniteError(PartialError):
@@ -38,11 +39,11 @@ class ActivationsWriter:
 
     """
 
-    def __init__(self, root: Path, run_id: str = "") -> None:
+    def __init__(self, root: PurePath, run_id: str = "") -> None:
         self.root = root
         self.store = UnitStore(root, ACTIVATIONS, VERSION, COMMAND, run_id)
         self.plan = plan_of(str(root), self.store.plan)
-        self.rows = Rows(SafeStore(root, read_only=True), self.plan.layout)
+        self.rows = Rows(zarr_store(root, self.store.plan, read_only=True), self.plan.layout)
 
     @property
     def lineage(self) -> Lineage:
@@ -73,12 +74,12 @@ class ActivationsWriter:
         """
         span = self.rows.span(unit)
         self._check(unit, layers, facts)
-        zarr_store = SafeStore(self.root)
+        store = zarr_store(self.root, self.store.plan)
         files = []
         for layer, arrays in layers.items():
             for name, values in arrays.items():
                 path = f"layers/{layer}/{name}"
-                self._write_chunk(zarr_store, path, unit, values)
+                self._write_chunk(store, path, unit, values)
                 files.append(chunk_path(path, unit))
         tokens = int(self.rows.lengths(unit).sum())
         told = replace(
@@ -86,9 +87,9 @@ class ActivationsWriter:
             rows=tokens if self.plan.settings.positions == "response" else len(span),
             absmax=max(bits.absmax(values) for arrays in layers.values() for values in arrays.values()),
         )
-        return self.store.commit(unit, files, told, zarr_store.written)
+        return self.store.commit(unit, files, told, store.written)
 
-    def _write_chunk(self, store: SafeStore, path: str, unit: int, values: np.ndarray) -> None:
+    def _write_chunk(self, store: CheckedStore, path: str, unit: int, values: np.ndarray) -> None:
         """Write one chunk, its unused rows filled with NaN."""
         layout = self.plan.layout
         height = layout.tokens_per_unit if path.endswith("tokens") else layout.responses_per_unit

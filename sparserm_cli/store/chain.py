@@ -3,24 +3,23 @@
 `look` reads as little of an artifact as tells what it is and whether it is whole by the quick check.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store import activations, directions, features, frequency, reward
 from sparserm_cli.store.checks import open_complete
-from sparserm_cli.store.disk import size_of
 from sparserm_cli.store.features_plan import FEATURES
 from sparserm_cli.store.features_plan import VERSION as FEATURES_VERSION
-from sparserm_cli.store.files import read_sealed
+from sparserm_cli.store.files import read_sealed, size_of
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.layout import VERSION as ACTIVATIONS_VERSION
 from sparserm_cli.store.lineage import Lineage, first_difference
+from sparserm_cli.store.places import bytes_below, is_there, names
 from sparserm_cli.store.receipts import FileFact, files_from_json
-from sparserm_cli.store.units import INNER, MANIFEST, UnitStore
+from sparserm_cli.store.units import INNER, MANIFEST, PLAN, UnitStore
 
 ABSENT, PLANNED, PARTIAL, COMPLETE = "absent", "planned", "partial", "complete"
 STALE, INCOMPATIBLE, CORRUPT = "stale", "incompatible", "corrupt"
@@ -32,7 +31,7 @@ class Artifact:
 
     name: str
     """Such as `activations`."""
-    path: Path
+    path: PurePath
     """Where it lies or would lie."""
     command: str
     """What makes or continues it."""
@@ -66,18 +65,21 @@ class Artifact:
 class _Kind:
     """How one kind of artifact is found."""
 
-    path: Callable[[Path], Path]
+    path: Callable[[PurePath], PurePath]
     command: str
-    lineage: Callable[[Path], Lineage] | None = None
+    lineage: Callable[[PurePath], Lineage] | None = None
     version: int = 0
-    described_in: str = ""
+    described_in: str = PLAN
 
 
 _KINDS: Mapping[str, _Kind] = {
     ACTIVATIONS: _Kind(activations.capture_path, "sparserm extract", version=ACTIVATIONS_VERSION),
     FEATURES: _Kind(features.features_path, "sparserm encode", version=FEATURES_VERSION),
     "frequency": _Kind(
-        frequency.frequency_path, "sparserm frequency", lambda run: frequency.read_frequency(run).lineage
+        frequency.frequency_path,
+        "sparserm frequency",
+        lambda run: frequency.read_frequency(run).lineage,
+        described_in="",
     ),
     "directions": _Kind(
         directions.directions_path,
@@ -95,7 +97,7 @@ _KINDS: Mapping[str, _Kind] = {
 NAMES = tuple(_KINDS)
 
 
-def unit_store(run: Path, name: str) -> UnitStore | None:
+def unit_store(run: PurePath, name: str) -> UnitStore | None:
     """Open the unit store `name` of a run directory; None for artifacts without units.
 
     Raises:
@@ -107,24 +109,24 @@ def unit_store(run: Path, name: str) -> UnitStore | None:
     return UnitStore(kind.path(run), name, kind.version, kind.command) if kind.version else None
 
 
-def look(run: Path, name: str) -> Artifact:
+def look(run: PurePath, name: str) -> Artifact:
     """Return an artifact of a run directory; no error is raised for what is wrong with it."""
     kind = _KINDS[name]
     artifact = Artifact(name, kind.path(run), kind.command)
-    if not artifact.path.exists():
+    if not is_there(artifact.path, kind.described_in):
         return artifact
     try:
         if kind.lineage is None:
             return _look_at_units(run, artifact)
-        lineage, size = kind.lineage(run), bytes_of(artifact.path)
+        lineage, size = kind.lineage(run), bytes_below(artifact.path)
         return replace(artifact, state=COMPLETE, lineage=lineage, bytes=size, created=lineage.created)
     except CorruptStoreError as error:
-        return replace(artifact, state=CORRUPT, detail=str(error), bytes=bytes_of(artifact.path))
+        return replace(artifact, state=CORRUPT, detail=str(error), bytes=bytes_below(artifact.path))
     except IncompatibleError as error:
-        return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=bytes_of(artifact.path))
+        return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=bytes_below(artifact.path))
 
 
-def _look_at_units(run: Path, artifact: Artifact) -> Artifact:
+def _look_at_units(run: PurePath, artifact: Artifact) -> Artifact:
     """Return a unit store: planned, partial or complete."""
     store = unit_store(run, artifact.name)
     if store is None:
@@ -132,17 +134,17 @@ def _look_at_units(run: Path, artifact: Artifact) -> Artifact:
     told: Mapping[str, Any] = store.plan.told
     artifact = replace(artifact, units=store.plan.units, created=str(told.get("created", "")))
     if size_of(store.root / MANIFEST) < 0:
-        done, failed = store.done(), _count(store.root / INNER / "failures")
+        done, failed = store.done(), len(names(store.root / INNER / "failures"))
         detail = f"{done} of {store.plan.units} units" + (f", {failed} failed" if failed else "")
         state = PARTIAL if done else PLANNED
-        return replace(artifact, state=state, detail=detail, done=done, bytes=bytes_of(artifact.path))
+        return replace(artifact, state=state, detail=detail, done=done, bytes=bytes_below(artifact.path))
     manifest = open_complete(store)
     size = manifest.bytes + sum(file.size for file in store.plan.files)
     lineage = store.lineage(manifest)
     return replace(artifact, state=COMPLETE, done=store.plan.units, bytes=size, lineage=lineage)
 
 
-def is_made(run: Path, wanted: Lineage) -> bool:
+def is_made(run: PurePath, wanted: Lineage) -> bool:
     """Tell whether the run directory holds the artifact `wanted`, whole: same settings, same parents.
 
     Its digest is not compared: it follows from these.
@@ -166,18 +168,3 @@ def recorded_files(artifact: Artifact) -> tuple[FileFact, ...]:
         return ()
     # The seal vouches that no list was lost: an artifact without one was made before there were lists.
     return files_from_json(read_sealed(artifact.path / described_in).get("files", ()))
-
-
-def _count(folder: Path) -> int:
-    """Return how many names a folder has."""
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
-
-
-def bytes_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
-    if path.is_file():
-        return path.stat().st_size
-    total = 0
-    for folder, _, names in os.walk(path):
-        total += sum(os.stat(os.path.join(folder, name)).st_size for name in names)  # noqa: PTH116, PTH118
-    return total

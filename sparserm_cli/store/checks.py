@@ -5,10 +5,11 @@ Quick: the manifest, then one stat for each file. Deep: every byte is hashed aga
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.files import digest_file, read_sealed, size_of
+from sparserm_cli.store.places import for_each
 from sparserm_cli.store.receipts import FileFact, Manifest, Receipt, UnitRecord
 from sparserm_cli.store.units import INNER, MANIFEST, UnitStore
 
@@ -61,9 +62,13 @@ def check(store: UnitStore, *, deep: bool) -> list[Damage]:
         manifest = store.manifest()
     except CorruptStoreError as error:
         damage.append(Damage(MANIFEST, None, error.expected, error.found))
-    for unit in range(store.plan.units):
-        record = manifest.units[unit] if manifest is not None and unit < len(manifest.units) else None
-        damage += _check_unit(store, unit, record, deep=deep)
+    records = dict(enumerate(manifest.units if manifest is not None else ()))
+
+    def check_unit(unit: int) -> list[Damage]:
+        return list(_check_unit(store, unit, records.get(unit), deep=deep))
+
+    for found in for_each(store.root, check_unit, range(store.plan.units)):
+        damage += found
     if manifest is not None and len(manifest.units) != store.plan.units:
         units = f"{store.plan.units} units", f"{len(manifest.units)}"
         damage.append(Damage(MANIFEST, None, *units))
@@ -90,7 +95,7 @@ def _read_receipt(store: UnitStore, unit: int, path: str) -> tuple[Receipt | Non
     """Return the receipt at `path` and what is wrong with it."""
     try:
         receipt = Receipt.from_json(path, read_sealed(store.root / path))
-    except SparseRMError as error:
+    except CorruptStoreError as error:
         return None, [Damage(path, unit, error.expected, error.found)]
     if receipt.plan_hash != store.plan_hash:
         return None, [Damage(path, unit, f"plan {store.plan_hash}", f"plan {receipt.plan_hash}")]
@@ -99,11 +104,13 @@ def _read_receipt(store: UnitStore, unit: int, path: str) -> tuple[Receipt | Non
     return receipt, []
 
 
-def check_files(root: Path, files: Sequence[FileFact], unit: int | None, *, deep: bool) -> Iterator[Damage]:
+def check_files(
+    root: PurePath, files: Sequence[FileFact], unit: int | None, *, deep: bool
+) -> Iterator[Damage]:
     """Yield the files below `root` whose size, or with `deep` whose digest, is not as recorded."""
     folder = str(root)
     for file in files:
-        size = size_of(f"{folder}/{file.path}")
+        size = size_of(f"{folder}/{file.path}" if isinstance(root, Path) else root / file.path)
         if size != file.size:
             found = "no file" if size < 0 else f"{size:,} bytes"
             yield Damage(file.path, unit, f"{file.size:,} bytes", found)
@@ -133,8 +140,12 @@ def open_complete(store: UnitStore) -> Manifest:
         found = f"{len(manifest.units)}"
         raise CorruptStoreError(str(store.root / MANIFEST), f"{store.plan.units} units", found, REPAIR)
     damage = list(check_files(store.root, store.plan.files, None, deep=False))
-    for unit, record in enumerate(manifest.units):
-        damage += check_files(store.root, record.files, unit, deep=False)
+
+    def check_unit(unit: int) -> list[Damage]:
+        return list(check_files(store.root, manifest.units[unit].files, unit, deep=False))
+
+    for damaged in for_each(store.root, check_unit, range(store.plan.units)):
+        damage += damaged
     if damage:
         raise damage_error(store, damage)
     return manifest

@@ -19,7 +19,7 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.zarrs import SafeStore, array_options, open_array, reading, zarr_settings
+from sparserm_cli.store.zarrs import CheckedStore, array_options, open_array, reading, zarr_settings
 
 ARRAYS = ("data", "indices", "indptr")
 _U16_COLUMNS = 1 << 16
@@ -82,7 +82,7 @@ def _content_problem(csr: Csr, d_sae: int) -> str:
     return ""
 
 
-def write_csr(store: SafeStore, path: str, csr: Csr, d_sae: int) -> list[str]:
+def write_csr(store: CheckedStore, path: str, csr: Csr, d_sae: int) -> list[str]:
     """Write a checked matrix at `path`; writing it again writes the same bytes.
 
     Returns:
@@ -105,7 +105,7 @@ def write_csr(store: SafeStore, path: str, csr: Csr, d_sae: int) -> list[str]:
         return sync(_copy(memory, store, path))
 
 
-async def _copy(memory: MemoryStore, store: SafeStore, path: str) -> list[str]:
+async def _copy(memory: MemoryStore, store: CheckedStore, path: str) -> list[str]:
     """Write every key of a store in memory below `path`.
 
     Zarr would not make an array that is there, and would delete it first if told to overwrite; another worker
@@ -119,7 +119,7 @@ async def _copy(memory: MemoryStore, store: SafeStore, path: str) -> list[str]:
     return [f"{path}/{key}" for key in keys]
 
 
-def read_csr(store: SafeStore, path: str, unit: int, rows: int, *, with_data: bool = True) -> Csr:
+def read_csr(store: CheckedStore, path: str, unit: int, rows: int, *, with_data: bool = True) -> Csr:
     """Read a matrix.
 
     Args:
@@ -139,14 +139,14 @@ def read_csr(store: SafeStore, path: str, unit: int, rows: int, *, with_data: bo
     if indptr.shape != (rows + 1,) or len(indices) != indptr[-1] or len(data) != len(indices):
         found = f"{len(indptr) - 1} rows, {len(indices)} columns, {len(data)} values"
         hint = "run `sparserm verify --deep`"
-        raise CorruptStoreError(f"{store.root / path} (unit {unit})", f"{rows} rows", found, hint)
+        raise CorruptStoreError(f"{store.place / path} (unit {unit})", f"{rows} rows", found, hint)
     return Csr(data, indices, indptr)
 
 
-def _read(store: SafeStore, path: str, unit: int) -> np.ndarray:
+def _read(store: CheckedStore, path: str, unit: int) -> np.ndarray:
     """Read one whole array."""
     array = open_array(store, path)
-    with reading(f"{store.root / path} (unit {unit})"):
+    with reading(f"{store.place / path} (unit {unit})"):
         return np.asarray(array[:])
 
 

@@ -16,19 +16,20 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import xxhash
 from jaxtyping import Float32, Float64, Int8, Int64
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import building_folder, read_sealed, write_sealed
+from sparserm_cli.store.files import building_folder, read_bytes, read_sealed, write_sealed
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.lineage import Lineage, check_version, now
+from sparserm_cli.store.places import is_there
 from sparserm_cli.store.receipts import files_to_json
 
 FOLDER = "directions"
@@ -69,12 +70,12 @@ class Directions:
     """Layer to directions, in the order in which a reward model uses them."""
 
 
-def directions_path(run: Path) -> Path:
+def directions_path(run: PurePath) -> PurePath:
     """Return where the directions of a run directory lie."""
     return run / FOLDER
 
 
-def write_directions(run: Path, directions: Directions) -> Directions:
+def write_directions(run: PurePath, directions: Directions) -> Directions:
     """Write directions/ whole or not at all, and return what was written with its digest.
 
     Raises:
@@ -84,14 +85,15 @@ def write_directions(run: Path, directions: Directions) -> Directions:
     told = {str(layer): _told(one) for layer, one in directions.layers.items()}
     tensors = {f"layers.{layer}": np.ascontiguousarray(one.rows) for layer, one in directions.layers.items()}
     lineage = replace(directions.lineage, digest=_digest(tensors, directions.layers), created=now())
-    with building_folder(directions_path(run), sum(rows.nbytes for rows in tensors.values())) as part:
+    size = sum(rows.nbytes for rows in tensors.values())
+    with building_folder(directions_path(run), size, sealed_by=JSON) as part:
         save_file(tensors, part / _TENSORS)
         files = files_to_json(inventory(part))
         write_sealed(part / JSON, {**lineage.to_json(), "files": files, "layers": told})
     return replace(directions, lineage=lineage)
 
 
-def read_directions(run: Path) -> Directions:
+def read_directions(run: PurePath) -> Directions:
     """Read and check directions/.
 
     Raises:
@@ -100,14 +102,14 @@ def read_directions(run: Path) -> Directions:
 
     """
     folder = directions_path(run)
-    if not folder.is_dir():
+    if not is_there(folder, JSON):
         raise IncompatibleError(str(folder), "preference directions", "no folder", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
     head = read_sealed(folder / JSON, again)
     check_version(str(folder), TYPE, head, VERSION)
     lineage = Lineage.from_json(str(folder / JSON), head)
     try:
-        tensors = load_file(folder / _TENSORS)
+        tensors = load(read_bytes(folder / _TENSORS))
     except (OSError, SafetensorError) as error:
         found = type(error).__name__
         raise CorruptStoreError(str(folder / _TENSORS), "the decoder rows", found, again) from None

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol, TypeVar, runtime_checkable
 
 import xxhash
@@ -205,7 +205,7 @@ def probe_writable(folder: Path) -> None:
 
 
 @contextmanager
-def disk_errors(where: Path, needed: int) -> Iterator[None]:
+def disk_errors(where: PurePath, needed: int) -> Iterator[None]:
     """Turn a full disk, a used-up quota and a folder that cannot be written into ResourceError.
 
     Args:

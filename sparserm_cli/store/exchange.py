@@ -4,13 +4,14 @@ Nothing written or read here holds or runs code: no pickle.
 """
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from sparserm_cli.config import local_folder
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.activations import FOLDER, capture_path
 from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.files import building_file, make_folder
 from sparserm_cli.store.plan import POOLED
@@ -20,7 +21,7 @@ _HDF5 = (".h5", ".hdf5")
 _POOLED = (".npz", ".safetensors")
 
 
-def export_capture(run: Path, target: Path) -> Path:
+def export_capture(run: PurePath, target: Path) -> Path:
     """Export the capture of a run directory.
 
     Args:
@@ -51,7 +52,7 @@ def export_capture(run: Path, target: Path) -> Path:
     return target
 
 
-def import_capture(source: Path, run: Path, *, force: bool = False) -> Manifest:
+def import_capture(source: Path, run: PurePath, *, force: bool = False) -> Manifest:
     """Import an exported HDF5 file as the capture of a run directory.
 
     Args:
@@ -70,7 +71,7 @@ def import_capture(source: Path, run: Path, *, force: bool = False) -> Manifest:
     """
     from sparserm_cli.store.hdf5_import import read_hdf5
 
-    root = capture_path(run)
+    root = local_folder(run, "`sparserm import`") / FOLDER
     if root.exists() and not force:
         raise IncompatibleError(str(root), "no capture", "one", "use --force or another --run directory")
     return read_hdf5(source, root)

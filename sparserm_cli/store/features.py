@@ -5,7 +5,7 @@ Axes: rows are the response tokens of one unit, columns the latents (`d_sae`). M
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -27,9 +27,9 @@ from sparserm_cli.store.files import remove_folder
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import Lineage, Parent, check_parent
 from sparserm_cli.store.receipts import Manifest, Receipt, UnitFacts
+from sparserm_cli.store.remote_zarr import zarr_store
 from sparserm_cli.store.rows import Pairs, Rows
-from sparserm_cli.store.units import UnitStore
-from sparserm_cli.store.zarrs import SafeStore
+from sparserm_cli.store.units import MANIFEST, PLAN, UnitStore
 
 __all__ = [
     "FOLDER",
@@ -48,14 +48,14 @@ __all__ = [
 FOLDER = "features.zarr"
 
 
-def features_path(run: Path) -> Path:
+def features_path(run: PurePath) -> PurePath:
     """Return where the encoding of a run directory lies."""
     return run / FOLDER
 
 
-def remove_features(root: Path) -> None:
+def remove_features(root: PurePath) -> None:
     """Remove an encoding; a crash leaves the whole encoding or none."""
-    remove_folder(root)
+    remove_folder(root, MANIFEST, PLAN)
 
 
 class FeatureBlock(NamedTuple):
@@ -84,11 +84,11 @@ class FeaturesWriter:
 
     """
 
-    def __init__(self, root: Path, run_id: str = "") -> None:
+    def __init__(self, root: PurePath, run_id: str = "") -> None:
         self.root = root
         self.store = UnitStore(root, FEATURES, VERSION, COMMAND, run_id)
         self.plan = features_plan_of(str(root), self.store.plan)
-        self.rows = Rows(SafeStore(root, read_only=True), self.plan.layout)
+        self.rows = Rows(zarr_store(root, self.store.plan, read_only=True), self.plan.layout)
 
     @property
     def parent(self) -> Parent:
@@ -113,12 +113,12 @@ class FeaturesWriter:
             raise ValueError(f"layers {tuple(layers)} instead of {self.plan.layers}")
         for layer, csr in layers.items():
             check_csr(csr, tokens, self.plan.sae(layer).d_sae)
-        zarr_store = SafeStore(self.root)
+        store = zarr_store(self.root, self.store.plan)
         files: list[str] = []
         for layer, csr in layers.items():
-            files += write_csr(zarr_store, part_path(layer, unit), csr, self.plan.sae(layer).d_sae)
+            files += write_csr(store, part_path(layer, unit), csr, self.plan.sae(layer).d_sae)
         largest = max(float(csr.data.max(initial=0.0)) for csr in layers.values())
-        return self.store.commit(unit, files, replace(facts, rows=tokens, absmax=largest), zarr_store.written)
+        return self.store.commit(unit, files, replace(facts, rows=tokens, absmax=largest), store.written)
 
 
 class FeaturesReader:
@@ -133,12 +133,12 @@ class FeaturesReader:
 
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: PurePath) -> None:
         self.root = root
         self.store = UnitStore(root, FEATURES, VERSION, COMMAND)
         self.plan: FeaturesPlan = features_plan_of(str(root), self.store.plan)
         self.manifest: Manifest = open_complete(self.store)
-        self._zarr = SafeStore(root, read_only=True)
+        self._zarr = zarr_store(root, self.store.plan, read_only=True)
         self.rows = Rows(self._zarr, self.plan.layout)
         self.units = list(range(self.plan.layout.units))
 

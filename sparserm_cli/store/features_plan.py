@@ -7,7 +7,7 @@ rows/                     as in the capture, without token ids
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
@@ -20,7 +20,7 @@ from sparserm_cli.store.lineage import now, package_versions
 from sparserm_cli.store.plan import Layout
 from sparserm_cli.store.receipts import Plan
 from sparserm_cli.store.rows import ROW_TYPES, TOKEN_IDS, write_array
-from sparserm_cli.store.units import write_plan
+from sparserm_cli.store.units import PLAN, write_plan
 from sparserm_cli.store.zarrs import SafeStore, create_group
 
 FEATURES = "features"
@@ -90,7 +90,7 @@ def features_identity(saes: Sequence[SAEFacts]) -> dict[str, Any]:
 
 
 def plan_features(
-    root: Path, capture: ActivationsReader | ActivationsWriter, saes: Sequence[SAEFacts]
+    root: PurePath, capture: ActivationsReader | ActivationsWriter, saes: Sequence[SAEFacts]
 ) -> FeaturesPlan:
     """Freeze the plan of an encoding; after this it is there, without any unit done.
 
@@ -113,7 +113,7 @@ def plan_features(
             where, found = f"{sae.name}: d_in", str(sae.d_in)
             hint = "take an SAE of the captured model"
             raise IncompatibleError(where, str(capture.plan.settings.d_in), found, hint)
-    with building_folder(root) as part:
+    with building_folder(root, sealed_by=PLAN) as part:
         store = SafeStore(part, sync=False)
         create_group(store, "", {"sparserm": {"type": FEATURES, "version": VERSION}})
         for sae in saes:

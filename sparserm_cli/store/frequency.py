@@ -16,7 +16,7 @@ the lineage and what the rates are shares of; since format 2 the file has the se
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ import xxhash
 from jaxtyping import Float32, Float64, Int64
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.files import size_of
 from sparserm_cli.store.lineage import Lineage, check_version, now
 from sparserm_cli.store.parquet import read_sealed_table, write_sealed_table
 
@@ -102,12 +103,12 @@ class Frequency:
     """Layer to measures."""
 
 
-def frequency_path(run: Path) -> Path:
+def frequency_path(run: PurePath) -> PurePath:
     """Return where the frequencies of a run directory lie."""
     return run / FREQUENCY
 
 
-def write_frequency(run: Path, frequency: Frequency) -> Frequency:
+def write_frequency(run: PurePath, frequency: Frequency) -> Frequency:
     """Write frequency.parquet whole or not at all, and return what was written with its digest.
 
     Raises:
@@ -127,7 +128,7 @@ def write_frequency(run: Path, frequency: Frequency) -> Frequency:
     return frequency
 
 
-def read_frequency(run: Path) -> Frequency:
+def read_frequency(run: PurePath) -> Frequency:
     """Read and check frequency.parquet.
 
     Raises:
@@ -136,7 +137,7 @@ def read_frequency(run: Path) -> Frequency:
 
     """
     path = frequency_path(run)
-    if not path.is_file():
+    if size_of(path) < 0:
         raise IncompatibleError(str(path), "the table of frequencies", "no file", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
     table, head = read_sealed_table(path, 2, again)

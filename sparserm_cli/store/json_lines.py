@@ -4,9 +4,10 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import PurePath
 from typing import IO, Any
 
+from sparserm_cli.config import place
 from sparserm_cli.store.files import building_file, make_folder
 
 STDOUT = "-"
@@ -21,7 +22,7 @@ def line_writer(file: IO[str]) -> Writer:
 
 
 @contextmanager
-def writing_lines(output: str | Path) -> Iterator[Writer]:
+def writing_lines(output: str | PurePath) -> Iterator[Writer]:
     """Give what writes lines to stdout (`STDOUT`), or to a file that appears when it is whole.
 
     Raises:
@@ -31,7 +32,7 @@ def writing_lines(output: str | Path) -> Iterator[Writer]:
     if output == STDOUT:
         yield line_writer(sys.stdout)
         return
-    path = Path(output)
+    path = place(output)
     make_folder(path.parent)
     with building_file(path) as part, part.open("w", encoding="utf-8") as file:
         yield line_writer(file)

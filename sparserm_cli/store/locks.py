@@ -1,38 +1,36 @@
 """Locks on a run directory that outlive no process: one full run, or several workers, never both.
 
-A lock is a file that names its holder. It appears whole, by a hard link (where there are none, by exclusive
-creation), so one of two racers gets it. No flock: network file systems break it.
+A lock is a file that names its holder. It appears whole and only if it is absent (`places.create`), so
+one of two racers gets it. No flock: network file systems break it.
 
 A dead holder's lock is taken over with no moment in which nobody or two hold it: the successor of a dead
 holder is whoever creates `<lock>.<digest of that holder's file>`, which only one can; it then renames its
 claim to the lock's own name. A claim counts only if the chain that starts at the lock still leads to it.
 """
 
-import errno
+import fnmatch
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import PurePath
 
 from sparserm_cli.errors import TemporaryError
-from sparserm_cli.store.disk import part_name, rename
-from sparserm_cli.store.files import canonical_json, disk_errors, fault_point, make_folder, operation
+from sparserm_cli.store.files import canonical_json, disk_errors, fault_point, make_folder, read_bytes, remove
 from sparserm_cli.store.holders import Holder, parse_holder
+from sparserm_cli.store.places import create, names, rename
 from sparserm_cli.store.process import is_dead, this_process
 
 RUN_LOCK = "run.lock"
 PLAN_LOCK = "plan.lock"
 _WORKER_LOCKS = "worker-*.lock"
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _POLL_SECONDS = 0.1
 _PATIENCE_SECONDS = 1.0  # how long a lock without content may be one that is just being written
 
 
 @contextmanager
-def run_lock(folder: Path, run_id: str = "") -> Iterator[None]:
+def run_lock(folder: PurePath, run_id: str = "") -> Iterator[None]:
     """Hold the run directory for a full run: no other full run and no worker may work in it.
 
     Raises:
@@ -41,13 +39,13 @@ def run_lock(folder: Path, run_id: str = "") -> Iterator[None]:
 
     """
     with lock(folder, RUN_LOCK, run_id):
-        for path in sorted(folder.glob(_WORKER_LOCKS)):
-            refuse_if_held(path)
+        for name in sorted(fnmatch.filter(names(folder), _WORKER_LOCKS)):
+            refuse_if_held(folder / name)
         yield
 
 
 @contextmanager
-def worker_lock(folder: Path, rank: int, run_id: str = "") -> Iterator[None]:
+def worker_lock(folder: PurePath, rank: int, run_id: str = "") -> Iterator[None]:
     """Hold one worker's rank in the run directory: no full run and no second worker of this rank.
 
     Raises:
@@ -62,7 +60,7 @@ def worker_lock(folder: Path, rank: int, run_id: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def plan_lock(folder: Path, run_id: str = "", wait_seconds: float = 3600.0) -> Iterator[None]:
+def plan_lock(folder: PurePath, run_id: str = "", wait_seconds: float = 3600.0) -> Iterator[None]:
     """Hold the right to make the plan; other workers wait until it is there.
 
     Raises:
@@ -75,7 +73,7 @@ def plan_lock(folder: Path, run_id: str = "", wait_seconds: float = 3600.0) -> I
 
 
 @contextmanager
-def lock(folder: Path, name: str, run_id: str = "", wait_seconds: float = 0.0) -> Iterator[None]:
+def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock file `name` in `folder`.
 
     Args:
@@ -104,7 +102,7 @@ def lock(folder: Path, name: str, run_id: str = "", wait_seconds: float = 0.0) -
         yield
 
 
-def refuse_if_held(path: Path) -> None:
+def refuse_if_held(path: PurePath) -> None:
     """Raise TemporaryError if a live process holds the lock at `path`."""
     _, content = _end_of_chain(path)
     holder = None if content is None else parse_holder(content)
@@ -112,20 +110,20 @@ def refuse_if_held(path: Path) -> None:
         raise _held(path, holder)
 
 
-def _held(path: Path, holder: Holder) -> TemporaryError:
+def _held(path: PurePath, holder: Holder) -> TemporaryError:
     """Return the error for a lock that is held."""
     hint = f"wait for it to end (remove {path.name} only if that machine is gone)"
     return TemporaryError(str(path), "no other run at work", holder.told(), hint)
 
 
-def _acquire(path: Path, mine: bytes) -> Holder | None:
+def _acquire(path: PurePath, mine: bytes) -> Holder | None:
     """Take the lock or return its live holder."""
     while True:
         claim, content = _end_of_chain(path)
         holder = None if content is None else parse_holder(content)
         if holder is not None:
             return holder
-        if content is not None or not _create(claim, mine):
+        if content is not None or not create(claim, mine):
             continue
         if claim == path:
             return None
@@ -134,12 +132,12 @@ def _acquire(path: Path, mine: bytes) -> Holder | None:
             dead = list(_chain(path))
             rename(claim, path)
             for old in dead[1:-1]:
-                old.unlink(missing_ok=True)
+                remove(old)
             return None
-        claim.unlink(missing_ok=True)
+        remove(claim)
 
 
-def _chain(path: Path) -> Iterator[Path]:
+def _chain(path: PurePath) -> Iterator[PurePath]:
     """Yield the lock and the claims that succeed dead holders, up to the first file absent or alive."""
     while True:
         yield path
@@ -150,18 +148,18 @@ def _chain(path: Path) -> Iterator[Path]:
         path = path.with_name(f"{stem}.{hashlib.sha256(content).hexdigest()[:32]}")
 
 
-def _end_of_chain(path: Path) -> tuple[Path, bytes | None]:
+def _end_of_chain(path: PurePath) -> tuple[PurePath, bytes | None]:
     """Return the last file of the chain, and its live holder's content or None if the file is not there."""
     end = list(_chain(path))[-1]
     return end, _content(end)
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: PurePath) -> bytes | None:
     """Return a lock's content, None if it is not there; waits a little for one that is being written."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            content = path.read_bytes()
+            content = read_bytes(path)
         except FileNotFoundError:
             return None
         if parse_holder(content) is not None or time.monotonic() > deadline:
@@ -175,41 +173,7 @@ def _is_stale(content: bytes) -> bool:
     return holder is None or is_dead(holder.process)
 
 
-def _create(path: Path, content: bytes) -> bool:
-    """Create a file with its content in one step; False if it is there already."""
-    part = part_name(path)
-    operation("write")
-    part.write_bytes(content)
-    try:
-        operation("link")
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _create_exclusively(path, content)
-    finally:
-        part.unlink(missing_ok=True)
-    return True
-
-
-def _create_exclusively(path: Path, content: bytes) -> bool:
-    """Create a file where there are no hard links; False if it is there already."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "wb") as out:
-        out.write(content)
-    return True
-
-
-def _release(path: Path, mine: bytes) -> None:
+def _release(path: PurePath, mine: bytes) -> None:
     """Give the lock back if it is still ours."""
-    operation("remove")
-    try:
-        if path.read_bytes() == mine:
-            path.unlink()
-    except FileNotFoundError:
-        return
+    if _content(path) == mine:
+        remove(path)

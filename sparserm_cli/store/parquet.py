@@ -6,7 +6,7 @@ Parquet's own checksums are of its pages alone. The seal is of the whole file: t
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ _HEAD, _SEAL = b"sparserm", b"sparserm.seal"
 _PLACEHOLDER = b"here stands the seal of the file"
 
 
-def write_sealed_table(path: Path, table: Any, head: Mapping[str, Any]) -> None:
+def write_sealed_table(path: PurePath, table: Any, head: Mapping[str, Any]) -> None:
     """Write a table whole or not at all.
 
     Args:
@@ -40,7 +40,7 @@ def write_sealed_table(path: Path, table: Any, head: Mapping[str, Any]) -> None:
     write_atomic(path, data.replace(_PLACEHOLDER, _digest(data)))
 
 
-def read_sealed_table(path: Path, sealed_since: int, hint: str) -> tuple[Any, dict[str, Any]]:
+def read_sealed_table(path: PurePath, sealed_since: int, hint: str) -> tuple[Any, dict[str, Any]]:
     """Return the table that `write_sealed_table` wrote, and its head.
 
     Args:

@@ -6,7 +6,7 @@ Paths of input files are told but are no identity: a moved file is the same file
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError, UsageError
@@ -28,7 +28,7 @@ class InputFact(NamedTuple):
     """One input file as it was read."""
 
     path: str
-    """Where it lay; relative to the run directory if it was given so, that both may move together."""
+    """Where it lay; relative to a run directory on this machine if given so, that both may move together."""
     bytes: int
     """Its size."""
     sha256: str
@@ -207,12 +207,12 @@ def plan_of(where: str, plan: Plan) -> ExtractPlan:
     return read
 
 
-def input_path(run: Path, recorded: InputFact) -> Path:
+def input_path(run: PurePath, recorded: InputFact) -> Path:
     """Return where a recorded input of a run directory would lie now."""
     return Path(os.path.normpath(run / recorded.path))
 
 
-def check_inputs(plan: ExtractPlan, run: Path) -> None:
+def check_inputs(plan: ExtractPlan, run: PurePath) -> None:
     """Hash the input files again, where they still lie where they were.
 
     Args:
@@ -232,7 +232,7 @@ def check_inputs(plan: ExtractPlan, run: Path) -> None:
                 raise IncompatibleError(str(path), f"sha256 {one.sha256}", f"sha256 {found}", hint)
 
 
-def check_space(folder: Path, needed: int) -> None:
+def check_space(folder: PurePath, needed: int) -> None:
     """Refuse to begin what the disk cannot hold with a tenth to spare.
 
     Raises:
@@ -240,6 +240,6 @@ def check_space(folder: Path, needed: int) -> None:
 
     """
     wanted, free = int(needed * _SPACE_FACTOR), free_bytes(folder)
-    if free < wanted:
+    if free is not None and free < wanted:
         hint = "free space, choose another --run directory, or use --positions pooled"
         raise ResourceError(str(folder), f"{wanted:,} bytes free", f"{free:,}", hint)

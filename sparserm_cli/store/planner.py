@@ -11,7 +11,7 @@ billion different ones have is less likely than 1 in 10^20.
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -19,14 +19,14 @@ import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt32
 
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.store.disk import part_name
 from sparserm_cli.store.files import building_folder, fault_point, make_folder, write_atomic
 from sparserm_cli.store.layout import create_arrays, cut_units, freeze
+from sparserm_cli.store.places import part_name
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.receipts import REJECTS
 from sparserm_cli.store.rows import STRADDLED, TRUNCATED, Pairs, write_array
 from sparserm_cli.store.spool import PAIR, PROMPT, RESPONSE, Spool, distinct
-from sparserm_cli.store.units import INNER
+from sparserm_cli.store.units import INNER, PLAN
 from sparserm_cli.store.zarrs import SafeStore
 
 
@@ -59,7 +59,7 @@ class PlanWriter:
 
     """
 
-    def __init__(self, root: Path, settings: ExtractSettings) -> None:
+    def __init__(self, root: PurePath, settings: ExtractSettings) -> None:
         self.root, self.settings = root, settings
         self._spool = Spool(part_name(root.with_name(f"{root.name}.spool")))
         self._prompts = self._responses = 0
@@ -151,7 +151,7 @@ class PlanWriter:
         self._spool.finish()
         order = self._order()
         plan = ExtractPlan(self.settings, self._layout(order), dict(counts))
-        with building_folder(self.root, plan.layout.response_tokens * 4) as part:
+        with building_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
             store = SafeStore(part, sync=False)
             create_arrays(store, plan)
             self._write_rows(store, order, plan.layout)

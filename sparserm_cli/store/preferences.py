@@ -20,7 +20,7 @@ Each pair has the row's `id` where it has one, and `row`, its number in the inpu
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 from sparserm_cli.store.files import building_file, make_folder
@@ -63,18 +63,18 @@ class Pair(NamedTuple):
     scores: tuple[float, float]
 
 
-def pairs_path(run: Path, to: Format) -> Path:
+def pairs_path(run: PurePath, to: Format) -> PurePath:
     """Return where the pairs of a run directory lie."""
     return run / ("pairs.parquet" if to == "verl" else "pairs.jsonl")
 
 
-def audit_path(pairs: Path) -> Path:
+def audit_path(pairs: PurePath) -> PurePath:
     """Return where the audit of a file of pairs lies."""
     return pairs.with_name(f"{pairs.stem}.audit.jsonl")
 
 
 @contextmanager
-def writing_pairs(path: Path, to: Format) -> Iterator[Callable[[Pair], object]]:
+def writing_pairs(path: PurePath, to: Format) -> Iterator[Callable[[Pair], object]]:
     """Give a function that writes one pair; the file appears when it is whole.
 
     Raises:

@@ -13,7 +13,7 @@
 It can be read as prompts with responses again, by `sparserm score` as by whatever fine-tunes on the best.
 """
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from jaxtyping import Float32
 RANKING = "ranking.jsonl"
 
 
-def ranking_path(run: Path) -> Path:
+def ranking_path(run: PurePath) -> PurePath:
     """Return where the ranking of a run directory lies."""
     return run / RANKING
 

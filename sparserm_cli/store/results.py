@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 from sparserm_cli.store.files import make_folder, read_sealed, write_sealed
@@ -23,11 +23,11 @@ class Results:
     command: str
     """What makes it."""
 
-    def path(self, run: Path) -> Path:
+    def path(self, run: PurePath) -> PurePath:
         """Return where the measurements of a run directory lie."""
         return run / f"{self.type}.json"
 
-    def write(self, path: Path, found: Mapping[str, Any]) -> None:
+    def write(self, path: PurePath, found: Mapping[str, Any]) -> None:
         """Write measurements whole or not at all.
 
         Raises:
@@ -37,7 +37,7 @@ class Results:
         make_folder(path.parent)
         write_sealed(path, {"type": self.type, "version": self.version, **found})
 
-    def read(self, path: Path) -> Mapping[str, Any]:
+    def read(self, path: PurePath) -> Mapping[str, Any]:
         """Read what `write` wrote.
 
         Raises:

@@ -22,19 +22,20 @@ of a response from those of the fit is the root mean square of `x @ whitening`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import xxhash
 from jaxtyping import Float32
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import building_folder, read_sealed, write_atomic, write_sealed
+from sparserm_cli.store.files import building_folder, read_bytes, read_sealed, write_atomic, write_sealed
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.lineage import Lineage, check_version, now
+from sparserm_cli.store.places import is_there
 from sparserm_cli.store.receipts import files_to_json
 from sparserm_cli.store.reward_card import card
 
@@ -164,12 +165,12 @@ class RewardFiles:
     """Makes the standardised projections of training responses uncorrelated; None in format 1."""
 
 
-def reward_path(run: Path) -> Path:
+def reward_path(run: PurePath) -> PurePath:
     """Return where the reward model of a run directory lies."""
     return run / FOLDER
 
 
-def write_reward(path: Path, files: RewardFiles) -> RewardFiles:
+def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
     """Write a reward model whole or not at all, and return it with its digest.
 
     Raises:
@@ -186,7 +187,8 @@ def write_reward(path: Path, files: RewardFiles) -> RewardFiles:
     }
     lineage = replace(files.config.lineage, digest=_digest(model, controls), created=now())
     config = replace(files.config, lineage=lineage)
-    with building_folder(path, sum(one.nbytes for one in [*model.values(), *controls.values()])) as part:
+    size = sum(one.nbytes for one in [*model.values(), *controls.values()])
+    with building_folder(path, size, sealed_by=CONFIG) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
         told = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
@@ -195,7 +197,7 @@ def write_reward(path: Path, files: RewardFiles) -> RewardFiles:
     return replace(files, config=config)
 
 
-def read_reward(path: Path) -> RewardFiles:
+def read_reward(path: PurePath) -> RewardFiles:
     """Read and check a reward model.
 
     Raises:
@@ -203,7 +205,7 @@ def read_reward(path: Path) -> RewardFiles:
         CorruptStoreError: a file is missing, cut or changed.
 
     """
-    if not path.is_dir():
+    if not is_there(path, CONFIG):
         raise IncompatibleError(str(path), "a fitted reward model", "no folder", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
     head = read_sealed(path / CONFIG, again)
@@ -224,10 +226,10 @@ def read_reward(path: Path) -> RewardFiles:
         ) from None
 
 
-def _load(path: Path, hint: str) -> dict[str, np.ndarray]:
+def _load(path: PurePath, hint: str) -> dict[str, np.ndarray]:
     """Read a safetensors file."""
     try:
-        return dict(load_file(path))
+        return dict(load(read_bytes(path)))
     except (OSError, SafetensorError) as error:
         raise CorruptStoreError(str(path), "a safetensors file", type(error).__name__, hint) from None
 

@@ -28,7 +28,7 @@ from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
 
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.plan import Layout
-from sparserm_cli.store.zarrs import SafeStore, create_array, open_array, read_rows, write_rows
+from sparserm_cli.store.zarrs import CheckedStore, create_array, open_array, read_rows, write_rows
 
 ROW_TYPES: Mapping[str, str] = {
     "response_prompt": "int32",
@@ -85,7 +85,7 @@ def sizes(layout: Layout) -> dict[str, int]:
     }
 
 
-def write_array(store: SafeStore, name: str, length: int, blocks: Iterable[np.ndarray]) -> None:
+def write_array(store: CheckedStore, name: str, length: int, blocks: Iterable[np.ndarray]) -> None:
     """Write one rows array from blocks of any size, in whole chunks of 4 Mi elements.
 
     Args:
@@ -127,7 +127,7 @@ class Rows:
 
     """
 
-    def __init__(self, store: SafeStore, layout: Layout) -> None:
+    def __init__(self, store: CheckedStore, layout: Layout) -> None:
         self._store, self._sizes, self.layout = store, sizes(layout), layout
 
     def length(self, name: str) -> int:
@@ -149,7 +149,7 @@ class Rows:
         stop = self._sizes[name] if stop is None else stop
         values = read_rows(self._store, f"rows/{name}", start, stop)
         if values.shape != (stop - start,) or values.dtype != ROW_TYPES[name]:
-            where, found = f"{self._store.root}/rows/{name}", f"{values.shape} {values.dtype}"
+            where, found = f"{self._store.place}/rows/{name}", f"{values.shape} {values.dtype}"
             expected = f"({stop - start},) {ROW_TYPES[name]}"
             raise CorruptStoreError(where, expected, found, "run extract --force")
         return values

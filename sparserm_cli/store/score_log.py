@@ -27,12 +27,13 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt32
 
+from sparserm_cli.config.place import cache_folder
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.files import disk_errors, fault_point, make_folder, operation
 from sparserm_cli.store.lineage import content_digest
@@ -46,7 +47,7 @@ class ScoreLog:
     """The log of one file's scores under one reward model.
 
     Args:
-        run: the run directory.
+        run: the run directory; since no object can grow, that of an object store has its logs in the cache.
         identity: field to JSON value of everything the scores depend on.
 
     Attributes:
@@ -57,9 +58,10 @@ class ScoreLog:
 
     """
 
-    def __init__(self, run: Path, identity: Mapping[str, Any]) -> None:
+    def __init__(self, run: PurePath, identity: Mapping[str, Any]) -> None:
         self._head = {"type": TYPE, "version": VERSION, "identity": dict(identity)}
-        self.path = run / FOLDER / f"{content_digest(self._head)[:32]}.jsonl"
+        folder = run if isinstance(run, Path) else cache_folder()
+        self.path = folder / FOLDER / f"{content_digest(self._head)[:32]}.jsonl"
         self.windows: dict[int, int] = {}
         self.inputs: list[str] | None = None
         self.shape = ""

@@ -15,13 +15,13 @@ are null where the reward model abstains.
 """
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 SCORES = "scores.jsonl"
 
 
-def scores_path(run: Path) -> Path:
+def scores_path(run: PurePath) -> PurePath:
     """Return where the scores of a run directory lie."""
     return run / SCORES
 

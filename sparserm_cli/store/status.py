@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.chain import COMPLETE, CORRUPT, NAMES, STALE, Artifact, look, unit_store
-from sparserm_cli.store.disk import size_of
+from sparserm_cli.store.files import size_of
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import parent_difference
 from sparserm_cli.store.plan import ExtractPlan, check_inputs, input_path, plan_of
@@ -29,7 +29,7 @@ class Status:
         return next(one for one in self.artifacts if one.name == name)
 
 
-def status(run: Path, *, deep: bool = False) -> Status:
+def status(run: PurePath, *, deep: bool = False) -> Status:
     """Look at every artifact of a run directory; nothing is raised for what is wrong with them.
 
     Args:
@@ -66,7 +66,7 @@ def _beside_parents(artifact: Artifact, seen: Mapping[str, Artifact]) -> Artifac
     return artifact
 
 
-def _beside_inputs(run: Path, artifact: Artifact, *, deep: bool) -> Artifact:
+def _beside_inputs(run: PurePath, artifact: Artifact, *, deep: bool) -> Artifact:
     """Return a complete capture, stale if a file it was read from has changed; says so if none was read."""
     store = unit_store(run, artifact.name)
     if store is None:
@@ -88,7 +88,7 @@ def _beside_inputs(run: Path, artifact: Artifact, *, deep: bool) -> Artifact:
     return artifact
 
 
-def _changed_size(plan: ExtractPlan, run: Path) -> str:
+def _changed_size(plan: ExtractPlan, run: PurePath) -> str:
     """Return which input file has another size; "" if none has or it is gone."""
     for one in plan.settings.inputs:
         path = input_path(run, one)

@@ -5,20 +5,18 @@ disk before its receipt, every receipt before the manifest; so what a receipt or
 and what has none is done again. A unit writes the same bytes whoever computes it, so twice does no harm.
 
     _sparserm/plan.json               the frozen plan
-    _sparserm/started/00042.*         one empty file for each attempt
+    _sparserm/started/00042.1         one file for each attempt, counted from 1
     _sparserm/receipts/00042.json     written after the unit's data
     _sparserm/failures/00042.json     why it could not be computed
     _sparserm/MANIFEST.json           written last
 """
 
-import shutil
 import uuid
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.files import (
     digest_file,
     disk_errors,
@@ -33,6 +31,7 @@ from sparserm_cli.store.files import (
     write_sealed,
 )
 from sparserm_cli.store.lineage import Lineage, check_version, now, package_versions
+from sparserm_cli.store.places import create, discard, for_each, is_there, names
 from sparserm_cli.store.process import this_process, token
 from sparserm_cli.store.receipts import FileFact, Manifest, Plan, Receipt, UnitFacts, UnitRecord
 
@@ -51,11 +50,16 @@ def write_plan(folder: Path, plan: Plan) -> None:
     fault_point("plan-written")
 
 
+def is_planned(root: PurePath) -> bool:
+    """Tell whether there is a store at `root`, be it damaged."""
+    return is_there(root, PLAN)
+
+
 class UnitStore:
     """A planned store whose units are filled in.
 
     Args:
-        root: the artifact's folder.
+        root: the artifact's folder, or its prefix on an object store.
         kind: the type it must have.
         newest: the newest version this program knows.
         command: what makes it, for hints, such as `sparserm extract`.
@@ -67,16 +71,16 @@ class UnitStore:
 
     """
 
-    def __init__(self, root: Path, kind: str, newest: int, command: str, run_id: str = "") -> None:
+    def __init__(self, root: PurePath, kind: str, newest: int, command: str, run_id: str = "") -> None:
         self.root, self.command, self.run_id = root, command, run_id or uuid.uuid4().hex
-        if not root.is_dir():
+        if not is_planned(root):
             raise IncompatibleError(str(root), f"a store of {kind}", "nothing", f"run `{command}` first")
         hint = f"run `{command} --force` to make it anew"
         value = read_json(root / PLAN, hint)
         check_version(str(root), kind, value, newest)
         self.plan = Plan.from_json(str(root / PLAN), read_sealed(root / PLAN, hint))
         self.plan_hash = self.plan.plan_hash
-        self._known: Counter[int] | None = None
+        self._attempts: dict[int, int] = {}
 
     # --- doing the work ---
 
@@ -87,18 +91,20 @@ class UnitStore:
         """
         if self.manifest() is not None:
             return []
-        return [unit for unit in range(rank, self.plan.units, world) if self.receipt(unit) is None]
+        units = range(rank, self.plan.units, world)
+        receipts = for_each(self.root, self.receipt, units)
+        return [unit for unit, receipt in zip(units, receipts, strict=True) if receipt is None]
 
     def start(self, unit: int) -> None:
         """Note that an attempt at `unit` begins; units begun twice are hashed again by `finalize`."""
-        folder = self.root / INNER / "started"
-        known = self._attempts()
-        make_folder(folder)
-        marker = folder / f"{unit:05d}.{token(this_process())}.{uuid.uuid4().hex[:8]}"
-        with disk_errors(marker, 0):
+        make_folder(self.root / INNER / "started")
+        mine = f"{token(this_process())} {uuid.uuid4().hex}".encode()
+        number = self._attempts.get(unit, 0) + 1
+        with disk_errors(self.root, len(mine)):
             operation("mark")
-            marker.touch()
-        known[unit] += 1
+            while not create(self._marker(unit, number), mine):
+                number += 1
+        self._attempts[unit] = number
         fault_point("unit-started")
 
     def commit(
@@ -124,11 +130,11 @@ class UnitStore:
         fault_point("unit-written")
         found = tuple(self._read_back(unit, path, written or {}) for path in sorted(files))
         fault_point("unit-read-back")
-        receipt = Receipt(unit, self.plan_hash, facts, found, self.run_id, max(1, self._attempts()[unit]))
+        receipt = Receipt(unit, self.plan_hash, facts, found, self.run_id, self._attempts.get(unit, 1))
         make_folder(self.root / INNER / "receipts")
         write_sealed(self._receipt_path(unit), receipt.to_json())
         fault_point("receipt-written")
-        self._failure_path(unit).unlink(missing_ok=True)
+        remove(self._failure_path(unit))
         return receipt
 
     def _read_back(self, unit: int, path: str, written: Mapping[str, FileFact]) -> FileFact:
@@ -152,12 +158,9 @@ class UnitStore:
         return sum(one["run_id"] == self.run_id for one in tries) >= TRIES
 
     def failures(self, unit: int) -> list[dict[str, str]]:
-        """Return the failed tries of `unit`, each with `run_id` and `error`; none if unreadable."""
-        path = self._failure_path(unit)
-        if not path.exists():
-            return []
+        """Return the failed tries of `unit`, each with `run_id` and `error`; none if they cannot be read."""
         try:
-            return [dict(one) for one in read_sealed(path)["tries"]]
+            return [dict(one) for one in read_sealed(self._failure_path(unit))["tries"]]
         except CorruptStoreError:
             return []
 
@@ -176,22 +179,19 @@ class UnitStore:
             ResourceError: the disk is full.
 
         """
-        receipts = {unit: self.receipt(unit) for unit in range(self.plan.units)}
-        twice = {unit for unit, count in self._started().items() if count > 1}
-        for unit in twice.intersection(unit for unit, receipt in receipts.items() if receipt is not None):
-            if not self._agrees(receipts[unit]):
-                remove(self._receipt_path(unit))
-                receipts[unit] = None
-        done = [receipt for receipt in receipts.values() if receipt is not None]
+        receipts = for_each(self.root, self._checked_receipt, range(self.plan.units))
+        done = [receipt for receipt in receipts if receipt is not None]
         return self._write_manifest(done, parents or {}) if len(done) == self.plan.units else None
 
-    def _agrees(self, receipt: Receipt | None) -> bool:
-        """Tell whether the files' bytes are those of the receipt."""
-        return receipt is not None and all(
-            size_of(self.root / file.path) == file.size
-            and digest_file(self.root / file.path) == file.xxh3_128
-            for file in receipt.files
-        )
+    def _checked_receipt(self, unit: int) -> Receipt | None:
+        """Return the valid receipt of a unit; drop it if the unit was started twice and has other bytes."""
+        receipt = self.receipt(unit)
+        if receipt is None or size_of(self._marker(unit, 2)) < 0:
+            return receipt
+        if all(digest_file(self.root / file.path) == file.xxh3_128 for file in receipt.files):
+            return receipt
+        remove(self._receipt_path(unit))
+        return None
 
     def _write_manifest(self, receipts: Sequence[Receipt], parents: Mapping[str, str]) -> Manifest:
         """Write the manifest over all receipts."""
@@ -214,7 +214,7 @@ class UnitStore:
     def tidy(self) -> None:
         """Remove what only unfinished stores need."""
         for name in ("started", "failures"):
-            shutil.rmtree(self.root / INNER / name, ignore_errors=True)
+            discard(self.root / INNER / name)
 
     # --- looking ---
 
@@ -236,7 +236,7 @@ class UnitStore:
 
         """
         path = self.root / MANIFEST
-        if not path.exists():
+        if size_of(path) < 0:
             return None
         manifest = Manifest.from_json(str(path), read_sealed(path, _REPAIR))
         if manifest.plan_hash != self.plan_hash:
@@ -246,11 +246,9 @@ class UnitStore:
     def receipt(self, unit: int) -> Receipt | None:
         """Return the valid receipt of `unit`; None if it is absent, unreadable or its files differ."""
         path = self._receipt_path(unit)
-        if size_of(path) < 0:
-            return None
         try:
             receipt = Receipt.from_json(str(path), read_sealed(path))
-        except SparseRMError:
+        except CorruptStoreError:
             return None
         if receipt.plan_hash != self.plan_hash or receipt.unit != unit:
             return None
@@ -258,9 +256,8 @@ class UnitStore:
         return receipt if sizes_agree else None
 
     def done(self) -> int:
-        """Return how many units have a receipt, by one look at the folder, without reading any."""
-        folder = self.root / INNER / "receipts"
-        return sum(path.suffix == ".json" for path in folder.iterdir()) if folder.is_dir() else 0
+        """Return how many units have a receipt, by one look at the folder; for people, not for decisions."""
+        return sum(name.endswith(".json") for name in names(self.root / INNER / "receipts"))
 
     def drop(self, units: Sequence[int]) -> None:
         """Drop the receipts of damaged units, the manifest first, so that the stage does them again."""
@@ -270,22 +267,14 @@ class UnitStore:
             remove(self._receipt_path(unit))
         sync_folder(self.root / INNER)
 
-    def _receipt_path(self, unit: int) -> Path:
+    def _receipt_path(self, unit: int) -> PurePath:
         """Return where the receipt of `unit` lies."""
         return self.root / INNER / "receipts" / f"{unit:05d}.json"
 
-    def _failure_path(self, unit: int) -> Path:
+    def _failure_path(self, unit: int) -> PurePath:
         """Return where the failures of `unit` are noted."""
         return self.root / INNER / "failures" / f"{unit:05d}.json"
 
-    def _attempts(self) -> Counter[int]:
-        """Return how often each unit was started, as far as this process knows."""
-        if self._known is None:
-            self._known = self._started()
-        return self._known
-
-    def _started(self) -> Counter[int]:
-        """Return how often each unit was started, by all workers."""
-        folder = self.root / INNER / "started"
-        names = (path.name for path in folder.iterdir()) if folder.is_dir() else ()
-        return Counter(int(name.partition(".")[0]) for name in names)
+    def _marker(self, unit: int, number: int) -> PurePath:
+        """Return where an attempt at `unit` is noted."""
+        return self.root / INNER / "started" / f"{unit:05d}.{number}"

@@ -1,7 +1,7 @@
 """Checking the whole chain, quickly or byte by byte, and giving up damaged units to be done again."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.chain import ABSENT, CORRUPT, INCOMPATIBLE, Artifact, recorded_files, unit_store
@@ -70,7 +70,7 @@ class Repaired:
     """What to run to have it whole again."""
 
 
-def verify(run: Path, *, deep: bool = False) -> Verification:
+def verify(run: PurePath, *, deep: bool = False) -> Verification:
     """Check every artifact of a run directory.
 
     Args:
@@ -83,7 +83,7 @@ def verify(run: Path, *, deep: bool = False) -> Verification:
     return Verification(deep, tuple(Checked(one, _damage(run, one, deep=deep)) for one in found))
 
 
-def repair(run: Path) -> tuple[Repaired, ...]:
+def repair(run: PurePath) -> tuple[Repaired, ...]:
     """Give up the damaged units of captures and encodings, after a deep check.
 
     What cannot be mended by doing units again is left as it is; what makes it anew is told.
@@ -97,7 +97,7 @@ def repair(run: Path) -> tuple[Repaired, ...]:
         return tuple(_mend(run, one) for one in verify(run, deep=True).damaged)
 
 
-def _damage(run: Path, artifact: Artifact, *, deep: bool) -> tuple[Damage, ...]:
+def _damage(run: PurePath, artifact: Artifact, *, deep: bool) -> tuple[Damage, ...]:
     """Return the damage to one artifact."""
     try:
         store = unit_store(run, artifact.name)
@@ -110,7 +110,7 @@ def _damage(run: Path, artifact: Artifact, *, deep: bool) -> tuple[Damage, ...]:
     return tuple(check_files(artifact.path, recorded_files(artifact), None, deep=True))
 
 
-def _mend(run: Path, checked: Checked) -> Repaired:
+def _mend(run: PurePath, checked: Checked) -> Repaired:
     """Give up damaged units of one artifact if that is all that is wrong with it."""
     artifact, units = checked.artifact, tuple(checked.units)
     if not checked.mendable:

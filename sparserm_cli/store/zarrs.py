@@ -1,20 +1,21 @@
 """The few things we ask of zarr, made safe: synced atomic writes, no silent fill, errors that name the file.
 
 Plain zarr writes without fsync, leaves out empty chunks and reads a missing chunk as the fill value. Here
-every key is written by `disk.write_atomic`, every chunk is written, and a missing chunk is an error to read.
+every key is written by `write_atomic` (on an object store, see `remote_zarr`, by one put), every chunk is
+written, and a missing chunk is an error to read.
 Arrays have one chunk a unit, no shards, crc32c, and lie as `<array>/zarr.json` and `<array>/c.<unit>.0`.
 """
 
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self
+from pathlib import Path, PurePath
+from typing import Any, Literal, Self
 
 import numpy as np
 import xxhash
 import zarr
-from zarr.abc.store import ByteRequest
+from zarr.abc.store import ByteRequest, Store
 from zarr.codecs import Crc32cCodec
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
@@ -28,7 +29,30 @@ _THREADS = 2  # many workers share a machine; a unit is one chunk an array, so m
 _BROKEN = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
 
 
-class SafeStore(LocalStore):
+class CheckedStore(Store):
+    """What our readers and writers know of a zarr store, wherever it lies.
+
+    Attributes:
+        place: the artifact's folder or prefix.
+        written: key to what was given to the disk or the object store.
+
+    """
+
+    place: PurePath
+    written: dict[str, FileFact]
+
+    def _note(self, key: str, data: memoryview) -> None:
+        """Remember what was written."""
+        self.written[key] = FileFact(key, data.nbytes, xxhash.xxh3_128(data).hexdigest())
+
+    def _found(self, key: str, value: Buffer | None) -> Buffer | None:
+        """Return what was read at `key`; a chunk must be there when reading only."""
+        if value is None and self.read_only and key.rpartition("/")[2].startswith("c."):
+            raise CorruptStoreError(str(self.place / key), "a chunk", "no file", _DAMAGED)
+        return value
+
+
+class SafeStore(LocalStore, CheckedStore):
     """A zarr store on the local disk whose writes are synced and whose missing chunks are errors.
 
     Args:
@@ -40,8 +64,8 @@ class SafeStore(LocalStore):
 
     def __init__(self, root: Path | str, *, read_only: bool = False, sync: bool = True) -> None:
         super().__init__(root, read_only=read_only)
-        self.sync = sync
-        self.written: dict[str, FileFact] = {}
+        self.place, self.sync = self.root, sync
+        self.written = {}
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return a store of the same folder; what was written so far is known to both."""
@@ -56,10 +80,7 @@ class SafeStore(LocalStore):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Return the bytes of `key`; a chunk must be there when reading only."""
-        value = await super().get(key, prototype, byte_range)
-        if value is None and self.read_only and key.rpartition("/")[2].startswith("c."):
-            raise CorruptStoreError(str(self.root / key), "a chunk", "no file", _DAMAGED)
-        return value
+        return self._found(key, await super().get(key, prototype, byte_range))
 
     async def set(self, key: str, value: Buffer) -> None:
         """Write `key` atomically and synced."""
@@ -82,9 +103,14 @@ class SafeStore(LocalStore):
             make_folder(path.parent)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-        data = memoryview(np.asarray(value.as_numpy_array()).data).cast("B")
+        data = bytes_of(value)
         write_atomic(path, data, sync=self.sync)
-        self.written[key] = FileFact(key, data.nbytes, xxhash.xxh3_128(data).hexdigest())
+        self._note(key, data)
+
+
+def bytes_of(value: Buffer) -> memoryview:
+    """Return the bytes of one of zarr's buffers, without a copy."""
+    return memoryview(np.asarray(value.as_numpy_array()).data).cast("B")
 
 
 @contextmanager
@@ -118,14 +144,14 @@ def reading(where: str) -> Iterator[None]:
         raise CorruptStoreError(where, "whole bytes", found, _DAMAGED) from error
 
 
-def create_group(store: SafeStore, path: str, attributes: Mapping[str, Any]) -> None:
+def create_group(store: CheckedStore, path: str, attributes: Mapping[str, Any]) -> None:
     """Write a group's metadata."""
     with zarr_settings():
         zarr.create_group(store=store, path=path, attributes=dict(attributes))
 
 
 def create_array(
-    store: SafeStore,
+    store: CheckedStore,
     path: str,
     shape: tuple[int, ...],
     chunks: tuple[int, ...],
@@ -162,15 +188,16 @@ def array_options(shape: tuple[int, ...], chunks: tuple[int, ...], fill: np.gene
     }
 
 
-def open_array(store: SafeStore, path: str) -> zarr.Array[Any]:
+def open_array(store: CheckedStore, path: str) -> zarr.Array[Any]:
     """Open an array.
 
     Raises:
         CorruptStoreError: its metadata are missing or cut.
 
     """
-    with reading(str(store.root / path / "zarr.json")):
-        array = zarr.open_array(store=store, path=path, mode="r" if store.read_only else "r+")
+    with reading(str(store.place / path / "zarr.json")):
+        mode: Literal["r", "r+"] = "r" if store.read_only else "r+"
+        array = zarr.open_array(store=store, path=path, mode=mode, zarr_format=3)
         # The configuration given to open_array is ignored for an array that is there; this one is not.
         return array.with_config({"write_empty_chunks": True})
 
@@ -181,7 +208,7 @@ def write_rows(array: zarr.Array[Any], start: int, values: np.ndarray) -> None:
         array[start : start + len(values)] = values
 
 
-def read_rows(store: SafeStore, path: str, start: int, stop: int, unit: int | None = None) -> np.ndarray:
+def read_rows(store: CheckedStore, path: str, start: int, stop: int, unit: int | None = None) -> np.ndarray:
     """Read rows of an array.
 
     Raises:
@@ -190,7 +217,7 @@ def read_rows(store: SafeStore, path: str, start: int, stop: int, unit: int | No
     """
     array = open_array(store, path)
     named = "" if unit is None else f" (unit {unit})"
-    with reading(f"{store.root / path}{named}"):
+    with reading(f"{store.place / path}{named}"):
         return np.asarray(array[start:stop])
 
 

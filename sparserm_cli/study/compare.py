@@ -7,17 +7,18 @@ Memory: that of `sample`, for the run and one other at a time.
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
+from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases, place
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae_check import SAEQuality
 from sparserm_cli.stages.encode_units import load_saes, sample_saes, unit_activations
 from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.features import FeaturesReader, features_path
+from sparserm_cli.store.places import absolute
 from sparserm_cli.store.results import COMPARISON
 from sparserm_cli.study import lineup
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate
@@ -43,7 +44,7 @@ class CompareSummary(NamedTuple):
         seconds: spent.
     """
 
-    path: Path
+    path: PurePath
     found: Mapping[str, Any]
     seconds: float
 
@@ -85,8 +86,8 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
     """
     begun = time.monotonic()
     # 1. The runs.
-    name = config.name or config.run.resolve().name
-    folders = {name: config.run} | {other: Path(folder) for other, folder in config.named_runs().items()}
+    name = config.name or absolute(config.run).name
+    folders = {name: config.run} | {other: place(folder) for other, folder in config.named_runs().items()}
     samples = [
         load_sample(one, folder, progress=partial(progress, "reading latents"))
         for one, folder in folders.items()
@@ -250,7 +251,7 @@ def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:
     return [one.to_json() for one in compared(results, results[0], target)]
 
 
-def _sae_qualities(run: Path) -> dict[int, SAEQuality]:
+def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:
     """Measure the SAEs of a run on a sample of its tokens.
 
     Raises:

@@ -6,12 +6,12 @@ Memory: the model's lower blocks, a window of rows, and some 100 bytes a pair.
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.config import EvaluateConfig, Note, Progress
+from sparserm_cli.config import EvaluateConfig, Note, Progress, place
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import BadInputError
@@ -31,7 +31,7 @@ class EvaluateSummary(NamedTuple):
         seconds: spent.
     """
 
-    path: Path
+    path: PurePath
     benchmark: str
     metrics: Mapping[str, Any]
     seconds: float
@@ -78,7 +78,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         **RULES[config.benchmark](rows, names),
         **calibrated(rows),
     }
-    path = Path(config.output) if config.output else EVALUATION.path(config.run)
+    path = place(config.output) if config.output else EVALUATION.path(config.run)
     EVALUATION.write(path, metrics)
     return EvaluateSummary(path, config.benchmark, metrics, time.monotonic() - begun)
 

@@ -20,7 +20,8 @@ from sparserm_cli.models.attribution import Attribution, Method, attributions, c
 from sparserm_cli.models.identity import load_tokenizer
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.responses import load_reward, responses_reader
-from sparserm_cli.store.directions import Directions, directions_path, read_directions
+from sparserm_cli.store.directions import JSON, Directions, directions_path, read_directions
+from sparserm_cli.store.places import is_there
 from sparserm_cli.study.token_text import token_texts
 
 
@@ -218,7 +219,7 @@ def _rates(model: RewardModel) -> Directions | None:
 
     """
     run = model.path.parent
-    if not directions_path(run).is_dir():
+    if not is_there(directions_path(run), JSON):
         return None
     there = read_directions(run)
     recorded = model.config.lineage.parents.get(there.lineage.type)

@@ -8,7 +8,7 @@ response, and bounded lists of what is shown.
 import time
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ class ReportSummary(NamedTuple):
         seconds: spent.
     """
 
-    path: Path
+    path: PurePath
     bytes: int
     pairs: int
     missing: Mapping[str, str]

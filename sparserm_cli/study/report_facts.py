@@ -5,7 +5,7 @@ An artifact that is absent, incomplete or stale leaves a gap that the page names
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from sparserm_cli.config import ReportConfig
@@ -13,13 +13,15 @@ from sparserm_cli.data.template import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
 from sparserm_cli.store.activations import ActivationsReader, capture_path
-from sparserm_cli.store.chain import COMPLETE, Artifact
+from sparserm_cli.store.chain import ABSENT, COMPLETE, Artifact
 from sparserm_cli.store.directions import Directions, read_directions
 from sparserm_cli.store.features import FeaturesReader, features_path
+from sparserm_cli.store.files import size_of
 from sparserm_cli.store.frequency import Frequency, read_frequency
 from sparserm_cli.store.lineage import check_parent
+from sparserm_cli.store.places import is_there
 from sparserm_cli.store.results import COMPARISON, EVALUATION
-from sparserm_cli.store.reward import RewardFiles, read_reward, reward_path
+from sparserm_cli.store.reward import CONFIG, RewardFiles, read_reward, reward_path
 from sparserm_cli.store.status import status
 
 T = TypeVar("T")
@@ -82,7 +84,7 @@ def open_run(config: ReportConfig) -> RunFacts:
     run = config.run
     artifacts = status(run).artifacts
     reward_folder = config.reward or reward_path(run)
-    if not any(one.path.exists() for one in artifacts) and not reward_folder.is_dir():
+    if all(one.state == ABSENT for one in artifacts) and not is_there(reward_folder, CONFIG):
         hint = "run `sparserm extract` first, or name the run directory with --run"
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
     for name in ("evaluation", "comparison"):
@@ -119,7 +121,7 @@ def _opened(opener: Callable[[], T | Missing]) -> T | Missing:
         return Missing(str(error))
 
 
-def _features(run: Path, capture: ActivationsReader | Missing) -> FeaturesReader | Missing:
+def _features(run: PurePath, capture: ActivationsReader | Missing) -> FeaturesReader | Missing:
     """Open the features, which must be those of the capture."""
     features = FeaturesReader(features_path(run))
     if isinstance(capture, Missing):
@@ -129,7 +131,7 @@ def _features(run: Path, capture: ActivationsReader | Missing) -> FeaturesReader
 
 
 def _fitted_here(
-    folder: Path, reward: RewardFiles | Missing, capture: ActivationsReader | Missing
+    folder: PurePath, reward: RewardFiles | Missing, capture: ActivationsReader | Missing
 ) -> RewardFiles | Missing:
     """Return the reward model if the stored pairs are those it was fitted on."""
     if isinstance(reward, Missing):
@@ -146,7 +148,7 @@ def _fitted_here(
 def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Missing:
     """Read the evaluation, which must be of this reward model."""
     path = config.evaluation or EVALUATION.path(config.run)
-    if not path.is_file():
+    if size_of(path) < 0:
         return Missing("no held-out evaluation: run `sparserm evaluate FILE` first")
     found = EVALUATION.read(path)
     if isinstance(reward, Missing):
@@ -159,7 +161,7 @@ def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Mi
 def _comparison(config: ReportConfig) -> Any | Missing:
     """Read the comparison, if there is one."""
     path = config.comparison or COMPARISON.path(config.run)
-    return COMPARISON.read(path) if path.is_file() else Missing("no comparison")
+    return COMPARISON.read(path) if size_of(path) >= 0 else Missing("no comparison")
 
 
 def _tokenizer(config: ReportConfig, capture: ActivationsReader | Missing) -> Any | Missing:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,7 +148,7 @@ class Page:
         return {name: one.reason for name, one in parts.items() if isinstance(one, Missing)}
 
 
-def write_page(path: Path, page: Page) -> int:
+def write_page(path: PurePath, page: Page) -> int:
     """Write the page whole or not at all, and return its size in bytes.
 
     Raises:

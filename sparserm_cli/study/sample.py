@@ -6,7 +6,7 @@ Memory: 8 bytes x d_in x n a layer, and 16 bytes a latent that fires on a respon
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -84,7 +84,7 @@ class Sample:
 
 
 def load_sample(
-    name: str, run: Path, *, decoder: DecoderRows | None = None, progress: Progress | None = None
+    name: str, run: PurePath, *, decoder: DecoderRows | None = None, progress: Progress | None = None
 ) -> Sample:
     """Read a run that has been captured and encoded.
 

@@ -24,7 +24,7 @@ def _module(name: str) -> None:
     spec.loader.exec_module(module)
 
 
-for _name in ("toy", "captures", "small"):
+for _name in ("toy", "captures", "small", "runs"):
     _module(_name)
 
 

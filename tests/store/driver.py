@@ -1,6 +1,7 @@
 """Runs in processes of their own, for tests that kill them. No torch, no model.
 
-`driver.py plan RUN` and `driver.py run RUN` do what stages do: lock, sweep, plan, units, manifest. `driver.py
+`driver.py plan RUN` and `driver.py run RUN` do what stages do: lock, sweep, plan, units, manifest; so does
+`driver.py object-store URL` with the capture. `driver.py
 crash FOLDER FIRST STEP` kills such a run before its n-th file operation, for n = FIRST, FIRST + STEP, ...
 until it gets through, resumes it each time, and tells what it found as JSON. `driver.py faults FOLDER
 FAULT...` does so for named faults, `driver.py small FOLDER` for the small artifacts, which are old or new
@@ -20,6 +21,7 @@ from typing import Any
 import captures
 import small
 
+from sparserm_cli.config import place
 from sparserm_cli.errors import SparseRMError
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
 from sparserm_cli.store.directions import read_directions
@@ -212,6 +214,12 @@ def main() -> None:
             plan(Path(folder))
     elif what == "run":
         whole_run(Path(folder))
+    elif what == "object-store":
+        run = place(folder)
+        with run_lock(run):
+            captures.plan(run / "activations.zarr")
+            writer = ActivationsWriter(run / "activations.zarr")
+            work_units(writer.store, lambda unit: captures.compute(writer, unit))
     elif what == "worker":
         with worker_lock(Path(folder), int(rest[0])):
             work(Path(folder), int(rest[0]), int(rest[1]))

@@ -1,0 +1,62 @@
+"""Where a run lies, as a name: a folder of this machine or a prefix on an object store. Touches no file.
+
+What takes both is annotated `PurePath`; `Path` means this machine, so the type checker finds what would look
+for an object among the files.
+"""
+
+import os
+from pathlib import Path, PurePath, PurePosixPath
+
+from sparserm_cli.errors import UsageError
+
+OBJECT_STORES = {"s3": "sparserm[s3]", "gs": "gcsfs", "memory": "fsspec"}
+"""Protocols whose objects appear whole or not at all and can be made only if absent, and what to install."""
+
+
+class RemotePath(PurePosixPath):
+    """A prefix or an object on an object store, such as `s3://bucket/run`."""
+
+    def __str__(self) -> str:
+        """Return the URL; the parent class knows one slash only."""
+        return super().__str__().replace(":/", "://", 1)
+
+
+def place(text: str | PurePath) -> PurePath:
+    """Read a folder or a URL.
+
+    Raises:
+        UsageError: a URL of something that is no object store.
+
+    """
+    protocol, separator, _ = str(text).partition("://")
+    if not separator:
+        return Path(text)
+    if protocol not in OBJECT_STORES:
+        known = " or ".join(f"{name}://" for name in OBJECT_STORES)
+        raise UsageError("--run", f"a folder, or a URL with {known}", str(text), "choose another place")
+    return RemotePath(text)
+
+
+def local_folder(run: PurePath, what: str) -> Path:
+    """Return a run directory that must lie on this machine.
+
+    Args:
+        run: the run directory.
+        what: who needs it, such as `sparserm report`.
+
+    Raises:
+        UsageError: it lies on an object store.
+
+    """
+    if isinstance(run, Path):
+        return run
+    raise UsageError(
+        "--run", f"a folder of this machine for {what}", str(run), "copy the run to a folder first"
+    )
+
+
+def cache_folder() -> Path:
+    """Return `$SPARSERM_CACHE`, else `$XDG_CACHE_HOME/sparserm`, else `~/.cache/sparserm`."""
+    if own := os.environ.get("SPARSERM_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparserm"

@@ -1,0 +1,62 @@
+"""An S3 server on this machine, for tests: started when it is first asked for, stopped at the end."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "tester",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+_START_SECONDS = 120
+
+
+@contextmanager
+def serving(log: Path) -> Iterator[str]:
+    """Run a server and give its address; what it says goes to `log`."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as server:
+        try:
+            _wait(port, server)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
+
+
+def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
+    """Wait until the server listens."""
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    raise RuntimeError("the S3 server did not start")
+
+
+def make_bucket(address: str, name: str) -> None:
+    """Make a bucket."""
+    urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT")).close()  # noqa: S310
+
+
+def forget_clients() -> None:
+    """Let the next request read the environment anew: clients are kept for a process's life."""
+    import fsspec
+
+    from sparserm_cli.store import remote
+
+    remote._filesystem.cache_clear()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()

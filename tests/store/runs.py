@@ -1,0 +1,51 @@
+"""Whole runs without a model, in a folder or on an object store."""
+
+from pathlib import PurePath
+
+from sparserm_store_captures import SAES, compute, encode_unit, plan
+from sparserm_store_small import directions, frequency, reward
+
+from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, capture_path
+from sparserm_cli.store.features import FeaturesWriter, features_path, plan_features
+from sparserm_cli.store.files import sweep
+from sparserm_cli.store.locks import run_lock
+from sparserm_cli.store.receipts import Manifest
+from sparserm_cli.store.status import status
+from sparserm_cli.store.units import is_planned
+from sparserm_cli.store.work import work_units
+
+CHAIN = ("activations", "features", "frequency", "directions", "reward")
+
+
+def capture(run: PurePath, rank: int = 0, world: int = 1) -> Manifest | None:
+    """Do this worker's pending units of the capture."""
+    if not is_planned(capture_path(run)):
+        plan(capture_path(run))
+    writer = ActivationsWriter(capture_path(run))
+    return work_units(writer.store, lambda unit: compute(writer, unit), rank=rank, world=world)
+
+
+def encode(run: PurePath) -> Manifest | None:
+    """Do the pending units of the encoding."""
+    reader = ActivationsReader(capture_path(run))
+    if not is_planned(features_path(run)):
+        plan_features(features_path(run), reader, SAES)
+    writer = FeaturesWriter(features_path(run))
+    return work_units(writer.store, lambda unit: encode_unit(writer, reader, unit))
+
+
+def whole_run(run: PurePath) -> None:
+    """Make every artifact that is not there."""
+    with run_lock(run):
+        sweep(run, everything=True)
+        capture(run)
+        encode(run)
+    for make in (frequency, directions, reward):
+        make(run)
+
+
+def digests(run: PurePath) -> dict[str, str]:
+    """Return the content digest of every artifact of a whole run."""
+    found = status(run).artifacts
+    assert [(one.name, one.state) for one in found] == [(name, "complete") for name in CHAIN]
+    return {one.name: one.lineage.digest for one in found if one.lineage is not None}
