@@ -122,6 +122,8 @@ def test_actors_of_which_one_is_killed_share_a_capture_on_s3(inputs, bucket, tmp
     here = Path(__file__).parent
     started, folders = ray.init, (here.parents[1], here, here.parent / "store")
     monkeypatch.setattr(ray, "init", lambda **options: started(**options, num_cpus=2))
+    # Ray reads it once a process; other tests here join a cluster without a token.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
     monkeypatch.setenv("SPARSERM_TEST_MARKS", str(tmp_path))
     for folder in folders[1:]:
