@@ -1,7 +1,8 @@
 """Compare the peak memory of extract and encode on some data with that on eight times the data.
 
-The smaller data are every eighth row of the larger ones, so that both have rows as long. Every command is a
-process of its own; units are small, so that both data sets have several.
+The smaller data are every eighth row of the larger ones by length, from the longest on, since the longest row
+is what one batch has to hold. Every command is a process of its own; units are small, so that both data sets
+have several.
 
     python examples/benchmarks/memory.py hh-rlhf-harmless-base-test.jsonl.gz --pairs 100 --output memory.json
 """
@@ -34,18 +35,18 @@ def peak_mebibytes(*words: str) -> float:
     return usage.ru_maxrss / 1024
 
 
-def write_every(data: Path, step: int, most: int, target: Path) -> None:
-    """Write every `step`-th of the first `most` pairs as JSON lines."""
+def rows_of(data: Path, most: int) -> list[dict[str, Any]]:
+    """Return the first `most` pairs as rows with plain texts."""
     from sparserm_cli.data.example import CHOSEN, REJECTED, plain_prompt
     from sparserm_cli.data.reader import Reader
 
-    with target.open("w", encoding="utf-8") as file:
-        for number, one in enumerate(Reader(data, purpose="pairs", limit=most, on_bad_row="reject")):
-            if number % step == 0:
-                row: dict[str, Any] = {"prompt": plain_prompt(one.prompt)}
-                for side, key in ((CHOSEN, "chosen"), (REJECTED, "rejected")):
-                    row[key] = [t for t, found in zip(one.responses, one.sides, strict=True) if found == side]
-                file.write(json.dumps(row) + "\n")
+    rows = []
+    for one in Reader(data, purpose="pairs", limit=most, on_bad_row="reject"):
+        row: dict[str, Any] = {"prompt": plain_prompt(one.prompt)}
+        for side, key in ((CHOSEN, "chosen"), (REJECTED, "rejected")):
+            row[key] = [t for t, found in zip(one.responses, one.sides, strict=True) if found == side]
+        rows.append(row)
+    return rows
 
 
 def measured(data: Path, run: Path, unit_tokens: int) -> dict[str, float]:
@@ -68,10 +69,12 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         found = []
+        lines = [json.dumps(row) + "\n" for row in rows_of(options.data, TIMES * options.pairs)]
+        by_length = sorted(range(len(lines)), key=lambda number: len(lines[number]), reverse=True)
         for name, step in (("small", TIMES), ("large", 1)):
-            rows = Path(scratch) / f"{name}.jsonl"
-            write_every(options.data, step, TIMES * options.pairs, rows)
-            found.append(measured(rows, Path(scratch) / name, options.unit_tokens))
+            file = Path(scratch) / f"{name}.jsonl"
+            file.write_text("".join(lines[number] for number in sorted(by_length[::step])), encoding="utf-8")
+            found.append(measured(file, Path(scratch) / name, options.unit_tokens))
     print(f"peak MiB    {options.pairs:>8} pairs {TIMES * options.pairs:>8} pairs   ratio")
     for stage, small in found[0].items():
         large = found[1][stage]
