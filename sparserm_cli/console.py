@@ -55,6 +55,13 @@ class Output:
         console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
         console.print(*([title, table] if title else [table]), sep="\n", soft_wrap=True)
 
+    def written(self, output: str, data: Mapping[str, Any], text: str) -> None:
+        """Tell what a file of results holds; in passing where `output` is "-", stdout being that file."""
+        if output == "-":
+            self.note(text)
+        else:
+            self.result(data, text)
+
     def note(self, text: str) -> None:
         """Say something in passing, on stderr."""
         if not self.quiet:
@@ -128,6 +135,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def rows_read(read: int, accepted: int, rejected: int) -> str:
+    """Write what became of the rows of a file."""
+    return f"{read:,} rows read: {accepted:,} accepted, {rejected:,} rejected"
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -18,19 +18,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import captures
+
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.features import features_path
+from sparserm_cli.store.units import INNER
+
 SHIPPED = Path(__file__).parents[1] / "sae" / "smollm2-135m"
 BOUND = 1.10
-STORES = {"extract": "activations.zarr", "encode": "features.zarr"}
+STORES = {"extract": capture_path, "encode": features_path}
 
 
 def stage(name: str, run: Path, engine: str, options: argparse.Namespace) -> dict[str, Any]:
     """Run a stage in a process of its own; return its digest and times."""
-    command = [sys.executable, "-m", "sparserm_cli", name, "--run", str(run), "--json", "--quiet"]
-    if name == "extract":
-        command += [str(options.data), "--model", options.model, "--layer", str(options.layer)]
-        command += ["--limit", str(options.limit), "--unit-tokens", str(options.unit_tokens)]
-        command += ["--on-bad-row", "reject"]
-    else:
+    command = captures.extract(options, run)
+    if name == "encode":
+        command = [sys.executable, "-m", "sparserm_cli", name, "--run", str(run), "--json", "--quiet"]
         command += ["--sae", str(options.sae)]
     # An actor that takes all CPUs is the only one.
     command += ["--engine", engine, "--actor-cpus", str(os.cpu_count())]
@@ -38,9 +41,7 @@ def stage(name: str, run: Path, engine: str, options: argparse.Namespace) -> dic
     begun = time.perf_counter()
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     took = time.perf_counter() - begun
-    receipts = sorted(
-        path.stat().st_mtime_ns for path in (run / STORES[name] / "_sparserm" / "receipts").glob("*.json")
-    )
+    receipts = sorted(path.stat().st_mtime_ns for path in (STORES[name](run) / INNER / "receipts").iterdir())
     if len(receipts) < 3:
         sys.exit(f"only {len(receipts)} units: give more --limit or fewer --unit-tokens")
     return {
@@ -84,24 +85,15 @@ def show(told: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print, write JSON; stop with 1 if digests differ."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="preference pairs")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--layer", type=int, default=14)
+    parser = captures.parser(__doc__, limit=100, unit_tokens=512)
     parser.add_argument("--sae", type=Path, default=SHIPPED)
-    parser.add_argument("--limit", type=int, default=100, help="rows captured")
-    parser.add_argument("--unit-tokens", type=int, default=512, help="response tokens in a unit")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each engine, taken in turn")
-    parser.add_argument("--output", type=Path, help="write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         told = measure(options, Path(folder))
     show(told)
-    if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    captures.write(told, options.output)
     sys.exit(not all(told[name]["equal"] for name in STORES))
 
 

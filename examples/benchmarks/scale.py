@@ -52,12 +52,13 @@ def vectors(run: Path) -> None:
     from sparserm_cli.store.files import write_sealed
     from sparserm_cli.store.plan import POOLED
     from sparserm_cli.store.receipts import FileFact, Receipt, UnitFacts
+    from sparserm_cli.store.units import INNER
     from sparserm_cli.store.zarrs import chunk_path
 
     root = capture_path(run)
     writer = ActivationsWriter(root)
     size = writer.plan.bytes // writer.plan.files
-    (root / "_sparserm" / "receipts").mkdir()
+    (root / INNER / "receipts").mkdir()
     for unit in range(writer.plan.layout.units):
         files = []
         for name in POOLED:
@@ -67,7 +68,7 @@ def vectors(run: Path) -> None:
             files.append(FileFact(path, size, "0" * 32))
         facts = UnitFacts(rows=len(writer.rows.span(unit)))
         receipt = Receipt(unit, writer.store.plan_hash, facts, tuple(files), "made up")
-        write_sealed(root / "_sparserm" / "receipts" / f"{unit:05d}.json", receipt.to_json())
+        write_sealed(root / INNER / "receipts" / f"{unit:05d}.json", receipt.to_json())
     writer.store.finalize()
 
 

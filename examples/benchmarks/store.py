@@ -10,7 +10,6 @@
 """
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -23,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import captures
 import numpy as np
 
 STATUS = [sys.executable, "-m", "sparserm_cli", "status", "--quiet", "--run"]
@@ -42,7 +42,7 @@ def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Capture once, then write what was captured with and without care, in turn."""
     from sparserm_cli.config import ExtractConfig
     from sparserm_cli.stages.extract import extract
-    from sparserm_cli.store.activations import ActivationsReader
+    from sparserm_cli.store.activations import ActivationsReader, capture_path
 
     settings = {
         "model": options.model,
@@ -60,7 +60,7 @@ def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     planned = emptied(done.path, folder / "planned")
     careful, bare = [], []
     for number in range(options.rounds):
-        copy = shutil.copytree(planned, folder / f"careful-{number}" / "activations.zarr")
+        copy = shutil.copytree(planned, capture_path(folder / f"careful-{number}"))
         careful.append(seconds(lambda copy=copy: write_carefully(copy, options.layer, units)))
         os.sync()  # what the bare way leaves to the system is not to fall on the next careful one
         bare.append(seconds(lambda number=number: write_barely(folder / f"bare-{number}", units)))
@@ -123,15 +123,15 @@ def write_barely(root: Path, units: list[dict[str, np.ndarray]]) -> None:
 
 def opening(units: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Time opening a capture of many units, and `status` on it."""
-    from sparserm_cli.store.activations import ActivationsReader
+    from sparserm_cli.store.activations import ActivationsReader, capture_path
 
     run = folder / "many"
     with unsynced():
-        make_many(run / "activations.zarr", units)
-    ActivationsReader(run / "activations.zarr")
+        make_many(capture_path(run), units)
+    ActivationsReader(capture_path(run))
     opened, status, start = [], [], []
     for _ in range(rounds):
-        opened.append(seconds(lambda: ActivationsReader(run / "activations.zarr")))
+        opened.append(seconds(lambda: ActivationsReader(capture_path(run))))
         start.append(seconds(lambda: subprocess.run(START, check=True)))
         status.append(seconds(lambda: subprocess.run([*STATUS, str(run)], check=True, capture_output=True)))
     return {"units": units, "open_seconds": opened, "status_seconds": status, "start_seconds": start}
@@ -190,18 +190,10 @@ def show(told: dict[str, Any]) -> None:
 
 def main() -> None:
     """Measure, print two tables, write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="preference pairs")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--layer", type=int, default=14)
-    parser.add_argument("--limit", type=int, default=300, help="rows captured")
-    parser.add_argument("--unit-tokens", type=int, default=4096, help="response tokens in a unit")
+    parser = captures.parser(__doc__, limit=300, unit_tokens=4096)
     parser.add_argument("--units", type=int, default=5000, help="units of the made-up capture")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each way, taken in turn")
     parser.add_argument("--folder", type=Path, help="where to write, to measure that disk")
-    parser.add_argument("--output", type=Path, help="write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         told = {
@@ -209,8 +201,7 @@ def main() -> None:
             "opening": opening(options.units, options.rounds, Path(folder)),
         }
     show(told)
-    if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    captures.write(told, options.output)
 
 
 if __name__ == "__main__":

@@ -17,16 +17,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-INNER = Path("activations.zarr") / "_sparserm"
+import captures
+
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.units import INNER
 
 
 def start(options: argparse.Namespace, run: Path, *more: str) -> subprocess.Popen[str]:
     """Start `sparserm extract`."""
-    settings = ["--model", options.model, "--layer", str(options.layer), "--limit", str(options.limit)]
-    units = ["--unit-tokens", str(options.unit_tokens), "--run", str(run)]
-    rest = ["--on-bad-row", "reject", "--json", "--quiet"]
     return subprocess.Popen(
-        [sys.executable, "-m", "sparserm_cli", "extract", str(options.data), *settings, *units, *rest, *more],
+        [*captures.extract(options, run), *more],
         env={**os.environ, "OMP_NUM_THREADS": str(options.threads)},
         stdout=subprocess.PIPE,
         text=True,
@@ -43,7 +43,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def names(run: Path, folder: str) -> list[str]:
     """Return the names of receipts or of marks of started units."""
-    return [path.name for path in (run / INNER / folder).glob("*")]
+    return [path.name for path in (capture_path(run) / INNER / folder).glob("*")]
 
 
 def kill_in_second_unit(run: Path, process: subprocess.Popen[str]) -> int:
@@ -86,16 +86,8 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, write JSON; stop with 1 if the digests differ."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, required=True, help="preference pairs")
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--layer", type=int, default=14)
-    parser.add_argument("--limit", type=int, default=300, help="rows captured")
-    parser.add_argument("--unit-tokens", type=int, default=2048, help="response tokens in a unit")
+    parser = captures.parser(__doc__, limit=300, unit_tokens=2048)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
-    parser.add_argument("--output", type=Path, help="write the figures there")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         told = measure(options, Path(folder))
@@ -104,8 +96,7 @@ def main() -> None:
         print(f"{name:<9}{told[name]['seconds']:>8.1f} s  {told[name]['digest']}")
     computed = " and ".join(f"{count} by {who}" for who, count in told["units_computed"].items())
     print(f"killed with {told['workers']['receipts_at_the_kill']} units done; in the end {computed}")
-    if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    captures.write(told, options.output)
     sys.exit(told["alone"]["digest"] != told["workers"]["digest"])
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from sparserm_cli.console import Output, duration, size
+from sparserm_cli.console import Output, duration, rows_read, size
 
 if TYPE_CHECKING:
     from sparserm_cli.align.doctor import Check, Diagnosis
@@ -15,14 +15,11 @@ def rank(out: Output, summary: "RankSummary") -> None:
     """Tell what best of n is worth; on stderr where the ranking itself is on stdout."""
     read = summary.accepted + summary.rejected
     data = {**summary._asdict(), "read": read, "seconds": round(summary.seconds, 3)}
-    rows = f"{read:,} rows read: {summary.accepted:,} accepted, {summary.rejected:,} rejected"
+    rows = rows_read(read, summary.accepted, summary.rejected)
     ranked = f"{summary.responses:,} responses ranked in {duration(summary.seconds)}"
     means = f"mean score {summary.mean:+.3f}, of the best {summary.best:+.3f}"
     text = f"{rows}\n{summary.output}: {ranked}, {means}"
-    if summary.output == "-":
-        out.note(text)
-    else:
-        out.result(data, text)
+    out.written(summary.output, data, text)
 
 
 def pairs(out: Output, summary: "PairsSummary") -> None:

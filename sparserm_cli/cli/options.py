@@ -124,9 +124,6 @@ AbstainOption = Annotated[
     ),
 ]
 
-COMMON = {"config", "json", "quiet", "help"}
-"""Parameters that are the command's, not the stage's."""
-
 
 def begin(ctx: typer.Context, kind: type[ConfigType]) -> tuple[ConfigType, Output]:
     """Build the stage's config from the command's options, and the output as its switches say.

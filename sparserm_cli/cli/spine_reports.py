@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from sparserm_cli.console import Output, duration, percent, size
+from sparserm_cli.console import Output, duration, percent, rows_read, size
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode import EncodeSummary
@@ -53,9 +53,7 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
     if plan.settings.positions == "latents":
         then = "the latents are in features.zarr\nnext: sparserm frequency"
         besides = "; besides, 6 to 8 bytes for each latent that fires on a token"
-    rows = "{rows_read:,} rows read: {rows_accepted:,} accepted, {rows_rejected:,} rejected".format(
-        **plan.counts
-    )
+    rows = rows_read(*(plan.counts[f"rows_{what}"] for what in ("read", "accepted", "rejected")))
     held = f"{layout.pairs:,} pairs, {layout.responses:,} responses to {layout.prompts:,} prompts"
     held = f"{held}, {tokens:,} tokens"
     disk = f"{size(plan.bytes)} in {plan.files} files"

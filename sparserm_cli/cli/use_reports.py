@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparserm_cli.console import Output, duration, percent
+from sparserm_cli.console import Output, duration, percent, rows_read
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.score import ScoreSummary
@@ -13,24 +13,18 @@ if TYPE_CHECKING:
 def score(out: Output, summary: "ScoreSummary") -> None:
     """Tell what was scored; on stderr where the scores themselves are on stdout."""
     data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
-    rows = f"{summary.read:,} rows read: {summary.accepted:,} accepted, {summary.rejected:,} rejected"
+    rows = rows_read(summary.read, summary.accepted, summary.rejected)
     scored = f"{summary.responses:,} responses scored in {duration(summary.seconds)}"
     spread = f"mean {summary.mean:+.3f}, standard deviation {summary.std:.3f}"
     left_out = f", {summary.abstained:,} abstained from" if summary.abstained else ""
     text = f"{rows}\n{summary.output}: {scored}, {spread}{left_out}"
-    if summary.output == "-":
-        out.note(text)
-    else:
-        out.result(data, text)
+    out.written(summary.output, data, text)
 
 
 def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     """Show the accuracy of the reward model above that of its controls."""
     metrics = summary.metrics
     data = {"path": str(summary.path), **metrics, "seconds": round(summary.seconds, 3)}
-    rows_told = "{rows_read:,} rows read: {rows_accepted:,} accepted, {rows_rejected:,} rejected".format(
-        **metrics
-    )
     scorers = metrics["scorers"]
     if summary.benchmark == "pairs":
         columns = ["scorer", "accuracy", "95 % interval", "reward less this", "ties"]
@@ -60,7 +54,7 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
             ]
             for name, told in scorers.items()
         ]
-    out.note(rows_told)
+    out.note(rows_read(*(metrics[f"rows_{what}"] for what in ("read", "accepted", "rejected"))))
     out.table(data, title, columns, rows)
     if not out.as_json:
         out.result({}, _calibrated(metrics))

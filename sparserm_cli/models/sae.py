@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32
 from torch import Tensor
 
 from sparserm_cli.models.sae_files import SAEMetadata
@@ -114,10 +114,6 @@ class SparseAutoencoder:
         _, undo = self._normalised(x.float())
         out = self.decode(latents)
         return (out if undo is None else out * undo[0] + undo[1]), latents
-
-    def decoder_rows(self, indices: Int64[Tensor, " directions"]) -> Float32[Tensor, "directions d_in"]:
-        """Return the decoder rows of some latents."""
-        return self.W_dec[indices]
 
     def normalise(self, x: Float32[Tensor, "rows d_in"]) -> Float32[Tensor, "rows d_in"]:
         """Return what the encoder sees of raw activations."""
