@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int64, Integer
 
 from sparserm_cli.store.bits import NAN_BITS
 from sparserm_cli.store.inventory import inventory
@@ -30,8 +30,8 @@ VERSION = 1
 
 
 def cut_units(
-    lengths: Int32[np.ndarray, " responses"],
-    prompts: Int32[np.ndarray, " responses"],
+    lengths: Integer[np.ndarray, " responses"],
+    prompts: Integer[np.ndarray, " responses"],
     token_cap: int,
     response_cap: int,
 ) -> Int64[np.ndarray, " starts"]:

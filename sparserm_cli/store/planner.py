@@ -1,8 +1,8 @@
 """Collecting prompts, responses and pairs as they come, and freezing them as a plan.
 
 Reads: token ids, one response at a time. Writes: `activations.zarr/` with its rows arrays, the metadata of
-its arrays at their final shape, rejects.jsonl and plan.json, by one rename. Memory: none that grows while
-responses come, since they wait on the disk; then about 50 bytes a response, to find equal ones and the order.
+its arrays at their final shape, rejects.jsonl and plan.json, by one rename. Memory: some blocks of rows,
+however many come, since everything waits and is sorted on the disk (see `tables`).
 
 Prompts and responses of equal tokens are one. Equal is what has equal 128-bit BLAKE2 digests: that two of a
 billion different ones have is less likely than 1 in 10^20.
@@ -10,44 +10,43 @@ billion different ones have is less likely than 1 in 10^20.
 
 import hashlib
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from jaxtyping import Int32, Int64, Integer, UInt32
+from jaxtyping import Int64, UInt32
 
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.store.files import building_folder, fault_point, make_folder, write_atomic
+from sparserm_cli.store.files import building_folder, fault_point, make_folder
 from sparserm_cli.store.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.places import part_name
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.receipts import REJECTS
-from sparserm_cli.store.rows import STRADDLED, TRUNCATED, Pairs, write_array
-from sparserm_cli.store.spool import PAIR, PROMPT, RESPONSE, Spool, distinct
+from sparserm_cli.store.rows import STRADDLED, TRUNCATED, sizes, write_array
+from sparserm_cli.store.spool import Spool, distinct
+from sparserm_cli.store.tables import Table
 from sparserm_cli.store.units import INNER, PLAN
 from sparserm_cli.store.zarrs import SafeStore
 
+_PAIR = struct.Struct("<qqq")
+
 
 class _Order(NamedTuple):
-    """What is kept of all that came, and in which order.
+    """What is kept of all that came, and in which order."""
 
-    Axes: `responses` and `prompts` are the different ones, in store order.
-    """
-
-    responses: Integer[np.ndarray, " responses"]
-    """Place of each response in the spool, where it came first."""
-    prompts: Integer[np.ndarray, " prompts"]
-    """Place of each prompt in the spool, where it came first."""
-    response_prompt: Int32[np.ndarray, " responses"]
-    """The prompt of each response."""
-    response_length: Int32[np.ndarray, " responses"]
-    """Tokens of each response."""
+    prompts: Table
+    """Where each different prompt came first."""
+    responses: Table
+    """The prompt of each different response, and where it came first."""
+    pairs: Table
+    """Pairs of different responses, by their numbers, in the order they came in."""
     unit_start: Int64[np.ndarray, " starts"]
     """The first response of each unit, and the end."""
-    pairs: Pairs
-    """Pairs of different responses, in the order they came in."""
+    unit_tokens: Int64[np.ndarray, " units"]
+    """Response tokens of each unit."""
 
 
 class PlanWriter:
@@ -62,7 +61,6 @@ class PlanWriter:
     def __init__(self, root: PurePath, settings: ExtractSettings) -> None:
         self.root, self.settings = root, settings
         self._spool = Spool(part_name(root.with_name(f"{root.name}.spool")))
-        self._prompts = self._responses = 0
         self._prompt_key = b""
 
     def __enter__(self) -> Self:
@@ -106,19 +104,15 @@ class PlanWriter:
         ids = np.asarray(response_ids, "<u4").tobytes()
         key = hashlib.blake2b(ids, digest_size=16, key=self._prompt_key).digest()
         flags = STRADDLED * straddled | TRUNCATED * truncated
-        record = RESPONSE.pack(key, self._prompts - 1, len(response_ids), characters, flags)
-        self._spool.append("responses", record)
-        self._spool.append("responses.ids", ids)
-        self._responses += 1
-        return self._responses - 1
+        responses = self._spool.responses
+        responses.add(key, ids, len(self._spool.prompts) - 1, characters, flags)
+        return len(responses) - 1
 
     def _add_prompt(self, ids: bytes, group: int) -> None:
         """Add a prompt unless it is that of the response before."""
         key = hashlib.blake2b(ids, digest_size=16).digest()
         if key != self._prompt_key:
-            self._spool.append("prompts", PROMPT.pack(key, len(ids) // 4, group))
-            self._spool.append("prompts.ids", ids)
-            self._prompts += 1
+            self._spool.prompts.add(key, ids, group)
             self._prompt_key = key
 
     def add_pair(self, chosen: int, rejected: int, row: int) -> None:
@@ -126,12 +120,12 @@ class PlanWriter:
 
         One of equal responses says nothing and is left out; so is one that came before, with `dedupe`.
         """
-        self._spool.append("pairs", PAIR.pack(chosen, rejected, row))
+        self._spool.pairs.append(_PAIR.pack(chosen, rejected, row))
 
     def reject(self, record: Mapping[str, Any]) -> None:
         """Note an input row that was not accepted, and why."""
         line = json.dumps(dict(record), ensure_ascii=True, allow_nan=False) + "\n"
-        self._spool.append("rejects", line.encode("ascii"))
+        self._spool.rejects.append(line.encode("ascii"))
 
     def freeze(self, counts: Mapping[str, int]) -> ExtractPlan:
         """Write the plan; after this the capture is there, without any unit done.
@@ -144,11 +138,10 @@ class PlanWriter:
             ResourceError: the disk is full.
 
         """
-        if not self._responses:
+        if not len(self._spool.responses):
             where = ", ".join(one.path for one in self.settings.inputs) or "the input"
             hint = "see rejects, or name another file"
             raise BadInputError(where, "at least one response", "no rows", hint)
-        self._spool.finish()
         order = self._order()
         plan = ExtractPlan(self.settings, self._layout(order), dict(counts))
         with building_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
@@ -157,7 +150,7 @@ class PlanWriter:
             self._write_rows(store, order, plan.layout)
             fault_point("plan-rows-written")
             make_folder(part / INNER)
-            write_atomic(part / REJECTS, self._spool.bytes("rejects"))
+            self._spool.rejects.copy(part / REJECTS)
             frozen = freeze(part, plan, plan.settings.identity())
             self._spool.remove()
             fault_point("plan-before-rename")
@@ -166,63 +159,77 @@ class PlanWriter:
 
     def _order(self) -> _Order:
         """Put what is different in store order: by first appearance of the prompt, then of the response."""
-        prompts, prompt_number = distinct(self._spool.column("prompts", "key"))
-        responses, number = distinct(self._spool.column("responses", "key"))
-        prompt = prompt_number[self._spool.column("responses", "prompt")[responses]].astype(
-            np.int32, copy=False
+        spool = self._spool
+        prompts, number = distinct(spool, spool.prompts.records, lambda block: (block["key"], 0))
+        responses, number = distinct(
+            spool, spool.responses.records, lambda block: (block["key"], number.at(block["prompt"]))
         )
-        by_prompt = np.argsort(prompt, kind="stable").astype(responses.dtype)
-        responses, prompt = responses[by_prompt], prompt[by_prompt]
-        lengths = self._spool.column("responses", "length")[responses]
-        starts = cut_units(lengths, prompt, self.settings.token_cap, self.settings.response_cap)
-        place = np.empty_like(by_prompt)
-        place[by_prompt] = np.arange(len(place))
-        return _Order(responses, prompts, prompt, lengths, starts, self._pairs(place[number]))
+        return _Order(prompts, responses, self._pairs(number), *self._units(responses))
 
-    def _pairs(self, place: Integer[np.ndarray, " added"]) -> Pairs:
+    def _pairs(self, number: Table) -> Table:
         """Return the pairs that are kept, given the number in the store of each response that was added."""
-        sides = (place[self._spool.column("pairs", side)] for side in ("chosen", "rejected"))
-        chosen, rejected = (one.astype(np.int64) for one in sides)
-        kept = chosen != rejected
-        if self.settings.dedupe:
-            _, first = np.unique(chosen * len(place) + rejected, return_index=True)
-            kept &= np.isin(np.arange(len(kept)), first)
-        return Pairs(chosen[kept], rejected[kept], self._spool.column("pairs", "row")[kept])
+        kept = self._spool.table(self._spool.pairs.kind)
+        for block in self._spool.pairs.blocks():
+            chosen, rejected = (number.at(block[side]) for side in ("chosen", "rejected"))
+            differ = chosen != rejected
+            kept.add(chosen[differ], rejected[differ], block["row"][differ])
+        if not self.settings.dedupe:
+            return kept
+        firsts, _ = distinct(self._spool, kept, lambda block: (_pair_keys(block), 0))
+        return self._spool.table(kept.kind).extend(kept.at(block["place"]) for block in firsts.blocks())
+
+    def _units(self, responses: Table) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
+        """Cut the responses into units; return the first response of each, the end, and the tokens of each.
+
+        The last unit of a block may go on in the next one, so its responses are cut again with those.
+        """
+        starts, tokens = [0], list[int]()
+        lengths, prompts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for block in responses.blocks():
+            length = self._spool.responses.records.at(block["place"])["length"]
+            lengths, prompts = np.append(lengths, length), np.append(prompts, block["tree"].astype(np.int64))
+            cuts = cut_units(lengths, prompts, self.settings.token_cap, self.settings.response_cap)
+            starts += (starts[-1] + cuts[1:-1]).tolist()
+            tokens += np.add.reduceat(lengths, cuts[:-1])[:-1].tolist()
+            lengths, prompts = lengths[cuts[-2] :], prompts[cuts[-2] :]
+        return np.array([*starts, len(responses)]), np.array([*tokens, lengths.sum()])
 
     def _layout(self, order: _Order) -> Layout:
         """Return the sizes of everything."""
-        tokens = np.add.reduceat(order.response_length.astype(np.int64), order.unit_start[:-1])
-        prompt_tokens = self._spool.column("prompts", "length")[order.prompts]
+        prompt_lengths = self._spool.prompts.column(order.prompts, "length")
         return Layout(
-            units=len(tokens),
+            units=len(order.unit_tokens),
             responses_per_unit=int(np.diff(order.unit_start).max()),
-            tokens_per_unit=int(tokens.max()),
+            tokens_per_unit=int(order.unit_tokens.max()),
             responses=len(order.responses),
             prompts=len(order.prompts),
-            pairs=len(order.pairs.row),
-            response_tokens=int(tokens.sum()),
-            prompt_tokens=int(prompt_tokens.sum(dtype=np.int64)),
+            pairs=len(order.pairs),
+            response_tokens=int(order.unit_tokens.sum()),
+            prompt_tokens=sum(int(block.sum(dtype=np.int64)) for block in prompt_lengths),
         )
 
     def _write_rows(self, store: SafeStore, order: _Order, layout: Layout) -> None:
-        """Write the rows arrays in store order, one after another, since each may be large."""
-        known = {
-            "response_prompt": order.response_prompt,
-            "response_length": order.response_length,
-            "pair_chosen": order.pairs.chosen,
-            "pair_rejected": order.pairs.rejected,
-            "pair_row": order.pairs.row,
-            "unit_response_start": order.unit_start,
+        """Write the rows arrays in store order, one after another."""
+        prompts, responses, pairs = self._spool.prompts, self._spool.responses, order.pairs
+        columns: dict[str, Iterable[np.ndarray]] = {
+            "response_prompt": (block["tree"] for block in order.responses.blocks()),
+            "response_length": responses.column(order.responses, "length"),
+            "response_characters": responses.column(order.responses, "characters"),
+            "response_flags": responses.column(order.responses, "flags"),
+            "response_ids": responses.token_ids(order.responses),
+            "prompt_length": prompts.column(order.prompts, "length"),
+            "prompt_group": prompts.column(order.prompts, "group"),
+            "prompt_ids": prompts.token_ids(order.prompts),
+            "pair_chosen": (block["chosen"] for block in pairs.blocks()),
+            "pair_rejected": (block["rejected"] for block in pairs.blocks()),
+            "pair_row": (block["row"] for block in pairs.blocks()),
+            "unit_response_start": [order.unit_start],
         }
-        for name, values in known.items():
-            write_array(store, name, len(values), [values])
-        for field in ("characters", "flags"):
-            values = self._spool.column("responses", field)[order.responses]
-            write_array(store, f"response_{field}", len(values), [values])
-        for field in ("length", "group"):
-            values = self._spool.column("prompts", field)[order.prompts]
-            write_array(store, f"prompt_{field}", len(values), [values])
-        responses = self._spool.token_ids("responses", order.responses)
-        write_array(store, "response_ids", layout.response_tokens, responses)
-        prompts = self._spool.token_ids("prompts", order.prompts)
-        write_array(store, "prompt_ids", layout.prompt_tokens, prompts)
+        lengths = sizes(layout)
+        for name, blocks in columns.items():
+            write_array(store, name, lengths[name], blocks)
+
+
+def _pair_keys(block: np.ndarray) -> np.ndarray:
+    """Return the chosen and the rejected response of each pair as one key of 16 bytes."""
+    return np.stack([block["chosen"], block["rejected"]], axis=1).astype(">i8").view("S16")[:, 0]

@@ -107,7 +107,7 @@ def write_array(store: CheckedStore, name: str, length: int, blocks: Iterable[np
         while len(block):
             piece = block[: CHUNK - count]
             block = block[len(piece) :]
-            held.append(piece)
+            held.append(piece.astype(ROW_TYPES[name]))
             count += len(piece)
             if count == CHUNK:
                 write_rows(array, start, np.concatenate(held))

@@ -1,39 +1,67 @@
 """Where prompts, responses and pairs wait on the disk until all have come and can be laid out.
 
 Everything is appended as it comes: of each prompt and response the token ids and a record of fixed size with
-the digest of its tokens, of each pair three numbers. Memory: none that grows.
+the digest of its tokens, of each pair three numbers. Memory: as `tables`.
 """
 
-import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
-from jaxtyping import Integer, UInt32, UInt64
+from jaxtyping import Integer, UInt32
 
-from sparserm_cli.store.files import disk_errors, fault_point, make_folder
 from sparserm_cli.store.layout import cut_units
+from sparserm_cli.store.tables import Scratch, Table, fields, groups
 
-RECORDS = {
-    "responses": np.dtype(
-        [("key", "<u8", 2), ("prompt", "<i4"), ("length", "<i4"), ("characters", "<i4"), ("flags", "u1")]
-    ),
-    "prompts": np.dtype([("key", "<u8", 2), ("length", "<i4"), ("group", "<u8")]),
-    "pairs": np.dtype([("chosen", "<i8"), ("rejected", "<i8"), ("row", "<i8")]),
-}
-RESPONSE, PROMPT, PAIR = struct.Struct("<16siiiB"), struct.Struct("<16siQ"), struct.Struct("<qqq")
-"""The same records, to be packed one at a time."""
-
-_FILES = (*RECORDS, "responses.ids", "prompts.ids", "rejects")
-_BLOCK = 1 << 20
+_KEYED = np.dtype([("key", "S16"), ("place", ">u8"), ("tree", ">u8")])
+_TOKENS = 1 << 20
 
 
-class Spool:
-    """Files that are appended to, then read.
+class Texts:
+    """Prompts or responses as they came: their records and their token ids.
+
+    Args:
+        scratch: for tables.
+        layout: of what `add` is given besides digest and tokens, as `struct` writes it.
+        more: the same, as numpy writes it.
+
+    """
+
+    def __init__(self, scratch: Scratch, layout: str, more: list[tuple[str, str]]) -> None:
+        self._struct = struct.Struct(f"<16sqi{layout}")
+        self.records = scratch.table([("key", "S16"), ("offset", "<i8"), ("length", "<i4"), *more])
+        self._ids = scratch.table("<u4")
+
+    def __len__(self) -> int:
+        """Return how many have come."""
+        return len(self.records)
+
+    def add(self, key: bytes, ids: bytes, *more: int) -> None:
+        """Append one, given the digest of its tokens and their ids, four bytes each."""
+        self.records.append(self._struct.pack(key, len(self._ids), len(ids) // 4, *more))
+        self._ids.append(ids)
+
+    def column(self, order: Table, field: str) -> Iterator[Integer[np.ndarray, " block"]]:
+        """Yield one field of those that are wanted; `order` is as `distinct` gives it."""
+        for block in order.blocks():
+            yield self.records.at(block["place"])[field]
+
+    def token_ids(self, order: Table) -> Iterator[UInt32[np.ndarray, " tokens"]]:
+        """Yield the token ids of those that are wanted, many at a time."""
+        for block in order.blocks():
+            found = self.records.at(block["place"])
+            numbers = np.arange(len(found), dtype=np.int32)
+            for start, stop in pairwise(cut_units(found["length"], numbers, _TOKENS, _TOKENS)):
+                size = found["length"][start:stop].astype(np.int64)
+                if size.any():
+                    shift = found["offset"][start:stop] - (np.cumsum(size) - size)
+                    yield self._ids.at(np.repeat(shift, size) + np.arange(size.sum()))
+
+
+class Spool(Scratch):
+    """The tables of all that came.
 
     Args:
         folder: made on entry, removed on exit.
@@ -41,102 +69,49 @@ class Spool:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._waiting = {name: bytearray() for name in _FILES}
-
-    def __enter__(self) -> Self:
-        """Make the folder."""
-        make_folder(self.folder)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove everything."""
-        self.remove()
-
-    def remove(self) -> None:
-        """Remove the files, which nobody needs any more."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def append(self, name: str, data: bytes) -> None:
-        """Append to a file; it is written a mebibyte at a time.
-
-        Raises:
-            ResourceError: the disk is full.
-
-        """
-        waiting = self._waiting[name]
-        waiting += data
-        if len(waiting) >= _BLOCK:
-            self._write(name)
-
-    def finish(self) -> None:
-        """Write what still waits; from here on the files are read.
-
-        Raises:
-            ResourceError: the disk is full.
-
-        """
-        for name in _FILES:
-            self._write(name)
-
-    def _write(self, name: str) -> None:
-        """Append what waits for a file to it."""
-        waiting = self._waiting[name]
-        with disk_errors(self.folder, len(waiting)):
-            fault_point("plan-spool")
-            with (self.folder / name).open("ab") as file:
-                file.write(waiting)
-        waiting.clear()
-
-    def bytes(self, name: str) -> bytes:
-        """Return a whole file."""
-        return (self.folder / name).read_bytes()
-
-    def column(self, name: str, field: str) -> np.ndarray:
-        """Return one field of all records of a file, read in blocks."""
-        kind, path = RECORDS[name], self.folder / name
-        count = path.stat().st_size // kind.itemsize
-        values = np.empty((count, *kind[field].shape), kind[field].base)
-        with path.open("rb") as file:
-            for start in range(0, count, _BLOCK):
-                block = np.fromfile(file, kind, min(_BLOCK, count - start))
-                values[start : start + len(block)] = block[field]
-        return values
-
-    def token_ids(
-        self, name: str, places: Integer[np.ndarray, " n"]
-    ) -> Iterator[UInt32[np.ndarray, " tokens"]]:
-        """Yield the token ids of the prompts or responses at `places`, many at a time."""
-        length = self.column(name, "length")
-        offset = (np.cumsum(length, dtype=np.int64) - length)[places]
-        length, numbers = length[places], np.arange(len(places), dtype=np.int32)
-        for start, stop in pairwise(cut_units(length, numbers, _BLOCK, _BLOCK)):
-            size = length[start:stop].astype(np.int64)
-            if size.any():
-                # Mapped anew each time, so that pages read before do not count as memory in use.
-                tokens = np.memmap(self.folder / f"{name}.ids", "<u4", "r")
-                shift = offset[start:stop] - (np.cumsum(size) - size)
-                yield np.asarray(tokens[np.repeat(shift, size) + np.arange(size.sum())])
+        super().__init__(folder)
+        more = [("prompt", "<i8"), ("characters", "<i4"), ("flags", "u1")]
+        self.responses = Texts(self, "qiB", more)
+        self.prompts = Texts(self, "Q", [("group", "<u8")])
+        self.pairs = self.table([("chosen", "<i8"), ("rejected", "<i8"), ("row", "<i8")])
+        self.rejects = self.table("u1")
 
 
 def distinct(
-    keys: UInt64[np.ndarray, "n 2"],
-) -> tuple[Integer[np.ndarray, " distinct"], Integer[np.ndarray, " n"]]:
-    """Return where each different digest comes first, and for every digest the number of it among these.
+    scratch: Scratch,
+    table: Table,
+    keys: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | int]],
+) -> tuple[Table, Table]:
+    """Find what is equal, and put what is different in order: by what it stands under, then as it came.
 
-    Digests are sorted in sixteen parts, so that little besides them and the result is held.
+    Args:
+        scratch: for tables.
+        table: what came.
+        keys: gives for a block of it the keys, of 16 bytes, which equal ones share, and the numbers of what
+            they stand under.
+
+    Returns:
+        of each different one, in that order, `tree`, which it stands under, and `place`, where it came first
+        in the table; and for each place of the table the number of its equal in that order.
+
     """
-    kind = np.int32 if len(keys) < 1 << 31 else np.int64
-    first = np.empty(len(keys), kind)
-    part = (keys[:, 0] >> np.uint64(60)).astype(np.uint8)
-    for number in range(16):
-        members = np.flatnonzero(part == number).astype(kind)
-        members = members[np.lexsort(keys[members].T)]  # stable: equal ones stay in the order they came in
-        ordered = keys[members]
-        begins = np.ones(len(members), bool)
-        begins[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-        first[members] = members[begins][np.cumsum(begins) - 1]
-    is_first = first == np.arange(len(first), dtype=kind)
-    return np.flatnonzero(is_first).astype(kind), (np.cumsum(is_first, dtype=kind) - 1)[first]
+    keyed, start = scratch.table(_KEYED), 0
+    for block in table.blocks():
+        key, tree = keys(block)
+        keyed.add(key, np.arange(start, start + len(block)), tree)
+        start += len(block)
+    firsts, first = scratch.table(fields("tree", "first", "place")), np.zeros(1, np.int64)
+    for block, begins in groups(keyed.sorted(), "key"):
+        first = np.concatenate([first[-1:], block["place"][begins]])[np.cumsum(begins)]
+        firsts.add(block["tree"], first, block["place"])
+    order, numbered, last = (
+        scratch.table(fields("tree", "place")),
+        scratch.table(fields("place", "number")),
+        -1,
+    )
+    for block, begins in groups(firsts.sorted(), "first"):
+        number = last + np.cumsum(begins)
+        order.add(block["tree"][begins], block["place"][begins])
+        numbered.add(block["place"], number)
+        last = number[-1]
+    return order, scratch.table("<i8").extend(block["number"] for block in numbered.sorted())

@@ -18,7 +18,7 @@ DRIVER = Path(__file__).with_name("driver.py")
 SAMPLE = 61
 """Every so many file operations are killed in the quick test; all of them in the slow one."""
 POINTS = (
-    "plan-spool",
+    "table",
     "plan-rows-written",
     "plan-before",
     "plan-written",

@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError, ResourceError, UsageError
+from sparserm_cli.store import tables
 from sparserm_cli.store.activations import ActivationsWriter
 from sparserm_cli.store.files import sha256_file, sweep
 from sparserm_cli.store.layout import cut_units
@@ -22,6 +23,7 @@ from sparserm_cli.store.plan import InputFact, check_inputs, check_space
 from sparserm_cli.store.planner import PlanWriter
 from sparserm_cli.store.rows import CHUNK, Rows
 from sparserm_cli.store.spool import distinct
+from sparserm_cli.store.tables import Scratch
 
 token_ids = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(lambda one: np.array(one, np.uint32))
 added = st.lists(st.tuples(token_ids, token_ids), min_size=1, max_size=25)
@@ -61,12 +63,26 @@ def test_units_by_hand():
     assert cut_units(np.array([50, 1], np.int32), np.array([0, 1], np.int32), 9, 9).tolist() == [0, 1, 2]
 
 
-@hypothesis_settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rows=added, cap=st.integers(1, 12))
+@hypothesis_settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=added, cap=st.integers(1, 12), block=st.sampled_from([1, 2, 5, tables.BLOCK]))
 def test_what_is_added_is_planned_once_and_in_order(
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[tuple[np.ndarray, np.ndarray]],
+    cap: int,
+    block: int,
+):
+    """Round trip in blocks of any size: trees by first appearance, no response twice, their pairs."""
+    before, tables.BLOCK = tables.BLOCK, block
+    try:
+        _plan_and_compare(tmp_path_factory, rows, cap)
+    finally:
+        tables.BLOCK = before
+
+
+def _plan_and_compare(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[np.ndarray, np.ndarray]], cap: int
 ):
-    """Round trip: trees by first appearance of the prompt, no response twice, pairs where they belong."""
+    """Plan some rows, and compare with what plain dictionaries say."""
     root = tmp_path_factory.mktemp("plan") / "a"
     expected: dict[tuple, list[tuple]] = {}
     with PlanWriter(root, captures.settings(unit_tokens=cap)) as writer:
@@ -94,6 +110,8 @@ def test_what_is_added_is_planned_once_and_in_order(
     assert pairs.row.tolist() == kept
     assert plan.layout.pairs == len(kept)
     assert plan.bytes > 0
+    lengths, prompts = reader.rows.response_length, reader.rows.response_prompt
+    assert reader.rows.unit_response_start.tolist() == cut_units(lengths, prompts, cap, 4).tolist()
 
 
 def test_a_response_is_kept_once(tmp_path: Path):
@@ -115,8 +133,10 @@ def test_a_response_is_kept_once(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_dedupe_keeps_the_first_of_equal_pairs(tmp_path: Path):
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_dedupe_keeps_the_first_of_equal_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int):
     """The same two responses the other way round are another pair."""
+    monkeypatch.setattr(tables, "BLOCK", block)
     with PlanWriter(tmp_path / "a", captures.settings(dedupe=True)) as writer:
         for row in range(3):
             a, b = (writer.add(captures.ids(1), captures.ids(one), group=1) for one in (2, 3))
@@ -126,18 +146,20 @@ def test_dedupe_keeps_the_first_of_equal_pairs(tmp_path: Path):
     assert [one.tolist() for one in pairs] == [[0, 1], [1, 0], [0, 1]]
 
 
-def test_digests_that_share_a_half_are_different():
+def test_digests_that_share_a_half_are_different(tmp_path: Path):
     """Only all 128 bits make two equal; the first of equal ones stands for them."""
-    keys = np.array([[7, 1], [7, 2], [1 << 63, 1], [7, 1], [1 << 63, 1]], np.uint64)
-    first, number = distinct(keys)
-    assert first.tolist() == [0, 1, 2]
-    assert number.tolist() == [0, 1, 2, 0, 2]
+    keys = np.array([[7, 1], [7, 2], [1 << 63, 1], [7, 1], [1 << 63, 1]], ">u8").view("S16")[:, 0]
+    with Scratch(tmp_path / "scratch") as scratch:
+        table = scratch.table("S16").extend([keys])
+        order, number = distinct(scratch, table, lambda block: (block, 0))
+        assert [block["place"].tolist() for block in order.blocks()] == [[0, 1, 2]]
+        assert [block.tolist() for block in number.blocks()] == [[0, 1, 2, 0, 2]]
 
 
 def test_token_ids_are_gathered_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With blocks of 4 numbers instead of 1 Mi, the plan is the same."""
     whole = captures.plan(tmp_path / "whole").plan_hash
-    monkeypatch.setattr("sparserm_cli.store.spool._BLOCK", 4)
+    monkeypatch.setattr("sparserm_cli.store.spool._TOKENS", 4)
     assert captures.plan(tmp_path / "blocks").plan_hash == whole
 
 
@@ -245,7 +267,7 @@ def test_row_07_too_little_space_is_refused_before_the_work(tmp_path: Path, monk
 
 def test_row_07_a_full_disk_while_planning_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """In the spool or in the rows: exit 6, no plan, no leftovers."""
-    for point in ("plan-spool", "write:20", "plan-rows-written"):
+    for point in ("table", "write:20", "plan-rows-written"):
         monkeypatch.setenv("SPARSERM_FAULT_ERROR", point)
         with pytest.raises(ResourceError, match="no space left"):
             captures.plan(tmp_path / "a")
@@ -256,7 +278,7 @@ def test_row_01_a_killed_plan_leaves_nothing_that_is_taken_for_a_plan(tmp_path: 
     """Killed at any point of planning: no store, or the whole plan; the leftovers are swept."""
     whole = captures.plan(tmp_path / "whole").plan_hash
     script = Path(__file__).with_name("driver.py")
-    for point in ("plan-spool", "plan-rows-written", "plan-before-rename"):
+    for point in ("table", "plan-rows-written", "plan-before-rename"):
         run = tmp_path / point
         env = {**os.environ, "SPARSERM_FAULT": point}
         result = subprocess.run([sys.executable, str(script), "plan", str(run)], env=env, check=False)
