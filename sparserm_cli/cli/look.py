@@ -28,6 +28,12 @@ def compare(
         ),
     ] = list(CompareConfig.sweep),  # noqa: B006 - typer reads it and leaves it alone
     quick: Annotated[bool, typer.Option("--quick", help="Two points of a sweep and the methods.")] = False,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="L[,L...]", help="Layers that are used.", show_default="all; layers, choice: all"
+        ),
+    ] = None,
     top_k: Annotated[
         str, typer.Option(metavar="K[,K...]", help="Directions a side that are tried.")
     ] = ",".join(map(str, CompareConfig.top_k)),

@@ -103,7 +103,9 @@ class CompareConfig(StageConfig):
     """What is tried, of SWEEPS."""
     quick: bool = False
     """Only two points of the sweep over directions, the methods and the other runs."""
-    top_k: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    layer: tuple[int, ...] | None = None
+    """Layers that everything but the sweeps `layers` and `choice` uses; None for all that are encoded."""
+    top_k: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512)
     """Directions a side that are tried."""
     by: str = SelectConfig.by
     """Measure that selects SparseRM's latents."""

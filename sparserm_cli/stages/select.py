@@ -1,7 +1,8 @@
 """`select`: the decoder rows of the latents that tell chosen from rejected.
 
-Reads: `frequency.parquet`, the plan of `features.zarr`, the SAE's decoder. Writes: `directions/`.
-Memory: the table of frequencies and one SAE.
+Reads: `frequency.parquet`, the plan of `features.zarr`, the SAE's decoder; `--by forward` also the pooled
+vectors of `activations.zarr`. Writes: `directions/`.
+Memory: the table of frequencies and one SAE; for `forward` the pooled vectors of at most DENSE_PAIRS pairs.
 """
 
 import time
@@ -17,6 +18,9 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.sae_decoder import load_decoder
 from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
+from sparserm_cli.stages.controls import DENSE_PAIRS, projections
+from sparserm_cli.stages.frequency import counted_pairs
+from sparserm_cli.stages.pursuit import Moments, moments
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
 from sparserm_cli.store.activations import capture_path, open_capture
 from sparserm_cli.store.chain import is_made
@@ -126,6 +130,7 @@ def _directions(
         config.top_k,
         config.by,
         rows=lambda latents: decoder(layer, latents),
+        of_pairs=lambda: counted_moments(config, frequency, layer),
         seed=config.seed,
         where=f"layer {layer}",
     )
@@ -134,6 +139,25 @@ def _directions(
     else:
         rows = decoder(layer, chosen.feature)
     return told(chosen, rows, measures)
+
+
+def counted_moments(config: SelectConfig, frequency: Frequency, layer: int) -> Moments:
+    """Return the moments of the mean vectors of the pairs that were counted, or of a sample of many.
+
+    Raises:
+        IncompatibleError: the capture is gone.
+
+    """
+    counted = frequency.lineage.identity
+    capture = open_capture(config.run)
+    pairs = capture.pairs()
+    both = np.stack([pairs.chosen, pairs.rejected], axis=1)[
+        counted_pairs(capture, counted["val_fraction"], counted["seed"])
+    ]
+    if len(both) > DENSE_PAIRS:
+        both = both[np.random.default_rng(config.seed).choice(len(both), DENSE_PAIRS, replace=False)]
+    responses, places = np.unique(both, return_inverse=True)
+    return moments(projections(capture, (layer,), "mean", None, responses), places.reshape(-1, 2))
 
 
 def told(chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: Measures) -> LayerDirections:

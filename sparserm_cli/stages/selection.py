@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int8, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 
 from sparserm_cli.errors import UsageError
+from sparserm_cli.stages import pursuit
 from sparserm_cli.store.frequency import Latents, Measures
 
 By = Literal[
@@ -21,6 +22,7 @@ By = Literal[
     "mutual-information",
     "stability",
     "greedy",
+    "forward",
     "length-controlled",
     "random-latents",
     "random-directions",
@@ -31,8 +33,10 @@ MEASURES: tuple[str, ...] = get_args(By)
 """What `--by` takes; the last two are controls."""
 RESAMPLES = 200
 """Bootstrap samples of `stability`."""
-POOL = 8
+GREEDY_POOL = 8
 """`greedy` looks at this many times `top_k` latents a side, those of the largest difference."""
+FORWARD_POOL = 2048
+"""`forward` looks at this many latents a side, those of the largest difference."""
 
 _FIELDS = {
     "difference": "difference",
@@ -61,6 +65,7 @@ def choose(
     by: str,
     *,
     rows: Rows,
+    of_pairs: Callable[[], pursuit.Moments],
     seed: int = 0,
     where: str = "this layer",
 ) -> Chosen:
@@ -71,7 +76,8 @@ def choose(
         fold_total: tokens (or responses) in each random group of prompts, for `stability`.
         top_k: latents a side.
         by: one of MEASURES.
-        rows: gives decoder rows, for `greedy`.
+        rows: gives decoder rows, for `greedy` and `forward`.
+        of_pairs: gives the moments of the pairs that select, for `forward`.
         seed: of the bootstrap and of the controls.
         where: the layer, for errors.
 
@@ -85,8 +91,8 @@ def choose(
         return _control(np.full(2 * top_k, -1), top_k)
     if by == "random-latents":
         return _random_latents(measures, top_k, seed, where)
-    if by == "greedy":
-        return _greedy(measures.difference, top_k, rows, where)
+    if by in {"greedy", "forward"}:
+        return _in_turn(measures, top_k, rows, where, of_pairs if by == "forward" else None)
     if by == "stability":
         statistic = _stability(measures, fold_total, top_k, seed)
         return _top(statistic, measures.difference, np.sign(measures.difference), top_k, where)
@@ -115,39 +121,23 @@ def _top(statistic: Latents, difference: Latents, side: Latents, top_k: int, whe
     return Chosen(feature, _sides(top_k), statistic[feature])
 
 
-def _greedy(difference: Latents, top_k: int, rows: Rows, where: str) -> Chosen:
-    """Choose one latent after the other: the difference times what its direction adds to those before it.
-
-    What it adds is the norm of its unit decoder row after projecting out the chosen rows, kept up to date by
-    a Cholesky decomposition with pivoting (Golub and Van Loan, 4.2.8), so no row is chosen for what another
-    one already says. Both sides share the chosen rows and are filled together.
-    """
+def _in_turn(
+    measures: Measures, top_k: int, rows: Rows, where: str, of_pairs: Callable[[], pursuit.Moments] | None
+) -> Chosen:
+    """Choose one latent after the other: by `forward` with moments of the pairs, by `greedy` without."""
     pools = []
     for sign in (1, -1):
-        able = np.flatnonzero(difference * sign > 0)
+        able = np.flatnonzero(measures.difference * sign > 0)
         _require(len(able), top_k, sign, where)
-        pools.append(able[np.lexsort((able, -np.abs(difference[able])))[: POOL * top_k]])
+        most = max(FORWARD_POOL, top_k) if of_pairs else GREEDY_POOL * top_k
+        pools.append(able[np.lexsort((able, -np.abs(measures.difference[able])))[:most]])
     pool = np.concatenate(pools)
-    unit = rows(pool).astype(np.float64)
-    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
-    side = np.sign(difference[pool])
-    rest = np.ones(len(pool))  # squared norm of what each row adds
-    factor = np.zeros((len(pool), 2 * top_k))
-    taken: Bool[np.ndarray, " pool"] = np.zeros(len(pool), bool)
-    picks: dict[int, list[int]] = {1: [], -1: []}
-    for step in range(2 * top_k):
-        full = [sign for sign, picked in picks.items() if len(picked) == top_k]
-        gain = np.abs(difference[pool]) * np.sqrt(np.maximum(rest, 0.0))
-        gain[taken | np.isin(side, full)] = -1.0
-        pick = int(np.argmax(gain))
-        picks[int(side[pick])].append(pick)
-        taken[pick] = True
-        if rest[pick] > 1e-12:
-            column = unit @ unit[pick] - factor[:, :step] @ factor[pick, :step]
-            factor[:, step] = column / np.sqrt(rest[pick])
-            rest -= factor[:, step] ** 2
-    feature = pool[picks[1] + picks[-1]]
-    return Chosen(feature, _sides(top_k), difference[feature])
+    difference = measures.difference[pool]
+    if of_pairs:
+        place, gain = pursuit.forward(rows(pool), difference, top_k, of_pairs())
+        return Chosen(pool[place], _sides(top_k), gain * _sides(top_k))
+    place = pursuit.greedy(rows(pool), difference, top_k).place
+    return Chosen(pool[place], _sides(top_k), difference[place])
 
 
 def _stability(

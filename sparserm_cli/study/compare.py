@@ -33,6 +33,8 @@ FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4)
 QUICK_TOP_K = (8, 64)
 """Directions a side of a quick comparison."""
 QUICK_SWEEPS = ("directions", "methods", "transfer")
+OF_ALL_LAYERS = ("layers", "choice")
+"""Sweeps that are about the layers that there are, whichever the others use."""
 
 
 class CompareSummary(NamedTuple):
@@ -80,6 +82,7 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
     Raises:
         BadInputError: fewer prompts than folds.
         IncompatibleError: a run is incomplete, or has other layers than the one that is fitted on.
+        UsageError: a run lacks a layer that is to be used.
         CorruptStoreError: a run is damaged.
         ResourceError: the disk is full.
 
@@ -115,8 +118,12 @@ def compare_samples(
 
     """
     sample = samples[0]
+    used = samples if config.layer is None else [one.only(config.layer) for one in samples]
     asked = [one for one in (QUICK_SWEEPS if config.quick else config.sweep) if _able(one, note)]
-    trials = [one for sweep in asked for one in _POINTS[sweep](sample, samples[1:], config)]
+    trials = []
+    for sweep in asked:
+        first, *others = samples if sweep in OF_ALL_LAYERS else used
+        trials += list(_POINTS[sweep](first, others, config))
     total = sum(len(one.methods) for one in trials) * config.folds
     done, sweeps = 0, dict[str, dict[str, Any]]()
     for one in trials:

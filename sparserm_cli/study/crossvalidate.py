@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float64, Int64
 
 from sparserm_cli.config import Progress
 from sparserm_cli.data.splits import grouped_folds
-from sparserm_cli.study.methods import Method, Training, fit_method
+from sparserm_cli.study.fit_method import fit_method
+from sparserm_cli.study.methods import Method, Training
 from sparserm_cli.study.sample import Sample
 from sparserm_cli.study.statistics import Difference, PairAccuracy, difference, fold_spread, pair_accuracy
 

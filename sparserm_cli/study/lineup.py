@@ -24,6 +24,11 @@ CONTROLS = {
     "random directions": "random-directions",
 }
 """Other directions: name to kind."""
+IN_TURN = {
+    "components of pairs, in turn": "components-in-turn",
+    "random directions, in turn": "random-in-turn",
+}
+"""The same, chosen in turn as `forward` chooses latents: name to kind."""
 DENSE = Method("dense, linear", kind="dense", top_k=None)
 """A linear probe of the mean vectors."""
 LATENTS = (
@@ -42,7 +47,9 @@ WHOLE = (
 """What has no directions to count."""
 CHANGES: dict[str, dict[str, Any]] = {
     **{f"by {by}": {"by": by} for by in ("standardised", "z", "mcnemar", "mutual-information")},
-    **{f"by {by}": {"by": by} for by in ("stability", "greedy", "length-controlled")},
+    **{
+        f"by {by}": {"by": by} for by in ("difference", "stability", "greedy", "forward", "length-controlled")
+    },
     "response frequency": {"unit": "response"},
     "mean": {"pool": "mean"},
     "last token": {"pool": "last"},
@@ -79,7 +86,10 @@ def sparserm(config: CompareConfig, top_k: int) -> Method:
 
 def with_controls(own: Method, suffix: str = "") -> list[Method]:
     """Return a method and other directions in the same number under the same head."""
-    return [own, *(replace(own, name=name + suffix, kind=kind) for name, kind in CONTROLS.items())]
+    in_turn = own.by == "forward"
+    plain = [replace(own, name=f"{own.name}, by difference", by="difference")] if in_turn else []
+    controls = CONTROLS | (IN_TURN if in_turn else {})
+    return [own, *plain, *(replace(own, name=name + suffix, kind=kind) for name, kind in controls.items())]
 
 
 def everything(config: CompareConfig) -> list[Method]:

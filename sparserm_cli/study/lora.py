@@ -19,7 +19,8 @@ from sparserm_cli.models.backbone import choose_device, choose_dtype
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
 from sparserm_cli.models.memory import keep_freed_memory
 from sparserm_cli.models.quiet import quiet_transformers
-from sparserm_cli.study.methods import Scorer, Training
+from sparserm_cli.study.fit_method import Scorer
+from sparserm_cli.study.methods import Training
 from sparserm_cli.study.report_contexts import ids_of
 from sparserm_cli.study.sample import Sample
 

@@ -1,7 +1,7 @@
-"""The ways of turning pooled vectors into a score that are compared: SparseRM, and what it must beat.
+"""What is compared: SparseRM and what it must beat, each by the numbers that it gives a head.
 
 Axes: `n` responses, `m` pairs, `p` numbers a response, `d_in` width of the residual stream. Everything that
-looks at labels (selection, components, standardisation, fit) looks at training pairs alone.
+looks at labels (selection, components) looks at training pairs alone.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,10 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Int64, UInt64
 
-from sparserm_cli.data.splits import grouped_folds, validation_mask
-from sparserm_cli.models.fitting import PairData, scores_of, standardisation
-from sparserm_cli.models.mlp import fit_head
+from sparserm_cli.data.splits import validation_mask
+from sparserm_cli.stages import pursuit
 from sparserm_cli.stages.measures import measure
 from sparserm_cli.stages.selection import choose, random_directions
 from sparserm_cli.stages.tally import FOLDS, make_cohort
@@ -24,10 +23,6 @@ from sparserm_cli.study.sample import Sample, count
 
 VAL_FRACTION = 0.2
 """Share of the training prompts that chooses penalties and stops training."""
-INNER_FOLDS = 3
-"""Parts of the training prompts by which one of several methods is chosen."""
-INNER_PAIRS = 3000
-"""Most pairs, drawn at random, that choose."""
 
 
 @dataclass(frozen=True)
@@ -79,91 +74,10 @@ class Training(NamedTuple):
         return np.unique(self.pairs[~self.validation])
 
 
-class Scorer(NamedTuple):
-    """A fitted method."""
-
-    score: Callable[[Sample], Float64[np.ndarray, " n"]]
-    """Scores every response of a run."""
-    parameters: int
-    """Numbers that were fitted to the labels by the head."""
-    chosen: str = ""
-    """Name of the method that was chosen, where there was a choice."""
-
-
 Projection = Callable[[Sample], Float32[np.ndarray, "n p"]]
 
 
-def fit_method(method: Method, training: Training) -> Scorer:
-    """Fit a method on training pairs."""
-    if method.among:
-        best = max(method.among, key=lambda one: inner_accuracy(one, training))
-        return fit_method(best, training)._replace(chosen=best.name)
-    if method.layers is not None:
-        return _of_layers(method, method.layers, training)
-    if method.kind == "chance":
-        return Scorer(lambda sample: np.zeros(len(sample.lengths)), 0)
-    if method.kind == "length":
-        return _by_length(training)
-    if method.kind == "means":
-        return _difference_of_means(method, training)
-    if method.kind == "lora":
-        from sparserm_cli.study.lora import fit_lora  # trl takes seconds to load
-
-        return fit_lora(training)
-    project = KINDS[method.kind](method, training)
-    values = project(training.sample)
-    mean, std = standardisation(values, training.rows)
-    used, places = np.unique(training.pairs, return_inverse=True)
-    x = (values[used] - mean) / std
-    weight = np.ones(len(training.pairs), np.float32)
-    views = len(training.sample.layers) * (1 if method.kind in LATENTS else len(POOLINGS[method.pool]))
-    data = PairData(x, places.reshape(-1, 2), training.validation, weight, views)
-    fitted = fit_head(data, method.head, method.loss, seed=training.seed)
-
-    def score(sample: Sample) -> Float64[np.ndarray, " n"]:
-        return scores_of(fitted.weights, (project(sample) - mean) / std).astype(np.float64)
-
-    return Scorer(score, sum(one.size for one in fitted.weights.values()))
-
-
-def inner_accuracy(method: Method, training: Training) -> float:
-    """Return the accuracy of a method on folds of the training prompts."""
-    kept = np.arange(len(training.pairs))
-    if len(kept) > INNER_PAIRS:
-        kept = np.random.default_rng(training.seed).choice(kept, INNER_PAIRS, replace=False)
-    fold = grouped_folds(training.groups[kept], INNER_FOLDS, training.seed)
-    right = 0
-    for one in range(INNER_FOLDS):
-        train, test = kept[fold != one], kept[fold == one]
-        inner = training._replace(pairs=training.pairs[train], groups=training.groups[train])
-        scores = fit_method(method, inner).score(training.sample)[training.pairs[test]]
-        right += int((scores[:, 0] > scores[:, 1]).sum())
-    return right / len(kept)
-
-
-def _of_layers(method: Method, layers: tuple[int, ...], training: Training) -> Scorer:
-    """Fit a method on some of the layers."""
-    part = training._replace(sample=training.sample.only(layers))
-    fitted = fit_method(replace(method, layers=None), part)
-    return fitted._replace(score=lambda sample: fitted.score(sample.only(layers)))
-
-
-def _by_length(training: Training) -> Scorer:
-    """Prefer the longer response if the training pairs do, else the shorter."""
-    lengths = training.sample.lengths[training.pairs]
-    preference = float(np.sign(np.sign(lengths[:, 0] - lengths[:, 1]).sum())) or 1.0
-    return Scorer(lambda sample: preference * sample.lengths.astype(np.float64), 1)
-
-
-def _difference_of_means(method: Method, training: Training) -> Scorer:
-    """Project on the mean chosen vector less the mean rejected one."""
-    vectors = _vectors(training.sample, method.pool)
-    pairs = training.pairs[~training.validation]
-    weight = (vectors[pairs[:, 0]] - vectors[pairs[:, 1]]).mean(axis=0)
-    return Scorer(lambda sample: (_vectors(sample, method.pool) @ weight).astype(np.float64), len(weight))
-
-
-def _vectors(sample: Sample, pool: str) -> Float32[np.ndarray, "n p"]:
+def vectors_of(sample: Sample, pool: str) -> Float32[np.ndarray, "n p"]:
     """Return the pooled vectors of all layers side by side."""
     parts = [sample.pooled[layer][name] for layer in sample.layers for name in POOLINGS[pool]]
     return np.concatenate(parts, axis=1)
@@ -198,6 +112,7 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
             method.top_k or 0,
             method.by,
             rows=partial(sample.decoder, layer),
+            of_pairs=partial(_moments, sample, layer, pairs),
             seed=training.seed,
             where=f"layer {layer}",
         ).feature
@@ -229,7 +144,8 @@ def _components(method: Method, training: Training) -> Projection:
     rows = {}
     for layer in training.sample.layers:
         taken = _pooled_once(training.sample, layer, method.pool)[training.rows]
-        rows[layer] = _leading(taken - taken.mean(axis=0), 2 * (method.top_k or 0))
+        centred = taken - taken.mean(axis=0)
+        rows[layer] = _leading(centred.T @ centred, 2 * (method.top_k or 0))
     return _on(rows, method.pool)
 
 
@@ -239,8 +155,49 @@ def _pair_components(method: Method, training: Training) -> Projection:
     pairs = training.pairs[~training.validation]
     for layer in training.sample.layers:
         vectors = _pooled_once(training.sample, layer, method.pool)
-        rows[layer] = _leading(vectors[pairs[:, 0]] - vectors[pairs[:, 1]], 2 * (method.top_k or 0))
+        rows[layer] = _leading(pursuit.moments(vectors, pairs).second, 2 * (method.top_k or 0))
     return _on(rows, method.pool)
+
+
+def _random_in_turn(method: Method, training: Training) -> Projection:
+    """Project on random directions, chosen in turn among as many as the SAE has latents."""
+    sample = training.sample
+    pools = {
+        layer: random_directions(
+            sample.latents[layer].tokens.shape[1],
+            sample.pooled[layer]["mean"].shape[1],
+            training.seed + 1000 * (layer + 1),
+        )
+        for layer in sample.layers
+    }
+    return _in_turn(method, training, pools)
+
+
+def _components_in_turn(method: Method, training: Training) -> Projection:
+    """Project on principal components of the pairs, chosen in turn among all of them."""
+    pairs = training.pairs[~training.validation]
+    pools = {
+        layer: _leading(pursuit.moments(pooled["mean"], pairs).second, len(pooled["mean"].T))
+        for layer, pooled in training.sample.pooled.items()
+    }
+    return _in_turn(method, training, pools)
+
+
+def _in_turn(
+    method: Method, training: Training, pools: dict[int, Float32[np.ndarray, "pool d_in"]]
+) -> Projection:
+    """Choose among any directions as `forward` does among latents, whose sides they lack."""
+    rows = {}
+    pairs = training.pairs[~training.validation]
+    for layer, pool in pools.items():
+        found = _moments(training.sample, layer, pairs)
+        rows[layer] = pool[pursuit.forward(pool, None, min(method.top_k or 0, len(pool) // 2), found).place]
+    return _on(rows, method.pool)
+
+
+def _moments(sample: Sample, layer: int, pairs: Int64[np.ndarray, "m 2"]) -> pursuit.Moments:
+    """Return the moments that `forward` chooses by."""
+    return pursuit.moments(sample.pooled[layer]["mean"], pairs)
 
 
 def _pooled_once(sample: Sample, layer: int, pool: str) -> Float32[np.ndarray, "n d_in"]:
@@ -248,10 +205,9 @@ def _pooled_once(sample: Sample, layer: int, pool: str) -> Float32[np.ndarray, "
     return sample.pooled[layer][POOLINGS[pool][0]]
 
 
-def _leading(vectors: Float32[np.ndarray, "rows d_in"], most: int) -> Float32[np.ndarray, "components d_in"]:
-    """Return the leading eigenvectors of the second moments."""
-    moments = (vectors.T @ vectors).astype(np.float64)
-    _, components = np.linalg.eigh(moments)
+def _leading(moments: Float[np.ndarray, "d_in d_in"], most: int) -> Float32[np.ndarray, "components d_in"]:
+    """Return the leading eigenvectors of second moments."""
+    _, components = np.linalg.eigh(moments.astype(np.float64))
     return np.ascontiguousarray(components[:, ::-1][:, :most].T, np.float32)
 
 
@@ -268,7 +224,7 @@ def _latent_values(method: Method, training: Training, what: str) -> Projection:
 
 def _dense(method: Method, _training: Training) -> Projection:
     """Give the head the whole pooled vectors."""
-    return lambda sample: _vectors(sample, method.pool)
+    return lambda sample: vectors_of(sample, method.pool)
 
 
 KINDS: dict[str, Callable[[Method, Training], Projection]] = {
@@ -277,6 +233,8 @@ KINDS: dict[str, Callable[[Method, Training], Projection]] = {
     "random-latents": _random_latents,
     "components": _components,
     "pair-components": _pair_components,
+    "random-in-turn": _random_in_turn,
+    "components-in-turn": _components_in_turn,
     "latent-means": partial(_latent_values, what="mean"),
     "latent-maxima": partial(_latent_values, what="largest"),
     "dense": _dense,

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64, UInt64
 from scipy import sparse
 
 from sparserm_cli.config import Progress
+from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.frequency import counted_pairs
 from sparserm_cli.stages.select import DecoderRows, sae_decoder
 from sparserm_cli.stages.tally import FOLDS, STRATA, Cohort, Counts, class_totals
@@ -62,7 +63,17 @@ class Sample:
         return tuple(self.pooled)
 
     def only(self, layers: tuple[int, ...]) -> Self:
-        """Return the same pairs with some of the layers."""
+        """Return the same pairs with some of the layers.
+
+        Raises:
+            UsageError: one of them is not there.
+
+        """
+        missing = [layer for layer in layers if layer not in self.pooled]
+        if missing:
+            there = f"some of {', '.join(map(str, self.layers))} ({self.name})"
+            hint = "capture and encode that layer"
+            raise UsageError("--layer", there, ", ".join(map(str, missing)), hint)
         pooled = {layer: self.pooled[layer] for layer in layers}
         return replace(self, pooled=pooled, latents={layer: self.latents[layer] for layer in layers})
 

@@ -8,11 +8,14 @@ import sparserm_planted as planted
 
 from sparserm_cli.config import FrequencyConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.stages.frequency import frequency
-from sparserm_cli.stages.select import SelectSummary, sae_decoder, select
+from sparserm_cli.stages.frequency import counted_pairs, frequency
+from sparserm_cli.stages.pursuit import moments
+from sparserm_cli.stages.select import SelectSummary, counted_moments, sae_decoder, select
 from sparserm_cli.stages.selection import MEASURES
+from sparserm_cli.store.activations import capture_path, remove_capture
 from sparserm_cli.store.directions import read_directions
 from sparserm_cli.store.features import SAEFacts
+from sparserm_cli.store.frequency import read_frequency
 
 
 def prepared(run: Path, **options: object) -> planted.Planted:
@@ -50,6 +53,31 @@ def test_what_is_written_is_what_is_returned(tmp_path: Path):
     assert list(read.layers) == [2, 3]
     for layer in (2, 3):
         assert np.array_equal(read.layers[layer].rows, summary.directions.layers[layer].rows)
+
+
+def test_forward_needs_the_vectors(tmp_path: Path):
+    """A capture may be thrown away after it has been encoded, but not before the pairs' vectors are read."""
+    made = prepared(tmp_path)
+    remove_capture(capture_path(tmp_path))
+    assert choose(made, top_k=2).by == "difference"
+    with pytest.raises(IncompatibleError) as caught:
+        choose(made, top_k=2, by="forward")
+    assert caught.value.where == str(capture_path(tmp_path))
+
+
+def test_forward_leaves_out_validation_prompts(tmp_path: Path):
+    """What the counted pairs are is asked of the frequencies, so that no validation pair selects."""
+    planted.plant(tmp_path)
+    counted = FrequencyConfig(run=tmp_path, val_fraction=0.4, seed=3)
+    frequency(counted, progress=lambda _done, _all: None, note=lambda _text: None)
+    made = planted.plant(tmp_path / "again")
+    capture = made.capture
+    pairs = capture.pairs()
+    both = np.stack([pairs.chosen, pairs.rejected], axis=1)[counted_pairs(capture, 0.4, 3)]
+    expected = moments(capture.pooled(3, "mean"), both)
+    found = counted_moments(SelectConfig(run=tmp_path), read_frequency(tmp_path), 3)
+    assert np.allclose(found.mean, expected.mean)
+    assert np.allclose(found.second, expected.second)
 
 
 def test_controls(tmp_path: Path):

@@ -1,12 +1,16 @@
 """Choosing latents: each measure by hand, the greedy choice against its definition, the controls."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.selection import MEASURES, choose, random_directions
+from sparserm_cli.stages import selection
+from sparserm_cli.stages.pursuit import RIDGE, Moments, moments
+from sparserm_cli.stages.selection import MEASURES, Chosen, random_directions
 from sparserm_cli.store.frequency import Measures
 
 FOLDS = np.full((4, 2), 100)
@@ -31,6 +35,18 @@ def measures(difference: list[float] | np.ndarray, **fields: object) -> Measures
 def no_rows(_latents: np.ndarray) -> np.ndarray:
     """Stand for decoder rows that must not be asked for."""
     raise AssertionError
+
+
+def no_moments() -> Moments:
+    """Stand for moments that must not be asked for."""
+    raise AssertionError
+
+
+def choose(
+    made: Measures, *rest: Any, of_pairs: Callable[[], Moments] = no_moments, **options: Any
+) -> Chosen:
+    """Choose without moments of the pairs where none are given."""
+    return selection.choose(made, *rest, of_pairs=of_pairs, **options)
 
 
 def test_difference_by_hand():
@@ -130,6 +146,50 @@ def test_greedy_with_more_directions_than_dimensions():
     assert sorted(chosen.feature.tolist()) == [0, 1, 2, 3, 4, 5]
 
 
+def test_forward_by_hand():
+    """Of two latents that say the same, the second adds nothing; what is rare but sure comes before the rest.
+
+    The pairs differ by (2, 0, 0), (2, 0, 0), (0, 1, 0) and (0, 0, 0): the mean differences along the axes are
+    1, 1/4 and 0, the second moments 2, 1/4 and 0. With the ridge r the gains are 1 / sqrt(2 + r) and
+    1/4 / sqrt(1/4 + r).
+    """
+    vectors = np.zeros((8, 3), np.float32)
+    vectors[[0, 2], 0], vectors[4, 1] = 2.0, 1.0
+    found = moments(vectors, np.arange(8).reshape(-1, 2))
+    assert found.mean.tolist() == [1.0, 0.25, 0.0]
+    assert found.second.tolist() == [[2.0, 0, 0], [0, 0.25, 0], [0, 0, 0]]
+    rows = np.array([[1, 0, 0], [3, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
+    made = measures([0.1, 0.4, -0.1, -0.2])
+    chosen = choose(made, FOLDS, 1, "forward", rows=lambda latents: rows[latents], of_pairs=lambda: found)
+    assert chosen.feature.tolist() == [1, 2]
+    ridge = RIDGE * 2.25 / 3
+    assert chosen.statistic == pytest.approx([1 / (2 + ridge) ** 0.5, -0.25 / (0.25 + ridge) ** 0.5])
+
+
+def test_forward_is_forward_regression():
+    """Each pick is the one after which least squares on the picks leaves least of 1; sides are kept."""
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((30, 6)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    vectors = rng.standard_normal((200, 6)).astype(np.float32)
+    found = moments(vectors, np.arange(200).reshape(-1, 2))
+    metric = found.second + RIDGE * np.trace(found.second) / 6 * np.eye(6)
+    made = measures(rng.uniform(-1, 1, 30))
+    side = np.sign(made.difference)
+
+    def explained(picks: list[int]) -> float:
+        taken = rows[picks].astype(np.float64)
+        return float((taken @ found.mean) @ np.linalg.solve(taken @ metric @ taken.T, taken @ found.mean))
+
+    picks: list[int] = []
+    for _ in range(4):
+        free = [n for n in range(30) if n not in picks and sum(side[picks] == side[n]) < 2]
+        picks.append(max(free, key=lambda n: explained([*picks, n])))
+    chosen = choose(made, FOLDS, 2, "forward", rows=lambda latents: rows[latents], of_pairs=lambda: found)
+    assert chosen.feature.tolist() == [n for n in picks if side[n] > 0] + [n for n in picks if side[n] < 0]
+    assert (chosen.statistic * chosen.side > 0).all()
+
+
 def test_random_latents_are_live_and_follow_the_seed():
     """A dead latent is never drawn."""
     responses = np.ones((2, 50), np.int64)
@@ -175,7 +235,7 @@ def test_an_unknown_measure_lists_them_all():
         choose(measures([0.1, -0.1]), FOLDS, 1, "diference", rows=no_rows)
     assert str(caught.value) == (
         "--by: expected one of difference, standardised, z, mcnemar, mutual-information, stability, greedy, "
-        "length-controlled, random-latents, random-directions, found 'diference'; correct the option"
+        "forward, length-controlled, random-latents, random-directions, found 'diference'; correct the option"
     )
 
 
@@ -185,6 +245,7 @@ def test_131_072_latents_take_less_than_2_seconds(by: str):
     rng = np.random.default_rng(0)
     made = measures(rng.uniform(-1, 1, 131_072))
     rows = rng.standard_normal((4_096, 64)).astype(np.float32)
+    known = moments(rows, np.arange(4_096).reshape(-1, 2))
     begun = time.process_time()
-    choose(made, FOLDS, 128, by, rows=lambda latents: rows[latents % 4_096])
+    choose(made, FOLDS, 128, by, rows=lambda latents: rows[latents % 4_096], of_pairs=lambda: known)
     assert time.process_time() - begun < 2.0

@@ -121,6 +121,29 @@ def test_saes_are_compared_on_one_capture(sample_of: Callable[..., Sample]):
     assert own > others
 
 
+def test_forward_stands_beside_what_is_chosen_alike(sample_of: Callable[..., Sample]):
+    """Who looks at the pairs' vectors to select is compared with other directions that are selected so."""
+    config = CompareConfig(top_k=(2,), folds=2, sweep=("directions",), by="forward")
+    (run,) = compare_samples([sample_of("one")], config, progress=quiet, note=quiet)["runs"].values()
+    names = [row["method"]["name"] for row in run["sweeps"]["directions"]["2"]]
+    assert names == ["SparseRM", "SparseRM, by difference", *lineup.CONTROLS, *lineup.IN_TURN]
+
+
+def test_some_of_the_layers_are_used(sample_of: Callable[..., Sample]):
+    """All sweeps use the layers that are asked for, but the one that is about layers."""
+    samples = [sample_of(name, layers=(3, 5), seed=seed) for seed, name in enumerate(("one", "two"))]
+    config = CompareConfig(top_k=(2,), folds=2, sweep=("directions", "layers", "transfer"), layer=(5,))
+    (run,) = compare_samples(samples, config, progress=quiet, note=quiet)["runs"].values()
+    assert list(run["sweeps"]["layers"]) == ["3", "5", "3, 5"]
+    alone, of_two = (run["sweeps"]["layers"][point][0]["parameters"] for point in ("5", "3, 5"))
+    used = run["sweeps"]["directions"]["2"][0]["parameters"]
+    assert used == alone < of_two
+    assert run["sweeps"]["transfer"]["two"][2]["parameters"] == alone
+    with pytest.raises(UsageError) as caught:
+        compare_samples(samples, replace(config, layer=(5, 7)), progress=quiet, note=quiet)
+    assert str(caught.value) == "--layer: expected some of 3, 5 (one), found 7; capture and encode that layer"
+
+
 def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sample]):
     """SparseRM, its strongest control and the dense probe choose among as many settings, and tell which."""
     sample = sample_of("one", layers=(3, 5))

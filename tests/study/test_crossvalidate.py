@@ -11,7 +11,8 @@ from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate, training_of
-from sparserm_cli.study.methods import KINDS, Method, Training, fit_method, inner_accuracy
+from sparserm_cli.study.fit_method import fit_method, inner_accuracy
+from sparserm_cli.study.methods import KINDS, Method, Training
 from sparserm_cli.study.sample import Sample, count, load_sample
 
 SELECTED = Method("sparserm", top_k=2)
@@ -65,6 +66,15 @@ def test_counts_in_memory_are_those_of_the_stream(tmp_path: Path, unit: str):
             assert getattr(found, name) == pytest.approx(value), name
         else:
             assert getattr(found, name) == value, name
+
+
+@pytest.mark.parametrize("kind", ["random-in-turn", "components-in-turn"])
+def test_directions_chosen_in_turn_beat_unchosen_ones(sample: Sample, kind: str):
+    """Looking at the labels is worth much whatever is chosen among; the controls can do it as well."""
+    methods = [Method("in turn", kind=kind, top_k=2), Method("unchosen", kind="random-directions", top_k=2)]
+    in_turn, other = crossvalidate(sample, methods, Protocol(folds=2))
+    assert in_turn.parameters == other.parameters == 5
+    assert in_turn.accuracy.accuracy > other.accuracy.accuracy + 0.05
 
 
 def test_planted_directions_win(sample: Sample):
@@ -135,7 +145,7 @@ WEAK = Method("weak", kind="random-directions", top_k=1)
 
 def test_the_best_of_several_is_fitted(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """The better one is chosen in every fold, from few pairs, and fitted on all as if it were alone."""
-    monkeypatch.setattr("sparserm_cli.study.methods.INNER_PAIRS", 150)
+    monkeypatch.setattr("sparserm_cli.study.fit_method.INNER_PAIRS", 150)
     chosen, alone = crossvalidate(sample, [Method("best", among=(WEAK, SELECTED)), SELECTED])
     assert chosen.chosen == ("sparserm",) * 5
     assert alone.chosen == ()

@@ -1,0 +1,105 @@
+"""Fitting one of the compared methods on training pairs.
+
+Axes: `n` responses, `m` pairs. Everything that looks at labels (choice among settings, standardisation, fit)
+looks at training pairs alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from sparserm_cli.data.splits import grouped_folds
+from sparserm_cli.models.fitting import PairData, scores_of, standardisation
+from sparserm_cli.models.mlp import fit_head
+from sparserm_cli.store.reward import POOLINGS
+from sparserm_cli.study.methods import KINDS, LATENTS, Method, Training, vectors_of
+from sparserm_cli.study.sample import Sample
+
+INNER_FOLDS = 3
+"""Parts of the training prompts by which one of several methods is chosen."""
+INNER_PAIRS = 3000
+"""Most pairs, drawn at random, that choose."""
+
+
+class Scorer(NamedTuple):
+    """A fitted method."""
+
+    score: Callable[[Sample], Float64[np.ndarray, " n"]]
+    """Scores every response of a run."""
+    parameters: int
+    """Numbers that were fitted to the labels by the head."""
+    chosen: str = ""
+    """Name of the method that was chosen, where there was a choice."""
+
+
+def fit_method(method: Method, training: Training) -> Scorer:
+    """Fit a method on training pairs."""
+    if method.among:
+        best = max(method.among, key=lambda one: inner_accuracy(one, training))
+        return fit_method(best, training)._replace(chosen=best.name)
+    if method.layers is not None:
+        return _of_layers(method, method.layers, training)
+    if method.kind == "chance":
+        return Scorer(lambda sample: np.zeros(len(sample.lengths)), 0)
+    if method.kind == "length":
+        return _by_length(training)
+    if method.kind == "means":
+        return _difference_of_means(method, training)
+    if method.kind == "lora":
+        from sparserm_cli.study.lora import fit_lora  # trl takes seconds to load
+
+        return fit_lora(training)
+    project = KINDS[method.kind](method, training)
+    values = project(training.sample)
+    mean, std = standardisation(values, training.rows)
+    used, places = np.unique(training.pairs, return_inverse=True)
+    x = (values[used] - mean) / std
+    weight = np.ones(len(training.pairs), np.float32)
+    views = len(training.sample.layers) * (1 if method.kind in LATENTS else len(POOLINGS[method.pool]))
+    data = PairData(x, places.reshape(-1, 2), training.validation, weight, views)
+    fitted = fit_head(data, method.head, method.loss, seed=training.seed)
+
+    def score(sample: Sample) -> Float64[np.ndarray, " n"]:
+        return scores_of(fitted.weights, (project(sample) - mean) / std).astype(np.float64)
+
+    return Scorer(score, sum(one.size for one in fitted.weights.values()))
+
+
+def inner_accuracy(method: Method, training: Training) -> float:
+    """Return the accuracy of a method on folds of the training prompts."""
+    kept = np.arange(len(training.pairs))
+    if len(kept) > INNER_PAIRS:
+        kept = np.random.default_rng(training.seed).choice(kept, INNER_PAIRS, replace=False)
+    fold = grouped_folds(training.groups[kept], INNER_FOLDS, training.seed)
+    right = 0
+    for one in range(INNER_FOLDS):
+        train, test = kept[fold != one], kept[fold == one]
+        inner = training._replace(pairs=training.pairs[train], groups=training.groups[train])
+        scores = fit_method(method, inner).score(training.sample)[training.pairs[test]]
+        right += int((scores[:, 0] > scores[:, 1]).sum())
+    return right / len(kept)
+
+
+def _of_layers(method: Method, layers: tuple[int, ...], training: Training) -> Scorer:
+    """Fit a method on some of the layers."""
+    part = training._replace(sample=training.sample.only(layers))
+    fitted = fit_method(replace(method, layers=None), part)
+    return fitted._replace(score=lambda sample: fitted.score(sample.only(layers)))
+
+
+def _by_length(training: Training) -> Scorer:
+    """Prefer the longer response if the training pairs do, else the shorter."""
+    lengths = training.sample.lengths[training.pairs]
+    preference = float(np.sign(np.sign(lengths[:, 0] - lengths[:, 1]).sum())) or 1.0
+    return Scorer(lambda sample: preference * sample.lengths.astype(np.float64), 1)
+
+
+def _difference_of_means(method: Method, training: Training) -> Scorer:
+    """Project on the mean chosen vector less the mean rejected one."""
+    vectors = vectors_of(training.sample, method.pool)
+    pairs = training.pairs[~training.validation]
+    weight = (vectors[pairs[:, 0]] - vectors[pairs[:, 1]]).mean(axis=0)
+    return Scorer(lambda sample: (vectors_of(sample, method.pool) @ weight).astype(np.float64), len(weight))
