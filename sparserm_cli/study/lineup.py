@@ -136,11 +136,15 @@ def chosen(config: CompareConfig, layers: tuple[int, ...]) -> list[Method]:
 
 
 def _settings(method: Method, layers: tuple[int, ...]) -> Iterator[Method]:
-    """Yield a method with each setting on each choice of layers."""
+    """Yield a method with each setting on each choice of layers.
+
+    Selection in turn fits a linear head already, from which a hidden layer gains nothing: it has the default.
+    """
     for taken in layer_choices(layers):
         for setting, options in SETTINGS.items():
             name = f"{setting}, layers {', '.join(map(str, taken))}"
-            yield replace(method, name=name, layers=taken, **options)
+            by = method.by if options["head"] == "linear" else DEFAULTS.by
+            yield replace(method, name=name, layers=taken, by=by, **options)
 
 
 def transferred(config: CompareConfig) -> list[Method]:
