@@ -1,5 +1,7 @@
 """Fixtures of every room, and run-time checks of the types and shapes that the package's signatures state."""
 
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import module_from_spec, spec_from_file_location
@@ -30,6 +32,11 @@ install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typech
 tiny = _module("sparserm_tiny", "models/tiny.py")
 fitted = _module("sparserm_fitted", "stages/fitted.py")
 object_store = _module("sparserm_object_store", "object_store.py")
+
+# Nearly every write is synced, which a disk takes longer for than everything else here.
+MEMORY = Path("/dev/shm")  # noqa: S108
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("sparserm", deadline=None)
@@ -72,17 +79,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def bucket(
-    s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
+def bucket(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the URL of a new bucket that this process and its children can write, with a cache of its own."""
-    folder = tmp_path_factory.mktemp("bucket")
-    name = folder.name.replace("_", "-")
-    for variable, value in object_store.ENVIRONMENT.items():
-        monkeypatch.setenv(variable, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("SPARSERM_CACHE", str(folder))
-    object_store.forget_clients()
-    object_store.make_bucket(s3_server, name)
-    yield f"s3://{name}"
-    object_store.forget_clients()
+    with object_store.bucket(s3_server, tmp_path_factory.mktemp("bucket")) as url:
+        yield url

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 ENVIRONMENT = {
     "AWS_ACCESS_KEY_ID": "tester",
     "AWS_SECRET_ACCESS_KEY": "secret",
@@ -47,9 +49,27 @@ def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError("the S3 server did not start")
 
 
-def make_bucket(address: str, name: str) -> None:
-    """Make a bucket."""
-    urllib.request.urlopen(urllib.request.Request(f"{address}/{name}", method="PUT")).close()  # noqa: S310
+@contextmanager
+def environment(address: str, cache: Path) -> Iterator[None]:
+    """Let this process and those it starts use a server, and a cache of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in ENVIRONMENT.items():
+            patch.setenv(variable, value)
+        patch.setenv("AWS_ENDPOINT_URL", address)
+        patch.setenv("SPARSERM_CACHE", str(cache))
+        forget_clients()
+        yield
+        forget_clients()
+
+
+@contextmanager
+def bucket(address: str, folder: Path) -> Iterator[str]:
+    """Give the URL of a new bucket that is named after the folder of its cache."""
+    name = folder.name.replace("_", "-")
+    with environment(address, folder):
+        request = urllib.request.Request(f"{address}/{name}", method="PUT")  # noqa: S310
+        urllib.request.urlopen(request).close()  # noqa: S310
+        yield f"s3://{name}"
 
 
 def forget_clients() -> None:

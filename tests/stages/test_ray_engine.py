@@ -1,34 +1,24 @@
-"""`--engine ray`: the same digests as a serial run, whatever happens to the actors."""
+"""`--engine ray`: what happens when units or actors fail, or the user stops the run."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from runpy import run_path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-from sparserm_cli.config import EncodeConfig, EngineConfig, ExtractConfig, ScoreConfig
+from sparserm_cli.config import EngineConfig, ExtractConfig
 from sparserm_cli.errors import PartialError, ResourceError, StoppedError, UsageError
-from sparserm_cli.stages import encode_units, responses, scoring
-from sparserm_cli.stages import extract as extract_module
-from sparserm_cli.stages.encode import encode
 from sparserm_cli.stages.engine import open_engine
 from sparserm_cli.stages.extract import ExtractSummary, extract
-from sparserm_cli.stages.score import score
-from sparserm_cli.store.activations import ActivationsReader
-from sparserm_cli.store.checks import check
-from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.store.receipts import Manifest
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")
@@ -39,33 +29,10 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 HERE = Path(__file__).parent
-fixtures = run_path(str(HERE.parent / "models" / "sae_fixtures.py"))
 
 
 def quiet(*_: object) -> None:
     """Neither progress nor notes."""
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Start a cluster whose processes find the package and the workers that lie in this folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        folders = (HERE.parents[1], HERE, HERE.parent / "store")
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
-        for folder in folders[1:]:
-            patch.syspath_prepend(folder)
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        command = [sys.executable, str(HERE / "ray_cluster.py")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, text=True, **pipes) as process:
-            yield process.stdout.readline().strip()
-            process.stdin.close()
-
-
-@pytest.fixture
-def workers(cluster: str) -> ModuleType:
-    """Give the workers that get into trouble."""
-    return import_module("ray_workers")
 
 
 @pytest.fixture
@@ -83,12 +50,6 @@ def config(tmp_path, tiny_model):
     return give
 
 
-@pytest.fixture
-def sae(tmp_path) -> str:
-    """Give an SAE of that model's block 1."""
-    return fixtures["save_sae"](tmp_path / "sae", fixtures["perfect_sae"](32))
-
-
 def run(config: ExtractConfig) -> ExtractSummary:
     """Extract quietly."""
     return extract(config, progress=quiet, note=quiet)
@@ -99,84 +60,10 @@ def by_ray(config: Any, address: str) -> Any:
     return replace(config, run=config.run.with_name("ray"), engine="ray", ray_address=address)
 
 
-def test_extract_with_an_actor_killed_makes_the_capture_of_a_serial_run(
-    config, cluster, workers, monkeypatch
-):
-    """Killed between data and receipt; another tries again, and its death is no failure of the run."""
-    alone = run(config("alone"))
-    monkeypatch.setattr(extract_module, "CaptureWorker", workers.KilledCapture)
-    wanted = by_ray(config("alone"), cluster)
-    shared = run(wanted)
-    assert (wanted.run / "killed").exists()
-    assert shared.digest == alone.digest
-    assert (shared.computed, shared.fresh) == (alone.computed, False)
-    assert check(ActivationsReader(shared.path).store, deep=True) == []
-    assert not (wanted.run / "run.lock").exists()
-    again = run(wanted)
-    assert (again.fresh, again.digest) == (True, alone.digest)
-
-
-def test_fused_extract_with_an_actor_killed_makes_both_stores_of_a_serial_run(
-    config, sae, cluster, workers, monkeypatch
-):
-    """Killed with the unit's latents committed and its vectors not."""
-    alone = config("alone", sae=(sae,), layer=None)
-    digest = run(alone).digest
-    monkeypatch.setattr(extract_module, "FusedWorker", workers.KilledFused)
-    wanted = by_ray(alone, cluster)
-    assert run(wanted).digest == digest
-    assert (wanted.run / "killed").exists()
-    stores = [FeaturesReader(features_path(one.run)) for one in (alone, wanted)]
-    assert stores[0].digest == stores[1].digest
-    assert check(stores[1].store, deep=True) == []
-
-
-def test_encode_with_an_actor_killed_makes_the_features_of_a_serial_run(
-    config, sae, cluster, workers, monkeypatch
-):
-    """The sample's fit is told as well, although an actor measured it."""
-    for name in ("alone", "ray"):
-        run(config(name))
-    wanted = EncodeConfig(run=config("alone").run, sae=(sae,))
-    alone = encode(wanted, progress=quiet, note=quiet)
-    monkeypatch.setattr(encode_units, "EncodeWorker", workers.KilledEncode)
-    notes, steps = [], []
-    shared = encode(
-        by_ray(wanted, cluster), progress=lambda done, total: steps.append((done, total)), note=notes.append
-    )
-    assert (config("ray").run / "killed").exists()
-    assert (shared.digest, shared.samples) == (alone.digest, alone.samples)
-    assert notes[0] == "Ray: at most 2 actors, 1 CPU each"
-    assert "it explains 1.000 of the variance" in notes[1]
-    tokens = shared.plan.layout.response_tokens
-    assert steps[-1] == (tokens, tokens)
-
-
-def test_score_with_an_actor_killed_writes_the_bytes_of_a_serial_run(
-    fitted_run, tmp_path, cluster, workers, monkeypatch
-):
-    """Windows are done in any order, refused rows and all; the lines are in the file's."""
-    monkeypatch.setattr(responses, "WINDOW_ROWS", 3)
-    lines = [json.dumps({"prompt": f"Question {n}?", "response": "good " * (1 + n % 3)}) for n in range(20)]
-    lines[7:7], lines[20:20] = ["no JSON"], ["{}"]
-    file = tmp_path / "responses.jsonl"
-    file.write_text("\n".join([*lines, "[]"]))
-    told = {"file": str(file), "reward": fitted_run / "reward", "on_bad_row": "reject"}
-    alone = score(ScoreConfig(run=tmp_path / "alone", **told), progress=quiet, note=quiet)
-    monkeypatch.setattr(scoring, "ScoreWorker", workers.KilledScore)
-    wanted = ScoreConfig(run=tmp_path / "ray", **told, engine="ray", ray_address=cluster)
-    shared = score(wanted, progress=quiet, note=quiet)
-    assert (wanted.run / "killed").exists()
-    assert Path(shared.output).read_bytes() == Path(alone.output).read_bytes()
-    assert shared[1:-1] == alone[1:-1]
-    assert (shared.accepted, shared.rejected) == (20, 3)
-
-
 @pytest.fixture
-def toys(cluster: str, tmp_path, monkeypatch) -> Callable[[str], Any]:
+def toys(cluster: str) -> Callable[[str], Any]:
     """Give a function that fills a toy store by actors of a kind; returns the manifest and units computed."""
     toy, kinds = import_module("toy"), import_module("ray_toys")
-    monkeypatch.chdir(tmp_path)
     toy.toy_plan(Path("toy.zarr"))
     options = EngineConfig(engine="ray", ray_address=cluster)
 

@@ -2,8 +2,6 @@
 
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -11,7 +9,6 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-MEMORY = Path("/dev/shm")  # noqa: S108
 
 
 def _module(name: str) -> None:
@@ -26,16 +23,6 @@ def _module(name: str) -> None:
 
 for _name in ("toy", "captures", "small", "runs"):
     _module(_name)
-
-
-@pytest.fixture
-def tmp_path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give a folder in memory where there is one: every write here is synced, which a disk takes time for."""
-    if not MEMORY.is_dir():
-        yield tmp_path_factory.mktemp("store")
-        return
-    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)
