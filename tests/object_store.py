@@ -79,4 +79,5 @@ def forget_clients() -> None:
     from sparserm_cli.store import remote
 
     remote._filesystem.cache_clear()
+    remote._heeding.clear()
     fsspec.get_filesystem_class("s3").clear_instance_cache()

@@ -9,8 +9,19 @@ from pathlib import Path, PurePath, PurePosixPath
 
 from sparserm_cli.errors import UsageError
 
-OBJECT_STORES = {"s3": "sparserm[s3]", "gs": "gcsfs", "memory": "fsspec"}
+OBJECT_STORES = {
+    "s3": "sparserm[s3]",
+    "s3a": "sparserm[s3]",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "az": "adlfs",
+    "memory": "fsspec",
+}
 """Protocols whose objects appear whole or not at all and can be made only if absent, and what to install."""
+
+_THIS_MACHINE = ("file", "local")
 
 
 class RemotePath(PurePosixPath):
@@ -24,16 +35,25 @@ class RemotePath(PurePosixPath):
 def place(text: str | PurePath) -> PurePath:
     """Read a folder or a URL.
 
+    Of fsspec's protocols only those of `OBJECT_STORES` will do. Of other object stores, such as `oss`, the
+    client cannot make an object only if it is absent, which locks need; of file systems, such as `sftp`, it
+    writes in place, so that others see half a file.
+
     Raises:
-        UsageError: a URL of something that is no object store.
+        UsageError: a URL of something else.
 
     """
-    protocol, separator, _ = str(text).partition("://")
+    protocol, separator, rest = str(text).partition("://")
     if not separator:
         return Path(text)
+    if protocol in _THIS_MACHINE:
+        return Path(rest)
     if protocol not in OBJECT_STORES:
-        known = " or ".join(f"{name}://" for name in OBJECT_STORES)
-        raise UsageError("--run", f"a folder, or a URL with {known}", str(text), "choose another place")
+        known = ", ".join(f"{name}://" for name in OBJECT_STORES)
+        expected = f"a folder, or a URL of a store that makes whole objects, and only if absent ({known})"
+        raise UsageError(
+            "--run", expected, str(text), "mount it and give the folder, or choose another place"
+        )
     return RemotePath(text)
 
 

@@ -26,10 +26,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import building_folder, read_bytes, read_sealed, write_sealed
+from sparserm_cli.store.files import building_folder, read_sealed, write_sealed
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.lineage import Lineage, check_version, now
-from sparserm_cli.store.places import is_there
+from sparserm_cli.store.places import is_there, read_cached
 from sparserm_cli.store.receipts import files_to_json
 
 FOLDER = "directions"
@@ -109,7 +109,7 @@ def read_directions(run: PurePath) -> Directions:
     check_version(str(folder), TYPE, head, VERSION)
     lineage = Lineage.from_json(str(folder / JSON), head)
     try:
-        tensors = load(read_bytes(folder / _TENSORS))
+        tensors = load(read_cached(folder / _TENSORS))
     except (OSError, SafetensorError) as error:
         found = type(error).__name__
         raise CorruptStoreError(str(folder / _TENSORS), "the decoder rows", found, again) from None

@@ -179,6 +179,16 @@ def _patiently(read: Callable[[], T]) -> T:
     raise AssertionError("the loop returns or raises")
 
 
+def bytes_below(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _, files in os.walk(path):
+        total += sum(os.stat(os.path.join(folder, name)).st_size for name in files)  # noqa: PTH116, PTH118
+    return total
+
+
 def free_bytes(folder: Path) -> int:
     """Return the bytes this user may still write on the file system of `folder` or of its nearest parent."""
     while not folder.exists():

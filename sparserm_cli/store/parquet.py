@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.files import json_object, read_bytes, write_atomic
+from sparserm_cli.store.files import json_object, write_atomic
+from sparserm_cli.store.places import read_cached
 
 _HEAD, _SEAL = b"sparserm", b"sparserm.seal"
 _PLACEHOLDER = b"here stands the seal of the file"
@@ -52,7 +53,7 @@ def read_sealed_table(path: PurePath, sealed_since: int, hint: str) -> tuple[Any
         CorruptStoreError: any byte of it is not as it was written.
 
     """
-    data = read_bytes(path)
+    data = read_cached(path)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         metadata = file.metadata.metadata

@@ -19,7 +19,7 @@ import xxhash
 
 from sparserm_cli.config.place import cache_folder
 from sparserm_cli.errors import SparseRMError
-from sparserm_cli.store import disk, remote
+from sparserm_cli.store import disk, remote, remote_cache
 from sparserm_cli.store.faults import operation
 
 T = TypeVar("T")
@@ -101,6 +101,16 @@ def read_bytes(path: PurePath) -> bytes:
     return disk.read_bytes(path) if isinstance(path, Path) else remote.read(path)
 
 
+def read_cached(path: PurePath) -> bytes:
+    """Read a whole file; a copy of an object on this machine will do while the object is the same.
+
+    Raises:
+        FileNotFoundError: it is not there.
+
+    """
+    return disk.read_bytes(path) if isinstance(path, Path) else remote_cache.read(path)
+
+
 def size_of(path: PurePath | str) -> int:
     """Return the size of a file in bytes; -1 if it is not there. A string is a path on the disk."""
     return disk.size_of(path) if isinstance(path, str | Path) else remote.size(path)
@@ -133,14 +143,7 @@ def names(folder: PurePath) -> list[str]:
 
 def bytes_below(path: PurePath) -> int:
     """Return the bytes of a file, or of all files in a folder."""
-    if not isinstance(path, Path):
-        return remote.bytes_below(path)
-    if path.is_file():
-        return path.stat().st_size
-    total = 0
-    for folder, _, files in os.walk(path):
-        total += sum(os.stat(os.path.join(folder, name)).st_size for name in files)  # noqa: PTH116, PTH118
-    return total
+    return disk.bytes_below(path) if isinstance(path, Path) else remote.bytes_below(path)
 
 
 def remove(path: PurePath) -> None:

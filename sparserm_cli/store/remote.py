@@ -21,6 +21,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _CONNECTIONS = 16
+_heeding: set[str] = set()
 _NO_CREDENTIALS = {
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -100,19 +101,46 @@ def put_new(path: PurePath, data: bytes) -> bool:
     must be the caller's alone.
 
     Raises:
-        ResourceError, IncompatibleError, TemporaryError: as `put`.
+        IncompatibleError: the store makes it although it is there; or as `put`.
+        ResourceError, TemporaryError: as `put`.
 
     """
     operation("put")
+    if _create(path, data):
+        _require_condition(path)
+        return True
+    try:
+        return read(path) == data
+    except FileNotFoundError:
+        return False
+
+
+def _create(path: PurePath, data: bytes) -> bool:
+    """Make an object unless it is there; tell whether it was made."""
     try:
         with _needs_bucket(path), remote_errors(path):
             filesystem(path).pipe_file(str(path), data, mode="create")
     except FileExistsError:
-        try:
-            return read(path) == data
-        except FileNotFoundError:
-            return False
+        return False
     return True
+
+
+def _require_condition(there: PurePath) -> None:
+    """Make sure, once a bucket, that its server heeds the condition: some that speak S3 ignore it.
+
+    Args:
+        there: an object of ours.
+
+    """
+    bucket = "/".join(there.parts[:2])
+    if bucket in _heeding:
+        return
+    if _create(there, b""):
+        remove(there)
+        expected, found = "a store that makes an object only if it is absent", "one that replaced it"
+        hint = "choose another --run, since two runs could not be told apart here"
+        raise IncompatibleError(str(there), expected, found, hint)
+    _heeding.add(bucket)
 
 
 @contextmanager
@@ -133,6 +161,17 @@ def size(path: PurePath) -> int:
     except FileNotFoundError:
         return -1
     return int(info["size"]) if info["type"] == "file" else -1
+
+
+def version(path: PurePath) -> str:
+    """Return what changes when an object is put anew, such as its ETag; FileNotFoundError if it is not there.
+
+    Raises:
+        IncompatibleError, TemporaryError: as `remote_errors`.
+
+    """
+    with remote_errors(path):
+        return str(filesystem(path).ukey(str(path)))
 
 
 def remove(path: PurePath) -> None:

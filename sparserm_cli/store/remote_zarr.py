@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import Self
 
@@ -12,9 +11,8 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore
 
-from sparserm_cli.config.place import cache_folder
-from sparserm_cli.errors import CorruptStoreError, ResourceError
-from sparserm_cli.store import disk, remote
+from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.store import remote, remote_cache
 from sparserm_cli.store.faults import operation
 from sparserm_cli.store.receipts import FileFact, Plan
 from sparserm_cli.store.zarrs import CheckedStore, SafeStore, bytes_of
@@ -64,7 +62,7 @@ class RemoteStore(FsspecStore, CheckedStore):
     ) -> Buffer | None:
         """Return the bytes of `key`; what the plan knows comes from this machine's cache."""
         if key in self._planned and byte_range is None:
-            data = await asyncio.to_thread(_cached, self.place / key, self._planned[key])
+            data = await asyncio.to_thread(_frozen, self.place / key, self._planned[key])
             return prototype.buffer.from_bytes(data)
         with remote.remote_errors(self.place / key):
             return self._found(key, await super().get(key, prototype, byte_range))
@@ -77,26 +75,21 @@ class RemoteStore(FsspecStore, CheckedStore):
         self._note(key, bytes_of(value))
 
 
-def _cached(path: PurePath, fact: FileFact) -> bytes:
-    """Return the bytes of an object that never changes, from this machine's cache if they are there.
+def _frozen(path: PurePath, fact: FileFact) -> bytes:
+    """Return the bytes of an object that never changes.
 
     Raises:
         CorruptStoreError: the object is not there, or has other bytes than were recorded.
 
     """
-    copy = cache_folder() / "objects" / fact.xxh3_128
-    with suppress(OSError):
-        data = copy.read_bytes()
-        if xxhash.xxh3_128_hexdigest(data) == fact.xxh3_128:
-            return data
-    try:
-        data = remote.read(path)
-    except FileNotFoundError:
-        raise CorruptStoreError(str(path), f"{fact.size:,} bytes", "no file", _HINT) from None
-    found = xxhash.xxh3_128_hexdigest(data)
-    if found != fact.xxh3_128:
-        raise CorruptStoreError(str(path), f"xxh3-128 {fact.xxh3_128}", found, _HINT)
-    with suppress(ResourceError):  # the cache saves time, no more
-        disk.make_folder(copy.parent)
-        disk.write_atomic(copy, data, sync=False)
-    return data
+
+    def fetch() -> bytes:
+        try:
+            data = remote.read(path)
+        except FileNotFoundError:
+            raise CorruptStoreError(str(path), f"{fact.size:,} bytes", "no file", _HINT) from None
+        if (found := xxhash.xxh3_128_hexdigest(data)) != fact.xxh3_128:
+            raise CorruptStoreError(str(path), f"xxh3-128 {fact.xxh3_128}", found, _HINT)
+        return data
+
+    return remote_cache.kept(fact.xxh3_128, fetch)

@@ -32,10 +32,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import building_folder, read_bytes, read_sealed, write_atomic, write_sealed
+from sparserm_cli.store.files import building_folder, read_sealed, write_atomic, write_sealed
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.lineage import Lineage, check_version, now
-from sparserm_cli.store.places import is_there
+from sparserm_cli.store.places import is_there, read_cached
 from sparserm_cli.store.receipts import files_to_json
 from sparserm_cli.store.reward_card import card
 
@@ -229,7 +229,7 @@ def read_reward(path: PurePath) -> RewardFiles:
 def _load(path: PurePath, hint: str) -> dict[str, np.ndarray]:
     """Read a safetensors file."""
     try:
-        return dict(load(read_bytes(path)))
+        return dict(load(read_cached(path)))
     except (OSError, SafetensorError) as error:
         raise CorruptStoreError(str(path), "a safetensors file", type(error).__name__, hint) from None
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -14,12 +15,15 @@ from sparserm_store_runs import capture, digests, whole_run
 from sparserm_store_small import directions
 
 from sparserm_cli.config import RemotePath, local_folder, place
-from sparserm_cli.errors import CorruptStoreError, TemporaryError, UsageError
-from sparserm_cli.store import faults, places, remote
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError, TemporaryError, UsageError
+from sparserm_cli.store import faults, places, remote, remote_cache
 from sparserm_cli.store.activations import ActivationsReader, capture_path, remove_capture
+from sparserm_cli.store.directions import read_directions
 from sparserm_cli.store.exchange import import_capture
+from sparserm_cli.store.frequency import frequency_path, read_frequency
 from sparserm_cli.store.locks import RUN_LOCK, run_lock, worker_lock
 from sparserm_cli.store.plan import check_space
+from sparserm_cli.store.reward import read_reward, reward_path
 from sparserm_cli.store.status import status
 from sparserm_cli.store.units import MANIFEST, PLAN, is_planned
 from sparserm_cli.store.verify import repair, verify
@@ -56,13 +60,37 @@ def test_a_url_is_a_name_and_no_file_of_this_machine():
     assert place("runs/one") == Path("runs/one")
 
 
-def test_a_url_that_is_no_object_store_is_refused():
-    """Where a file may be seen half written, nothing could be trusted."""
+@pytest.mark.parametrize(
+    "url", ["sftp://host/run", "oss://bucket/run", "dir::s3://bucket/run", "zip://run::s3://bucket/a.zip"]
+)
+def test_a_url_of_what_keeps_no_promise_is_refused(url):
+    """Where a file may be seen half written, or two may make it, nothing could be trusted."""
     with pytest.raises(UsageError) as caught:
-        place("sftp://host/run")
+        place(url)
     assert str(caught.value) == (
-        "--run: expected a folder, or a URL with s3:// or gs:// or memory://, found sftp://host/run; "
-        "choose another place"
+        "--run: expected a folder, or a URL of a store that makes whole objects, and only if absent "
+        "(s3://, s3a://, gs://, gcs://, abfs://, abfss://, az://, memory://), "
+        f"found {url}; mount it and give the folder, or choose another place"
+    )
+
+
+@pytest.mark.parametrize("protocol", ["file", "local"])
+def test_a_url_of_this_machine_is_a_folder(protocol):
+    """It is written as folders are, by rename."""
+    assert place(f"{protocol}:///runs/one") == Path("/runs/one")
+
+
+def test_a_store_that_heeds_no_condition_is_refused(memory, monkeypatch):
+    """Else two runs would both hold the lock."""
+    store = fsspec.filesystem("memory")
+    heedless = type(store).pipe_file
+    monkeypatch.setattr(type(store), "pipe_file", lambda self, path, data, **_: heedless(self, path, data))
+    monkeypatch.setattr(remote, "_heeding", set())
+    with pytest.raises(IncompatibleError) as caught, run_lock(memory):
+        pass
+    assert str(caught.value) == (
+        "memory://bucket/run/run.lock: expected a store that makes an object only if it is absent, found one "
+        "that replaced it; choose another --run, since two runs could not be told apart here"
     )
 
 
@@ -175,6 +203,52 @@ def test_what_the_plan_knows_is_read_once_a_machine(memory, tmp_path, monkeypatc
         _ = ActivationsReader(capture_path(memory)).response_lengths
     store.pipe_file(rows, content)
     assert ActivationsReader(capture_path(memory)).response_lengths.tolist() == lengths
+
+
+@pytest.fixture
+def small_artifacts(memory, tmp_path, monkeypatch):
+    """Give a function that reads all small artifacts and returns their digests and the objects fetched."""
+    whole_run(memory)
+    shutil.rmtree(tmp_path / "cache" / "objects")
+    fetched, read = [], remote.read
+    monkeypatch.setattr(remote, "read", lambda path: (fetched.append(path.name), read(path))[1])
+
+    def give():
+        fetched.clear()
+        made = read_frequency(memory), read_directions(memory), read_reward(reward_path(memory)).config
+        return [one.lineage.digest for one in made], [name for name in fetched if not name.endswith(".json")]
+
+    return give
+
+
+def test_small_artifacts_are_fetched_once(small_artifacts, memory, tmp_path):
+    """Again only if the object has been put anew, or the copy on this machine is damaged."""
+    first, fetched = small_artifacts()
+    tensors = ["model.safetensors", "controls.safetensors"]
+    assert fetched == ["frequency.parquet", "directions.safetensors", *tensors]
+    assert small_artifacts() == (first, [])
+    store, path = fsspec.filesystem("memory"), str(frequency_path(memory))
+    store.pipe_file(path, store.cat_file(path))
+    assert small_artifacts() == (first, ["frequency.parquet"])
+    directions(memory, 2.0)
+    second, fetched = small_artifacts()
+    assert fetched == ["directions.safetensors"]
+    assert [one == two for one, two in zip(first, second, strict=True)] == [True, False, True]
+    for copy in (tmp_path / "cache" / "objects").iterdir():
+        content = bytearray(copy.read_bytes())
+        content[-1] ^= 1
+        copy.write_bytes(content)
+    assert small_artifacts() == (second, ["frequency.parquet", "directions.safetensors", *tensors])
+    assert small_artifacts() == (second, [])
+
+
+def test_copies_take_no_more_than_they_may(small_artifacts, tmp_path, monkeypatch):
+    """Where one would be too many, those that are there go."""
+    monkeypatch.setattr(remote_cache, "MOST_BYTES", 10_000)
+    first, _ = small_artifacts()
+    kept = [copy.stat().st_size for copy in (tmp_path / "cache" / "objects").iterdir()]
+    assert 0 < sum(kept) <= 10_000
+    assert small_artifacts()[0] == first
 
 
 def test_locks_hold_and_a_dead_holders_lock_is_taken_over(memory):
