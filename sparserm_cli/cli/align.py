@@ -1,6 +1,6 @@
 """The commands around the use of a reward: rank, pairs, doctor."""
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import Annotated
 
 import typer
@@ -110,9 +110,11 @@ def doctor(
         str | None, typer.Option(metavar="L[,L...]", help="Blocks, from 0.", show_default="the middle one")
     ] = None,
     reward: Annotated[
-        Path | None,
+        PurePath | None,
         typer.Option(
-            help="Reward model of that model: scores are compared too.", show_default="vectors only"
+            help="Reward model of that model: scores are compared too.",
+            show_default="vectors only",
+            **opt.PLACE,
         ),
     ] = None,
     data: Annotated[

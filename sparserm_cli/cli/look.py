@@ -1,6 +1,6 @@
 """The commands that show how well, why and what: compare, explain, report."""
 
-from pathlib import Path
+from pathlib import PurePath
 from typing import Annotated
 
 import typer
@@ -105,14 +105,20 @@ def report(
     ctx: typer.Context,
     reward: opt.RewardOption = None,
     evaluation: Annotated[
-        Path | None,
-        typer.Option(help="What `sparserm evaluate` wrote.", show_default="RUN/evaluation.json, if there"),
+        PurePath | None,
+        typer.Option(
+            help="What `sparserm evaluate` wrote.", show_default="RUN/evaluation.json, if there", **opt.PLACE
+        ),
     ] = None,
     comparison: Annotated[
-        Path | None,
-        typer.Option(help="What `sparserm compare` wrote.", show_default="RUN/comparison.json, if there"),
+        PurePath | None,
+        typer.Option(
+            help="What `sparserm compare` wrote.", show_default="RUN/comparison.json, if there", **opt.PLACE
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
+    output: Annotated[
+        PurePath | None, typer.Option(help="The page.", show_default="RUN/report.html", **opt.PLACE)
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Where the model lies here, for its tokenizer.", show_default="as captured"),

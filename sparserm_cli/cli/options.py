@@ -2,7 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path, PurePath
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -20,6 +20,9 @@ def _run(text: str) -> PurePath:
         raise typer.BadParameter(f"Directory '{found}' is a file.")
     return found
 
+
+PLACE: dict[str, Any] = {"metavar": "PATH|URL", "parser": place}
+"""What an option is told that takes a place, not only of this machine."""
 
 RunOption = Annotated[
     PurePath,
@@ -106,7 +109,8 @@ ValFractionOption = Annotated[
     float, typer.Option("--val-fraction", help="Share of prompts that form the validation split.")
 ]
 RewardOption = Annotated[
-    Path | None, typer.Option("--reward", help="Fitted reward model.", show_default="RUN/reward")
+    PurePath | None,
+    typer.Option("--reward", help="Fitted reward model.", show_default="RUN/reward", **PLACE),
 ]
 NormalizeOption = Annotated[
     bool,

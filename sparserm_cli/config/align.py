@@ -1,7 +1,7 @@
 """Configs of where a reward is used: rank, pairs, export, doctor."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
@@ -47,7 +47,7 @@ class ExportConfig(StageConfig):
     """File of a capture, or folder of a reward model."""
     to: Literal["capture", "hf", "hub-folder"] = "capture"
     """The capture as one file, the reward model for transformers, or that with what a model hub wants."""
-    reward: Path | None = None
+    reward: PurePath | None = None
     """Fitted reward model; None is the run directory's own."""
     model: str | None = None
     """Where the model lies on this machine, if not where the reward model says; it must be the same model."""
@@ -77,7 +77,7 @@ class DoctorConfig(StageConfig):
     """Language model, as for extract."""
     layer: tuple[int, ...] | None = None
     """Blocks, from 0, after which the residual stream is taken; None takes the middle one."""
-    reward: Path | None = None
+    reward: PurePath | None = None
     """Reward model of that model, whose scores are compared too; it gives the layers."""
     data: str = ""
     """Rows to try, of any shape; none are a few conversations of our own."""

@@ -51,9 +51,8 @@ def place(text: str | PurePath) -> PurePath:
     if protocol not in OBJECT_STORES:
         known = ", ".join(f"{name}://" for name in OBJECT_STORES)
         expected = f"a folder, or a URL of a store that makes whole objects, and only if absent ({known})"
-        raise UsageError(
-            "--run", expected, str(text), "mount it and give the folder, or choose another place"
-        )
+        hint = "mount it and give the folder, or choose another place"
+        raise UsageError(str(text), expected, f"{protocol}://", hint)
     return RemotePath(text)
 
 

@@ -1,7 +1,7 @@
 """Config of `serve`: where it listens, who may ask, and how much at a time."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from sparserm_cli.config.base import StageConfig
 from sparserm_cli.config.use import Guards
@@ -14,7 +14,7 @@ KEY_VARIABLE = "SPARSERM_API_KEY"  # the name, not a key
 class ServeConfig(StageConfig, Guards):
     """`serve`: rewards over HTTP."""
 
-    reward: Path | None = None
+    reward: PurePath | None = None
     """Fitted reward model; None is the run directory's own."""
     host: str = "127.0.0.1"
     """Address to listen on; any but a loopback address needs a key."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePath
 from typing import Literal
 
 from sparserm_cli.config.base import EngineConfig, StageConfig
+from sparserm_cli.config.place import place
 from sparserm_cli.config.spine import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.errors import UsageError
 
@@ -35,7 +36,7 @@ class ResponsesConfig(StageConfig):
 
     file: str = ""
     """Responses: any shape of data that `sparserm score --help` names."""
-    reward: Path | None = None
+    reward: PurePath | None = None
     """Fitted reward model; None is the run directory's own."""
     output: str | None = None
     """Where the scores go, - for stdout; None is scores.jsonl in the run directory."""
@@ -132,7 +133,7 @@ class CompareConfig(StageConfig):
                 raise UsageError("--sweep", f"one of {', '.join(SWEEPS)}", repr(one), "correct the option")
         self.named_runs()
 
-    def named_runs(self) -> Mapping[str, Path]:
+    def named_runs(self) -> Mapping[str, PurePath]:
         """Return name to run directory of the other runs.
 
         Raises:
@@ -143,7 +144,7 @@ class CompareConfig(StageConfig):
         for one, (name, _, folder) in parts.items():
             if not name or not folder:
                 raise UsageError("--other", "NAME=RUN", repr(one), "correct the option")
-        return {name: Path(folder) for name, _, folder in parts.values()}
+        return {name: place(folder) for name, _, folder in parts.values()}
 
 
 @dataclass(frozen=True)
@@ -179,13 +180,13 @@ class ExplainConfig(ResponsesConfig):
 class ReportConfig(StageConfig):
     """`report`: one page that shows what a run has found."""
 
-    reward: Path | None = None
+    reward: PurePath | None = None
     """Fitted reward model; None is the run directory's own."""
-    evaluation: Path | None = None
+    evaluation: PurePath | None = None
     """What `evaluate` wrote; None is evaluation.json in the run directory."""
-    comparison: Path | None = None
+    comparison: PurePath | None = None
     """What `compare` wrote; None is comparison.json in the run directory."""
-    output: Path | None = None
+    output: PurePath | None = None
     """The page; None is report.html in the run directory."""
     model: str | None = None
     """Where the model lies on this machine, for its tokenizer, if not where the capture says."""

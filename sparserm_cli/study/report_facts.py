@@ -89,7 +89,7 @@ def open_run(config: ReportConfig) -> RunFacts:
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
     for name in ("evaluation", "comparison"):
         path = getattr(config, name)
-        if path is not None and not path.is_file():
+        if path is not None and size_of(path) < 0:
             command = {"evaluation": "evaluate", "comparison": "compare"}[name]
             raise UsageError(
                 f"--{name}", f"a file that `sparserm {command}` wrote", "none", "correct the path"

@@ -1,13 +1,19 @@
 """Every stage and command with its run on an S3 server: equal to a run in a folder."""
 
+import json
+import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path, PurePath
 from runpy import run_path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from typer.testing import CliRunner
 
+from sparserm_cli.align.serve import serve
+from sparserm_cli.cli.main import app
 from sparserm_cli.config import (
     EncodeConfig,
     EvaluateConfig,
@@ -16,6 +22,7 @@ from sparserm_cli.config import (
     FrequencyConfig,
     ScoreConfig,
     SelectConfig,
+    ServeConfig,
     place,
 )
 from sparserm_cli.stages.encode import encode
@@ -95,3 +102,54 @@ def test_the_whole_chain_on_s3_has_the_digests_of_a_folder(runs: Runs):
     again = runs.capture(runs.url)
     assert (again.fresh, again.free) == (True, None)
     assert encode(EncodeConfig(run=runs.url, sae=(runs.sae,)), **fitted.QUIET).fresh
+
+
+def lasting(told: Any) -> Any:
+    """Leave out of a JSON value what differs from call to call: times, and the bytes of names and times."""
+    if isinstance(told, list):
+        return [lasting(one) for one in told]
+    if not isinstance(told, dict):
+        return told
+    return {key: lasting(one) for key, one in told.items() if key not in ("seconds", "bytes", "created")}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"],
+        ["verify", "--deep"],
+        ["repair"],
+        ["rank", "GENERATIONS", "--reward", "RUN/reward"],
+        ["pairs", "GENERATIONS"],
+        ["explain", "HELD_OUT", "--row", "3"],
+        ["compare", "--quick", "--sweep", "directions", "--folds", "2", "--other", "again=RUN"],
+        ["report", "--evaluation", "RUN/evaluation.json"],
+        ["export", "FOLDER/capture.h5"],
+        ["export", "FOLDER/hf", "--to", "hf"],
+    ],
+    ids=lambda words: "-".join(word for word in words if word.islower() and "--" not in word),
+)
+def test_a_command_says_of_a_run_on_s3_what_it_says_of_a_folder(runs: Runs, words: list[str], tmp_path: Path):
+    """The same JSON object on stdout."""
+    generations = [{"prompt": f"Question {n}?", "responses": ["good", "poor", "good good"]} for n in range(4)]
+    files = {"GENERATIONS": fitted.write_rows(tmp_path / "generations.jsonl", generations)}
+    files["HELD_OUT"] = runs.held_out
+    told = []
+    for run in (runs.folder, runs.url):
+        folder = tmp_path / run.parent.name
+        given = [
+            files.get(word, word.replace("RUN", f"{run}").replace("FOLDER", f"{folder}")) for word in words
+        ]
+        done = CliRunner().invoke(app, [*given, "--run", str(run), "--json", "--quiet"])
+        assert done.exception is None, (done.stdout, done.stderr, done.exception)
+        told.append(lasting(json.loads(done.stdout.replace(str(run), "RUN").replace(str(folder), "FOLDER"))))
+    assert told[0] == told[1]
+
+
+def test_a_reward_model_on_s3_is_served(runs: Runs, monkeypatch: pytest.MonkeyPatch):
+    """The server is ready once the model scores its probe as at the fit; here it is stopped at once."""
+    monkeypatch.setattr("sparserm_cli.align.serve.signals", lambda: nullcontext([signal.SIGTERM]))
+    heard: list[str] = []
+    serve(ServeConfig(reward=runs.url / "reward", port=0), listening=heard.append, note=heard.append)
+    assert [text.partition(" ")[0] for text in heard] == [heard[0], "ready:", "draining"]
+    assert heard[0].startswith("http://127.0.0.1:")

@@ -68,9 +68,9 @@ def test_a_url_of_what_keeps_no_promise_is_refused(url):
     with pytest.raises(UsageError) as caught:
         place(url)
     assert str(caught.value) == (
-        "--run: expected a folder, or a URL of a store that makes whole objects, and only if absent "
+        f"{url}: expected a folder, or a URL of a store that makes whole objects, and only if absent "
         "(s3://, s3a://, gs://, gcs://, abfs://, abfss://, az://, memory://), "
-        f"found {url}; mount it and give the folder, or choose another place"
+        f"found {url.partition('://')[0]}://; mount it and give the folder, or choose another place"
     )
 
 
