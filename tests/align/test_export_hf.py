@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -143,13 +142,8 @@ def test_row_23_an_empty_response_has_no_score(loaded):
 
 
 @pytest.mark.filterwarnings("ignore")  # other people's code
-def test_trl_takes_it_as_a_reward_model(fitted_run, loaded, tiny_model: Callable, tmp_path):
+def test_trl_takes_it_as_a_reward_model(fitted_run, loaded, grpo: Callable):
     """GRPOTrainer calls it as a module, and gets the library's scores of the same conversations."""
-    if find_spec("trl") is None:
-        pytest.skip("the extra `align` is not installed: no trl")
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
     exported, tokenizer = loaded
     seen: list[tuple[str, float]] = []
 
@@ -158,29 +152,9 @@ def test_trl_takes_it_as_a_reward_model(fitted_run, loaded, tiny_model: Callable
             seen.append((tokenizer.decode(ids[mask.bool()]), score.item()))
 
     handle = exported.register_forward_hook(remember, with_kwargs=True)
-    args = GRPOConfig(
-        output_dir=str(tmp_path),
-        max_steps=2,
-        per_device_train_batch_size=4,
-        num_generations=4,
-        max_completion_length=6,
-        use_cpu=True,
-        bf16=False,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-    )
     asked = [[{"role": "user", "content": text}] for text in ("Question 1?", "Question 2?")]
-    trainer = GRPOTrainer(
-        model=str(tiny_model("llama", seed=3)),
-        reward_funcs=exported,
-        reward_processing_classes=tokenizer,
-        args=args,
-        train_dataset=Dataset.from_dict({"prompt": asked}),
-    )
-    trainer.train()
+    grpo(exported, {"prompt": asked}, reward_processing_classes=tokenizer)
     handle.remove()
-    assert trainer.state.global_step == 2
     model = RewardModel.load(fitted_run / "reward")
     cuts = [ConversationText(model.template).cut(text) for text, _ in seen]
     scores = model.score([cut.prompt for cut in cuts], [cut.response for cut in cuts])

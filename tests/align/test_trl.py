@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,42 +149,13 @@ def test_grpo_trains_two_steps_on_the_scores_of_the_library(
     chat: bool,
     reward: Path,
     model: RewardModel,
-    tiny_model: Callable[..., Path],
-    tmp_path: Path,
+    grpo: Callable[..., Any],
 ) -> None:
     """Standard data with the callable, conversational data with the coroutine."""
-    if find_spec("trl") is None:
-        pytest.skip("the extra `align` is not installed: no trl")
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
     prompts = [turns(one, "user") if chat else one for one in ("Question 1?", "Question 2?")]
     function = kind(str(reward), normalize=True)
     function.calls = []
-    args = GRPOConfig(
-        output_dir=str(tmp_path),
-        max_steps=2,
-        per_device_train_batch_size=4,
-        num_generations=4,
-        max_completion_length=6,
-        learning_rate=1e-3,
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-        seed=0,
-    )
-    trainer = GRPOTrainer(
-        model=str(tiny_model("llama", seed=3)),
-        reward_funcs=function,
-        args=args,
-        train_dataset=Dataset.from_dict({"prompt": prompts, "answer": ["a", "b"]}),
-    )
-    trainer.train()
-    assert trainer.state.global_step == 2
+    trainer = grpo(function, {"prompt": prompts, "answer": ["a", "b"]})
     assert len(function.calls) == 2
     for asked, completions, rewards in function.calls:
         texts = [one[-1]["content"] if chat else one for one in completions]

@@ -254,6 +254,23 @@ def test_dry_run_writes_nothing(data, tiny_model, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_row_50_an_interrupted_dry_run_leaves_no_trace(data, tiny_model, tmp_path, monkeypatch):
+    """The plan that it works with lies among the temporary files until then."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+
+    def interrupt(*_: object) -> None:
+        assert len(list(folder.glob("*/activations.zarr"))) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sparserm_cli.stages.extract.estimate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tiny_model("llama"), tmp_path / "run", dry_run=True)
+    assert list(folder.iterdir()) == []
+    assert not (tmp_path / "run").exists()
+
+
 def test_blocks_on_the_disk_leave_the_digest_as_it_is(data, tiny_model, tmp_path):
     """Where a model lies is no part of what a capture is."""
     places = tmp_path / "devices.json"
