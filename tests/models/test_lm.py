@@ -33,7 +33,10 @@ def test_what_a_model_says_of_itself(tiny_model: Make) -> None:
     assert lm.tree_reason == "its attention takes tries, and a trial gave what plain rows give"
 
 
-def test_blocks_above_the_layer_are_not_read(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cpu", "balanced"])
+def test_blocks_above_the_layer_are_not_read(
+    device: str, tiny_model: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of the checkpoint, only embeddings, blocks up to the layer and the final norm are read."""
     import transformers.modeling_utils
 
@@ -69,7 +72,7 @@ def test_blocks_above_the_layer_are_not_read(tiny_model: Make, monkeypatch: pyte
 
     safe_open = transformers.modeling_utils.safe_open
     monkeypatch.setattr(transformers.modeling_utils, "safe_open", Recorder)
-    lm = load(folder, layers=[1])
+    lm = load(folder, layers=[1], device=device)
     assert len(lm.blocks) == 2
     assert {name for name in read if "layers." not in name} == {
         "model.embed_tokens.weight",
