@@ -31,20 +31,22 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def frequency(tokens: int, runs: int) -> dict[str, Any]:
     """Count `tokens` rows in units; their indices are drawn once and used again, so memory stays flat."""
-    from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
+    from sparserm_cli.stages.cohort import FOLDS, make_cohort
+    from sparserm_cli.stages.tally import Tally
 
     rng = np.random.default_rng(0)
     units = [rng.integers(0, D_SAE, UNIT_TOKENS * L0, dtype=np.uint16) for _ in range(8)]
     bounds = np.arange(0, UNIT_TOKENS * L0 + 1, RESPONSE_TOKENS * L0, dtype=np.int64)
-    count, per_unit = tokens // RESPONSE_TOKENS, UNIT_TOKENS // RESPONSE_TOKENS
+    count = UNIT_TOKENS // RESPONSE_TOKENS
     pairs = np.arange(count, dtype=np.int64).reshape(-1, 2)
     groups = np.repeat(np.arange(count // 2), 2)
     lengths = np.full(count, RESPONSE_TOKENS, np.int32)
 
     def ours() -> None:
-        tally = Tally(make_cohort(lengths, groups, groups % FOLDS, pairs), lengths, D_SAE, "token")
+        tally = Tally(D_SAE, "token", RESPONSE_TOKENS)
         for number in range(tokens // UNIT_TOKENS):
-            tally.add(number * per_unit, bounds, units[number % len(units)])
+            cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
+            tally.add(cohort, bounds, units[number % len(units)])
         tally.result()
 
     def by_units() -> None:
@@ -72,16 +74,18 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 
 def select(runs: int) -> dict[str, Any]:
     """Choose 64 directions a side among 131,072 latents."""
+    from sparserm_cli.stages.cohort import FOLDS, make_cohort
     from sparserm_cli.stages.measures import measure
     from sparserm_cli.stages.selection import choose
-    from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
+    from sparserm_cli.stages.tally import Tally
 
     rng, latents, responses = np.random.default_rng(0), 131_072, 200
     lengths, groups = np.full(responses, 20, np.int32), np.repeat(np.arange(responses // 2), 2)
     pairs = np.arange(responses, dtype=np.int64).reshape(-1, 2)
-    tally = Tally(make_cohort(lengths, groups, groups % FOLDS, pairs), lengths, latents, "token")
+    tally = Tally(latents, "token", 20)
     bounds = np.arange(0, responses * 20 * L0 + 1, 20 * L0)
-    tally.add(0, bounds, rng.integers(0, latents, int(bounds[-1])))
+    cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
+    tally.add(cohort, bounds, rng.integers(0, latents, int(bounds[-1])))
     measures, totals = measure(tally.result()), np.full((FOLDS, 2), 200)
     times = [
         seconds(

@@ -26,7 +26,7 @@ from sparserm_cli.stages.controls import (
     length_preference,
     projections,
 )
-from sparserm_cli.stages.frequency import counted_pairs
+from sparserm_cli.stages.training_pairs import counted_pairs
 from sparserm_cli.store.activations import ActivationsReader, open_capture
 from sparserm_cli.store.chain import is_made, look
 from sparserm_cli.store.directions import Directions, directions_path, read_directions

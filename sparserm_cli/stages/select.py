@@ -19,9 +19,9 @@ from sparserm_cli.models.sae_decoder import load_decoder
 from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
 from sparserm_cli.stages.controls import DENSE_PAIRS, projections
-from sparserm_cli.stages.frequency import counted_pairs
 from sparserm_cli.stages.pursuit import Moments, moments
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
+from sparserm_cli.stages.training_pairs import counted_pairs
 from sparserm_cli.store.activations import capture_path, open_capture
 from sparserm_cli.store.chain import is_made
 from sparserm_cli.store.directions import (

@@ -1,10 +1,9 @@
 """Counting which latents fire on which side: streaming, exact integers, memory flat in the number of rows.
 
-Axes: `n` responses, `m` pairs, `d_sae` latents, `folds` random groups of prompts, `strata` classes of
-response length, `side` 0 chosen and 1 rejected.
+Axes: `n` responses, `m` pairs, `d_sae` latents, `folds`, `strata` and `side` as in `cohort`.
 
-A response counts once on each side it stands on, however many pairs name it. Counts are kept apart by fold
-and by stratum, which is what the bootstrap over prompts and the length-controlled difference are made of.
+Counts are kept apart by fold and by stratum, which is what the bootstrap over prompts and the
+length-controlled difference are made of.
 """
 
 import itertools
@@ -13,67 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer, UInt8, UInt16, UInt32
 
+from sparserm_cli.stages.cohort import FOLDS, STRATA, Cohort, class_totals
 from sparserm_cli.store.frequency import Unit
 
 Block = UInt16[np.ndarray, "entries d_sae"] | UInt32[np.ndarray, "entries d_sae"]
 
-FOLDS = 10
-"""Random groups of prompts; resampling them is the bootstrap over prompts."""
-STRATA = 4
-"""Classes of response length, cut at the quartiles of the counted responses."""
-
 _BLOCK_CELLS = 1 << 20  # counts of one block, two bytes each, stay in the second-level cache
-_WEIGHT_STEP = 2.0**-30  # pair weights are multiples of this, so sums of them are exact in any order
-
-
-class Cohort(NamedTuple):
-    """Which responses and pairs are counted, and the class of each."""
-
-    chosen: Bool[np.ndarray, " n"]
-    """The response wins a counted pair."""
-    rejected: Bool[np.ndarray, " n"]
-    """The response loses a counted pair; it may win another."""
-    fold: UInt8[np.ndarray, " n"]
-    """Random group of the response's prompt, 0 to FOLDS - 1."""
-    stratum: UInt8[np.ndarray, " n"]
-    """Class of the response's length, 0 to STRATA - 1."""
-    pairs: Int64[np.ndarray, "m 2"]
-    """Counted pairs: chosen response, rejected response."""
-    pair_weight: Float64[np.ndarray, " m"]
-    """One over the number of pairs of the prompt, so that every prompt weighs 1."""
-
-
-def make_cohort(
-    lengths: Integer[np.ndarray, " n"],
-    groups: Integer[np.ndarray, " n"],
-    folds: Integer[np.ndarray, " n"],
-    pairs: Integer[np.ndarray, "m 2"],
-) -> Cohort:
-    """Class the responses of the pairs that shall be counted.
-
-    Args:
-        lengths: tokens of each response.
-        groups: prompt group of each response.
-        folds: random group of its prompt, 0 to FOLDS - 1.
-        pairs: chosen and rejected response of each pair to count; responses in no pair are left out.
-
-    """
-    n = len(lengths)
-    sides = np.zeros((2, n), bool)
-    for side in (0, 1):
-        sides[side, pairs[:, side]] = True
-    used = lengths[sides.any(axis=0)]
-    cuts = np.quantile(used, np.arange(1, STRATA) / STRATA) if len(used) else np.zeros(STRATA - 1)
-    _, prompt, per_prompt = np.unique(groups[pairs[:, 0]], return_inverse=True, return_counts=True)
-    weight = 1.0 / per_prompt[prompt] if len(pairs) else np.zeros(0)
-    return Cohort(
-        chosen=sides[0],
-        rejected=sides[1],
-        fold=folds.astype(np.uint8),
-        stratum=np.searchsorted(cuts, lengths, side="left").astype(np.uint8),
-        pairs=pairs.astype(np.int64, copy=False),
-        pair_weight=np.maximum(np.round(weight / _WEIGHT_STEP), 1.0) * _WEIGHT_STEP,
-    )
 
 
 class Counts(NamedTuple):
@@ -130,46 +74,53 @@ class Tally:
     Each block is a small dense table of (response, latent) counts; it is filled by one scattered add, then
     added up row by row. Besides the counts themselves only the firing bits of responses whose partner stands
     in another block are kept, `d_sae / 8` bytes each, until the partner has come.
+
+    Args:
+        d_sae: the number of latents.
+        unit: what `Counts.classed` counts.
+        longest: tokens that no response has more of.
+
     """
 
-    def __init__(self, cohort: Cohort, lengths: Integer[np.ndarray, " n"], d_sae: int, unit: Unit) -> None:
-        self._cohort, self._unit, self._d_sae = cohort, unit, d_sae
-        self._lengths = lengths
-        counts = np.uint16 if int(lengths.max(initial=1)) < 1 << 16 else np.uint32
+    def __init__(self, d_sae: int, unit: Unit, longest: int) -> None:
+        self._unit, self._d_sae = unit, d_sae
+        counts = np.uint16 if longest < 1 << 16 else np.uint32
         classes = FOLDS * STRATA * 2
         self._tokens = _Counters(classes if unit == "token" else 2, d_sae, counts)
         self._responses = _Counters(classes if unit == "response" else 2, d_sae, np.uint8)
-        self._class = (cohort.fold * STRATA + cohort.stratum) * 2
         self._step = min(255, max(8, _BLOCK_CELLS // d_sae))
         self._block = np.empty(self._step * d_sae, counts)
         self._fires = np.empty((self._step, d_sae), np.bool_)
         self._discordant = np.zeros((2, d_sae), np.float64)
-        self._by_partner = [np.argsort(cohort.pairs[:, side], kind="stable") for side in (0, 1)]
+        self._totals = np.zeros((2, FOLDS, STRATA, 2), np.int64)
+        self._prompts = 0.0
         self._waiting: dict[int, UInt8[np.ndarray, " bytes"]] = {}
         self._awaited: dict[int, int] = {}
 
     def add(
         self,
-        start: int,
+        cohort: Cohort,
         response_indptr: Integer[np.ndarray, " bounds"],
         indices: Integer[np.ndarray, " nonzeros"],
     ) -> None:
         """Count consecutive responses.
 
         Args:
-            start: number of the first response.
+            cohort: the responses.
             response_indptr: where each response's non-zeros begin in `indices`, and where the last one's end.
             indices: latent of every non-zero, the tokens of a response behind one another.
 
         """
-        span = slice(start, start + len(response_indptr) - 1)
-        counted = np.flatnonzero(self._cohort.chosen[span] | self._cohort.rejected[span])
+        self._totals += class_totals(cohort)
+        self._prompts += float(cohort.pair_weight[cohort.own_pairs].sum())
+        by_side = [np.argsort(cohort.pairs[:, side], kind="stable") for side in (0, 1)]
+        counted = np.flatnonzero(cohort.chosen | cohort.rejected)
         for first in range(0, len(counted), self._step):
-            local = counted[first : first + self._step]
-            block = self._scatter(response_indptr[local], response_indptr[local + 1], indices)
-            fires = np.greater(block, 0, out=self._fires[: len(local)])
-            self._add_counts(start + local, block, fires)
-            self._add_pairs(start + local, fires)
+            places = counted[first : first + self._step]
+            block = self._scatter(response_indptr[places], response_indptr[places + 1], indices)
+            fires = np.greater(block, 0, out=self._fires[: len(places)])
+            self._add_counts(cohort, places, block, fires)
+            self._add_pairs(cohort, by_side, cohort.start + places, fires)
 
     def _scatter(
         self,
@@ -193,57 +144,62 @@ class Tally:
         return flat.reshape(len(begin), self._d_sae)
 
     def _add_counts(
-        self, responses: Int64[np.ndarray, " rows"], block: Block, fires: Bool[np.ndarray, "rows d_sae"]
+        self,
+        cohort: Cohort,
+        places: Int64[np.ndarray, " rows"],
+        block: Block,
+        fires: Bool[np.ndarray, "rows d_sae"],
     ) -> None:
-        """Add the rows of one block to their classes and sides."""
+        """Add the rows of one block, which stand at `places` of the cohort, to their classes and sides."""
         bits = fires.view(np.uint8)
-        lengths = self._lengths[responses].tolist()
+        lengths = cohort.lengths[places].tolist()
         by_token = self._unit == "token"
-        for side, mask in enumerate((self._cohort.chosen[responses], self._cohort.rejected[responses])):
+        for side, mask in enumerate((cohort.chosen[places], cohort.rejected[places])):
             rows = np.flatnonzero(mask)
-            classes = self._class[responses[rows]] + side
+            counted = places[rows]
+            classes = (cohort.fold[counted] * STRATA + cohort.stratum[counted]) * 2 + side
             for row, number in zip(rows.tolist(), classes.tolist(), strict=True):
                 self._tokens.add(number if by_token else side, block[row], lengths[row])
                 self._responses.add(side if by_token else number, bits[row], 1)
 
     def _add_pairs(
-        self, responses: Int64[np.ndarray, " rows"], fires: Bool[np.ndarray, "rows d_sae"]
+        self,
+        cohort: Cohort,
+        by_side: list[Int64[np.ndarray, " m"]],
+        responses: Int64[np.ndarray, " rows"],
+        fires: Bool[np.ndarray, "rows d_sae"],
     ) -> None:
         """Count the pairs that are complete with this block of ascending responses; let the others wait."""
-        for side in (0, 1):
-            found = self._pairs_of(side, responses)
-            partner = self._cohort.pairs[found, 1 - side]
+        for side, order in enumerate(by_side):
+            bounds = [responses[0], responses[-1] + 1]
+            found = order[slice(*np.searchsorted(cohort.pairs[:, side], bounds, sorter=order))]
+            pairs, weights = cohort.pairs[found], cohort.pair_weight[found]
+            partner = pairs[:, 1 - side]
             inside = (partner >= responses[0]) & (partner <= responses[-1])
             if side == 0:
-                self._add_inside(found[inside], responses, fires)
-            for pair, there in zip(found[~inside].tolist(), partner[~inside].tolist(), strict=True):
-                here = int(self._cohort.pairs[pair, side])
+                self._add_inside(pairs[inside], weights[inside], responses, fires)
+            late = zip(pairs[~inside].tolist(), weights[~inside].tolist(), strict=True)
+            for pair, weight in late:
+                here, there = pair[side], pair[1 - side]
                 bits = fires[np.searchsorted(responses, here)]
                 if there in self._waiting:
-                    self._add_late(pair, side, bits, self._recall(there))
+                    self._add_late(weight, side, bits, self._recall(there))
                 else:
                     self._waiting.setdefault(here, np.packbits(bits))
                     self._awaited[here] = self._awaited.get(here, 0) + 1
 
-    def _pairs_of(self, side: int, responses: Int64[np.ndarray, " rows"]) -> Int64[np.ndarray, " found"]:
-        """Return the numbers of the pairs whose response on one side lies in the block."""
-        order = self._by_partner[side]
-        column = self._cohort.pairs[:, side]
-        first, last = np.searchsorted(column, [responses[0], responses[-1] + 1], sorter=order)
-        return order[first:last]
-
     def _add_inside(
         self,
-        pairs: Int64[np.ndarray, " found"],
+        pairs: Int64[np.ndarray, "found 2"],
+        weights: Float64[np.ndarray, " found"],
         responses: Int64[np.ndarray, " rows"],
         fires: Bool[np.ndarray, "rows d_sae"],
     ) -> None:
         """Count pairs that lie in one block."""
-        pairs = pairs[np.argsort(self._cohort.pair_weight[pairs], kind="stable")]
-        rows = np.searchsorted(responses, self._cohort.pairs[pairs])
-        weights = self._cohort.pair_weight[pairs]
+        order = np.argsort(weights, kind="stable")
+        rows, weights = np.searchsorted(responses, pairs[order]), weights[order]
         step = 16  # two copies of that many rows stay in the cache
-        for first in range(0, len(pairs), step):
+        for first in range(0, len(rows), step):
             chosen, rejected = (fires[rows[first : first + step, side]] for side in (0, 1))
             weight = weights[first : first + step]
             cuts = [0, *(np.flatnonzero(np.diff(weight)) + 1).tolist(), len(weight)]
@@ -260,10 +216,9 @@ class Tally:
         return bits
 
     def _add_late(
-        self, pair: int, side: int, here: Bool[np.ndarray, " d_sae"], there: Bool[np.ndarray, " d_sae"]
+        self, weight: float, side: int, here: Bool[np.ndarray, " d_sae"], there: Bool[np.ndarray, " d_sae"]
     ) -> None:
         """Count one pair whose other half came in an earlier block."""
-        weight = self._cohort.pair_weight[pair]
         self._discordant[side] += weight * (here > there)
         self._discordant[1 - side] += weight * (there > here)
 
@@ -272,7 +227,7 @@ class Tally:
         tokens, responses = self._tokens.total(), self._responses.total()
         by_token = self._unit == "token"
         classed = (tokens if by_token else responses).reshape(FOLDS, STRATA, 2, self._d_sae)
-        tokens_total, responses_total = class_totals(self._cohort, self._lengths)
+        tokens_total, responses_total = self._totals
         return Counts(
             unit=self._unit,
             classed=classed,
@@ -282,18 +237,5 @@ class Tally:
             responses=responses if by_token else classed.sum(axis=(0, 1)),
             responses_total=responses_total.sum(axis=(0, 1)),
             discordant=self._discordant.copy(),
-            prompts=float(self._cohort.pair_weight.sum()),
+            prompts=self._prompts,
         )
-
-
-def class_totals(
-    cohort: Cohort, lengths: Integer[np.ndarray, " n"]
-) -> tuple[Int64[np.ndarray, "folds strata 2"], Int64[np.ndarray, "folds strata 2"]]:
-    """Return the tokens and the responses in every class, firing or not."""
-    tokens = np.zeros((FOLDS, STRATA, 2), np.int64)
-    responses = np.zeros((FOLDS, STRATA, 2), np.int64)
-    for side, mask in enumerate((cohort.chosen, cohort.rejected)):
-        where = (cohort.fold[mask], cohort.stratum[mask], side)
-        np.add.at(tokens, where, lengths[mask])
-        np.add.at(responses, where, 1)
-    return tokens, responses

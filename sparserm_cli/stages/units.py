@@ -109,7 +109,7 @@ class CaptureWorker(UnitWorker):
 
         settings, rows, span = self.writer.plan.settings, self.writer.rows, self.writer.rows.span(unit)
         trees = self.writer.trees(unit)
-        starts = rows.response_offset[span.start : span.stop + 1] - rows.response_offset[span.start]
+        starts = np.concatenate([[0], np.cumsum(rows.lengths(unit))])
         layers = {layer: self._empty(len(span), int(starts[-1])) for layer in settings.layers}
         facts: dict[str, Any] = {}
         parts = [Tree(tree.prompt_ids, tree.responses) for tree in trees]

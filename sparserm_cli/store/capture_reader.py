@@ -135,11 +135,8 @@ class ActivationsReader:
         """Return the residual stream on one response; raises as `iter_tokens`."""
         self.require(layer, "response")
         unit = int(np.searchsorted(self.rows.unit_response_start, response, side="right")) - 1
-        begin = int(
-            self.rows.response_offset[response] - self.rows.response_offset[self.rows.span(unit).start]
-        )
-        rows = self._tokens(layer, unit, raw=False).rows
-        return np.asarray(rows[begin : begin + int(self.rows.response_length[response])])
+        block = self._tokens(layer, unit, raw=False)
+        return np.split(block.rows, np.cumsum(block.lengths)[:-1])[response - block.responses.start]
 
     def iter_pooled(self, layer: int, name: str) -> Iterator[tuple[int, Float32[np.ndarray, "rows d_in"]]]:
         """Yield pooled vectors as first response and block, unit by unit.

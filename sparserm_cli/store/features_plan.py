@@ -120,8 +120,7 @@ def plan_features(
             create_group(store, f"layers/{sae.layer}/parts", {"sae": asdict(sae)})
         for name in ROW_TYPES:
             if name not in TOKEN_IDS:
-                values = capture.rows.read(name)
-                write_array(store, name, len(values), [values])
+                write_array(store, name, capture.rows.length(name), capture.rows.blocks(name))
         fault_point("plan-rows-written")
         told = {
             "created": now(),

@@ -21,7 +21,7 @@ from sparserm_cli.store.layout import create_arrays, freeze
 from sparserm_cli.store.lineage import check_version
 from sparserm_cli.store.plan import POOLED, ExtractPlan, plan_of
 from sparserm_cli.store.receipts import REJECTS, Manifest, Plan, UnitFacts
-from sparserm_cli.store.rows import CHUNK, ROW_TYPES, check_rows, sizes, write_array
+from sparserm_cli.store.rows import CHUNK, ROW_TYPES, Rows, sizes, write_array
 from sparserm_cli.store.units import INNER
 from sparserm_cli.store.zarrs import SafeStore
 
@@ -55,7 +55,7 @@ def read_hdf5(source: Path, root: Path) -> Manifest:
             _build_plan(part, source, file, datasets, plan, frozen.identity)
             writer = ActivationsWriter(part)
             _expect(source, "plan hash", plan.plan_hash, writer.store.plan_hash)
-            check_rows(writer.rows)
+            _check_rows(writer.rows)
             for unit, told in enumerate(facts):
                 _write_unit(source, writer, unit, dict(_unit_arrays(datasets, writer, unit)), told)
             manifest = writer.store.finalize()
@@ -180,6 +180,40 @@ def _build_plan(
     freeze(part, plan, identity)
 
 
+def _check_rows(rows: Rows) -> None:
+    """Check that rows fit together, as those of our own planner do.
+
+    Raises:
+        CorruptStoreError: a length, number or bound is out of range.
+
+    """
+    layout, starts, pairs = rows.layout, rows.unit_response_start, rows.pairs
+    tokens = np.diff(rows.response_offset[np.clip(starts, 0, layout.responses)])
+    wrong = {
+        "response_length": (rows.response_length < 1).any()
+        or rows.response_offset[-1] != layout.response_tokens,
+        "prompt_length": (rows.prompt_length < 0).any() or rows.prompt_offset[-1] != layout.prompt_tokens,
+        "response_prompt": (np.diff(rows.response_prompt) < 0).any()
+        or not _within(rows.response_prompt, layout.prompts),
+        "unit_response_start": starts[0] != 0
+        or starts[-1] != layout.responses
+        or (np.diff(starts) < 1).any()
+        or np.diff(starts).max() != layout.responses_per_unit
+        or tokens.max() != layout.tokens_per_unit,
+        "pair_chosen": not _within(pairs.chosen, layout.responses),
+        "pair_rejected": not _within(pairs.rejected, layout.responses),
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            found = "some that are out of range"
+            raise CorruptStoreError(f"rows/{name}", "numbers that fit the plan", found, "export it again")
+
+
+def _within(numbers: np.ndarray, stop: int) -> bool:
+    """Tell whether all numbers are from 0 to below `stop`."""
+    return not len(numbers) or bool(numbers.min() >= 0 and numbers.max() < stop)
+
+
 def _write_unit(
     source: Path,
     writer: ActivationsWriter,
@@ -199,8 +233,8 @@ def _unit_arrays(
     datasets: Mapping[str, Any], writer: ActivationsWriter, unit: int
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yield the arrays of a unit, layer by layer."""
-    span, offsets = writer.rows.span(unit), writer.rows.response_offset
-    tokens = slice(int(offsets[span.start]), int(offsets[span.stop]))
+    span = writer.rows.span(unit)
+    tokens = slice(*writer.rows.unit_token_start[unit : unit + 2].tolist())
     for layer in writer.plan.settings.layers:
         arrays = {name: datasets[f"layers/{layer}/{name}"][span.start : span.stop] for name in POOLED}
         if writer.plan.settings.positions == "response":

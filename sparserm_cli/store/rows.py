@@ -18,7 +18,7 @@ in that order; prompts are numbered by first appearance.
 | rows/unit_response_start | int64 [units + 1] | first response of each unit, and the end |
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -47,6 +47,8 @@ ROW_TYPES: Mapping[str, str] = {
 TOKEN_IDS = ("response_ids", "prompt_ids")
 STRADDLED, TRUNCATED = 1, 2
 CHUNK = 1 << 22
+_WINDOW = 1 << 19
+"""Numbers of an array kept at hand by those who go through it unit by unit."""
 
 
 class TreeRows(NamedTuple):
@@ -129,6 +131,7 @@ class Rows:
 
     def __init__(self, store: CheckedStore, layout: Layout) -> None:
         self._store, self._sizes, self.layout = store, sizes(layout), layout
+        self._windows: dict[str, tuple[int, np.ndarray]] = {}
 
     def length(self, name: str) -> int:
         """Return the length of an array."""
@@ -153,6 +156,20 @@ class Rows:
             expected = f"({stop - start},) {ROW_TYPES[name]}"
             raise CorruptStoreError(where, expected, found, "run extract --force")
         return values
+
+    def blocks(self, name: str) -> Iterator[np.ndarray]:
+        """Yield a whole array piece by piece; raises as `read`."""
+        length = self._sizes[name]
+        for start in range(0, length, _WINDOW):
+            yield self.read(name, start, min(start + _WINDOW, length))
+
+    def part(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Return a part of an array as `read` does; parts that follow one another cost few reads."""
+        begin, window = self._windows.get(name, (0, np.zeros(0)))
+        if start < begin or stop > begin + len(window):
+            end = min(max(stop, start + _WINDOW), self._sizes[name])
+            begin, window = self._windows[name] = start, self.read(name, start, end)
+        return window[start - begin : stop - begin]
 
     @cached_property
     def response_prompt(self) -> Int32[np.ndarray, " responses"]:
@@ -211,7 +228,24 @@ class Rows:
     def lengths(self, unit: int) -> Int32[np.ndarray, " unit_responses"]:
         """Return the tokens of each response of a unit."""
         span = self.span(unit)
-        return self.response_length[span.start : span.stop]
+        return self.part("response_length", span.start, span.stop)
+
+    def prompts(self, unit: int) -> Int32[np.ndarray, " unit_responses"]:
+        """Return the prompt of each response of a unit."""
+        span = self.span(unit)
+        return self.part("response_prompt", span.start, span.stop)
+
+    @cached_property
+    def unit_token_start(self) -> Int64[np.ndarray, " starts"]:
+        """Where the tokens of each unit begin among all response tokens, and the end."""
+        return _offsets([self.lengths(unit).sum(dtype=np.int64) for unit in range(self.layout.units)])
+
+    @cached_property
+    def _unit_prompt_start(self) -> Int64[np.ndarray, " units"]:
+        """Where the tokens of the first prompt of each unit begin among all prompt tokens."""
+        firsts = [0, *(int(self.prompts(unit)[0]) for unit in range(self.layout.units))]
+        between = (self.part("prompt_length", low, high) for low, high in pairwise(firsts))
+        return _offsets([lengths.sum(dtype=np.int64) for lengths in between])[1:]
 
     def response_ids(self, response: int) -> UInt32[np.ndarray, " r"]:
         """Return the token ids of a response."""
@@ -222,15 +256,12 @@ class Rows:
         return self.read("prompt_ids", *map(int, self.prompt_offset[prompt : prompt + 2]))
 
     def trees(self, unit: int) -> list[TreeRows]:
-        """Return what a unit is computed from; two reads, whatever the number of trees."""
-        span = self.span(unit)
-        prompts = self.response_prompt[span.start : span.stop]
-        offsets = self.response_offset[span.start : span.stop + 1]
-        ids = self.read("response_ids", int(offsets[0]), int(offsets[-1]))
-        responses = np.split(ids, offsets[1:-1] - offsets[0])
+        """Return what a unit is computed from."""
+        span, prompts = self.span(unit), self.prompts(unit)
+        responses = self._split("response_ids", int(self.unit_token_start[unit]), self.lengths(unit))
         low, high = int(prompts[0]), int(prompts[-1]) + 1
-        begin = self.prompt_offset[low : high + 1]
-        prompt_ids = np.split(self.read("prompt_ids", int(begin[0]), int(begin[-1])), begin[1:-1] - begin[0])
+        lengths = self.part("prompt_length", low, high)
+        prompt_ids = self._split("prompt_ids", int(self._unit_prompt_start[unit]), lengths)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(prompts)) + 1, [len(prompts)]])
         return [
             TreeRows(
@@ -239,41 +270,14 @@ class Rows:
             for a, b in pairwise(starts)
         ]
 
-
-def check_rows(rows: Rows) -> None:
-    """Check that rows from outside fit together; those of our own planner do.
-
-    Raises:
-        CorruptStoreError: a length, number or bound is out of range.
-
-    """
-    layout, starts, pairs = rows.layout, rows.unit_response_start, rows.pairs
-    tokens = np.diff(rows.response_offset[np.clip(starts, 0, layout.responses)])
-    wrong = {
-        "response_length": (rows.response_length < 1).any()
-        or rows.response_offset[-1] != layout.response_tokens,
-        "prompt_length": (rows.prompt_length < 0).any() or rows.prompt_offset[-1] != layout.prompt_tokens,
-        "response_prompt": (np.diff(rows.response_prompt) < 0).any()
-        or not _within(rows.response_prompt, layout.prompts),
-        "unit_response_start": starts[0] != 0
-        or starts[-1] != layout.responses
-        or (np.diff(starts) < 1).any()
-        or np.diff(starts).max() != layout.responses_per_unit
-        or tokens.max() != layout.tokens_per_unit,
-        "pair_chosen": not _within(pairs.chosen, layout.responses),
-        "pair_rejected": not _within(pairs.rejected, layout.responses),
-    }
-    for name, is_wrong in wrong.items():
-        if is_wrong:
-            found = "some that are out of range"
-            raise CorruptStoreError(f"rows/{name}", "numbers that fit the plan", found, "export it again")
+    def _split(
+        self, name: str, start: int, lengths: Int32[np.ndarray, " n"]
+    ) -> list[UInt32[np.ndarray, " _"]]:
+        """Return the token ids of texts of some lengths that lie behind one another."""
+        ends = np.cumsum(lengths, dtype=np.int64)
+        return np.split(self.part(name, start, start + int(ends[-1])), ends[:-1])
 
 
-def _within(numbers: np.ndarray, stop: int) -> bool:
-    """Tell whether all numbers are from 0 to below `stop`."""
-    return not len(numbers) or bool(numbers.min() >= 0 and numbers.max() < stop)
-
-
-def _offsets(lengths: Int32[np.ndarray, " n"]) -> Int64[np.ndarray, " offsets"]:
+def _offsets(lengths: Int32[np.ndarray, " n"] | list[np.int64]) -> Int64[np.ndarray, " offsets"]:
     """Return the cumulative sums of lengths, from 0."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -83,8 +83,10 @@ class Table:
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return the records from `start` to below `stop`, or to the end."""
-        self._write()
         number = min(stop, len(self)) - start
+        if number <= 0:
+            return np.zeros(0, self.kind)
+        self._write()
         return np.fromfile(self.path, self.kind, number, offset=start * self.kind.itemsize)
 
     def blocks(self) -> Iterator[np.ndarray]:
@@ -170,6 +172,10 @@ class Scratch:
     def table(self, kind: DTypeLike) -> Table:
         """Return a new table."""
         return Table(self.folder / str(next(self._numbers)), kind)
+
+    def sorted(self, table: Table) -> Table:
+        """Return a table with the records of another in rising order; the other is gone."""
+        return self.table(table.kind).extend(table.sorted())
 
 
 def groups(blocks: Iterable[np.ndarray], field: str) -> Iterator[tuple[np.ndarray, Bool[np.ndarray, " n"]]]:

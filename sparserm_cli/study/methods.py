@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt64
 
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.stages import pursuit
+from sparserm_cli.stages.cohort import FOLDS, make_cohort
 from sparserm_cli.stages.measures import measure
 from sparserm_cli.stages.selection import choose, random_directions
-from sparserm_cli.stages.tally import FOLDS, make_cohort
 from sparserm_cli.store.frequency import Unit
 from sparserm_cli.store.reward import POOLINGS
 from sparserm_cli.study.sample import Sample, count
@@ -105,7 +105,7 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
     cohort = make_cohort(sample.lengths, group, rank.reshape(-1) % FOLDS, pairs)
     chosen = {}
     for layer in sample.layers:
-        counts = count(sample.latents[layer], cohort, sample.lengths, method.unit)
+        counts = count(sample.latents[layer], cohort, method.unit)
         chosen[layer] = choose(
             measure(counts),
             counts.classed_total.sum(axis=1),

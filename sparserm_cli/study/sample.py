@@ -15,9 +15,10 @@ from scipy import sparse
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.frequency import counted_pairs
+from sparserm_cli.stages.cohort import FOLDS, STRATA, Cohort, class_totals
 from sparserm_cli.stages.select import DecoderRows, sae_decoder
-from sparserm_cli.stages.tally import FOLDS, STRATA, Cohort, Counts, class_totals
+from sparserm_cli.stages.tally import Counts
+from sparserm_cli.stages.training_pairs import counted_pairs
 from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.features import FeatureBlock, FeaturesReader, features_path
 from sparserm_cli.store.frequency import Unit
@@ -160,7 +161,7 @@ def _of_block(block: FeatureBlock, d_sae: int) -> Latents:
     return Latents(*matrices)
 
 
-def count(latents: Latents, cohort: Cohort, lengths: Int64[np.ndarray, " n"], unit: Unit) -> Counts:
+def count(latents: Latents, cohort: Cohort, unit: Unit) -> Counts:
     """Return what `stages.tally` counts, from the latents of each response in memory."""
     fires = (latents.tokens > 0).astype(np.int64)
     in_unit, other = (latents.tokens, fires) if unit == "token" else (fires, latents.tokens)
@@ -176,7 +177,7 @@ def count(latents: Latents, cohort: Cohort, lengths: Int64[np.ndarray, " n"], un
         by_side[side] = np.asarray(other[rows].sum(axis=0)).reshape(-1)
     chosen, rejected = (fires[cohort.pairs[:, side]] for side in (0, 1))
     joint = chosen.multiply(rejected).T @ cohort.pair_weight
-    tokens_total, responses_total = class_totals(cohort, lengths)
+    tokens_total, responses_total = class_totals(cohort)
     summed = classed.sum(axis=(0, 1))
     by_token = unit == "token"
     return Counts(

@@ -5,7 +5,8 @@ import pytest
 import scipy.stats
 
 from sparserm_cli.stages import measures as m
-from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
+from sparserm_cli.stages.cohort import FOLDS, make_cohort
+from sparserm_cli.stages.tally import Tally
 
 
 def test_wilson_interval_by_hand():
@@ -106,9 +107,9 @@ def test_measure_finds_the_planted_latents():
     lengths = np.full(n, length)
     pairs = np.stack([np.arange(0, n, 2), np.arange(1, n, 2)], axis=1)
     groups = np.arange(n) // 2
-    counter = Tally(make_cohort(lengths, groups, groups % FOLDS, pairs), lengths, 3, "token")
+    cohort, counter = make_cohort(lengths, groups, groups % FOLDS, pairs), Tally(3, "token", length)
     response, _, latent = np.nonzero(fires)
-    counter.add(0, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
+    counter.add(cohort, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
     found = m.measure(counter.result())
     assert found.difference == pytest.approx([0.4, -0.4, 0.0], abs=0.03)
     assert found.length_controlled == pytest.approx(found.difference, abs=0.01)

@@ -8,10 +8,11 @@ import sparserm_planted as planted
 
 from sparserm_cli.config import FrequencyConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.stages.frequency import counted_pairs, frequency
+from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.pursuit import moments
 from sparserm_cli.stages.select import SelectSummary, counted_moments, sae_decoder, select
 from sparserm_cli.stages.selection import MEASURES
+from sparserm_cli.stages.training_pairs import counted_pairs
 from sparserm_cli.store.activations import capture_path, remove_capture
 from sparserm_cli.store.directions import read_directions
 from sparserm_cli.store.features import SAEFacts

@@ -4,11 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
+import sparserm_planted as planted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.stages import tally
-from sparserm_cli.stages.tally import FOLDS, STRATA, Counts, Tally, make_cohort
+from sparserm_cli.stages.cohort import FOLDS, STRATA, length_cuts, make_cohort
+from sparserm_cli.stages.tally import Counts, Tally
 
 TOKENS = [  # four responses, the latents that fire on each of their tokens
     [[0, 2], [0]],
@@ -38,10 +40,10 @@ def count(
     """Count responses that are handed over in pieces cut at `cuts`."""
     lengths = np.array([len(one) for one in responses])
     cohort = make_cohort(lengths, groups, np.unique(groups, return_inverse=True)[1] % FOLDS, pairs)
-    counter = Tally(cohort, lengths, d_sae, unit)
+    counter = Tally(d_sae, unit, int(lengths.max()))
     edges = [0, *cuts, len(responses)]
     for start, stop in itertools.pairwise(edges):
-        counter.add(start, *flat(responses[start:stop]))
+        counter.add(planted.part_of(cohort, start, stop), *flat(responses[start:stop]))
     return counter.result()
 
 
@@ -97,8 +99,8 @@ def test_strata_are_quartiles_of_length_and_folds_those_given():
     lengths = np.array([1, 2, 3, 4])
     cohort = make_cohort(lengths, np.arange(4), np.array([5, 5, 6, 6]), np.array([[0, 1], [2, 3]]))
     assert cohort.stratum.tolist() == [0, 1, 2, 3]
-    counter = Tally(cohort, lengths, 1, "token")
-    counter.add(0, *flat(responses))
+    counter = Tally(1, "token", 4)
+    counter.add(cohort, *flat(responses))
     classed = counter.result().classed[..., 0]
     assert classed.shape == (FOLDS, STRATA, 2)
     assert {tuple(place): int(classed[tuple(place)]) for place in np.argwhere(classed)} == {
@@ -107,6 +109,12 @@ def test_strata_are_quartiles_of_length_and_folds_those_given():
         (6, 2, 0): 3,
         (6, 3, 1): 4,
     }
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=60))
+def test_length_cuts_are_the_quartiles(lengths: list[int]):
+    """From counts of lengths, to the bit what numpy says of the lengths."""
+    assert length_cuts(np.bincount(lengths)).tolist() == np.quantile(lengths, [0.25, 0.5, 0.75]).tolist()
 
 
 @settings(max_examples=60, deadline=None)
@@ -173,9 +181,11 @@ def test_waiting_bits_are_forgotten_with_the_last_partner():
     lengths = np.ones(6, int)
     pairs = np.array([[0, 3], [0, 4], [1, 5]])
     cohort = make_cohort(lengths, np.zeros(6, int), np.zeros(6, int), pairs)
-    counter = Tally(cohort, lengths, 2, "token")
+    counter = Tally(2, "token", 1)
     for number in range(6):
-        counter.add(number, np.array([0, 1]), np.array([number % 2], np.uint16))
+        counter.add(
+            planted.part_of(cohort, number, number + 1), np.array([0, 1]), np.array([number % 2], np.uint16)
+        )
     assert counter._waiting == {}
     assert counter._awaited == {}
     np.testing.assert_allclose(counter.result().discordant, [[1 / 3, 0], [0, 1 / 3]], atol=1e-9)
@@ -197,8 +207,8 @@ def test_dtype_of_the_indices_does_not_matter(unit: str):
     cohort = make_cohort(lengths, GROUPS, np.zeros(4, int), PAIRS)
     results = []
     for dtype in (np.uint16, np.uint32):
-        counter = Tally(cohort, lengths, 3, unit)
-        counter.add(0, bounds, indices.astype(dtype))
+        counter = Tally(3, unit, 3)
+        counter.add(cohort, bounds, indices.astype(dtype))
         results.append(counter.result())
     assert np.array_equal(results[0].tokens, results[1].tokens)
     assert np.array_equal(results[0].classed, results[1].classed)

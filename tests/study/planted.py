@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparserm_cli.data.splits import group_key
+from sparserm_cli.stages.cohort import Cohort
 from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, capture_path
 from sparserm_cli.store.csr import Csr, index_type
 from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, SAEFacts, features_path, plan_features
@@ -104,6 +105,13 @@ def plant(
     _write_capture(run, residuals)
     _write_features(run, fires)
     return Planted(run, decoders, ActivationsReader(capture_path(run)), FeaturesReader(features_path(run)))
+
+
+def part_of(cohort: Cohort, start: int, stop: int) -> Cohort:
+    """Return some consecutive responses of a cohort of all, with the pairs they stand in."""
+    touched = ((cohort.pairs >= start) & (cohort.pairs < stop)).any(axis=1)
+    columns = (column[start:stop] for column in cohort[1:6])
+    return Cohort(start, *columns, pairs=cohort.pairs[touched], pair_weight=cohort.pair_weight[touched])
 
 
 def _decoder(seed: int) -> np.ndarray:

@@ -9,7 +9,8 @@ import sparserm_planted as planted
 
 from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.tally import FOLDS, Tally, make_cohort
+from sparserm_cli.stages.cohort import FOLDS, make_cohort
+from sparserm_cli.stages.tally import Tally
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate, training_of
 from sparserm_cli.study.fit_method import fit_method, inner_accuracy
 from sparserm_cli.study.methods import KINDS, Method, Training
@@ -56,11 +57,12 @@ def test_counts_in_memory_are_those_of_the_stream(tmp_path: Path, unit: str):
     groups = np.zeros(len(sample.lengths), np.uint64)
     groups[sample.pairs.reshape(-1)] = np.repeat(sample.groups, 2)
     cohort = make_cohort(sample.lengths, groups, np.arange(len(groups)) // 4 % FOLDS, sample.pairs[5:-3])
-    stream = Tally(cohort, sample.lengths, planted.D_SAE, unit)
+    stream = Tally(planted.D_SAE, unit, int(sample.lengths.max()))
     for block in made.features.iter_blocks(3):
         ends = np.concatenate([[0], np.cumsum(block.lengths)])
-        stream.add(block.responses.start, block.csr.indptr[ends], block.csr.indices)
-    expected, found = stream.result(), count(sample.latents[3], cohort, sample.lengths, unit)
+        part = planted.part_of(cohort, block.responses.start, block.responses.stop)
+        stream.add(part, block.csr.indptr[ends], block.csr.indices)
+    expected, found = stream.result(), count(sample.latents[3], cohort, unit)
     for name, value in expected._asdict().items():
         if isinstance(value, np.ndarray):
             assert getattr(found, name) == pytest.approx(value), name

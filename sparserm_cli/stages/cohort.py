@@ -1,0 +1,126 @@
+"""Who is counted: responses on their sides, in random groups of prompts and classes of length, and pairs.
+
+Axes: `n` consecutive responses, `m` pairs, `folds` random groups of prompts, `strata` classes of response
+length, `side` 0 chosen and 1 rejected.
+
+A response counts once on each side it stands on, however many pairs name it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, Integer, UInt8
+
+FOLDS = 10
+"""Random groups of prompts; resampling them is the bootstrap over prompts."""
+STRATA = 4
+"""Classes of response length, cut at the quartiles of the counted responses."""
+
+_WEIGHT_STEP = 2.0**-30  # pair weights are multiples of this, so sums of them are exact in any order
+
+
+class Cohort(NamedTuple):
+    """Consecutive responses with the class of each, and the counted pairs that they stand in."""
+
+    start: int
+    """Number of the first response."""
+    lengths: Integer[np.ndarray, " n"]
+    """Tokens of each response."""
+    chosen: Bool[np.ndarray, " n"]
+    """The response wins a counted pair."""
+    rejected: Bool[np.ndarray, " n"]
+    """The response loses a counted pair; it may win another."""
+    fold: UInt8[np.ndarray, " n"]
+    """Random group of the response's prompt, 0 to FOLDS - 1."""
+    stratum: UInt8[np.ndarray, " n"]
+    """Class of the response's length, 0 to STRATA - 1."""
+    pairs: Int64[np.ndarray, "m 2"]
+    """Counted pairs of which one response at least is here: chosen response, rejected response."""
+    pair_weight: Float64[np.ndarray, " m"]
+    """One over the number of pairs of the prompt, so that every prompt weighs 1."""
+
+    @property
+    def own_pairs(self) -> Bool[np.ndarray, " m"]:
+        """The pairs whose chosen response is here; so every pair is one of a single cohort."""
+        chosen = self.pairs[:, 0]
+        return (chosen >= self.start) & (chosen < self.start + len(self.lengths))
+
+
+def make_cohort(
+    lengths: Integer[np.ndarray, " n"],
+    groups: Integer[np.ndarray, " n"],
+    folds: Integer[np.ndarray, " n"],
+    pairs: Integer[np.ndarray, "m 2"],
+) -> Cohort:
+    """Class all responses at once.
+
+    Args:
+        lengths: tokens of each response.
+        groups: prompt group of each response.
+        folds: random group of its prompt, 0 to FOLDS - 1.
+        pairs: chosen and rejected response of each pair to count; responses in no pair are left out.
+
+    """
+    _, prompt, per_prompt = np.unique(groups[pairs[:, 0]], return_inverse=True, return_counts=True)
+    cuts = length_cuts(np.bincount(lengths[np.unique(pairs)]))
+    return classed(0, lengths, folds, cuts, pairs, per_prompt[prompt])
+
+
+def classed(
+    start: int,
+    lengths: Integer[np.ndarray, " n"],
+    folds: Integer[np.ndarray, " n"],
+    cuts: Float64[np.ndarray, " cuts"],
+    pairs: Integer[np.ndarray, "m 2"],
+    per_prompt: Integer[np.ndarray, " m"],
+) -> Cohort:
+    """Class some consecutive responses.
+
+    Args:
+        start: number of the first.
+        lengths: tokens of each.
+        folds: random group of its prompt, 0 to FOLDS - 1.
+        cuts: as `length_cuts` gives them.
+        pairs: all pairs to count of which one response at least is among them.
+        per_prompt: pairs to count of the prompt of each.
+
+    """
+    sides = np.zeros((2, len(lengths)), bool)
+    for side, place in enumerate(pairs.T - start):
+        sides[side, place[(place >= 0) & (place < len(lengths))]] = True
+    return Cohort(
+        start=start,
+        lengths=lengths,
+        chosen=sides[0],
+        rejected=sides[1],
+        fold=folds.astype(np.uint8),
+        stratum=np.searchsorted(cuts, lengths, side="left").astype(np.uint8),
+        pairs=pairs.astype(np.int64, copy=False),
+        pair_weight=np.maximum(np.round(1.0 / per_prompt / _WEIGHT_STEP), 1.0) * _WEIGHT_STEP,
+    )
+
+
+def length_cuts(counts: Integer[np.ndarray, " lengths"]) -> Float64[np.ndarray, " cuts"]:
+    """Return the quantiles that part STRATA classes, given how many responses have each length.
+
+    They are those of `numpy.quantile`: between the two nearest responses, in proportion.
+    """
+    ends = np.cumsum(counts)
+    if not len(ends) or not ends[-1]:
+        return np.zeros(STRATA - 1)
+    place = (ends[-1] - 1) * np.arange(1, STRATA) / STRATA
+    low, high = (np.searchsorted(ends, one, side="right") for one in (np.floor(place), np.ceil(place)))
+    return low + (high - low) * (place % 1)
+
+
+def class_totals(
+    cohort: Cohort,
+) -> tuple[Int64[np.ndarray, "folds strata 2"], Int64[np.ndarray, "folds strata 2"]]:
+    """Return the tokens and the responses in every class, firing or not."""
+    tokens = np.zeros((FOLDS, STRATA, 2), np.int64)
+    responses = np.zeros((FOLDS, STRATA, 2), np.int64)
+    for side, mask in enumerate((cohort.chosen, cohort.rejected)):
+        where = (cohort.fold[mask], cohort.stratum[mask], side)
+        np.add.at(tokens, where, cohort.lengths[mask])
+        np.add.at(responses, where, 1)
+    return tokens, responses
