@@ -36,8 +36,8 @@ RESAMPLES = 200
 GREEDY_POOL = 8
 """`greedy` looks at this many times `top_k` latents a side, those of the largest difference."""
 FORWARD_POOL = 512
-"""`forward` looks at this many latents a side, those of the largest difference, and at `top_k` if that is more:
-rarer differences are chance, and hardly add to accuracy."""
+"""`forward` looks at this many latents a side, those of the largest difference, or at `top_k` if more:
+smaller differences are chance, and hardly add to accuracy."""
 
 _FIELDS = {
     "difference": "difference",
