@@ -5,8 +5,9 @@
 #   bash examples/benchmarks/accuracy.sh [--quick] [--sweep NAME]... [NAME=FILE]... [-- OPTIONS OF sparserm compare]
 #
 # Data sets are files given as NAME=FILE; without any, those in the folder $SPARSERM_BENCHMARK_DATA, else the shipped pairs.
-# Sweeps: directions, methods, variants, labels, noise, transfer, layers, choice, corrupted, restyled; without any, all of
-# them. The sweeps layers and choice train SAEs for two more layers, on the last data set; the others use layer 14.
+# Sweeps: directions, methods, variants, labels, noise, transfer, layers, corrupted, restyled, choice; without any, all but
+# choice, which fits every setting many times. layers and choice train SAEs for two more layers, on the last data set; the
+# others use layer 14.
 # --quick tries two points of the directions, the methods and the other data sets.
 # Runs are kept in .benchmarks/ and continued, not repeated: the model sees each text once, whatever is swept.
 set -euo pipefail
@@ -35,7 +36,7 @@ fi
 if [ -n "$quick" ]; then
     options+=(--quick)
 elif [ ${#sweeps[@]} -eq 0 ]; then
-    sweeps=(directions methods variants labels noise transfer layers choice corrupted restyled)
+    sweeps=(directions methods variants labels noise transfer layers corrupted restyled)
 fi
 for sweep in "${sweeps[@]}"; do
     case "$sweep" in
