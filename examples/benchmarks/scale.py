@@ -5,8 +5,9 @@
 Every pair has a prompt of its own and two responses. The plan is what `extract` would freeze, from token ids
 that are there already. Vectors are sparse files of the right size with receipts; latents are those of one
 unit, linked into all others, each with a receipt of its own. So every stage meets as many rows, units and
-files as it would. Each step runs in a process of its own, whose processor time and peak memory are told;
-memory that is flat in the data has a ratio of 1 between the whole and the eighth.
+files as it would. Each step runs in a process of its own, whose processor time and peak memory are told: all
+that was resident at once, pages of mapped files among it. Memory that is flat in the data has a ratio of
+about 1 between the whole and the eighth.
 """
 
 import argparse
@@ -147,7 +148,7 @@ STEPS: dict[str, Callable[..., None]] = {
 
 
 def timed(name: str, *arguments: Any) -> dict[str, float]:
-    """Run a step and return seconds by the clock and of the processor, and peak memory in MiB."""
+    """Run a step and return seconds by the clock and of the processor, and peak resident memory in MiB."""
     import sparserm_cli.stages.frequency
     import sparserm_cli.store.activations
     import sparserm_cli.store.planner

@@ -100,22 +100,22 @@ def write_array(store: CheckedStore, name: str, length: int, blocks: Iterable[np
         ValueError: the blocks are longer or shorter.
 
     """
-    path = f"rows/{name}"
-    create_array(store, path, (length,), (min(length, CHUNK),), np.dtype(ROW_TYPES[name]).type(0))
+    path, kind = f"rows/{name}", np.dtype(ROW_TYPES[name])
+    create_array(store, path, (length,), (min(length, CHUNK),), kind.type(0))
     array = open_array(store, path)
-    held: list[np.ndarray] = []
+    chunk = np.empty(CHUNK, kind)
     start = count = 0
     for block in blocks:
         while len(block):
             piece = block[: CHUNK - count]
             block = block[len(piece) :]
-            held.append(piece.astype(ROW_TYPES[name]))
+            chunk[count : count + len(piece)] = piece
             count += len(piece)
             if count == CHUNK:
-                write_rows(array, start, np.concatenate(held))
-                start, count, held = start + CHUNK, 0, []
+                write_rows(array, start, chunk)
+                start, count = start + CHUNK, 0
     if count:
-        write_rows(array, start, np.concatenate(held))
+        write_rows(array, start, chunk[:count])
     if start + count != length:
         raise ValueError(f"{name} has {start + count} numbers, not {length}")
 
