@@ -12,14 +12,6 @@ from pathlib import Path
 
 import pytest
 
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "tester",
-    "AWS_SECRET_ACCESS_KEY": "secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-}
 _START_SECONDS = 120
 
 
@@ -49,27 +41,32 @@ def _wait(port: int, server: "subprocess.Popen[bytes]") -> None:
     raise RuntimeError("the S3 server did not start")
 
 
-@contextmanager
-def environment(address: str, cache: Path) -> Iterator[None]:
-    """Let this process and those it starts use a server, and a cache of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for variable, value in ENVIRONMENT.items():
-            patch.setenv(variable, value)
-        patch.setenv("AWS_ENDPOINT_URL", address)
-        patch.setenv("SPARSERM_CACHE", str(cache))
-        forget_clients()
-        yield
-        forget_clients()
+def environment(address: str, cache: Path) -> dict[str, str]:
+    """Return the variables that let a process use a server, and a cache of its own."""
+    return {
+        "AWS_ACCESS_KEY_ID": "tester",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_ENDPOINT_URL": address,
+        "SPARSERM_CACHE": str(cache),
+    }
 
 
 @contextmanager
 def bucket(address: str, folder: Path) -> Iterator[str]:
-    """Give the URL of a new bucket that is named after the folder of its cache."""
+    """Give the URL of a new bucket for this process and its children, named after their cache's folder."""
     name = folder.name.replace("_", "-")
-    with environment(address, folder):
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in environment(address, folder).items():
+            patch.setenv(variable, value)
+        forget_clients()
         request = urllib.request.Request(f"{address}/{name}", method="PUT")  # noqa: S310
         urllib.request.urlopen(request).close()  # noqa: S310
         yield f"s3://{name}"
+    forget_clients()
 
 
 def forget_clients() -> None:

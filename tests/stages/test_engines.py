@@ -6,7 +6,7 @@ In a folder and on an S3 server; the digests are those of a serial run in a fold
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path, PurePath
@@ -68,11 +68,11 @@ class Serial:
 
     def scoring(self, run: PurePath) -> ScoreConfig:
         """Ask for the scores of twenty responses by a reward model in that run; three lines are no rows."""
-        copied(self.reward, run / "reward")
+        copy_files(self.reward, run / "reward")
         return ScoreConfig(run=run, file=self.responses, on_bad_row="reject")
 
 
-def copied(folder: Path, to: PurePath) -> None:
+def copy_files(folder: Path, to: PurePath) -> None:
     """Copy a folder's files to a run."""
     places.make_folder(to)
     for path in folder.iterdir():
@@ -96,7 +96,7 @@ def serial(
 
 
 @pytest.fixture(params=["folder", "s3"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[PurePath]:
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> PurePath:
     """Give a run directory in a folder, or on the S3 server."""
     if request.param == "folder":
         return tmp_path / "run"
