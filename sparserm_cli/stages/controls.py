@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt64
+from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import Progress
 from sparserm_cli.stages.selection import random_directions
+from sparserm_cli.stages.split import Split
 from sparserm_cli.store.activations import ActivationsReader
 from sparserm_cli.store.reward import POOLINGS, HeadArrays
 
@@ -20,27 +21,6 @@ RANDOM, DENSE, MEANS = "random directions", "dense", "difference of means"
 LENGTH = "length only"
 
 Rows = Mapping[int, Float32[np.ndarray, "directions d_in"]]
-
-
-class Split(NamedTuple):
-    """The pairs of a fit, and their responses."""
-
-    rows: Int64[np.ndarray, " n"]
-    """Responses of the pairs, as numbers of the capture."""
-    pairs: Int64[np.ndarray, "m 2"]
-    """Chosen and rejected response of each pair, as places in `rows`."""
-    validation: Bool[np.ndarray, " m"]
-    """Pairs of validation prompts."""
-    groups: UInt64[np.ndarray, " m"]
-    """Prompt of each pair."""
-
-    def limited(self, most: int, seed: int) -> "Split":
-        """Return a split of at most so many pairs, drawn at random; `rows` is cut to theirs."""
-        if len(self.pairs) <= most:
-            return self
-        kept = np.sort(np.random.default_rng(seed).choice(len(self.pairs), most, replace=False))
-        places, pairs = np.unique(self.pairs[kept], return_inverse=True)
-        return Split(self.rows[places], pairs.reshape(-1, 2), self.validation[kept], self.groups[kept])
 
 
 def projections(

@@ -15,18 +15,16 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt64
 
 from sparserm_cli.config import FitConfig, Note, Progress
-from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.ood import training_distances
 from sparserm_cli.stages.controls import (
     LENGTH,
     FittedHead,
-    Split,
     fit_controls,
     fit_projections,
     length_preference,
     projections,
 )
-from sparserm_cli.stages.training_pairs import counted_pairs
+from sparserm_cli.stages.split import Split, split_pairs
 from sparserm_cli.store.activations import ActivationsReader, open_capture
 from sparserm_cli.store.chain import is_made, look
 from sparserm_cli.store.directions import Directions, directions_path, read_directions
@@ -113,27 +111,6 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     with run_lock(config.run):
         written = write_reward(path, RewardFiles(told, head.final, stored, whitening))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
-
-
-def split_pairs(capture: ActivationsReader, val_fraction: float, seed: int) -> Split:
-    """Split the pairs whose responses have vectors, as `frequency` does.
-
-    Raises:
-        BadInputError: one of the two parts would be empty.
-
-    """
-    pairs, groups, present = capture.pairs(), capture.response_group(), capture.present()
-    usable = present[pairs.chosen] & present[pairs.rejected]
-    training = counted_pairs(capture, val_fraction, seed)
-    validation = usable & ~training
-    for name, mask in (("training", training), ("validation", validation)):
-        if not mask.any() and (name == "training" or val_fraction > 0):
-            found = f"none of {int(usable.sum())}"
-            hint = "use more data or another --val-fraction"
-            raise BadInputError(str(capture.root), f"pairs of {name} prompts", found, hint)
-    both = np.stack([pairs.chosen, pairs.rejected], axis=1)[usable]
-    rows, places = np.unique(both, return_inverse=True)
-    return Split(rows, places.reshape(-1, 2), validation[usable], groups[pairs.chosen][usable])
 
 
 def _check_ancestors(run: PurePath, directions: Directions) -> None:

@@ -11,9 +11,10 @@ import sparserm_planted as planted
 from sparserm_cli.config import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError
 from sparserm_cli.models.head import RewardHead
-from sparserm_cli.stages.fit import FitSummary, fit, split_pairs
+from sparserm_cli.stages.fit import FitSummary, fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
+from sparserm_cli.stages.split import split_pairs
 from sparserm_cli.store.activations import ActivationsReader, capture_path
 from sparserm_cli.store.directions import read_directions, write_directions
 from sparserm_cli.store.reward import read_reward, reward_path
