@@ -2,7 +2,15 @@
 
 import pytest
 
-from sparserm_cli.config import EncodeConfig, FitConfig, column_map, parse_layers, parse_worker
+from sparserm_cli.config import (
+    EncodeConfig,
+    ExtractConfig,
+    FitConfig,
+    HeadSetting,
+    column_map,
+    parse_layers,
+    parse_worker,
+)
 from sparserm_cli.errors import UsageError
 
 
@@ -62,8 +70,29 @@ def test_half_a_column_is_refused(text):
             "--val-fraction: expected a share from 0 up to, but not, 1, found 1.0",
         ),
         (FitConfig, {"head": "tree"}, "--head: expected one of linear, mlp, found 'tree'"),
+        (ExtractConfig, {"dtype": None}, "--dtype: expected one of auto, float32, bfloat16, found None"),
     ],
 )
 def test_ranges_are_checked_by_option(kind, given, text):
     """A value out of range is refused before any work."""
     assert message(lambda: kind(**given)) == f"{text}; correct the option"
+
+
+def test_what_is_not_told_of_the_head_is_the_default():
+    """One option changes one thing."""
+    assert FitConfig().setting == HeadSetting("mean", "mlp", "margin")
+    assert FitConfig(head="linear").setting == HeadSetting("mean", "linear", "margin")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({"pool": "mean"}, "--pool"),
+        ({"loss": "bt", "pool": "last", "head": "mlp"}, "--pool, --head, --loss"),
+    ],
+)
+def test_what_is_chosen_cannot_be_told(given, found):
+    """Even an option that says what the default is."""
+    expected = "--choose: expected no --pool, --head or --loss beside it, nor in sparserm.toml"
+    text = message(lambda: FitConfig(choose=True, **given))
+    assert text == f"{expected}, found {found}; leave --choose out, or what it chooses"

@@ -13,6 +13,7 @@ from sparserm_cli.config import (
     ExtractConfig,
     FitConfig,
     FrequencyConfig,
+    HeadSetting,
     SelectConfig,
 )
 
@@ -168,13 +169,31 @@ def select(
 
 def fit(
     ctx: typer.Context,
+    choose: Annotated[
+        bool,
+        typer.Option(
+            "--choose",
+            help="Choose pool, head and loss by folds of the training prompts; layers stay as selected.",
+        ),
+    ] = False,
     pool: Annotated[
-        str, typer.Option(metavar="mean|last|both", help="Pooled vector that is projected.")
-    ] = FitConfig.pool,
-    head: Annotated[str, typer.Option(metavar="linear|mlp", help="Kind of head.")] = FitConfig.head,
+        str | None,
+        typer.Option(
+            metavar="mean|last|both", help="Pooled vector that is projected.", show_default=HeadSetting.pool
+        ),
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(metavar="linear|mlp", help="Kind of head.", show_default=HeadSetting.head),
+    ] = None,
     loss: Annotated[
-        str, typer.Option(metavar="margin|bt|bce", help="Margin, Bradley-Terry or cross-entropy.")
-    ] = FitConfig.loss,
+        str | None,
+        typer.Option(
+            metavar="margin|bt|bce",
+            help="Margin, Bradley-Terry or cross-entropy.",
+            show_default=HeadSetting.loss,
+        ),
+    ] = None,
     val_fraction: opt.ValFractionOption = FitConfig.val_fraction,
     seed: opt.SeedOption = FitConfig.seed,
     run: opt.RunOption = DEFAULT_RUN,

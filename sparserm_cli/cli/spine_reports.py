@@ -1,5 +1,6 @@
 """What the stages say when they are done: words for people, the same facts as JSON."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output, duration, percent, rows_read, size
@@ -169,7 +170,7 @@ def select(out: Output, summary: "SelectSummary") -> None:
 
 
 def fit(out: Output, summary: "FitSummary") -> None:
-    """Show the accuracy on the validation prompts above that of the controls."""
+    """Show the settings tried, then the accuracy on the validation prompts above that of the controls."""
     config, metrics = summary.config, [one for one in summary.config.metrics if one.split == "validation"]
     data = {
         "path": str(summary.path),
@@ -185,8 +186,18 @@ def fit(out: Output, summary: "FitSummary") -> None:
         [one.scorer, percent(one.accuracy), f"{percent(one.low)} to {percent(one.high)}", str(one.ties)]
         for one in metrics
     ]
+    choice = config.training.get("choice")
+    if choice and not out.as_json:
+        _choice(out, choice)
     out.table(data, title, ["scorer", "accuracy", "95 % interval", "ties"], rows)
     out.note("next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl")
+
+
+def _choice(out: Output, choice: Mapping[str, Any]) -> None:
+    """Show the settings that were tried."""
+    title = f"{choice['chosen']}: the best by {choice['folds']} folds of the training prompts"
+    rows = [[one["name"], percent(one["accuracy"]), f"{one['pairs']:,}"] for one in choice["tried"]]
+    out.table({}, title, ["setting", "accuracy", "n"], rows)
 
 
 def train_sae(out: Output, result: "TrainSAEResult") -> None:

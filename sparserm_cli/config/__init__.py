@@ -23,7 +23,14 @@ from sparserm_cli.config.base import (
 )
 from sparserm_cli.config.place import RemotePath, local_folder, place
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
-from sparserm_cli.config.spine import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.config.spine import (
+    EncodeConfig,
+    ExtractConfig,
+    FitConfig,
+    FrequencyConfig,
+    HeadSetting,
+    SelectConfig,
+)
 from sparserm_cli.config.use import (
     CompareConfig,
     EvaluateConfig,
@@ -51,6 +58,7 @@ __all__ = [
     "FitConfig",
     "FrequencyConfig",
     "Guards",
+    "HeadSetting",
     "Note",
     "PairsConfig",
     "Phases",

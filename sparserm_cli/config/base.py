@@ -45,9 +45,10 @@ class StageConfig:
         for item in fields(self):
             value, hint = getattr(self, item.name), hints[item.name]
             option = "--" + item.name.replace("_", "-")
-            if get_origin(hint) is Literal and value not in get_args(hint):
-                choices = ", ".join(str(choice) for choice in get_args(hint))
-                raise UsageError(option, f"one of {choices}", repr(value), "correct the option")
+            choices = _choices(hint)
+            if choices and value not in choices:
+                listed = ", ".join(str(choice) for choice in choices if choice is not None)
+                raise UsageError(option, f"one of {listed}", repr(value), "correct the option")
             self._check_number(option, item.name, value)
 
     @staticmethod
@@ -110,6 +111,14 @@ class UnitsConfig(EngineConfig):
         super().__post_init__()
         if self.engine == "ray" and self.worker != (0, 1):
             raise UsageError("--engine ray", "no --worker beside it", "--worker", "leave one of them out")
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """Return what a field with a fixed set of values can be, None included if it may be; () for others."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    literals = [choice for part in get_args(hint) if get_origin(part) is Literal for choice in get_args(part)]
+    return (*literals, None) if literals else ()
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

@@ -1,7 +1,7 @@
 """Configs of the spine, in its order: extract, encode, frequency, select, fit."""
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig, UnitsConfig
 from sparserm_cli.errors import UsageError
@@ -121,8 +121,8 @@ class SelectConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class FitConfig(StageConfig):
-    """`fit`: the reward head on projections."""
+class HeadSetting:
+    """What a head is fitted to and how; the defaults are those of `fit`."""
 
     pool: Literal["mean", "last", "both"] = "mean"
     """Which pooled vector of a response is projected."""
@@ -130,7 +130,40 @@ class FitConfig(StageConfig):
     """A weight a direction, or one hidden layer."""
     loss: Literal["margin", "bt", "bce"] = "margin"
     """Margin loss (the paper's), Bradley-Terry, or binary cross-entropy."""
+
+
+@dataclass(frozen=True)
+class FitConfig(StageConfig):
+    """`fit`: the reward head on projections."""
+
+    choose: bool = False
+    """Choose pool, head and loss by folds of the training prompts."""
+    pool: Literal["mean", "last", "both"] | None = None
+    """Which pooled vector of a response is projected; None is HeadSetting's default, or chosen."""
+    head: Literal["linear", "mlp"] | None = None
+    """A weight a direction, or one hidden layer; None likewise."""
+    loss: Literal["margin", "bt", "bce"] | None = None
+    """Margin loss, Bradley-Terry, or binary cross-entropy; None likewise."""
     val_fraction: float = 0.1
     """Share of prompts that choose the regularisation and stop the training."""
     seed: int = 0
-    """Seed of the split, the first weights and the order of pairs."""
+    """Seed of the split, the first weights, the order of pairs and the folds that choose."""
+
+    def __post_init__(self) -> None:
+        """Check that what is to be chosen is not told as well."""
+        super().__post_init__()
+        if self.choose and self._told:
+            expected = "no --pool, --head or --loss beside it, nor in sparserm.toml"
+            found = ", ".join(f"--{name}" for name in self._told)
+            raise UsageError("--choose", expected, found, "leave --choose out, or what it chooses")
+
+    @property
+    def setting(self) -> HeadSetting:
+        """The setting of the head where it is told."""
+        return HeadSetting(**self._told)
+
+    @property
+    def _told(self) -> dict[str, Any]:
+        """The options of the setting that were given."""
+        values = {one.name: getattr(self, one.name) for one in fields(HeadSetting)}
+        return {name: value for name, value in values.items() if value is not None}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from sparserm_cli.config.base import EngineConfig, StageConfig
 from sparserm_cli.config.place import place
-from sparserm_cli.config.spine import FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.config.spine import FrequencyConfig, HeadSetting, SelectConfig
 from sparserm_cli.errors import UsageError
 
 
@@ -112,7 +112,7 @@ class CompareConfig(StageConfig):
     """Measure that selects SparseRM's latents."""
     unit: Literal["token", "response"] = FrequencyConfig.unit
     """What their rates are shares of."""
-    pool: Literal["mean", "last", "both"] = FitConfig.pool
+    pool: Literal["mean", "last", "both"] = HeadSetting.pool
     """Which pooled vector SparseRM and its controls project."""
     head: Literal["linear", "mlp"] = "linear"
     """Their head; a linear one is convex and fast."""

@@ -4,7 +4,7 @@ Axes: `n` responses, `p` projections, `m` pairs. All numbers are float32; every 
 penalty, when to stop) is made on the validation pairs, and a seed fixes everything random.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -204,7 +204,9 @@ def centred(data: PairData, weights: Weights) -> Weights:
     return {**weights, "bias": np.array([bias], np.float32)}
 
 
-def scores_of(weights: Weights, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
+def scores_of(
+    weights: Mapping[str, Float32[np.ndarray, "..."]], x: Float32[np.ndarray, "n p"]
+) -> Float32[np.ndarray, " n"]:
     """Score standardised projections."""
     if "weight" in weights:
         return np.asarray(x @ weights["weight"] + weights["bias"])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from sparserm_cli.config import Progress
+from sparserm_cli.config import HeadSetting, Progress
 from sparserm_cli.stages.selection import random_directions
 from sparserm_cli.stages.split import Split
 from sparserm_cli.store.activations import ActivationsReader
@@ -19,6 +19,7 @@ DENSE_PAIRS = 20_000
 """Most pairs that the dense control is fitted on."""
 RANDOM, DENSE, MEANS = "random directions", "dense", "difference of means"
 LENGTH = "length only"
+_DENSE_SETTING = HeadSetting("mean", "linear", "bt")
 
 Rows = Mapping[int, Float32[np.ndarray, "directions d_in"]]
 
@@ -66,8 +67,7 @@ class FittedHead(NamedTuple):
 def fit_projections(
     split: Split,
     taken: Float32[np.ndarray, "n p"],
-    head: str,
-    loss: str,
+    setting: HeadSetting,
     seed: int,
     directions: Rows,
     progress: Progress | None = None,
@@ -77,8 +77,7 @@ def fit_projections(
     Args:
         split: the pairs.
         taken: projections of their responses.
-        head: linear or mlp.
-        loss: margin, bt or bce.
+        setting: head and loss; the projections are those of its pool.
         seed: of everything random.
         directions: what was projected on; empty for the pooled vectors themselves.
         progress: called with steps done and steps in all.
@@ -92,13 +91,13 @@ def fit_projections(
     # Every layer has as many directions; each layer and pooling is a view of its own.
     views = x.shape[1] // len(next(iter(directions.values()))) if directions else 1
     data = PairData(x, split.pairs, split.validation, np.ones(len(split.pairs), np.float32), views)
-    fitted = fit_head(data, head, loss, seed=seed, progress=progress)
+    fitted = fit_head(data, setting.head, setting.loss, seed=seed, progress=progress)
     arrays = [HeadArrays(mean, std, one, directions) for one in (fitted.weights, fitted.validated)]
     return FittedHead(arrays[0], arrays[1], fitted.facts)
 
 
 def fit_controls(
-    capture: ActivationsReader, split: Split, directions: Rows, pool: str, head: str, loss: str, seed: int
+    capture: ActivationsReader, split: Split, directions: Rows, setting: HeadSetting, seed: int
 ) -> dict[str, FittedHead]:
     """Fit every control.
 
@@ -110,9 +109,7 @@ def fit_controls(
         capture: the activations.
         split: the pairs.
         directions: those of the reward model, of which the random ones take the shape.
-        pool: of the reward model.
-        head: of the reward model.
-        loss: of the reward model.
+        setting: of the reward model.
         seed: of the reward model.
 
     """
@@ -121,13 +118,13 @@ def fit_controls(
         layer: random_directions(rows.shape[0], rows.shape[1], seed + 1000 * (layer + 1))
         for layer, rows in directions.items()
     }
-    taken = projections(capture, layers, pool, drawn, split.rows)
+    taken = projections(capture, layers, setting.pool, drawn, split.rows)
     few = split.limited(DENSE_PAIRS, seed)
-    vectors = projections(capture, layers, "mean", None, few.rows)
+    vectors = projections(capture, layers, _DENSE_SETTING.pool, None, few.rows)
     means = _difference_of_means(vectors, few.pairs[~few.validation])
     return {
-        RANDOM: fit_projections(split, taken, head, loss, seed, drawn),
-        DENSE: fit_projections(few, vectors, "linear", "bt", seed, {}),
+        RANDOM: fit_projections(split, taken, setting, seed, drawn),
+        DENSE: fit_projections(few, vectors, _DENSE_SETTING, seed, {}),
         MEANS: FittedHead(means, means, {}),
     }
 

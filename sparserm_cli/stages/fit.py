@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt64
 
-from sparserm_cli.config import FitConfig, Note, Progress
+from sparserm_cli.config import FitConfig, HeadSetting, Note, Progress
 from sparserm_cli.models.ood import training_distances
+from sparserm_cli.stages.choice import asked, best, final_share, record, try_settings
 from sparserm_cli.stages.controls import (
     LENGTH,
     FittedHead,
@@ -74,7 +75,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         note: told what is worth knowing on the way.
 
     Raises:
-        BadInputError: there are no pairs to train on or to validate with.
+        BadInputError: there are no pairs to train on or to validate with, or too few prompts to choose by.
         IncompatibleError: no activations or directions, or these were made from other activations.
         CorruptStoreError: one of them is damaged.
         ResourceError: the disk is full.
@@ -87,7 +88,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     directions = read_directions(config.run)
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
-    identity = {name: getattr(config, name) for name in ("pool", "head", "loss", "val_fraction", "seed")}
+    identity = {**asked(config), "val_fraction": config.val_fraction, "seed": config.seed}
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
@@ -95,14 +96,17 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         return FitSummary(path, read_reward(path).config, time.monotonic() - begun, fresh=True)
     # 2. Pairs of training prompts, pairs of validation prompts.
     split = split_pairs(capture, config.val_fraction, config.seed)
-    # 3. The head on the projections, and the controls on the same pairs.
+    # 3. The setting of the head: the one that is told, or the best on folds of the training prompts.
     rows = {layer: one.rows for layer, one in directions.layers.items()}
-    taken = projections(capture, tuple(rows), config.pool, rows, split.rows)
-    head = fit_projections(split, taken, config.head, config.loss, config.seed, rows, progress)
+    tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
+    setting = best(tried).setting if tried else config.setting
+    # 4. The head on the projections, and the controls on the same pairs.
+    taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
+    head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
     note("fitting the controls: random directions, dense, difference of means")
-    controls = fit_controls(capture, split, rows, config.pool, config.head, config.loss, config.seed)
-    # 4. How good they are, measured with what will be stored; then it appears whole or not at all.
-    told = _recorded(lineage, capture, directions, split, head.facts)
+    controls = fit_controls(capture, split, rows, setting, config.seed)
+    # 5. How good they are, measured with what will be stored; then it appears whole or not at all.
+    told = _recorded(lineage, capture, directions, split, setting, {**head.facts, **record(tried)})
     told = _measured(told, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
     whitening, quantiles = training_distances(x, groups, config.seed)
@@ -144,6 +148,7 @@ def _recorded(
     capture: ActivationsReader,
     directions: Directions,
     split: Split,
+    setting: HeadSetting,
     facts: Mapping[str, Any],
 ) -> RewardConfig:
     """Return everything recorded about the reward model but its figures."""
@@ -167,7 +172,9 @@ def _recorded(
         d_in=settings.d_in,
         dtype=settings.dtype,
         max_length=settings.max_length,
-        **lineage.identity,
+        **vars(setting),
+        val_fraction=lineage.identity["val_fraction"],
+        seed=lineage.identity["seed"],
         selection={
             **chosen,
             "sae": features.get("sae"),

@@ -75,9 +75,18 @@ this model; the others were fitted on the same pairs for comparison. On the vali
 as it was before it was fitted on them too; they chose the regularisation, so test it on data of your own.
 
 {table}
-
+{choice}
 ## What it was made from
 {facts}"""
+
+_CHOICE = """
+## How the head was chosen
+Each setting was fitted {folds} times without one of {folds} parts of the training prompts and tested on
+that part; `{chosen}` did best. The directions had been selected on all of these prompts, so the figures rank
+the settings and do not tell how accurate the model is.
+
+{table}
+"""
 
 
 def card(config: Mapping[str, Any]) -> str:
@@ -169,7 +178,18 @@ def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = (
         "seed": config["seed"],
     }
     lines = [f"- {name}: {_shown(value)}" for name, value in facts.items() if value is not None]
-    return _ORIGIN.format(table=_table([*config["metrics"], *held_out]), facts="\n".join(lines))
+    choice = _choice(training["choice"]) if "choice" in training else ""
+    table = _table([*config["metrics"], *held_out])
+    return _ORIGIN.format(table=table, choice=choice, facts="\n".join(lines))
+
+
+def _choice(choice: Mapping[str, Any]) -> str:
+    """Tell among which settings of the head was chosen, and how."""
+    rows = ["| setting | pooling | head | loss | accuracy | n |", "|---|---|---|---|---|---|"]
+    for one in choice["tried"]:
+        setting = f"{one['name']} | {one['pool']} | {one['head']} | {one['loss']}"
+        rows.append(f"| {setting} | {one['accuracy']:.3f} | {one['pairs']:,} |")
+    return _CHOICE.format(chosen=choice["chosen"], folds=choice["folds"], table="\n".join(rows))
 
 
 def _validation(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

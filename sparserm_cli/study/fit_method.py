@@ -9,19 +9,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.models.fitting import PairData, scores_of, standardisation
 from sparserm_cli.models.mlp import fit_head
+from sparserm_cli.stages.choice import INNER_PAIRS, accuracy_by_folds
 from sparserm_cli.store.reward import POOLINGS
 from sparserm_cli.study.methods import KINDS, LATENTS, Method, Training, vectors_of
 from sparserm_cli.study.sample import Sample
-
-INNER_FOLDS = 3
-"""Parts of the training prompts by which one of several methods is chosen."""
-INNER_PAIRS = 3000
-"""Most pairs, drawn at random, that choose."""
 
 
 class Scorer(NamedTuple):
@@ -69,18 +64,15 @@ def fit_method(method: Method, training: Training) -> Scorer:
 
 
 def inner_accuracy(method: Method, training: Training) -> float:
-    """Return the accuracy of a method on folds of the training prompts."""
-    kept = np.arange(len(training.pairs))
-    if len(kept) > INNER_PAIRS:
-        kept = np.random.default_rng(training.seed).choice(kept, INNER_PAIRS, replace=False)
-    fold = grouped_folds(training.groups[kept], INNER_FOLDS, training.seed)
-    right = 0
-    for one in range(INNER_FOLDS):
-        train, test = kept[fold != one], kept[fold == one]
-        inner = training._replace(pairs=training.pairs[train], groups=training.groups[train])
-        scores = fit_method(method, inner).score(training.sample)[training.pairs[test]]
-        right += int((scores[:, 0] > scores[:, 1]).sum())
-    return right / len(kept)
+    """Return the accuracy of a method on folds of the prompts of at most INNER_PAIRS training pairs."""
+    if len(training.pairs) > INNER_PAIRS:
+        drawn = np.random.default_rng(training.seed).choice(len(training.pairs), INNER_PAIRS, replace=False)
+        training = training.only(drawn)
+
+    def scores(learned: Int64[np.ndarray, " learned"]) -> Float64[np.ndarray, " n"]:
+        return fit_method(method, training.only(learned)).score(training.sample)
+
+    return accuracy_by_folds(scores, training.pairs, training.groups, training.seed)
 
 
 def _of_layers(method: Method, layers: tuple[int, ...], training: Training) -> Scorer:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from sparserm_cli.config import CompareConfig, FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.config import CompareConfig, FrequencyConfig, HeadSetting, SelectConfig
+from sparserm_cli.stages.choice import SETTINGS
 from sparserm_cli.study.methods import Method
 
 DEFAULTS = Method(
@@ -12,9 +13,7 @@ DEFAULTS = Method(
     top_k=SelectConfig.top_k,
     by=SelectConfig.by,
     unit=FrequencyConfig.unit,
-    pool=FitConfig.pool,
-    head=FitConfig.head,
-    loss=FitConfig.loss,
+    **vars(HeadSetting()),
 )
 """The options of `frequency`, `select` and `fit` as they are when nothing is said."""
 CONTROLS = {
@@ -61,12 +60,6 @@ CHANGES: dict[str, dict[str, Any]] = {
     "MLP, margin, mean and last": {"head": "mlp", "loss": "margin", "pool": "both"},
 }
 """SparseRM with one or two options changed: name to options."""
-SETTINGS: dict[str, dict[str, Any]] = {
-    "linear, mean and last": {"pool": "both", "head": "linear", "loss": "bt"},
-    "MLP, mean": {"pool": "mean", "head": "mlp", "loss": "margin"},
-}
-"""What is chosen among: name to options. The first does best where labels are few and noisy, the second where
-they are many."""
 LORA = Method("LoRA, all of the model", kind="lora", top_k=None)
 """The language model itself, fitted to the pairs."""
 FEW = 16
@@ -141,10 +134,10 @@ def _settings(method: Method, layers: tuple[int, ...]) -> Iterator[Method]:
     Selection in turn fits a linear head already, from which a hidden layer gains nothing: it has the default.
     """
     for taken in layer_choices(layers):
-        for setting, options in SETTINGS.items():
-            name = f"{setting}, layers {', '.join(map(str, taken))}"
-            by = method.by if options["head"] == "linear" else DEFAULTS.by
-            yield replace(method, name=name, layers=taken, by=by, **options)
+        for known, setting in SETTINGS.items():
+            name = f"{known}, layers {', '.join(map(str, taken))}"
+            by = method.by if setting.head == "linear" else DEFAULTS.by
+            yield replace(method, name=name, layers=taken, by=by, **vars(setting))
 
 
 def transferred(config: CompareConfig) -> list[Method]:

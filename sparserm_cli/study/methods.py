@@ -73,6 +73,10 @@ class Training(NamedTuple):
         """Responses of the pairs that train."""
         return np.unique(self.pairs[~self.validation])
 
+    def only(self, kept: Int64[np.ndarray, " kept"]) -> "Training":
+        """Return what may be learned from some of the pairs."""
+        return self._replace(pairs=self.pairs[kept], groups=self.groups[kept])
+
 
 Projection = Callable[[Sample], Float32[np.ndarray, "n p"]]
 

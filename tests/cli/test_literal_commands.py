@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -156,8 +157,6 @@ def test_run_skips_what_is_up_to_date(project):
 
 def test_status_says_what_is_stale_and_what_to_run(project, tmp_path):
     """One changed byte of input makes every later stage stop, naming the file."""
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
     data = copy / "pairs.jsonl"
@@ -170,6 +169,27 @@ def test_status_says_what_is_stale_and_what_to_run(project, tmp_path):
         stopped = sparserm(copy, *words, code=4)
         assert "pairs.jsonl: expected sha256" in stopped.stderr, words
         assert stopped.stderr.strip().count("\n") == 0 or "reading" in stopped.stderr
+
+
+def test_the_setting_of_the_head_is_told_or_chosen(project):
+    """What stands in sparserm.toml is told; without it the setting is chosen, shown, and scored with."""
+    refused = sparserm(project, "fit", "--choose", code=2)
+    assert refused.stderr == (
+        "sparserm: --choose: expected no --pool, --head or --loss beside it, nor in sparserm.toml, "
+        "found --pool; leave --choose out, or what it chooses\n"
+    )
+    copy, settings = project / "copy", project / "choose.toml"
+    shutil.copytree(project / "run", copy)
+    settings.write_text(TOML.replace('"run"', '"copy"').replace('pool = "mean"', "choose = true"))
+    shown = sparserm(project, "fit", "--config", settings.name).stdout.splitlines()
+    found = json.loads(sparserm(project, "fit", "--config", settings.name, "--json").stdout)
+    choice = found["training"]["choice"]
+    assert shown[0] == f"{choice['chosen']}: the best by 3 folds of the training prompts"
+    assert shown[1].split() == ["setting", "accuracy", "n"]
+    assert [row.rsplit(maxsplit=3)[0] for row in shown[2:4]] == [one["name"] for one in choice["tried"]]
+    assert shown[4].startswith("copy/reward: trained on")
+    scored = sparserm(project, "score", "responses.jsonl", "--config", settings.name, "--output", "-")
+    assert len(scored.stdout.splitlines()) == 60
 
 
 def test_row_62_a_reader_that_goes_away_is_no_error(project):

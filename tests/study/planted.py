@@ -1,5 +1,6 @@
 """Whole runs without a model: residual streams of known latents, two of which tell chosen from rejected."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +65,7 @@ def plant(
     flip: bool = False,
     responses: int = 2,
     noise: float = 0.3,
+    residual: Callable[[np.random.Generator, bool, int], np.ndarray] | None = None,
 ) -> Planted:
     """Make a run with a capture and its features.
 
@@ -77,6 +79,8 @@ def plant(
         flip: swap chosen and rejected.
         responses: to each prompt.
         noise: standard deviation of what no latent explains.
+        residual: gives the residual stream of a response from its side and its length in tokens, where the
+            latents shall have nothing to do with it.
 
     """
     rng = np.random.default_rng(seed)
@@ -100,6 +104,8 @@ def plant(
     fires = {layer: _fires(rng, lengths, sides, strength) for layer in layers}
     residuals = {
         layer: [one @ decoders[layer] + rng.normal(0, noise, (len(one), D_IN)) for one in fires[layer]]
+        if residual is None
+        else [residual(rng, side, length) for side, length in zip(sides, lengths, strict=True)]
         for layer in layers
     }
     _write_capture(run, residuals)

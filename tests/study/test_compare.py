@@ -254,7 +254,7 @@ def test_variants_differ_from_the_method_itself():
 
 def test_defaults_are_those_of_the_commands():
     """What the table calls defaults is what `frequency`, `select` and `fit` do when nothing is said."""
-    fit, select, defaults = FitConfig(), SelectConfig(), lineup.DEFAULTS
+    fit, select, defaults = FitConfig().setting, SelectConfig(), lineup.DEFAULTS
     assert (defaults.head, defaults.loss, defaults.pool) == (fit.head, fit.loss, fit.pool)
     assert (defaults.top_k, defaults.by) == (select.top_k, select.by)
     assert defaults in lineup.everything(CompareConfig())
