@@ -2,7 +2,7 @@
 
 Reads: preference pairs, a language model; SAEs, where it is to encode in the same pass.
 Writes: `activations.zarr`; then also `features.zarr`.
-Memory: the model's lower blocks and one unit of residual vectors; about 60 bytes a response for the plan.
+Memory: the model's lower blocks, one unit of residual vectors, and some blocks of rows for the plan.
 """
 
 import tempfile

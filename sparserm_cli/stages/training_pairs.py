@@ -135,7 +135,10 @@ class UnitCohorts:
         return kept, trees
 
     def _classed_trees(self, trees: Table) -> Table:
-        """Return for each tree its fold and the number of counted pairs of its group."""
+        """Return for each tree its fold and the number of counted pairs of its group.
+
+        One pass notes how many pairs stand before each group, the next takes those of a group from that.
+        """
         by_group = self._scratch.sorted(trees)
         pairs_before, done = self._scratch.table("<i8"), 0
         for block, begins in groups(by_group.blocks(), "group"):

@@ -87,10 +87,6 @@ class ActivationsReader:
         """Return all pairs as numbers of responses."""
         return self.rows.pairs
 
-    def prompt_group(self) -> UInt64[np.ndarray, " prompts"]:
-        """Return the group of each prompt."""
-        return self.rows.prompt_group
-
     def response_group(self) -> UInt64[np.ndarray, " responses"]:
         """Return the group of each response."""
         return np.asarray(self.rows.prompt_group[self.rows.response_prompt])

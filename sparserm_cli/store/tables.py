@@ -1,8 +1,8 @@
 """Tables of numbers on this machine's disk that are too long for memory: appended to, read back and sorted.
 
 A table that is sorted has fields that stand in the order of their bytes: unsigned, the highest byte first.
-So have its records, by the first field, then by the next. Memory: a few blocks of `BLOCK` records, however
-long a table is.
+So do its records, by the first field, then by the next. Memory: a few blocks of `BLOCK` records, however long
+a table is.
 """
 
 import shutil

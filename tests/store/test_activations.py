@@ -48,7 +48,7 @@ def test_rows_tell_prompts_pairs_and_flags(tmp_path: Path):
         [9, 10, 11, 12],
     ]
     assert reader.rows.response_prompt.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
-    assert reader.prompt_group().tolist() == [11, 12, 13]
+    assert reader.rows.prompt_group.tolist() == [11, 12, 13]
     assert reader.response_group().tolist() == [11, 11, 11, 11, 12, 12, 13, 13]
     pairs = reader.pairs()
     assert pairs.chosen.tolist() == [0, 0, 4, 6, 3]
