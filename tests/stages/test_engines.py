@@ -57,9 +57,9 @@ class Serial:
             self.scored = score(self.scoring(folder / "scored"), **fitted.QUIET)
 
     def extracting(self, run: PurePath, *, fused: bool = False) -> ExtractConfig:
-        """Ask for units of 100 tokens, of tokens or of their latents."""
+        """Ask for three units, of tokens or of their latents."""
         wanted: dict[str, Any] = {"sae": (self.sae,)} if fused else {"layer": (1,)}
-        wanted |= {"dtype": "float32", "unit_tokens": 100, "batch_tokens": 400}
+        wanted |= {"dtype": "float32", "unit_tokens": 150, "batch_tokens": 400}
         return ExtractConfig(run=run, data=self.data, model=str(self.folder / "tiny"), **wanted)
 
     def encoding(self, run: PurePath) -> EncodeConfig:
@@ -122,7 +122,7 @@ def test_workers_of_which_one_is_killed_make_the_stores_of_a_serial_run(
     monkeypatch.syspath_prepend(Path(__file__).parent)
     start = import_module("forked").start
     words = ["extract", serial.data, "--model", str(serial.folder / "tiny"), "--run", str(run), "--json"]
-    words += ["--dtype", "float32", "--unit-tokens", "100", "--batch-tokens", "400", "--quiet"]
+    words += ["--dtype", "float32", "--unit-tokens", "150", "--batch-tokens", "400", "--quiet"]
     words += ["--sae", serial.sae] if fused else ["--layer", "1"]
     code, *told = start(words, tmp_path, SPARSERM_FAULT="unit-written:2").wait()
     assert code == -signal.SIGKILL, told
