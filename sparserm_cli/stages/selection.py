@@ -36,8 +36,8 @@ RESAMPLES = 200
 GREEDY_POOL = 8
 """`greedy` looks at this many times `top_k` latents a side, those of the largest difference."""
 FORWARD_POOL = 2048
-"""`forward` looks at this many latents a side, those of the largest difference, or at `top_k` if more. With 512
-of some 2,300 a side it lost a point on TruthfulQA."""
+"""`forward` looks at this many latents a side, those of the largest difference, or at `top_k` if more. With
+512 of some 2,300 a side it lost a point on TruthfulQA."""
 
 _FIELDS = {
     "difference": "difference",
