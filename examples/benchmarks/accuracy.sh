@@ -9,15 +9,16 @@
 # choice, which fits every setting many times. layers and choice train SAEs for two more layers, on the last data set; the
 # others use layer 14.
 # --quick tries two points of the directions, the methods and the other data sets.
+# Latents are taken in turn, and by difference beside it, unless an option of compare says otherwise.
 # Runs are kept in .benchmarks/ and continued, not repeated: the model sees each text once, whatever is swept.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 venv=$(bash "$root/tests/setup.sh")
 kept="$root/.benchmarks"
-sets=() sweeps=() disturbances=() options=() quick='' layers=14 saes=(--sae "$root/examples/sae/smollm2-135m")
+sets=() sweeps=() disturbances=() options=(--by forward) quick='' layers=14 saes=(--sae "$root/examples/sae/smollm2-135m")
 while [ $# -gt 0 ]; do
     case "$1" in
-        --) shift; options=("$@"); break ;;
+        --) shift; options+=("$@"); break ;;
         --quick) quick=yes ;;
         --sweep) shift; sweeps+=("$1") ;;
         *=*) sets+=("$1") ;;
