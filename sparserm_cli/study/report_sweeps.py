@@ -16,6 +16,10 @@ CURVES = {
 }
 """Sweeps of `compare` that are drawn, and what is swept; the others are tables."""
 _COLOURS = (BLUE, ORANGE, "#2a9d8f", VIOLET, "#c2528b", GREY)
+_DASHES = ("solid", "dash", "dot")
+"""Lines of methods that share a colour, in their order."""
+_PLOT, _LEGEND_LINE = 296, 28
+"""Height in pixels of a figure without its legend, and of two entries of the legend, side by side."""
 
 
 class ComparedRun(NamedTuple):
@@ -72,17 +76,17 @@ def sweep_figure(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -
     """
     names = [row["method"]["name"] for row in next(iter(points.values()))]
     traces = [_line(name, number, points) for number, name in enumerate(names)]
-    layout = layout_of(what, "held-out accuracy", height=380)
+    legend = _LEGEND_LINE * -(-len(names) // 2)
+    layout = layout_of(what, "held-out accuracy", height=_PLOT + legend)
     layout["xaxis"] |= {"type": "category"}
     layout["yaxis"] |= {"tickformat": ".0%"}
-    # The legend of six methods takes up to three lines below the buttons.
-    return {"data": traces, "layout": {**layout, "margin": {**layout["margin"], "t": 84}}}
+    return {"data": traces, "layout": {**layout, "margin": {**layout["margin"], "t": legend}}}
 
 
 def _line(name: str, number: int, points: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Return one method's accuracies."""
     told = [rows[number]["accuracy"] for rows in points.values()]
-    colour = _COLOURS[number % len(_COLOURS)]
+    colour, dash = _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
     values = [(one["accuracy"], one["low"], one["high"]) for one in told]
     trace = {
         "type": "scatter",
@@ -90,7 +94,7 @@ def _line(name: str, number: int, points: Mapping[str, Sequence[Mapping[str, Any
         "name": name,
         "x": list(points),
         "y": [value for value, _, _ in values],
-        "line": {"color": colour, "width": 3 if number == 0 else 1.5},
+        "line": {"color": colour, "dash": dash, "width": 3 if number == 0 else 1.5},
         "marker": {"color": colour, "size": 8 if number == 0 else 6},
         "customdata": [[low, high] for _, low, high in values],
         "hovertemplate": "%{fullData.name}, %{x}: %{y:.1%}<br>"

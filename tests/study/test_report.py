@@ -26,6 +26,7 @@ from sparserm_cli.store.reward import read_reward, reward_path
 from sparserm_cli.study.evaluate import evaluate
 from sparserm_cli.study.report import ReportSummary, report
 from sparserm_cli.study.report_page import script_json
+from sparserm_cli.study.report_sweeps import sweep_figure
 
 made = run_path(str(Path(__file__).with_name("tiny_run.py")))
 tiny_run, NASTY, quiet = made["tiny_run"], made["NASTY"], made["quiet"]
@@ -381,6 +382,20 @@ def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
         "Tested on other",
     ):
         assert text in page.text
+
+
+def test_no_two_lines_look_alike() -> None:
+    """More methods than colours differ by their dashes, and the figure grows with its legend."""
+    few, many = (
+        sweep_figure({"4": swept(tuple(map(str, range(number))), 0.7)}, "directions a side")
+        for number in (6, 9)
+    )
+    looks = {(one["line"]["color"], one["line"]["dash"]) for one in many["data"]}
+    assert len(looks) == 9
+    assert {one["line"]["dash"] for one in few["data"]} == {"solid"}
+    plots = [one["layout"]["height"] - one["layout"]["margin"]["t"] for one in (few, many)]
+    assert plots[0] == plots[1]
+    assert many["layout"]["height"] > few["layout"]["height"]
 
 
 def test_nothing_to_report_on_is_an_error(tmp_path: Path) -> None:
