@@ -16,7 +16,7 @@ from sparserm_cli.store.activations import ActivationsReader
 from sparserm_cli.store.reward import POOLINGS, HeadArrays
 
 DENSE_PAIRS = 20_000
-"""Most pairs that the dense control is fitted on."""
+"""Most pairs that the dense control is fitted on, and that `select --by forward` looks at."""
 RANDOM, DENSE, MEANS = "random directions", "dense", "difference of means"
 LENGTH = "length only"
 _DENSE_SETTING = HeadSetting("mean", "linear", "bt")
