@@ -1,6 +1,7 @@
 """What is printed where, and how numbers are written."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -44,7 +45,7 @@ def test_table_is_plain_text_or_json(capsys):
 def test_progress_lines_in_a_log(capsys, monkeypatch):
     """Without a terminal a line says how far, how fast and how long."""
     clock = iter([0.0, 0.0, 20.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with Output().progress("extract", "tokens") as update:
         update(0, 1000)
         update(200, 1000)
@@ -74,7 +75,7 @@ def test_duration(seconds, text):
 def test_phases_name_the_work(capsys, monkeypatch):
     """A new phase starts a new line of progress; a figure after a comma does not."""
     clock = iter([0.0, 0.0, 20.0, 30.0, 30.0, 50.0])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with Output().phases("rows") as say:
         say("reading", 0, 0)
         say("reading", 200, 0)

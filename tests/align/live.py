@@ -97,3 +97,6 @@ def live(reward: Path, *, key: str = "", started: bool = True, **options: Any) -
         finally:
             server.should_exit = True
             thread.join(timeout=10)
+            server.force_exit = True  # requests that a test has left behind would be waited for
+            thread.join(timeout=10)
+            assert not thread.is_alive()
