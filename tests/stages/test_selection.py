@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages import selection
@@ -246,6 +247,8 @@ def test_131_072_latents_take_less_than_2_seconds(by: str):
     made = measures(rng.uniform(-1, 1, 131_072))
     rows = rng.standard_normal((4_096, 64)).astype(np.float32)
     known = moments(rows, np.arange(4_096).reshape(-1, 2))
-    begun = time.process_time()
-    choose(made, FOLDS, 128, by, rows=lambda latents: rows[latents % 4_096], of_pairs=lambda: known)
-    assert time.process_time() - begun < 2.0
+    with threadpool_limits(1):  # threads that wait for one another count as work where the machine is busy
+        begun = time.process_time()
+        choose(made, FOLDS, 128, by, rows=lambda latents: rows[latents % 4_096], of_pairs=lambda: known)
+        taken = time.process_time() - begun
+    assert taken < 2.0
