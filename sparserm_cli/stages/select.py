@@ -7,6 +7,7 @@ Memory: the table of frequencies and one SAE; for `forward` the pooled vectors o
 
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ from sparserm_cli.stages.controls import DENSE_PAIRS, projections
 from sparserm_cli.stages.pursuit import Moments, moments
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
 from sparserm_cli.stages.training_pairs import counted_pairs
-from sparserm_cli.store.activations import capture_path, open_capture
+from sparserm_cli.store.activations import ActivationsReader, capture_path, open_capture
 from sparserm_cli.store.chain import is_made
 from sparserm_cli.store.directions import (
     TYPE,
@@ -100,9 +101,12 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
         return SelectSummary(path, there, config.by, config.top_k, seconds, fresh=True)
     # 2. The strongest latents of each layer, and their decoder rows.
     read_rows = decoder or sae_decoder({sae.layer: sae for sae in features.plan.saes})
+    of_pairs = counted_moments(config, frequency)
     layers = {
-        layer: _directions(config, frequency, layer, measures, features.plan.sae(layer).d_in, read_rows)
-        for layer, measures in frequency.layers.items()
+        layer: _directions(
+            config, frequency, layer, features.plan.sae(layer).d_in, read_rows, partial(of_pairs, layer)
+        )
+        for layer in frequency.layers
     }
     # 3. They appear whole or not at all.
     with run_lock(config.run):
@@ -119,18 +123,19 @@ def _directions(
     config: SelectConfig,
     frequency: Frequency,
     layer: int,
-    measures: Measures,
     d_in: int,
     decoder: DecoderRows,
+    of_pairs: Callable[[], Moments],
 ) -> LayerDirections:
     """Choose the directions of one layer."""
+    measures = frequency.layers[layer]
     chosen = choose(
         measures,
         np.array(frequency.totals.fold_total),
         config.top_k,
         config.by,
         rows=lambda latents: decoder(layer, latents),
-        of_pairs=lambda: counted_moments(config, frequency, layer),
+        of_pairs=of_pairs,
         seed=config.seed,
         where=f"layer {layer}",
     )
@@ -141,23 +146,30 @@ def _directions(
     return told(chosen, rows, measures)
 
 
-def counted_moments(config: SelectConfig, frequency: Frequency, layer: int) -> Moments:
-    """Return the moments of the mean vectors of the pairs that were counted, or of a sample of many.
+def counted_moments(config: SelectConfig, frequency: Frequency) -> Callable[[int], Moments]:
+    """Return a reader of each layer's moments, of the mean vectors of the pairs counted or a sample of many.
 
-    Raises:
+    Raises, when asked:
         IncompatibleError: the capture is gone.
 
     """
-    counted = frequency.lineage.identity
-    capture = open_capture(config.run)
-    pairs = capture.pairs()
-    both = np.stack([pairs.chosen, pairs.rejected], axis=1)[
-        counted_pairs(capture, counted["val_fraction"], counted["seed"])
-    ]
-    if len(both) > DENSE_PAIRS:
-        both = both[np.random.default_rng(config.seed).choice(len(both), DENSE_PAIRS, replace=False)]
-    responses, places = np.unique(both, return_inverse=True)
-    return moments(projections(capture, (layer,), "mean", None, responses), places.reshape(-1, 2))
+
+    @cache
+    def counted() -> tuple[ActivationsReader, np.ndarray, np.ndarray]:
+        counted_by, capture = frequency.lineage.identity, open_capture(config.run)
+        pairs = capture.pairs()
+        kept = counted_pairs(capture, counted_by["val_fraction"], counted_by["seed"])
+        both = np.stack([pairs.chosen, pairs.rejected], axis=1)[kept]
+        if len(both) > DENSE_PAIRS:
+            both = both[np.random.default_rng(config.seed).choice(len(both), DENSE_PAIRS, replace=False)]
+        responses, places = np.unique(both, return_inverse=True)
+        return capture, responses, places.reshape(-1, 2)
+
+    def of_layer(layer: int) -> Moments:
+        capture, responses, pairs = counted()
+        return moments(projections(capture, (layer,), "mean", None, responses), pairs)
+
+    return of_layer
 
 
 def told(chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: Measures) -> LayerDirections:

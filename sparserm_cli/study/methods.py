@@ -136,11 +136,14 @@ def _random_latents(method: Method, training: Training) -> Projection:
 
 def _random_directions(method: Method, training: Training) -> Projection:
     """Project on random directions."""
-    rows = {}
-    for layer in training.sample.layers:
-        d_in = training.sample.pooled[layer]["mean"].shape[1]
-        rows[layer] = random_directions(2 * (method.top_k or 0), d_in, training.seed + 1000 * (layer + 1))
-    return _on(rows, method.pool)
+    count = 2 * (method.top_k or 0)
+    return _on({layer: _drawn(training, layer, count) for layer in training.sample.layers}, method.pool)
+
+
+def _drawn(training: Training, layer: int, count: int) -> Float32[np.ndarray, "directions d_in"]:
+    """Return random directions of a layer."""
+    d_in = training.sample.pooled[layer]["mean"].shape[1]
+    return random_directions(count, d_in, training.seed + 1000 * (layer + 1))
 
 
 def _components(method: Method, training: Training) -> Projection:
@@ -165,36 +168,28 @@ def _pair_components(method: Method, training: Training) -> Projection:
 
 def _random_in_turn(method: Method, training: Training) -> Projection:
     """Project on random directions, chosen in turn among as many as the SAE has latents."""
-    sample = training.sample
-    pools = {
-        layer: random_directions(
-            sample.latents[layer].tokens.shape[1],
-            sample.pooled[layer]["mean"].shape[1],
-            training.seed + 1000 * (layer + 1),
-        )
-        for layer in sample.layers
-    }
-    return _in_turn(method, training, pools)
+    latents = training.sample.latents
+    return _in_turn(
+        method, training, lambda layer, _: _drawn(training, layer, latents[layer].tokens.shape[1])
+    )
 
 
 def _components_in_turn(method: Method, training: Training) -> Projection:
     """Project on principal components of the pairs, chosen in turn among all of them."""
-    pairs = training.pairs[~training.validation]
-    pools = {
-        layer: _leading(pursuit.moments(pooled["mean"], pairs).second, len(pooled["mean"].T))
-        for layer, pooled in training.sample.pooled.items()
-    }
-    return _in_turn(method, training, pools)
+    return _in_turn(method, training, lambda _, found: _leading(found.second, len(found.mean)))
 
 
 def _in_turn(
-    method: Method, training: Training, pools: dict[int, Float32[np.ndarray, "pool d_in"]]
+    method: Method,
+    training: Training,
+    pool_of: Callable[[int, pursuit.Moments], Float32[np.ndarray, "pool d_in"]],
 ) -> Projection:
-    """Choose among any directions as `forward` does among latents, whose sides they lack."""
+    """Choose as `forward` does among latents, but among any directions of a layer, which have no sides."""
     rows = {}
     pairs = training.pairs[~training.validation]
-    for layer, pool in pools.items():
+    for layer in training.sample.layers:
         found = _moments(training.sample, layer, pairs)
+        pool = pool_of(layer, found)
         rows[layer] = pool[pursuit.forward(pool, None, min(method.top_k or 0, len(pool) // 2), found).place]
     return _on(rows, method.pool)
 

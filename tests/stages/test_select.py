@@ -76,7 +76,7 @@ def test_forward_leaves_out_validation_prompts(tmp_path: Path):
     pairs = capture.pairs()
     both = np.stack([pairs.chosen, pairs.rejected], axis=1)[counted_pairs(capture, 0.4, 3)]
     expected = moments(capture.pooled(3, "mean"), both)
-    found = counted_moments(SelectConfig(run=tmp_path), read_frequency(tmp_path), 3)
+    found = counted_moments(SelectConfig(run=tmp_path), read_frequency(tmp_path))(3)
     assert np.allclose(found.mean, expected.mean)
     assert np.allclose(found.second, expected.second)
 
