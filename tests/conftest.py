@@ -27,7 +27,18 @@ def _module(name: str, path: str) -> ModuleType:
 _module("sparserm_typechecks", "typechecks.py")
 # Not the command line (typer hands its callbacks a context that is no `typer.Context`), and not the configs,
 # which refuse wrong values in words of their own.
-ROOMS = ("data", "models", "store", "stages", "study", "align", "errors", "console")
+ROOMS = (
+    "statistics",
+    "data",
+    "store",
+    "models",
+    "stages",
+    "analysis",
+    "alignment",
+    "errors",
+    "formatting",
+    "console",
+)
 install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typechecks.checked")
 tiny = _module("sparserm_tiny", "models/tiny.py")
 fitted = _module("sparserm_fitted", "stages/fitted.py")

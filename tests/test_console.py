@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from sparserm_cli import console
-from sparserm_cli.console import Output, duration, size
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import duration, size
 
 
 def test_result_goes_to_stdout_notes_to_stderr(capsys):

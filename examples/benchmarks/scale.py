@@ -49,7 +49,8 @@ def plan(run: Path, pairs: int) -> None:
 
 def vectors(run: Path) -> None:
     """Give every unit sparse files of the right size, a receipt, and the capture its manifest."""
-    from sparserm_cli.store.activations import ActivationsWriter, capture_path
+    from sparserm_cli.store.activations import capture_path
+    from sparserm_cli.store.capture_writer import ActivationsWriter
     from sparserm_cli.store.files import write_sealed
     from sparserm_cli.store.plan import POOLED
     from sparserm_cli.store.receipts import FileFact, Receipt, UnitFacts
@@ -75,9 +76,12 @@ def vectors(run: Path) -> None:
 
 def latents(run: Path) -> None:
     """Give every unit the same latents, a receipt, and the encoding its manifest."""
-    from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, capture_path
+    from sparserm_cli.store.activations import capture_path
+    from sparserm_cli.store.capture_reader import ActivationsReader
+    from sparserm_cli.store.capture_writer import ActivationsWriter
     from sparserm_cli.store.csr import Csr, part_path
-    from sparserm_cli.store.features import FeaturesWriter, SAEFacts, features_path, plan_features
+    from sparserm_cli.store.features import FeaturesWriter, features_path
+    from sparserm_cli.store.features_plan import SAEFacts, plan_features
     from sparserm_cli.store.layout import ACTIVATIONS
     from sparserm_cli.store.receipts import UnitFacts
 
@@ -108,7 +112,8 @@ def latents(run: Path) -> None:
 
 def open_capture(run: Path) -> None:
     """Open the capture as every stage does."""
-    from sparserm_cli.store.activations import ActivationsReader, capture_path
+    from sparserm_cli.store.activations import capture_path
+    from sparserm_cli.store.capture_reader import ActivationsReader
 
     ActivationsReader(capture_path(run))
 

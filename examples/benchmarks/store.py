@@ -42,7 +42,8 @@ def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Capture once, then write what was captured with and without care, in turn."""
     from sparserm_cli.config import ExtractConfig
     from sparserm_cli.stages.extract import extract
-    from sparserm_cli.store.activations import ActivationsReader, capture_path
+    from sparserm_cli.store.activations import capture_path
+    from sparserm_cli.store.capture_reader import ActivationsReader
 
     settings = {
         "model": options.model,
@@ -96,7 +97,7 @@ def emptied(capture: Path, planned: Path) -> Path:
 
 def write_carefully(root: Path, layer: int, units: list[dict[str, np.ndarray]]) -> None:
     """Write all units as `extract` does."""
-    from sparserm_cli.store.activations import ActivationsWriter
+    from sparserm_cli.store.capture_writer import ActivationsWriter
     from sparserm_cli.store.receipts import UnitFacts
 
     writer = ActivationsWriter(root)
@@ -123,7 +124,8 @@ def write_barely(root: Path, units: list[dict[str, np.ndarray]]) -> None:
 
 def opening(units: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Time opening a capture of many units, and `status` on it."""
-    from sparserm_cli.store.activations import ActivationsReader, capture_path
+    from sparserm_cli.store.activations import capture_path
+    from sparserm_cli.store.capture_reader import ActivationsReader
 
     run = folder / "many"
     with unsynced():
@@ -139,7 +141,7 @@ def opening(units: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 def make_many(root: Path, units: int) -> None:
     """Make a complete capture of `units` units, a response of one token each."""
-    from sparserm_cli.store.activations import ActivationsWriter
+    from sparserm_cli.store.capture_writer import ActivationsWriter
     from sparserm_cli.store.plan import ExtractSettings
     from sparserm_cli.store.planner import PlanWriter
     from sparserm_cli.store.receipts import UnitFacts

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from sparserm_cli.config import Note, Progress, ResponsesConfig, ScoreConfig
-from sparserm_cli.data.reader import Example, Reject
+from sparserm_cli.data.example import Example, Reject
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.responses import responses_reader
 from sparserm_cli.stages.scoring import all_rows, score_log

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from sparserm_cli.console import Output, duration, rows_read, size
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import duration, rows_read, size
 
 if TYPE_CHECKING:
     from sparserm_cli.align.doctor import Check, Diagnosis

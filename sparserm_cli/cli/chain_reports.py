@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from sparserm_cli.console import Output, duration, size
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import duration, size
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.run import RanStage

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sparserm_cli.console import Output, duration, size
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import duration, size
 
 if TYPE_CHECKING:
     from sparserm_cli.study.compare import CompareSummary

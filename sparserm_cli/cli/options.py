@@ -7,8 +7,9 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from sparserm_cli.cli.settings import apply_settings
-from sparserm_cli.config import StageConfig, parse_layers, parse_numbers, parse_worker, place
+from sparserm_cli.config import StageConfig, parse_layers, parse_numbers, parse_worker
 from sparserm_cli.console import Output
+from sparserm_cli.locations import place
 
 ConfigType = TypeVar("ConfigType", bound=StageConfig)
 

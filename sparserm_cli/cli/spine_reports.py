@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparserm_cli.console import Output, duration, percent, rows_read, size
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import duration, percent, rows_read, size
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode import EncodeSummary

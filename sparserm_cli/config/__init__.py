@@ -21,7 +21,6 @@ from sparserm_cli.config.base import (
     parse_numbers,
     parse_worker,
 )
-from sparserm_cli.config.place import RemotePath, local_folder, place
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.spine import (
     EncodeConfig,
@@ -40,6 +39,7 @@ from sparserm_cli.config.use import (
     ResponsesConfig,
     ScoreConfig,
 )
+from sparserm_cli.locations import RemotePath, local_folder, place
 
 __all__ = [
     "CONFIGS",

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from sparserm_cli.config.place import place
 from sparserm_cli.errors import UsageError
+from sparserm_cli.locations import place
 
 STAGES = ("extract", "encode", "frequency", "select", "fit")
 """The stages that leave an artifact in the run directory, in order; `score` reads the last one."""

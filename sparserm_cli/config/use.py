@@ -6,9 +6,9 @@ from pathlib import PurePath
 from typing import Literal
 
 from sparserm_cli.config.base import EngineConfig, StageConfig
-from sparserm_cli.config.place import place
 from sparserm_cli.config.spine import FrequencyConfig, HeadSetting, SelectConfig
 from sparserm_cli.errors import UsageError
+from sparserm_cli.locations import place
 
 
 @dataclass(frozen=True)

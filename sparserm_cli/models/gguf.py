@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sparserm_cli.config import Progress
-from sparserm_cli.config.place import cache_folder
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.locations import cache_folder
 from sparserm_cli.models.cache import building, is_whole
 from sparserm_cli.models.quiet import first_line, quiet_transformers
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.config import Guards, place
+from sparserm_cli.config import Guards
 from sparserm_cli.data.example import UNLABELLED, Example, Message
 from sparserm_cli.data.template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.locations import place
 from sparserm_cli.models.attribution import Method, attributions
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.identity import load_tokenizer, resolve_model

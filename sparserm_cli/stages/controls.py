@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from sparserm_cli.config import HeadSetting, Progress
 from sparserm_cli.stages.selection import random_directions
 from sparserm_cli.stages.split import Split
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.reward import POOLINGS, HeadArrays
 
 DENSE_PAIRS = 20_000

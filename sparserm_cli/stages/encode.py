@@ -15,23 +15,24 @@ from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
 from sparserm_cli.stages.engine import open_engine
 from sparserm_cli.stages.layer_saes import name_by_layer, sae_facts
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, open_capture
+from sparserm_cli.store.activations import open_capture
+from sparserm_cli.store.building import sweep
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.chain import is_made
-from sparserm_cli.store.features import (
+from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, features_path, remove_features
+from sparserm_cli.store.features_plan import (
+    FEATURES,
+    VERSION,
     FeaturesPlan,
-    FeaturesReader,
-    FeaturesWriter,
     SAEFacts,
     features_identity,
-    features_path,
     plan_features,
-    remove_features,
 )
-from sparserm_cli.store.features_plan import FEATURES, VERSION
-from sparserm_cli.store.files import size_of, sweep
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import Lineage, check_parent, check_same_plan
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
+from sparserm_cli.store.places import size_of
 from sparserm_cli.store.units import MANIFEST, is_planned
 
 if TYPE_CHECKING:

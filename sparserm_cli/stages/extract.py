@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from sparserm_cli.config import ExtractConfig, Note, Progress
-from sparserm_cli.console import size
+from sparserm_cli.formatting import size
 from sparserm_cli.models.identity import resolve_model
 from sparserm_cli.stages.engine import Engine, open_engine
 from sparserm_cli.stages.estimate import Estimate, estimate
@@ -19,9 +19,11 @@ from sparserm_cli.stages.fused import FusedWorker, finish_latents, plan_latents
 from sparserm_cli.stages.layer_saes import name_by_layer
 from sparserm_cli.stages.planning import Request, check_request, request_of, write_plan
 from sparserm_cli.stages.units import CaptureWorker
-from sparserm_cli.store.activations import ActivationsWriter, capture_path, remove_capture
-from sparserm_cli.store.files import free_bytes, sweep
+from sparserm_cli.store.activations import capture_path, remove_capture
+from sparserm_cli.store.building import sweep
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
+from sparserm_cli.store.places import free_bytes
 from sparserm_cli.store.plan import ExtractPlan, check_space
 from sparserm_cli.store.receipts import Manifest
 from sparserm_cli.store.units import is_planned

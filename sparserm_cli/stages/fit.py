@@ -26,7 +26,8 @@ from sparserm_cli.stages.controls import (
     projections,
 )
 from sparserm_cli.stages.split import Split, split_pairs
-from sparserm_cli.store.activations import ActivationsReader, open_capture
+from sparserm_cli.store.activations import open_capture
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.chain import is_made, look
 from sparserm_cli.store.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.lineage import Lineage, check_parent

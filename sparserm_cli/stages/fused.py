@@ -17,7 +17,8 @@ from sparserm_cli.stages.encode import finished_features, plan_encoding
 from sparserm_cli.stages.engine import Engine
 from sparserm_cli.stages.planning import Request
 from sparserm_cli.stages.units import CaptureWorker
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.features import FeaturesWriter, features_path
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.units import UnitStore

@@ -23,7 +23,7 @@ from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.identity import ModelIdentity, load_tokenizer
 from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.shape import ModelShape, check_layers
-from sparserm_cli.store.activations import ActivationsWriter
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.lineage import check_same_plan
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.planner import PlanWriter

@@ -52,7 +52,7 @@ def _run_stage(name: str, config: StageConfig, progress: Phases, note: Note) -> 
     # --force makes extract and encode replace what other options made, and nothing else.
     if name in {"extract", "encode"}:
         config = replace(config, force=True)  # type: ignore[call-arg]
-    stage = getattr(import_module(f"sparserm_cli.stages.{name}"), name)
+    stage = getattr(import_module(f"sparserm_cli.stages.{name}.{name}"), name)
     given: dict[str, Any] = {"note": note}
     if name != "select":
         given["progress"] = lambda done, total: progress(name, done, total)

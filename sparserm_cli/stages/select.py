@@ -23,7 +23,8 @@ from sparserm_cli.stages.controls import DENSE_PAIRS, projections
 from sparserm_cli.stages.pursuit import Moments, moments
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
 from sparserm_cli.stages.training_pairs import counted_pairs
-from sparserm_cli.store.activations import ActivationsReader, capture_path, open_capture
+from sparserm_cli.store.activations import capture_path, open_capture
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.chain import is_made
 from sparserm_cli.store.directions import (
     TYPE,
@@ -34,7 +35,8 @@ from sparserm_cli.store.directions import (
     read_directions,
     write_directions,
 )
-from sparserm_cli.store.features import FeaturesReader, SAEFacts, features_path
+from sparserm_cli.store.features import FeaturesReader, features_path
+from sparserm_cli.store.features_plan import SAEFacts
 from sparserm_cli.store.frequency import Frequency, Measures, frequency_path, read_frequency
 from sparserm_cli.store.lineage import Lineage, check_parent
 from sparserm_cli.store.locks import run_lock

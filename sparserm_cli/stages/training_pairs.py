@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, Integer, UInt64
 
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.stages.cohort import FOLDS, Cohort, classed, length_cuts
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.rows import Rows
 from sparserm_cli.store.tables import Scratch, Table, fields, groups
 

@@ -19,8 +19,8 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.memory import return_freed_memory
 from sparserm_cli.stages.engine import UnitWorker
 from sparserm_cli.stages.planning import Request
-from sparserm_cli.store.activations import ActivationsWriter
 from sparserm_cli.store.bits import NAN_BITS
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.receipts import UnitFacts
 from sparserm_cli.store.rows import Rows
 from sparserm_cli.store.units import UnitStore
@@ -154,7 +154,8 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "Lang
         ResourceError: the device is not there.
 
     """
-    from sparserm_cli.models.lm import LanguageModel, choose_dtype
+    from sparserm_cli.models.backbone import choose_dtype
+    from sparserm_cli.models.lm import LanguageModel
 
     settings = writer.plan.settings
     lm = LanguageModel.load(

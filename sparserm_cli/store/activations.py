@@ -2,9 +2,9 @@
 
 from pathlib import PurePath
 
+from sparserm_cli.store.building import remove_folder
 from sparserm_cli.store.capture_reader import ActivationsReader, TokenBlock
 from sparserm_cli.store.capture_writer import ActivationsWriter, NonFiniteError
-from sparserm_cli.store.files import remove_folder
 from sparserm_cli.store.units import MANIFEST, PLAN
 
 __all__ = [

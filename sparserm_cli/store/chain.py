@@ -13,11 +13,11 @@ from sparserm_cli.store import activations, directions, features, frequency, rew
 from sparserm_cli.store.checks import open_complete
 from sparserm_cli.store.features_plan import FEATURES
 from sparserm_cli.store.features_plan import VERSION as FEATURES_VERSION
-from sparserm_cli.store.files import read_sealed, size_of
+from sparserm_cli.store.files import read_sealed
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.layout import VERSION as ACTIVATIONS_VERSION
 from sparserm_cli.store.lineage import Lineage, first_difference
-from sparserm_cli.store.places import bytes_below, is_there, names
+from sparserm_cli.store.places import bytes_below, is_there, names, size_of
 from sparserm_cli.store.receipts import FileFact, files_from_json
 from sparserm_cli.store.units import INNER, MANIFEST, PLAN, UnitStore
 

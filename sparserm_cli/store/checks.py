@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import digest_file, read_sealed, size_of
-from sparserm_cli.store.places import for_each
+from sparserm_cli.store.files import read_sealed
+from sparserm_cli.store.places import digest_file, for_each, size_of
 from sparserm_cli.store.receipts import FileFact, Manifest, Receipt, UnitRecord
 from sparserm_cli.store.units import INNER, MANIFEST, UnitStore
 

@@ -26,7 +26,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import building_folder, read_sealed, write_sealed
+from sparserm_cli.store.building import building_folder
+from sparserm_cli.store.files import read_sealed, write_sealed
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.lineage import Lineage, check_version, now
 from sparserm_cli.store.places import is_there, read_cached

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from sparserm_cli.config import local_folder
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.locations import local_folder
 from sparserm_cli.store.activations import FOLDER, capture_path
+from sparserm_cli.store.building import building_file
 from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.files import building_file, make_folder
+from sparserm_cli.store.places import make_folder
 from sparserm_cli.store.plan import POOLED
 from sparserm_cli.store.receipts import Manifest
 

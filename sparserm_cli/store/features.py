@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
+from sparserm_cli.store.building import remove_folder
 from sparserm_cli.store.checks import open_complete
 from sparserm_cli.store.csr import Csr, check_csr, part_path, read_csr, write_csr
 from sparserm_cli.store.features_plan import (
@@ -23,7 +24,6 @@ from sparserm_cli.store.features_plan import (
     features_plan_of,
     plan_features,
 )
-from sparserm_cli.store.files import remove_folder
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import Lineage, Parent, check_parent
 from sparserm_cli.store.receipts import Manifest, Receipt, UnitFacts

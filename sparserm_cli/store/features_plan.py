@@ -11,9 +11,10 @@ from pathlib import PurePath
 from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
+from sparserm_cli.store.building import building_folder
 from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.files import building_folder, fault_point
+from sparserm_cli.store.faults import fault_point
 from sparserm_cli.store.inventory import inventory
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import now, package_versions

@@ -25,9 +25,9 @@ import xxhash
 from jaxtyping import Float32, Float64, Int64
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import size_of
 from sparserm_cli.store.lineage import Lineage, check_version, now
 from sparserm_cli.store.parquet import read_sealed_table, write_sealed_table
+from sparserm_cli.store.places import size_of
 
 FREQUENCY = "frequency.parquet"
 TYPE, VERSION = "frequency", 2

@@ -19,8 +19,11 @@ import numpy as np
 import xxhash
 
 from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.store.building import building_file
 from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.files import building_file, canonical_json, fault_point, make_folder, read_bytes
+from sparserm_cli.store.faults import fault_point
+from sparserm_cli.store.files import canonical_json
+from sparserm_cli.store.places import make_folder, read_bytes
 from sparserm_cli.store.plan import POOLED
 from sparserm_cli.store.receipts import REJECTS
 from sparserm_cli.store.rows import CHUNK, ROW_TYPES

@@ -14,11 +14,13 @@ import h5py
 import numpy as np
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.building import building_folder
 from sparserm_cli.store.capture_writer import ActivationsWriter, NonFiniteError
-from sparserm_cli.store.files import building_folder, json_object, make_folder, write_atomic
+from sparserm_cli.store.files import json_object
 from sparserm_cli.store.hdf5 import KIND, VERSION
 from sparserm_cli.store.layout import create_arrays, freeze
 from sparserm_cli.store.lineage import check_version
+from sparserm_cli.store.places import make_folder, write_atomic
 from sparserm_cli.store.plan import POOLED, ExtractPlan, plan_of
 from sparserm_cli.store.receipts import REJECTS, Manifest, Plan, UnitFacts
 from sparserm_cli.store.rows import CHUNK, ROW_TYPES, Rows, sizes, write_array

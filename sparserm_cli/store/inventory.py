@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from sparserm_cli.store.files import digest_file, size_of
+from sparserm_cli.store.places import digest_file, size_of
 from sparserm_cli.store.receipts import FileFact
 
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import IO, Any
 
-from sparserm_cli.config import place
-from sparserm_cli.store.files import building_file, make_folder
+from sparserm_cli.locations import place
+from sparserm_cli.store.building import building_file
+from sparserm_cli.store.places import make_folder
 
 STDOUT = "-"
 

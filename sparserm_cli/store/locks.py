@@ -17,9 +17,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import PurePath
 
 from sparserm_cli.errors import TemporaryError
-from sparserm_cli.store.files import canonical_json, disk_errors, fault_point, make_folder, read_bytes, remove
+from sparserm_cli.store.disk import disk_errors
+from sparserm_cli.store.faults import fault_point
+from sparserm_cli.store.files import canonical_json
 from sparserm_cli.store.holders import Holder, parse_holder
-from sparserm_cli.store.places import create, names, rename
+from sparserm_cli.store.places import create, make_folder, names, read_bytes, remove, rename
 from sparserm_cli.store.process import is_dead, this_process
 
 RUN_LOCK = "run.lock"

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import xxhash
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.files import json_object, write_atomic
-from sparserm_cli.store.places import read_cached
+from sparserm_cli.store.files import json_object
+from sparserm_cli.store.places import read_cached, write_atomic
 
 _HEAD, _SEAL = b"sparserm", b"sparserm.seal"
 _PLACEHOLDER = b"here stands the seal of the file"

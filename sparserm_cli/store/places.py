@@ -17,8 +17,8 @@ from typing import TypeVar
 
 import xxhash
 
-from sparserm_cli.config.place import cache_folder
 from sparserm_cli.errors import SparseRMError
+from sparserm_cli.locations import cache_folder
 from sparserm_cli.store import disk, remote, remote_cache
 from sparserm_cli.store.faults import operation
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError, UsageError
 from sparserm_cli.store.bits import ITEM_BYTES
-from sparserm_cli.store.files import free_bytes, sha256_file
+from sparserm_cli.store.disk import sha256_file
 from sparserm_cli.store.lineage import first_difference
+from sparserm_cli.store.places import free_bytes
 from sparserm_cli.store.receipts import Plan
 
 POSITIONS = ("response", "pooled", "latents")

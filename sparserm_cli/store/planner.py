@@ -20,9 +20,10 @@ import numpy as np
 from jaxtyping import Int64, UInt32
 
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.store.files import building_folder, fault_point, make_folder
+from sparserm_cli.store.building import building_folder
+from sparserm_cli.store.faults import fault_point
 from sparserm_cli.store.layout import create_arrays, cut_units, freeze
-from sparserm_cli.store.places import part_name
+from sparserm_cli.store.places import make_folder, part_name
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.receipts import REJECTS
 from sparserm_cli.store.rows import STRADDLED, TRUNCATED, sizes, write_array

@@ -23,8 +23,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
-from sparserm_cli.store.files import building_file, make_folder
+from sparserm_cli.store.building import building_file
 from sparserm_cli.store.json_lines import Writer, writing_lines
+from sparserm_cli.store.places import make_folder
 
 Format = Literal["trl", "openrlhf", "verl"]
 Messages = Sequence[Mapping[str, str]]

@@ -13,8 +13,8 @@ from functools import cache
 from pathlib import PurePath
 from typing import Any, TypeVar
 
-from sparserm_cli.config.place import OBJECT_STORES
 from sparserm_cli.errors import IncompatibleError, ResourceError, SparseRMError, TemporaryError, UsageError
+from sparserm_cli.locations import OBJECT_STORES
 from sparserm_cli.store.faults import operation
 
 T = TypeVar("T")

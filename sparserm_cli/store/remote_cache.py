@@ -10,8 +10,8 @@ from pathlib import PurePath
 
 import xxhash
 
-from sparserm_cli.config.place import cache_folder
 from sparserm_cli.errors import ResourceError
+from sparserm_cli.locations import cache_folder
 from sparserm_cli.store import disk, remote
 
 MOST_BYTES = 8 * 2**30

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from sparserm_cli.store.files import make_folder, read_sealed, write_sealed
+from sparserm_cli.store.files import read_sealed, write_sealed
 from sparserm_cli.store.lineage import check_version
+from sparserm_cli.store.places import make_folder
 
 
 @dataclass(frozen=True)

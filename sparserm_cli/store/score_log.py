@@ -33,10 +33,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt32
 
-from sparserm_cli.config.place import cache_folder
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.files import disk_errors, fault_point, make_folder, operation
+from sparserm_cli.locations import cache_folder
+from sparserm_cli.store.disk import disk_errors
+from sparserm_cli.store.faults import fault_point, operation
 from sparserm_cli.store.lineage import content_digest
+from sparserm_cli.store.places import make_folder
 
 FOLDER = "scored"
 TYPE, VERSION = "scored", 3

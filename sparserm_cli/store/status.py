@@ -6,9 +6,9 @@ from pathlib import PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.chain import COMPLETE, CORRUPT, NAMES, STALE, Artifact, look, unit_store
-from sparserm_cli.store.files import size_of
 from sparserm_cli.store.layout import ACTIVATIONS
 from sparserm_cli.store.lineage import parent_difference
+from sparserm_cli.store.places import size_of
 from sparserm_cli.store.plan import ExtractPlan, check_inputs, input_path, plan_of
 
 READ_BYTES = 1 << 26

@@ -16,7 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Integer
 from numpy.typing import DTypeLike
 
-from sparserm_cli.store.files import disk_errors, fault_point, make_folder
+from sparserm_cli.store.disk import disk_errors
+from sparserm_cli.store.faults import fault_point
+from sparserm_cli.store.places import make_folder
 
 BLOCK = 1 << 19
 """Records read, sorted or worked on at a time."""

@@ -17,21 +17,22 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import (
+from sparserm_cli.store.disk import disk_errors
+from sparserm_cli.store.faults import fault_point, operation
+from sparserm_cli.store.files import read_json, read_sealed, write_sealed
+from sparserm_cli.store.lineage import Lineage, check_version, now, package_versions
+from sparserm_cli.store.places import (
+    create,
     digest_file,
-    disk_errors,
-    fault_point,
+    discard,
+    for_each,
+    is_there,
     make_folder,
-    operation,
-    read_json,
-    read_sealed,
+    names,
     remove,
     size_of,
     sync_folder,
-    write_sealed,
 )
-from sparserm_cli.store.lineage import Lineage, check_version, now, package_versions
-from sparserm_cli.store.places import create, discard, for_each, is_there, names
 from sparserm_cli.store.process import this_process, token
 from sparserm_cli.store.receipts import FileFact, Manifest, Plan, Receipt, UnitFacts, UnitRecord
 

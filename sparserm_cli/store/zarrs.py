@@ -21,7 +21,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.files import make_folder, write_atomic
+from sparserm_cli.store.places import make_folder, write_atomic
 from sparserm_cli.store.receipts import FileFact
 
 _DAMAGED = "run `sparserm verify --deep` to see all damage"

@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases, place
+from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.locations import place
 from sparserm_cli.models.sae_check import SAEQuality
 from sparserm_cli.stages.encode_units import load_saes, sample_saes, unit_activations
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.store.places import absolute
 from sparserm_cli.store.results import COMPARISON

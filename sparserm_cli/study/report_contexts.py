@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt32
 
 from sparserm_cli.config import Progress
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.features import FeatureBlock, FeaturesReader
 
 TOP = 3

@@ -12,14 +12,14 @@ from sparserm_cli.config import ReportConfig
 from sparserm_cli.data.template import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.chain import ABSENT, COMPLETE, Artifact
 from sparserm_cli.store.directions import Directions, read_directions
 from sparserm_cli.store.features import FeaturesReader, features_path
-from sparserm_cli.store.files import size_of
 from sparserm_cli.store.frequency import Frequency, read_frequency
 from sparserm_cli.store.lineage import check_parent
-from sparserm_cli.store.places import is_there
+from sparserm_cli.store.places import is_there, size_of
 from sparserm_cli.store.results import COMPARISON, EVALUATION
 from sparserm_cli.store.reward import CONFIG, RewardFiles, read_reward, reward_path
 from sparserm_cli.store.status import status

@@ -12,19 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.console import percent
-from sparserm_cli.store.files import building_file, make_folder
+from sparserm_cli.formatting import percent
+from sparserm_cli.store.building import building_file
+from sparserm_cli.store.places import make_folder
 from sparserm_cli.study.calibration import LengthBias
 from sparserm_cli.study.report_facts import Missing
 from sparserm_cli.study.report_figures import Figure
 from sparserm_cli.study.report_sweeps import ComparedRun
-from sparserm_cli.study.report_tables import (
-    AccuracyTable,
-    ArtifactRow,
-    DirectionRow,
-    WrongPair,
-    interval,
-)
+from sparserm_cli.study.report_tables import AccuracyTable, ArtifactRow, DirectionRow, WrongPair, interval
 
 _TEMPLATE, _STYLE, _SCRIPT = "report.html.jinja", "report.css", "report.js"
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli import __version__
-from sparserm_cli.console import percent
+from sparserm_cli.formatting import percent
 from sparserm_cli.store.chain import CORRUPT, INCOMPATIBLE, STALE
 from sparserm_cli.store.frequency import Frequency
 from sparserm_cli.store.reward import Metric, RewardConfig

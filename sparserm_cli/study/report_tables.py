@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.console import percent
+from sparserm_cli.formatting import percent
 from sparserm_cli.store.chain import Artifact
 from sparserm_cli.store.directions import Directions
 from sparserm_cli.store.reward import POOLINGS, Metric, RewardFiles

@@ -19,7 +19,8 @@ from sparserm_cli.stages.cohort import FOLDS, STRATA, Cohort, class_totals
 from sparserm_cli.stages.select import DecoderRows, sae_decoder
 from sparserm_cli.stages.tally import Counts
 from sparserm_cli.stages.training_pairs import counted_pairs
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.features import FeatureBlock, FeaturesReader, features_path
 from sparserm_cli.store.frequency import Unit
 

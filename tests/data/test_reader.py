@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.data.reader import KEPT_REJECTS, Reader, Reject
+from sparserm_cli.data.example import Reject
+from sparserm_cli.data.reader import KEPT_REJECTS, Reader
 from sparserm_cli.errors import BadInputError
 
 BENCHMARKS = os.environ.get("SPARSERM_BENCHMARK_DATA") or Path(__file__).parents[3] / "shared" / "data"

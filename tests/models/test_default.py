@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from sparserm_cli.config import DEFAULT_MODEL
-from sparserm_cli.config.place import cache_folder
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
+from sparserm_cli.locations import cache_folder
 from sparserm_cli.models import default
 from sparserm_cli.models.cache import RECORD, building, is_whole
 from sparserm_cli.models.gguf import converted_folder, file_digest

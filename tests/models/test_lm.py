@@ -11,8 +11,9 @@ import torch
 
 from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
 from sparserm_cli.models import attention
+from sparserm_cli.models.backbone import choose_device, choose_dtype
 from sparserm_cli.models.identity import ModelIdentity, resolve_model
-from sparserm_cli.models.lm import LanguageModel, choose_device, choose_dtype
+from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.memory import KERNELS, keep_freed_memory, return_freed_memory
 
 Make = Callable[..., Path]

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.sae import SparseAutoencoder, load_sae, read_sae_metadata
+from sparserm_cli.models.sae import SparseAutoencoder, load_sae
+from sparserm_cli.models.sae_metadata import read_sae_metadata
 
 D_IN, D_SAE, K = 6, 20, 4
 HOOK = "blocks.3.hook_resid_post"

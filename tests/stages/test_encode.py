@@ -19,7 +19,8 @@ from sparserm_cli.models.sae import SparseAutoencoder, load_sae
 from sparserm_cli.stages import encode_units
 from sparserm_cli.stages.encode import EncodeSummary, encode
 from sparserm_cli.stages.extract import extract
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.features import FeaturesReader
 
 fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))

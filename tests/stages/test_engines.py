@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, ScoreConfig
-from sparserm_cli.config import place as place_of
+from sparserm_cli.locations import place as place_of
 from sparserm_cli.stages import encode_units, responses, scoring
 from sparserm_cli.stages import extract as extract_module
 from sparserm_cli.stages.encode import encode
 from sparserm_cli.stages.extract import ExtractSummary, extract
 from sparserm_cli.stages.score import score
 from sparserm_cli.store import places
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.checks import check
 from sparserm_cli.store.features import FeaturesReader, features_path
 from sparserm_cli.store.scores import scores_path

@@ -12,7 +12,7 @@ import torch
 
 from sparserm_cli.cli import spine_reports as reports
 from sparserm_cli.config import ExtractConfig
-from sparserm_cli.console import Output, size
+from sparserm_cli.console import Output
 from sparserm_cli.data.template import PromptTemplate
 from sparserm_cli.errors import (
     BadInputError,
@@ -22,9 +22,10 @@ from sparserm_cli.errors import (
     TemporaryError,
     UsageError,
 )
+from sparserm_cli.formatting import size
 from sparserm_cli.models import lm
 from sparserm_cli.stages.extract import extract
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.locks import run_lock
 from sparserm_cli.store.status import status
 

@@ -15,7 +15,8 @@ from sparserm_cli.stages.fit import FitSummary, fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
 from sparserm_cli.stages.split import split_pairs
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.directions import read_directions, write_directions
 from sparserm_cli.store.reward import read_reward, reward_path
 

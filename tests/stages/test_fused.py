@@ -19,7 +19,8 @@ from sparserm_cli.stages.extract import ExtractSummary, extract
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, features_path
 from sparserm_cli.store.status import status
 

@@ -23,8 +23,8 @@ from sparserm_cli.config import (
     ScoreConfig,
     SelectConfig,
     ServeConfig,
-    place,
 )
+from sparserm_cli.locations import place
 from sparserm_cli.stages.encode import encode
 from sparserm_cli.stages.extract import extract
 from sparserm_cli.stages.fit import fit

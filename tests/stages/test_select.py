@@ -15,7 +15,7 @@ from sparserm_cli.stages.selection import MEASURES
 from sparserm_cli.stages.training_pairs import counted_pairs
 from sparserm_cli.store.activations import capture_path, remove_capture
 from sparserm_cli.store.directions import read_directions
-from sparserm_cli.store.features import SAEFacts
+from sparserm_cli.store.features_plan import SAEFacts
 from sparserm_cli.store.frequency import read_frequency
 
 

@@ -12,8 +12,9 @@ import torch
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig
 from sparserm_cli.errors import BadInputError, UsageError
-from sparserm_cli.models.sae import load_sae, read_sae_metadata
+from sparserm_cli.models.sae import load_sae
 from sparserm_cli.models.sae_check import measure
+from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.sae_recipe import SAERecipe
 from sparserm_cli.models.sae_tokens import SinkRule
 from sparserm_cli.stages.encode import encode
@@ -251,7 +252,8 @@ def test_measure_leaves_sinks_out() -> None:
     """A sink would carry all the variance; it is counted and not measured."""
     sae_rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1e6, 0.0]])
     both = torch.cat([torch.eye(2), -torch.eye(2)], dim=1)
-    from sparserm_cli.models.sae import SAEMetadata, SparseAutoencoder
+    from sparserm_cli.models.sae import SparseAutoencoder
+    from sparserm_cli.models.sae_files import SAEMetadata
 
     told = SAEMetadata("an-sae", "saelens", "standard", 2, 4, None, None, "float32", "none", {})
     half = SparseAutoencoder(told, "", both, torch.zeros(4), both.T.contiguous() / 2, torch.zeros(2))

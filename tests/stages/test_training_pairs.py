@@ -12,7 +12,8 @@ from sparserm_cli.stages.cohort import FOLDS, Cohort, make_cohort
 from sparserm_cli.stages.training_pairs import Rule, UnitCohorts
 from sparserm_cli.store import rows as rows_module
 from sparserm_cli.store import tables
-from sparserm_cli.store.activations import ActivationsWriter, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.planner import PlanWriter
 from sparserm_cli.store.rows import Rows
 from sparserm_cli.store.tables import Scratch

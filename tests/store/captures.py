@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
 from sparserm_cli.store.bits import from_float32
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.csr import Csr, index_type
-from sparserm_cli.store.features import FeaturesWriter, SAEFacts, plan_features
+from sparserm_cli.store.features import FeaturesWriter
+from sparserm_cli.store.features_plan import SAEFacts, plan_features
 from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.planner import PlanWriter
 from sparserm_cli.store.receipts import Manifest, Receipt, UnitFacts

@@ -21,12 +21,14 @@ from typing import Any
 import captures
 import small
 
-from sparserm_cli.config import place
 from sparserm_cli.errors import SparseRMError
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
+from sparserm_cli.locations import place
+from sparserm_cli.store.building import sweep
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.directions import read_directions
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, plan_features
-from sparserm_cli.store.files import sweep
+from sparserm_cli.store.features import FeaturesReader, FeaturesWriter
+from sparserm_cli.store.features_plan import plan_features
 from sparserm_cli.store.frequency import read_frequency
 from sparserm_cli.store.locks import run_lock, worker_lock
 from sparserm_cli.store.reward import read_reward

@@ -5,9 +5,12 @@ from pathlib import PurePath
 from sparserm_store_captures import SAES, compute, encode_unit, plan
 from sparserm_store_small import directions, frequency, reward
 
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, capture_path
-from sparserm_cli.store.features import FeaturesWriter, features_path, plan_features
-from sparserm_cli.store.files import sweep
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.building import sweep
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
+from sparserm_cli.store.features import FeaturesWriter, features_path
+from sparserm_cli.store.features_plan import plan_features
 from sparserm_cli.store.locks import run_lock
 from sparserm_cli.store.receipts import Manifest
 from sparserm_cli.store.status import status

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.directions import Directions, LayerDirections, read_directions, write_directions
 from sparserm_cli.store.features import FeaturesReader
 from sparserm_cli.store.frequency import Frequency, Measures, Totals, read_frequency, write_frequency

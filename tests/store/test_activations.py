@@ -9,7 +9,8 @@ import pytest
 import sparserm_store_captures as captures
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, NonFiniteError
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.checks import check
 from sparserm_cli.store.work import work_units
 

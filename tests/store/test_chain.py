@@ -11,16 +11,15 @@ import sparserm_store_captures as captures
 import sparserm_store_small as small
 
 from sparserm_cli.errors import CorruptStoreError, TemporaryError
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.chain import NAMES
+from sparserm_cli.store.disk import sha256_file
 from sparserm_cli.store.features import FeaturesReader
-from sparserm_cli.store.files import read_sealed, sha256_file, write_sealed
+from sparserm_cli.store.files import read_sealed, write_sealed
 from sparserm_cli.store.locks import run_lock
 from sparserm_cli.store.plan import InputFact
-from sparserm_cli.store.reward import (
-    read_reward,
-    reward_path,
-)
+from sparserm_cli.store.reward import read_reward, reward_path
 from sparserm_cli.store.status import Status, status
 from sparserm_cli.store.verify import repair, verify
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import sparserm_store_captures as captures
 
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter
+from sparserm_cli.store.building import sweep
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.checks import check
-from sparserm_cli.store.files import sweep
 
 DRIVER = Path(__file__).with_name("driver.py")
 SAMPLE = 61

@@ -9,7 +9,7 @@ import pytest
 import sparserm_store_captures as captures
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.checks import check
 from sparserm_cli.store.features import FeaturesReader
 from sparserm_cli.store.rows import ROW_TYPES, TOKEN_IDS

@@ -12,7 +12,7 @@ import sparserm_store_captures as captures
 from safetensors import safe_open
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError, UsageError
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.checks import check
 from sparserm_cli.store.exchange import export_capture, import_capture
 from sparserm_cli.store.lineage import content_digest

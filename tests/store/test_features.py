@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.csr import Csr, check_csr, index_type, read_csr, write_csr
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, plan_features
+from sparserm_cli.store.features import FeaturesReader, FeaturesWriter
+from sparserm_cli.store.features_plan import plan_features
 from sparserm_cli.store.zarrs import SafeStore
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, ResourceError
-from sparserm_cli.store import files
+from sparserm_cli.store import building, disk, files, places
 from sparserm_cli.store.process import ProcessId, boot_id, this_process, token
 
 DEAD = token(ProcessId(this_process().host, boot_id(), 2**22 + 1, 5))
@@ -24,8 +24,8 @@ LIVE = token(this_process())
 def test_write_atomic_replaces_and_leaves_no_temporary_file(tmp_path: Path):
     """The second write wins and the folder holds one file."""
     target = tmp_path / "a.bin"
-    files.write_atomic(target, b"one")
-    files.write_atomic(target, memoryview(b"second"))
+    places.write_atomic(target, b"one")
+    places.write_atomic(target, memoryview(b"second"))
     assert target.read_bytes() == b"second"
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
@@ -35,16 +35,16 @@ def test_digests_of_known_bytes(tmp_path: Path):
     empty, abc = tmp_path / "empty", tmp_path / "abc"
     empty.write_bytes(b"")
     abc.write_bytes(b"abc")
-    assert files.digest_file(empty) == "99aa06d3014798d86001c324468d497f"
-    assert files.sha256_file(abc) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert places.digest_file(empty) == "99aa06d3014798d86001c324468d497f"
+    assert disk.sha256_file(abc) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_size_of_a_missing_file_is_minus_one(tmp_path: Path):
     """Absence is a value, not an exception; a file used as a folder is absence too."""
     (tmp_path / "file").write_bytes(b"12")
-    assert files.size_of(tmp_path / "file") == 2
-    assert files.size_of(tmp_path / "none") == -1
-    assert files.size_of(tmp_path / "file" / "below") == -1
+    assert places.size_of(tmp_path / "file") == 2
+    assert places.size_of(tmp_path / "none") == -1
+    assert places.size_of(tmp_path / "file" / "below") == -1
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_a_seal_finds_every_flipped_bit(tmp_path_factory: pytest.TempPathFactory
 def test_building_folder_appears_whole_or_not_at_all(tmp_path: Path):
     """An exception inside leaves the old folder and no leftover."""
     final = tmp_path / "reward"
-    with files.building_folder(final) as part:
+    with building.building_folder(final) as part:
         (part / "a").write_text("old")
-    with pytest.raises(ZeroDivisionError), files.building_folder(final) as part:
+    with pytest.raises(ZeroDivisionError), building.building_folder(final) as part:
         (part / "a").write_text("new") // 0
     assert (final / "a").read_text() == "old"
-    with files.building_folder(final) as part:
+    with building.building_folder(final) as part:
         (part / "b").write_text("new")
     assert [path.name for path in final.iterdir()] == ["b"]
     assert [path.name for path in tmp_path.iterdir()] == ["reward"]
@@ -112,10 +112,10 @@ def test_building_folder_appears_whole_or_not_at_all(tmp_path: Path):
 def test_building_file_appears_whole_or_not_at_all(tmp_path: Path):
     """The same for one file that another library writes."""
     final = tmp_path / "frequency.parquet"
-    with pytest.raises(ZeroDivisionError), files.building_file(final) as part:
+    with pytest.raises(ZeroDivisionError), building.building_file(final) as part:
         part.write_bytes(b"half") // 0
     assert list(tmp_path.iterdir()) == []
-    with files.building_file(final) as part:
+    with building.building_file(final) as part:
         part.write_bytes(b"whole")
     assert final.read_bytes() == b"whole"
 
@@ -132,9 +132,9 @@ def test_row_04_sweep_removes_what_dead_processes_left(tmp_path: Path):
         path.write_bytes(b"x")
     zarr_leftover = inner / f"c.2.0.{'0a' * 16}.partial"
     zarr_leftover.write_bytes(b"x")
-    assert sorted(files.sweep(tmp_path, everything=False)) == sorted(gone)
+    assert sorted(building.sweep(tmp_path, everything=False)) == sorted(gone)
     assert all(path.exists() for path in [*stay, zarr_leftover])
-    assert sorted(files.sweep(tmp_path, everything=True)) == sorted([stay[0], zarr_leftover])
+    assert sorted(building.sweep(tmp_path, everything=True)) == sorted([stay[0], zarr_leftover])
     assert stay[1].exists()
     assert stay[2].exists()
 
@@ -144,10 +144,10 @@ def test_sweep_puts_back_a_folder_moved_aside(tmp_path: Path):
     old = tmp_path / f"reward.{DEAD}.7.old"
     old.mkdir()
     (old / "a").write_text("old")
-    files.sweep(tmp_path, everything=False)
+    building.sweep(tmp_path, everything=False)
     assert (tmp_path / "reward" / "a").read_text() == "old"
     old.mkdir()
-    files.sweep(tmp_path, everything=False)
+    building.sweep(tmp_path, everything=False)
     assert [path.name for path in tmp_path.iterdir()] == ["reward"]
 
 
@@ -158,10 +158,10 @@ def test_row_07_full_disk_keeps_the_old_file(
 ):
     """A full disk at any operation: exit 6 with the bytes needed, the old file whole, nothing left over."""
     target = tmp_path / "a.bin"
-    files.write_atomic(target, b"old")
+    places.write_atomic(target, b"old")
     monkeypatch.setenv("SPARSERM_FAULT_ERROR", f"{point}:1:{code}")
     with pytest.raises(ResourceError, match="expected 12,345 bytes on the disk") as error:
-        files.write_atomic(target, bytes(12345))
+        places.write_atomic(target, bytes(12345))
     assert error.value.exit_code == 6
     monkeypatch.delenv("SPARSERM_FAULT_ERROR")
     assert target.read_bytes() == b"old"
@@ -172,7 +172,7 @@ def test_row_07_a_real_file_size_limit_gives_exit_6(tmp_path: Path):
     """RLIMIT_FSIZE makes the kernel refuse: EFBIG becomes ResourceError."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom sparserm_cli.errors import ResourceError\n"
-        "from sparserm_cli.store.files import write_atomic\n"
+        "from sparserm_cli.store.places import write_atomic\n"
         "try:\n    write_atomic(Path(sys.argv[1]), bytes(100_000))\n"
         "except ResourceError as error:\n    sys.exit(error.exit_code)\n"
     )
@@ -192,7 +192,7 @@ def test_row_57_a_read_only_folder_gives_exit_6_at_the_start(
     """The probe fails before any work is done and names the folder."""
     monkeypatch.setenv("SPARSERM_FAULT_ERROR", f"write:1:{code}")
     with pytest.raises(ResourceError, match="choose another --run directory") as error:
-        files.probe_writable(tmp_path)
+        disk.probe_writable(tmp_path)
     assert error.value.exit_code == 6
     assert list(tmp_path.iterdir()) == []
 
@@ -201,12 +201,12 @@ def test_row_57_a_file_in_the_place_of_the_folder_gives_exit_6(tmp_path: Path):
     """`--run FILE` is told apart from a folder."""
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ResourceError, match="a file where a folder should be"):
-        files.probe_writable(tmp_path / "file" / "run")
+        disk.probe_writable(tmp_path / "file" / "run")
 
 
 def test_probe_leaves_nothing(tmp_path: Path):
     """The probe makes the folder and leaves it empty."""
-    files.probe_writable(tmp_path / "a" / "b")
+    disk.probe_writable(tmp_path / "a" / "b")
     assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
@@ -223,13 +223,13 @@ def test_row_58_a_stale_handle_is_tried_again(tmp_path: Path, monkeypatch: pytes
         return b"abc"
 
     monkeypatch.setattr(Path, "read_bytes", read_bytes)
-    assert files.read_bytes(path) == b"abc"
+    assert places.read_bytes(path) == b"abc"
     assert len(tries) == 3
     monkeypatch.undo()
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setenv("SPARSERM_FAULT_ERROR", "read:1:ESTALE")
     with pytest.raises(OSError, match="Stale"):
-        files.digest_file(path)
+        places.digest_file(path)
 
 
 def test_kill_at_every_operation_leaves_old_or_new(tmp_path: Path):
@@ -237,7 +237,7 @@ def test_kill_at_every_operation_leaves_old_or_new(tmp_path: Path):
     target = tmp_path / "a"
     target.write_bytes(b"old")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.files import write_atomic\n"
+        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.places import write_atomic\n"
         "write_atomic(Path(sys.argv[1]), b'new new')\n"
     )
     for n in range(1, 20):
@@ -247,7 +247,7 @@ def test_kill_at_every_operation_leaves_old_or_new(tmp_path: Path):
             break
         assert result.returncode == -signal.SIGKILL
         assert target.read_bytes() in (b"old", b"new new")
-        files.sweep(tmp_path, everything=False)
+        building.sweep(tmp_path, everything=False)
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
     else:
         pytest.fail("the write never got through")

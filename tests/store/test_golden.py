@@ -12,7 +12,7 @@ import pytest
 import sparserm_store_captures as captures
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.store.activations import ActivationsReader
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.checks import check
 from sparserm_cli.store.exchange import export_capture, import_capture
 from sparserm_cli.store.features import FeaturesReader

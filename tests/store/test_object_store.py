@@ -14,10 +14,11 @@ import pytest
 from sparserm_store_runs import capture, digests, whole_run
 from sparserm_store_small import directions
 
-from sparserm_cli.config import RemotePath, local_folder, place
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, TemporaryError, UsageError
+from sparserm_cli.locations import RemotePath, local_folder, place
 from sparserm_cli.store import faults, places, remote, remote_cache
-from sparserm_cli.store.activations import ActivationsReader, capture_path, remove_capture
+from sparserm_cli.store.activations import capture_path, remove_capture
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.directions import read_directions
 from sparserm_cli.store.exchange import import_capture
 from sparserm_cli.store.frequency import frequency_path, read_frequency

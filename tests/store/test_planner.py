@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError, ResourceError, UsageError
 from sparserm_cli.store import tables
-from sparserm_cli.store.activations import ActivationsWriter
-from sparserm_cli.store.files import sha256_file, sweep
+from sparserm_cli.store.building import sweep
+from sparserm_cli.store.capture_writer import ActivationsWriter
+from sparserm_cli.store.disk import sha256_file
 from sparserm_cli.store.layout import cut_units
 from sparserm_cli.store.plan import InputFact, check_inputs, check_space
 from sparserm_cli.store.planner import PlanWriter

@@ -11,14 +11,7 @@ from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.lineage import Lineage, Parent
-from sparserm_cli.store.reward import (
-    HeadArrays,
-    Metric,
-    RewardConfig,
-    RewardFiles,
-    read_reward,
-    write_reward,
-)
+from sparserm_cli.store.reward import HeadArrays, Metric, RewardConfig, RewardFiles, read_reward, write_reward
 
 GOLDEN = Path(__file__).with_name("golden") / "version-1" / "reward"
 FILES = ("model.safetensors", "controls.safetensors", "config.json")

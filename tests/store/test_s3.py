@@ -13,10 +13,11 @@ import pytest
 from sparserm_object_store import forget_clients
 from sparserm_store_runs import capture
 
-from sparserm_cli.config import place
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
+from sparserm_cli.locations import place
 from sparserm_cli.store import remote
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.checks import check
 from sparserm_cli.store.locks import RUN_LOCK, run_lock
 from sparserm_cli.store.status import status

@@ -7,7 +7,7 @@ import pytest
 import sparserm_store_toy as toy
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, PartialError
-from sparserm_cli.store import files
+from sparserm_cli.store import places
 from sparserm_cli.store.checks import check, damaged_units, open_complete
 from sparserm_cli.store.receipts import FileFact, UnitFacts
 from sparserm_cli.store.units import UnitStore
@@ -233,8 +233,8 @@ def test_row_09_two_workers_on_one_unit_are_hashed_again_and_settled(store: Unit
 def test_row_58_what_is_read_back_must_be_what_was_written(store: UnitStore):
     """A disk that returns other bytes than it was given is found before the receipt."""
     (store.root / "data").mkdir()
-    files.write_atomic(store.root / "data" / "0.bin", b"given")
-    given = files.digest_file(store.root / "data" / "0.bin")
+    places.write_atomic(store.root / "data" / "0.bin", b"given")
+    given = places.digest_file(store.root / "data" / "0.bin")
     (store.root / "data" / "0.bin").write_bytes(b"taken")
     written = {"data/0.bin": FileFact("data/0.bin", 5, given)}
     with pytest.raises(CorruptStoreError, match="the disk is not to be trusted"):
@@ -336,7 +336,7 @@ def test_opening_reads_two_files_whatever_the_number_of_units(
     monkeypatch.setattr(
         "sparserm_cli.store.files.read_bytes", lambda path: read.append(path) or path.read_bytes()
     )
-    size_of = files.size_of
+    size_of = places.size_of
     monkeypatch.setattr("sparserm_cli.store.checks.size_of", lambda path: asked.append(path) or size_of(path))
     open_complete(toy.toy_store(tmp_path / "many"))
     assert {path.name for path in read} == {"plan.json", "MANIFEST.json"}

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from sparserm_cli.store.files import building_folder, digest_file, make_folder, write_atomic
+from sparserm_cli.store.building import building_folder
+from sparserm_cli.store.places import digest_file, make_folder, write_atomic
 from sparserm_cli.store.receipts import FileFact, Plan, UnitFacts
 from sparserm_cli.store.units import UnitStore, write_plan
 

@@ -8,9 +8,12 @@ import numpy as np
 
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.stages.cohort import Cohort
-from sparserm_cli.store.activations import ActivationsReader, ActivationsWriter, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture_writer import ActivationsWriter
 from sparserm_cli.store.csr import Csr, index_type
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, SAEFacts, features_path, plan_features
+from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, features_path
+from sparserm_cli.store.features_plan import SAEFacts, plan_features
 from sparserm_cli.store.plan import ExtractSettings, InputFact
 from sparserm_cli.store.planner import PlanWriter
 from sparserm_cli.store.receipts import UnitFacts

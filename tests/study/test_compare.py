@@ -13,6 +13,7 @@ import sparserm_planted as planted
 from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae_check import SAEQuality
+from sparserm_cli.stages import choice
 from sparserm_cli.store.results import COMPARISON
 from sparserm_cli.study import lineup
 from sparserm_cli.study.compare import compare, compare_samples
@@ -155,7 +156,7 @@ def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sa
     for row in choosing:
         settings = [one["name"] for one in row["method"]["among"]]
         assert settings == [
-            f"{setting}, layers {layers}" for layers in ("3", "5", "3, 5") for setting in lineup.SETTINGS
+            f"{setting}, layers {layers}" for layers in ("3", "5", "3, 5") for setting in choice.SETTINGS
         ]
         assert len(row["chosen"]) == 2
         assert set(row["chosen"]) <= set(settings)

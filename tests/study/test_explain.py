@@ -17,8 +17,8 @@ from sparserm_cli.models.attribution import attribution, attributions, columns
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.fit import fit
+from sparserm_cli.store.building import remove_folder
 from sparserm_cli.store.directions import directions_path, read_directions
-from sparserm_cli.store.files import remove_folder
 from sparserm_cli.store.reward import HeadArrays, reward_path
 from sparserm_cli.study.explain import Explanation, explain
 

@@ -17,7 +17,8 @@ from plotly.offline import get_plotlyjs
 
 from sparserm_cli.config import EvaluateConfig, ReportConfig
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
-from sparserm_cli.store.activations import ActivationsReader, capture_path
+from sparserm_cli.store.activations import capture_path
+from sparserm_cli.store.capture_reader import ActivationsReader
 from sparserm_cli.store.directions import directions_path
 from sparserm_cli.store.features import features_path
 from sparserm_cli.store.frequency import frequency_path
