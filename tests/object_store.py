@@ -73,7 +73,7 @@ def forget_clients() -> None:
     """Let the next request read the environment anew: clients are kept for a process's life."""
     import fsspec
 
-    from sparserm_cli.store import remote
+    from sparserm_cli.store.io import object_store as remote
 
     remote._filesystem.cache_clear()
     remote._heeding.clear()

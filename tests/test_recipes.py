@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from sparserm_cli.models.sae_hub import find_release
-from sparserm_cli.store.status import status
+from sparserm_cli.store.run.status import status
 
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "examples" / "recipes"

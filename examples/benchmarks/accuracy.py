@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from sparserm_cli.errors import SparseRMError
-from sparserm_cli.store.results import COMPARISON
+from sparserm_cli.store.artifacts.results import COMPARISON
 from sparserm_cli.study.compare_tables import markdown
 
 

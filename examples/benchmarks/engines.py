@@ -20,9 +20,9 @@ from typing import Any
 
 import captures
 
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.features import features_path
-from sparserm_cli.store.units import INNER
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.units.unit_store import INNER
 
 SHIPPED = Path(__file__).parents[1] / "sae" / "smollm2-135m"
 BOUND = 1.10

@@ -31,9 +31,9 @@ PROMPT_TOKENS, RESPONSE_TOKENS = 12, 4
 
 def plan(run: Path, pairs: int) -> None:
     """Add all pairs and freeze the plan: pooled vectors and latents, 4,096 responses a unit."""
-    from sparserm_cli.store.activations import capture_path
-    from sparserm_cli.store.plan import ExtractSettings
-    from sparserm_cli.store.planner import PlanWriter
+    from sparserm_cli.store.capture.artifact import capture_path
+    from sparserm_cli.store.capture.plan import ExtractSettings
+    from sparserm_cli.store.capture.plan_writer import PlanWriter
 
     identity = {"model": "made up", "model_revision": "0", "tokenizer": "0", "template": "raw", "inputs": ()}
     layer = {"layers": (LAYER,), "hook_names": (f"blocks.{LAYER}.hook_resid_post",), "d_in": D_IN}
@@ -49,13 +49,14 @@ def plan(run: Path, pairs: int) -> None:
 
 def vectors(run: Path) -> None:
     """Give every unit sparse files of the right size, a receipt, and the capture its manifest."""
-    from sparserm_cli.store.activations import capture_path
-    from sparserm_cli.store.capture_writer import ActivationsWriter
-    from sparserm_cli.store.files import write_sealed
-    from sparserm_cli.store.plan import POOLED
-    from sparserm_cli.store.receipts import FileFact, Receipt, UnitFacts
-    from sparserm_cli.store.units import INNER
-    from sparserm_cli.store.zarrs import chunk_path
+    from sparserm_cli.store.arrays.checked_zarr import chunk_path
+    from sparserm_cli.store.capture.artifact import capture_path
+    from sparserm_cli.store.capture.plan import POOLED
+    from sparserm_cli.store.capture.writer import ActivationsWriter
+    from sparserm_cli.store.io.file_facts import FileFact
+    from sparserm_cli.store.io.sealed_json import write_sealed
+    from sparserm_cli.store.units.records import Receipt, UnitFacts
+    from sparserm_cli.store.units.unit_store import INNER
 
     root = capture_path(run)
     writer = ActivationsWriter(root)
@@ -76,14 +77,15 @@ def vectors(run: Path) -> None:
 
 def latents(run: Path) -> None:
     """Give every unit the same latents, a receipt, and the encoding its manifest."""
-    from sparserm_cli.store.activations import capture_path
-    from sparserm_cli.store.capture_reader import ActivationsReader
-    from sparserm_cli.store.capture_writer import ActivationsWriter
-    from sparserm_cli.store.csr import Csr, part_path
-    from sparserm_cli.store.features import FeaturesWriter, features_path
-    from sparserm_cli.store.features_plan import SAEFacts, plan_features
-    from sparserm_cli.store.layout import ACTIVATIONS
-    from sparserm_cli.store.receipts import UnitFacts
+    from sparserm_cli.store.arrays.csr import Csr, part_path
+    from sparserm_cli.store.capture.artifact import capture_path
+    from sparserm_cli.store.capture.layout import ACTIVATIONS
+    from sparserm_cli.store.capture.reader import ActivationsReader
+    from sparserm_cli.store.capture.writer import ActivationsWriter
+    from sparserm_cli.store.features.artifact import features_path
+    from sparserm_cli.store.features.plan import SAEFacts, plan_features
+    from sparserm_cli.store.features.writer import FeaturesWriter
+    from sparserm_cli.store.units.records import UnitFacts
 
     root = features_path(run)
     sae = SAEFacts("made up", "0", "topk", f"blocks.{LAYER}.hook_resid_post", LAYER, D_IN, D_SAE)
@@ -112,15 +114,15 @@ def latents(run: Path) -> None:
 
 def open_capture(run: Path) -> None:
     """Open the capture as every stage does."""
-    from sparserm_cli.store.activations import capture_path
-    from sparserm_cli.store.capture_reader import ActivationsReader
+    from sparserm_cli.store.capture.artifact import capture_path
+    from sparserm_cli.store.capture.reader import ActivationsReader
 
     ActivationsReader(capture_path(run))
 
 
 def verify(run: Path) -> None:
     """Check every file of both artifacts by its size."""
-    from sparserm_cli.store.verify import verify as check
+    from sparserm_cli.store.run.verify import verify as check
 
     if check(run, deep=False).damaged:
         raise SystemExit("the store is damaged")
@@ -128,7 +130,7 @@ def verify(run: Path) -> None:
 
 def status(run: Path) -> None:
     """Look at the whole chain."""
-    from sparserm_cli.store.status import status as look
+    from sparserm_cli.store.run.status import status as look
 
     look(run)
 
@@ -155,9 +157,9 @@ STEPS: dict[str, Callable[..., None]] = {
 def timed(name: str, *arguments: Any) -> dict[str, float]:
     """Run a step and return seconds by the clock and of the processor, and peak resident memory in MiB."""
     import sparserm_cli.stages.frequency
-    import sparserm_cli.store.activations
-    import sparserm_cli.store.planner
-    import sparserm_cli.store.verify  # noqa: F401  # what is imported is not the step's time
+    import sparserm_cli.store.capture.artifact
+    import sparserm_cli.store.capture.plan_writer
+    import sparserm_cli.store.run.verify  # noqa: F401  # what is imported is not the step's time
 
     begun, used = time.perf_counter(), time.process_time()
     STEPS[name](*arguments)

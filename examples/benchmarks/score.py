@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     from sparserm_cli.models.identity import resolve_model
-    from sparserm_cli.store.reward import read_reward
+    from sparserm_cli.store.artifacts.reward import read_reward
 
     config = read_reward(options.reward).config
     folder = resolve_model(config.model).folder

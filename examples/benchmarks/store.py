@@ -42,8 +42,8 @@ def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Capture once, then write what was captured with and without care, in turn."""
     from sparserm_cli.config import ExtractConfig
     from sparserm_cli.stages.extract import extract
-    from sparserm_cli.store.activations import capture_path
-    from sparserm_cli.store.capture_reader import ActivationsReader
+    from sparserm_cli.store.capture.artifact import capture_path
+    from sparserm_cli.store.capture.reader import ActivationsReader
 
     settings = {
         "model": options.model,
@@ -97,8 +97,8 @@ def emptied(capture: Path, planned: Path) -> Path:
 
 def write_carefully(root: Path, layer: int, units: list[dict[str, np.ndarray]]) -> None:
     """Write all units as `extract` does."""
-    from sparserm_cli.store.capture_writer import ActivationsWriter
-    from sparserm_cli.store.receipts import UnitFacts
+    from sparserm_cli.store.capture.writer import ActivationsWriter
+    from sparserm_cli.store.units.records import UnitFacts
 
     writer = ActivationsWriter(root)
     for unit, arrays in enumerate(units):
@@ -124,8 +124,8 @@ def write_barely(root: Path, units: list[dict[str, np.ndarray]]) -> None:
 
 def opening(units: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Time opening a capture of many units, and `status` on it."""
-    from sparserm_cli.store.activations import capture_path
-    from sparserm_cli.store.capture_reader import ActivationsReader
+    from sparserm_cli.store.capture.artifact import capture_path
+    from sparserm_cli.store.capture.reader import ActivationsReader
 
     run = folder / "many"
     with unsynced():
@@ -141,10 +141,10 @@ def opening(units: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 def make_many(root: Path, units: int) -> None:
     """Make a complete capture of `units` units, a response of one token each."""
-    from sparserm_cli.store.capture_writer import ActivationsWriter
-    from sparserm_cli.store.plan import ExtractSettings
-    from sparserm_cli.store.planner import PlanWriter
-    from sparserm_cli.store.receipts import UnitFacts
+    from sparserm_cli.store.capture.plan import ExtractSettings
+    from sparserm_cli.store.capture.plan_writer import PlanWriter
+    from sparserm_cli.store.capture.writer import ActivationsWriter
+    from sparserm_cli.store.units.records import UnitFacts
 
     identity = {"model": "made up", "model_revision": "0", "tokenizer": "0", "template": "raw"}
     layer = {"layers": (0,), "hook_names": ("blocks.0.hook_resid_post",), "d_in": D_IN, "dtype": "float32"}

@@ -19,8 +19,8 @@ from typing import Any
 
 import captures
 
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.units import INNER
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.units.unit_store import INNER
 
 
 def start(options: argparse.Namespace, run: Path, *more: str) -> subprocess.Popen[str]:

@@ -23,11 +23,11 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.default import HUB_ID as DEFAULT_MODEL_HUB_ID
 from sparserm_cli.models.identity import HUB_NAME, load_tokenizer
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.store.building import building_folder
-from sparserm_cli.store.places import size_of
-from sparserm_cli.store.results import EVALUATION
-from sparserm_cli.store.reward import POOLINGS, reward_path, write_reward
-from sparserm_cli.store.reward_card import hub_card
+from sparserm_cli.store.artifacts.results import EVALUATION
+from sparserm_cli.store.artifacts.reward import POOLINGS, reward_path, write_reward
+from sparserm_cli.store.artifacts.reward_card import hub_card
+from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.storage import size_of
 
 _CODE = Path(modeling.__file__)
 _QUESTION, _ANSWER = "Where?", "Everywhere!"

@@ -18,7 +18,7 @@ from sparserm_cli.data.template import EncodedExample, PromptTemplate
 from sparserm_cli.models.capture import pool
 from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.pooling import Pooled
-from sparserm_cli.store.plan import POOLED
+from sparserm_cli.store.capture.plan import POOLED
 
 CONVERSATIONS: tuple[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], ...] = (
     ((("user", "What is the capital of France?"),), ("Paris.", "I believe that it is the city of Lyon.")),

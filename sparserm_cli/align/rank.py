@@ -10,8 +10,8 @@ from typing import NamedTuple
 from sparserm_cli.align.scored import Refused, score_file
 from sparserm_cli.config import Note, Progress, RankConfig
 from sparserm_cli.data.example import plain_prompt
-from sparserm_cli.store.json_lines import writing_lines
-from sparserm_cli.store.rankings import ranking_line, ranking_path
+from sparserm_cli.store.outputs.json_lines import writing_lines
+from sparserm_cli.store.outputs.rankings import ranking_line, ranking_path
 
 
 class RankSummary(NamedTuple):

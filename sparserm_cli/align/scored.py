@@ -16,8 +16,8 @@ from sparserm_cli.data.example import Example, Reject
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.responses import responses_reader
 from sparserm_cli.stages.scoring import all_rows, score_log
-from sparserm_cli.store.reward import RewardConfig, read_reward, reward_path
-from sparserm_cli.store.score_log import ScoreLog
+from sparserm_cli.store.artifacts.reward import RewardConfig, read_reward, reward_path
+from sparserm_cli.store.outputs.score_log import ScoreLog
 
 
 class Scored(NamedTuple):

@@ -16,7 +16,7 @@ from types import FrameType
 
 from sparserm_cli.config import KEY_VARIABLE, Note, ServeConfig
 from sparserm_cli.errors import ResourceError, StoppedError, UsageError
-from sparserm_cli.store.reward import read_reward, reward_path
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 
 
 def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) -> None:

@@ -25,7 +25,7 @@ def rank(out: Output, summary: "RankSummary") -> None:
 
 def pairs(out: Output, summary: "PairsSummary") -> None:
     """Tell how many pairs there are, and why the other rows gave none."""
-    from sparserm_cli.store.preferences import REASONS
+    from sparserm_cli.store.outputs.preferences import REASONS
 
     data = {
         **summary._asdict(),

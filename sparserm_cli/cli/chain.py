@@ -42,7 +42,7 @@ def status(
     Example: sparserm status
     """
     settings, out = opt.begin(ctx, StageConfig)
-    from sparserm_cli.store.status import status as look
+    from sparserm_cli.store.run.status import status as look
 
     reports.status(out, settings.run, look(settings.run, deep=deep))
 
@@ -60,7 +60,7 @@ def verify(
     Example: sparserm verify --deep
     """
     settings, out = opt.begin(ctx, StageConfig)
-    from sparserm_cli.store.verify import verify as check
+    from sparserm_cli.store.run.verify import verify as check
 
     reports.verify(out, settings.run, check(settings.run, deep=deep))
 
@@ -77,7 +77,7 @@ def repair(
     Example: sparserm repair && sparserm run
     """
     settings, out = opt.begin(ctx, StageConfig)
-    from sparserm_cli.store.verify import repair as mend
+    from sparserm_cli.store.run.verify import repair as mend
 
     reports.repair(out, settings.run, mend(settings.run))
 

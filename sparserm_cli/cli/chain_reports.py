@@ -9,9 +9,9 @@ from sparserm_cli.formatting import duration, size
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.run import RanStage
-    from sparserm_cli.store.receipts import Manifest
-    from sparserm_cli.store.status import Status
-    from sparserm_cli.store.verify import Repaired, Verification
+    from sparserm_cli.store.run.status import Status
+    from sparserm_cli.store.run.verify import Repaired, Verification
+    from sparserm_cli.store.units.records import Manifest
 
 
 def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:

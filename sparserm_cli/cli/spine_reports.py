@@ -26,7 +26,7 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
         ResourceError: it is only planned, and the disk has no room for it.
 
     """
-    from sparserm_cli.store.plan import check_space
+    from sparserm_cli.store.capture.plan import check_space
 
     plan, layout = summary.plan, summary.plan.layout
     tokens = layout.response_tokens + layout.prompt_tokens

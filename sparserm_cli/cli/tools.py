@@ -112,7 +112,7 @@ def export(
     """
     settings, out = opt.begin(ctx, ExportConfig)
     if settings.to == "capture":
-        from sparserm_cli.store.exchange import export_capture
+        from sparserm_cli.store.exchange.capture_files import export_capture
 
         chain_reports.export(out, export_capture(settings.run, target))
         return
@@ -135,6 +135,6 @@ def import_(
     Example: sparserm import activations.h5
     """
     settings, out = opt.begin(ctx, StageConfig)
-    from sparserm_cli.store.exchange import import_capture
+    from sparserm_cli.store.exchange.capture_files import import_capture
 
     chain_reports.import_(out, settings.run, import_capture(source, settings.run, force=force))

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from sparserm_cli.store.reward import POOLINGS, HeadArrays, RewardFiles
+from sparserm_cli.store.artifacts.reward import POOLINGS, HeadArrays, RewardFiles
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
 """Layer to pooling to one vector a response."""

@@ -14,7 +14,7 @@ from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.models.capture import capture, pool
 from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.tree import Tree
-from sparserm_cli.store.plan import POOLED
+from sparserm_cli.store.capture.plan import POOLED
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
 """Layer to pooling to one vector a response."""

@@ -22,7 +22,7 @@ from sparserm_cli.models.identity import load_tokenizer, resolve_model
 from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.ood import BORDER, distances
 from sparserm_cli.models.pooling import Pooled, pooled_vectors
-from sparserm_cli.store.reward import RewardConfig, RewardFiles, read_reward
+from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward
 
 if TYPE_CHECKING:
     from sparserm_cli.models.backbone import DType

@@ -20,7 +20,7 @@ from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages.controls import Rows, fit_projections, projections
 from sparserm_cli.stages.split import Split
-from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture.reader import ActivationsReader
 
 SETTINGS = {
     "linear, mean and last": HeadSetting(pool="both", head="linear", loss="bt"),

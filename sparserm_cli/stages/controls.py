@@ -12,8 +12,8 @@ from jaxtyping import Float32, Int64
 from sparserm_cli.config import HeadSetting, Progress
 from sparserm_cli.stages.selection import random_directions
 from sparserm_cli.stages.split import Split
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.reward import POOLINGS, HeadArrays
+from sparserm_cli.store.artifacts.reward import POOLINGS, HeadArrays
+from sparserm_cli.store.capture.reader import ActivationsReader
 
 DENSE_PAIRS = 20_000
 """Most pairs that the dense control is fitted on, and that `select --by forward` looks at."""

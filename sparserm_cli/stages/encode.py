@@ -15,13 +15,12 @@ from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
 from sparserm_cli.stages.engine import open_engine
 from sparserm_cli.stages.layer_saes import name_by_layer, sae_facts
-from sparserm_cli.store.activations import open_capture
-from sparserm_cli.store.building import sweep
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.chain import is_made
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, features_path, remove_features
-from sparserm_cli.store.features_plan import (
+from sparserm_cli.store.capture.artifact import open_capture
+from sparserm_cli.store.capture.layout import ACTIVATIONS
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.features.artifact import features_path, remove_features
+from sparserm_cli.store.features.plan import (
     FEATURES,
     VERSION,
     FeaturesPlan,
@@ -29,11 +28,14 @@ from sparserm_cli.store.features_plan import (
     features_identity,
     plan_features,
 )
-from sparserm_cli.store.layout import ACTIVATIONS
-from sparserm_cli.store.lineage import Lineage, check_parent, check_same_plan
-from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
-from sparserm_cli.store.places import size_of
-from sparserm_cli.store.units import MANIFEST, is_planned
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.io.atomic import sweep
+from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.provenance import Lineage, check_parent, check_same_plan
+from sparserm_cli.store.run.artifacts import is_made
+from sparserm_cli.store.run.locks import plan_lock, run_lock, worker_lock
+from sparserm_cli.store.units.unit_store import MANIFEST, is_planned
 
 if TYPE_CHECKING:
     from sparserm_cli.models.sae_check import SAEQuality

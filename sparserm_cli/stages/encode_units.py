@@ -23,13 +23,14 @@ from sparserm_cli.models.sae_encode import Encoded, SparseEncoder
 from sparserm_cli.stages.engine import UnitWorker
 from sparserm_cli.stages.layer_saes import sae_facts
 from sparserm_cli.stages.units import tokens_done
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.csr import Csr, index_type
-from sparserm_cli.store.features import FeaturesWriter, features_path
-from sparserm_cli.store.features_plan import SAEFacts
-from sparserm_cli.store.receipts import UnitFacts
-from sparserm_cli.store.units import UnitStore
+from sparserm_cli.store.arrays.csr import Csr, index_type
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.plan import SAEFacts
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.units.records import UnitFacts
+from sparserm_cli.store.units.unit_store import UnitStore
 
 SAMPLE_ROWS = 4096
 """Tokens of the sample check, at most."""

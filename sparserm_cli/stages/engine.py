@@ -14,9 +14,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sparserm_cli.config import EngineConfig, Note, Progress
 from sparserm_cli.stages.stopping import StopRequest, finish_unit_in_hand
-from sparserm_cli.store.receipts import Manifest
-from sparserm_cli.store.units import UnitStore
-from sparserm_cli.store.work import attempt, work_attempts
+from sparserm_cli.store.units.records import Manifest
+from sparserm_cli.store.units.unit_store import UnitStore
+from sparserm_cli.store.units.work_loop import attempt, work_attempts
 
 Worker = TypeVar("Worker", covariant=True)
 Task = TypeVar("Task")

@@ -11,7 +11,7 @@ from sparserm_cli.config import ExtractConfig
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.planning import Request
 from sparserm_cli.stages.units import load_model
-from sparserm_cli.store.capture_writer import ActivationsWriter
+from sparserm_cli.store.capture.writer import ActivationsWriter
 
 SAMPLE_SECONDS, CALIBRATION_SECONDS = 3.0, 20.0
 """How long a dry run measures, and how long it does with --calibrate."""

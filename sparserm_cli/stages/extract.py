@@ -19,14 +19,14 @@ from sparserm_cli.stages.fused import FusedWorker, finish_latents, plan_latents
 from sparserm_cli.stages.layer_saes import name_by_layer
 from sparserm_cli.stages.planning import Request, check_request, request_of, write_plan
 from sparserm_cli.stages.units import CaptureWorker
-from sparserm_cli.store.activations import capture_path, remove_capture
-from sparserm_cli.store.building import sweep
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.locks import plan_lock, run_lock, worker_lock
-from sparserm_cli.store.places import free_bytes
-from sparserm_cli.store.plan import ExtractPlan, check_space
-from sparserm_cli.store.receipts import Manifest
-from sparserm_cli.store.units import is_planned
+from sparserm_cli.store.capture.artifact import capture_path, remove_capture
+from sparserm_cli.store.capture.plan import ExtractPlan, check_space
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.io.atomic import sweep
+from sparserm_cli.store.io.storage import free_bytes
+from sparserm_cli.store.run.locks import plan_lock, run_lock, worker_lock
+from sparserm_cli.store.units.records import Manifest
+from sparserm_cli.store.units.unit_store import is_planned
 
 
 class ExtractSummary(NamedTuple):

@@ -26,13 +26,8 @@ from sparserm_cli.stages.controls import (
     projections,
 )
 from sparserm_cli.stages.split import Split, split_pairs
-from sparserm_cli.store.activations import open_capture
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.chain import is_made, look
-from sparserm_cli.store.directions import Directions, directions_path, read_directions
-from sparserm_cli.store.lineage import Lineage, check_parent
-from sparserm_cli.store.locks import run_lock
-from sparserm_cli.store.reward import (
+from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
+from sparserm_cli.store.artifacts.reward import (
     TYPE,
     VERSION,
     HeadArrays,
@@ -43,6 +38,11 @@ from sparserm_cli.store.reward import (
     reward_path,
     write_reward,
 )
+from sparserm_cli.store.capture.artifact import open_capture
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.provenance import Lineage, check_parent
+from sparserm_cli.store.run.artifacts import is_made, look
+from sparserm_cli.store.run.locks import run_lock
 from sparserm_cli.study.statistics import pair_accuracy
 
 REWARD = "reward"

@@ -16,10 +16,8 @@ from sparserm_cli.stages.cohort import FOLDS, STRATA
 from sparserm_cli.stages.measures import measure
 from sparserm_cli.stages.tally import Counts, Tally
 from sparserm_cli.stages.training_pairs import Rule, UnitCohorts
-from sparserm_cli.store.activations import open_capture
-from sparserm_cli.store.chain import is_made
-from sparserm_cli.store.features import FeaturesReader, features_path
-from sparserm_cli.store.frequency import (
+from sparserm_cli.store.arrays.external_sort import Scratch
+from sparserm_cli.store.artifacts.frequency import (
     TYPE,
     VERSION,
     Frequency,
@@ -29,10 +27,13 @@ from sparserm_cli.store.frequency import (
     read_frequency,
     write_frequency,
 )
-from sparserm_cli.store.lineage import Lineage
-from sparserm_cli.store.locks import run_lock
-from sparserm_cli.store.places import part_name
-from sparserm_cli.store.tables import Scratch
+from sparserm_cli.store.capture.artifact import open_capture
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.storage import part_name
+from sparserm_cli.store.provenance import Lineage
+from sparserm_cli.store.run.artifacts import is_made
+from sparserm_cli.store.run.locks import run_lock
 
 
 class FrequencySummary(NamedTuple):

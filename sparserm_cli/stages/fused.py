@@ -17,11 +17,12 @@ from sparserm_cli.stages.encode import finished_features, plan_encoding
 from sparserm_cli.stages.engine import Engine
 from sparserm_cli.stages.planning import Request
 from sparserm_cli.stages.units import CaptureWorker
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.features import FeaturesWriter, features_path
-from sparserm_cli.store.layout import ACTIVATIONS
-from sparserm_cli.store.units import UnitStore
+from sparserm_cli.store.capture.layout import ACTIVATIONS
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.units.unit_store import UnitStore
 
 if TYPE_CHECKING:
     from torch import Tensor

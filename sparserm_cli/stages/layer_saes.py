@@ -7,8 +7,8 @@ from sparserm_cli.errors import UsageError
 from sparserm_cli.models.sae_files import SAEMetadata
 from sparserm_cli.models.sae_match import Captured, check_metadata
 from sparserm_cli.models.sae_metadata import read_sae_metadata
-from sparserm_cli.store.features_plan import SAEFacts
-from sparserm_cli.store.plan import ExtractSettings
+from sparserm_cli.store.capture.plan import ExtractSettings
+from sparserm_cli.store.features.plan import SAEFacts
 
 
 def name_by_layer(saes: Sequence[str], settings: ExtractSettings, *, allow_mismatch: bool) -> dict[int, str]:

@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 from scipy.special import ndtr, ndtri, xlogy
 
 from sparserm_cli.stages.tally import Counts
-from sparserm_cli.store.frequency import Latents, Measures
+from sparserm_cli.store.artifacts.frequency import Latents, Measures
 
 
 def measure(counts: Counts) -> Measures:

@@ -23,10 +23,10 @@ from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.identity import ModelIdentity, load_tokenizer
 from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.shape import ModelShape, check_layers
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.lineage import check_same_plan
-from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
-from sparserm_cli.store.planner import PlanWriter
+from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, InputFact
+from sparserm_cli.store.capture.plan_writer import PlanWriter
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.provenance import check_same_plan
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4096, 16384
 """Tokens in one forward pass where nothing else is asked for. The plan fixes them, since the composition of

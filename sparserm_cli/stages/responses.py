@@ -14,7 +14,7 @@ from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.shapes import Purpose
 from sparserm_cli.data.template import EncodedExample, PromptTemplate
 from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.store.reward import reward_path
+from sparserm_cli.store.artifacts.reward import reward_path
 
 WINDOW_ROWS = 512
 """Rows computed together; responses to one prompt share it within a window."""

@@ -20,11 +20,11 @@ from sparserm_cli.errors import PartialError
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.engine import Lost, open_engine
 from sparserm_cli.stages.responses import load_reward, responses_reader, text_windows
-from sparserm_cli.store.locks import lock
-from sparserm_cli.store.reward import read_reward, reward_path
-from sparserm_cli.store.score_log import ScoreLog, refused_row, scored_row, token_fields
-from sparserm_cli.store.units import TRIES
-from sparserm_cli.store.work import UNIT_ERRORS
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.outputs.score_log import ScoreLog, refused_row, scored_row, token_fields
+from sparserm_cli.store.run.locks import lock
+from sparserm_cli.store.units.unit_store import TRIES
+from sparserm_cli.store.units.work_loop import UNIT_ERRORS
 
 
 @contextmanager

@@ -23,10 +23,7 @@ from sparserm_cli.stages.controls import DENSE_PAIRS, projections
 from sparserm_cli.stages.pursuit import Moments, moments
 from sparserm_cli.stages.selection import Chosen, choose, random_directions
 from sparserm_cli.stages.training_pairs import counted_pairs
-from sparserm_cli.store.activations import capture_path, open_capture
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.chain import is_made
-from sparserm_cli.store.directions import (
+from sparserm_cli.store.artifacts.directions import (
     TYPE,
     VERSION,
     Directions,
@@ -35,12 +32,16 @@ from sparserm_cli.store.directions import (
     read_directions,
     write_directions,
 )
-from sparserm_cli.store.features import FeaturesReader, features_path
-from sparserm_cli.store.features_plan import SAEFacts
-from sparserm_cli.store.frequency import Frequency, Measures, frequency_path, read_frequency
-from sparserm_cli.store.lineage import Lineage, check_parent
-from sparserm_cli.store.locks import run_lock
-from sparserm_cli.store.units import is_planned
+from sparserm_cli.store.artifacts.frequency import Frequency, Measures, frequency_path, read_frequency
+from sparserm_cli.store.capture.artifact import capture_path, open_capture
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.plan import SAEFacts
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.provenance import Lineage, check_parent
+from sparserm_cli.store.run.artifacts import is_made
+from sparserm_cli.store.run.locks import run_lock
+from sparserm_cli.store.units.unit_store import is_planned
 
 DecoderRows = Callable[[int, Int64[np.ndarray, " latents"]], Float32[np.ndarray, "latents d_in"]]
 """Gives the decoder rows of some latents of a layer's SAE."""

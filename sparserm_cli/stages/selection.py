@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int8, Int64
 
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages import pursuit
-from sparserm_cli.store.frequency import Latents, Measures
+from sparserm_cli.store.artifacts.frequency import Latents, Measures
 
 By = Literal[
     "difference",

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int64, UInt64
 
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages.training_pairs import counted_pairs
-from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture.reader import ActivationsReader
 
 
 class Split(NamedTuple):

@@ -26,7 +26,7 @@ from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
 from sparserm_cli.models.sae_training import add_metadata, save, train
 from sparserm_cli.stages.sae_run_source import RunSource
 from sparserm_cli.stages.sae_source import TextReading, TokenSource, text_source
-from sparserm_cli.store.building import building_folder
+from sparserm_cli.store.io.atomic import building_folder
 
 SINK_SAMPLE_ROWS = 16384
 """Tokens whose norms the sink rule is fitted on."""

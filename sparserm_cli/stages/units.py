@@ -19,11 +19,11 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.memory import return_freed_memory
 from sparserm_cli.stages.engine import UnitWorker
 from sparserm_cli.stages.planning import Request
-from sparserm_cli.store.bits import NAN_BITS
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.receipts import UnitFacts
-from sparserm_cli.store.rows import Rows
-from sparserm_cli.store.units import UnitStore
+from sparserm_cli.store.arrays.bfloat16 import NAN_BITS
+from sparserm_cli.store.capture.rows import Rows
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.units.records import UnitFacts
+from sparserm_cli.store.units.unit_store import UnitStore
 
 if TYPE_CHECKING:
     from sparserm_cli.models.backbone import DType

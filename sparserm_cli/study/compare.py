@@ -17,11 +17,12 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.locations import place
 from sparserm_cli.models.sae_check import SAEQuality
 from sparserm_cli.stages.encode_units import load_saes, sample_saes, unit_activations
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.features import FeaturesReader, features_path
-from sparserm_cli.store.places import absolute
-from sparserm_cli.store.results import COMPARISON
+from sparserm_cli.store.artifacts.results import COMPARISON
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.storage import absolute
 from sparserm_cli.study import lineup
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate
 from sparserm_cli.study.lora import missing_packages

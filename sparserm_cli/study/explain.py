@@ -20,8 +20,8 @@ from sparserm_cli.models.attribution import Attribution, Method, attributions, c
 from sparserm_cli.models.identity import load_tokenizer
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.responses import load_reward, responses_reader
-from sparserm_cli.store.directions import JSON, Directions, directions_path, read_directions
-from sparserm_cli.store.places import is_there
+from sparserm_cli.store.artifacts.directions import JSON, Directions, directions_path, read_directions
+from sparserm_cli.store.io.storage import is_there
 from sparserm_cli.study.token_text import token_texts
 
 

@@ -17,8 +17,8 @@ from sparserm_cli.stages import pursuit
 from sparserm_cli.stages.cohort import FOLDS, make_cohort
 from sparserm_cli.stages.measures import measure
 from sparserm_cli.stages.selection import choose, random_directions
-from sparserm_cli.store.frequency import Unit
-from sparserm_cli.store.reward import POOLINGS
+from sparserm_cli.store.artifacts.frequency import Unit
+from sparserm_cli.store.artifacts.reward import POOLINGS
 from sparserm_cli.study.sample import Sample, count
 
 VAL_FRACTION = 0.2

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float32, Int64, UInt32
 
 from sparserm_cli.config import Progress
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.features import FeatureBlock, FeaturesReader
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.reader import FeatureBlock, FeaturesReader
 
 TOP = 3
 BEFORE, AFTER = 14, 6

@@ -12,17 +12,18 @@ from sparserm_cli.config import ReportConfig
 from sparserm_cli.data.template import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.identity import load_tokenizer, resolve_model
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.chain import ABSENT, COMPLETE, Artifact
-from sparserm_cli.store.directions import Directions, read_directions
-from sparserm_cli.store.features import FeaturesReader, features_path
-from sparserm_cli.store.frequency import Frequency, read_frequency
-from sparserm_cli.store.lineage import check_parent
-from sparserm_cli.store.places import is_there, size_of
-from sparserm_cli.store.results import COMPARISON, EVALUATION
-from sparserm_cli.store.reward import CONFIG, RewardFiles, read_reward, reward_path
-from sparserm_cli.store.status import status
+from sparserm_cli.store.artifacts.directions import Directions, read_directions
+from sparserm_cli.store.artifacts.frequency import Frequency, read_frequency
+from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION
+from sparserm_cli.store.artifacts.reward import CONFIG, RewardFiles, read_reward, reward_path
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.storage import is_there, size_of
+from sparserm_cli.store.provenance import check_parent
+from sparserm_cli.store.run.artifacts import ABSENT, COMPLETE, Artifact
+from sparserm_cli.store.run.status import status
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
-from sparserm_cli.store.reward import Metric
+from sparserm_cli.store.artifacts.reward import Metric
 from sparserm_cli.study.calibration import LengthBias, Reliability
 from sparserm_cli.study.report_scores import PairScores
 from sparserm_cli.study.statistics import PairAccuracy

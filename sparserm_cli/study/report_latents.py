@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.store.directions import LayerDirections
-from sparserm_cli.store.frequency import Measures
+from sparserm_cli.store.artifacts.directions import LayerDirections
+from sparserm_cli.store.artifacts.frequency import Measures
 from sparserm_cli.study.report_figures import AXES, BLUE, GREY, ORANGE, Figure, layout_of, rounded, sample
 
 DRAWN_LATENTS = 4000

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparserm_cli.formatting import percent
-from sparserm_cli.store.building import building_file
-from sparserm_cli.store.places import make_folder
+from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.storage import make_folder
 from sparserm_cli.study.calibration import LengthBias
 from sparserm_cli.study.report_facts import Missing
 from sparserm_cli.study.report_figures import Figure

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Float64, Int64, UInt64
 
 from sparserm_cli.config import Progress
 from sparserm_cli.models.head import RewardHead
-from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture.reader import ActivationsReader
 
 EXTREMES = 3
 """Responses at each end of a direction that are kept."""

@@ -9,9 +9,9 @@ from jaxtyping import Int64
 
 from sparserm_cli import __version__
 from sparserm_cli.formatting import percent
-from sparserm_cli.store.chain import CORRUPT, INCOMPATIBLE, STALE
-from sparserm_cli.store.frequency import Frequency
-from sparserm_cli.store.reward import Metric, RewardConfig
+from sparserm_cli.store.artifacts.frequency import Frequency
+from sparserm_cli.store.artifacts.reward import Metric, RewardConfig
+from sparserm_cli.store.run.artifacts import CORRUPT, INCOMPATIBLE, STALE
 from sparserm_cli.study import report_figures as draw
 from sparserm_cli.study.calibration import LengthBias, Reliability
 from sparserm_cli.study.report_contexts import Contexts

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli.formatting import percent
-from sparserm_cli.store.chain import Artifact
-from sparserm_cli.store.directions import Directions
-from sparserm_cli.store.reward import POOLINGS, Metric, RewardFiles
+from sparserm_cli.store.artifacts.directions import Directions
+from sparserm_cli.store.artifacts.reward import POOLINGS, Metric, RewardFiles
+from sparserm_cli.store.run.artifacts import Artifact
 from sparserm_cli.study.report_contexts import Contexts
 from sparserm_cli.study.report_scores import PairScores, StoredScores
 from sparserm_cli.study.report_words import Excerpt, Stretch, Words

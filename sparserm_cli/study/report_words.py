@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from sparserm_cli.store.capture_reader import ActivationsReader
+from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.study.report_contexts import Context, ids_of
 from sparserm_cli.study.token_text import LEAD, decoded, printable, token_texts
 

@@ -19,10 +19,11 @@ from sparserm_cli.stages.cohort import FOLDS, STRATA, Cohort, class_totals
 from sparserm_cli.stages.select import DecoderRows, sae_decoder
 from sparserm_cli.stages.tally import Counts
 from sparserm_cli.stages.training_pairs import counted_pairs
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.features import FeatureBlock, FeaturesReader, features_path
-from sparserm_cli.store.frequency import Unit
+from sparserm_cli.store.artifacts.frequency import Unit
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.reader import FeatureBlock, FeaturesReader
 
 
 class Latents(NamedTuple):

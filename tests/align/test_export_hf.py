@@ -18,7 +18,7 @@ from sparserm_cli.data.conversation import ConversationText
 from sparserm_cli.data.template import PromptTemplate
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.identity import load_tokenizer
-from sparserm_cli.store.reward import read_reward
+from sparserm_cli.store.artifacts.reward import read_reward
 from sparserm_cli.study.evaluate import evaluate
 
 shared, tiny = sys.modules["sparserm_fitted"], sys.modules["sparserm_tiny"]

@@ -14,7 +14,7 @@ from sparserm_cli.align.scored import Scored
 from sparserm_cli.config import PairsConfig
 from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example
 from sparserm_cli.errors import UsageError
-from sparserm_cli.store.preferences import REASONS
+from sparserm_cli.store.outputs.preferences import REASONS
 
 fitted = sys.modules["sparserm_fitted"]
 QUIET, ROWS, write = fitted.QUIET, fitted.ROWS, fitted.write_rows

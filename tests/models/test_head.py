@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from sparserm_cli.models.head import RewardHead
-from sparserm_cli.store.lineage import Lineage
-from sparserm_cli.store.reward import HeadArrays, RewardConfig, RewardFiles
+from sparserm_cli.store.artifacts.reward import HeadArrays, RewardConfig, RewardFiles
+from sparserm_cli.store.provenance import Lineage
 
 POOLED = {
     2: {

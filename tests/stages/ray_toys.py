@@ -9,7 +9,7 @@ from toy import toy_compute, toy_store
 
 from sparserm_cli.errors import ResourceError
 from sparserm_cli.stages.engine import UnitWorker
-from sparserm_cli.store.units import UnitStore
+from sparserm_cli.store.units.unit_store import UnitStore
 
 
 def die() -> None:

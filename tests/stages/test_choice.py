@@ -16,8 +16,8 @@ from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages import choice, fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
-from sparserm_cli.store.directions import read_directions, write_directions
-from sparserm_cli.store.reward import RewardConfig
+from sparserm_cli.store.artifacts.directions import read_directions, write_directions
+from sparserm_cli.store.artifacts.reward import RewardConfig
 
 LINEAR, MLP = choice.SETTINGS
 AXES = 4

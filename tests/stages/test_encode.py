@@ -19,9 +19,9 @@ from sparserm_cli.models.sae import SparseAutoencoder, load_sae
 from sparserm_cli.stages import encode_units
 from sparserm_cli.stages.encode import EncodeSummary, encode
 from sparserm_cli.stages.extract import extract
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.features import FeaturesReader
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.reader import FeaturesReader
 
 fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
 random_sae, perfect_sae, saved = (fixtures[name] for name in ("random_sae", "perfect_sae", "save_sae"))

@@ -23,11 +23,12 @@ from sparserm_cli.stages import extract as extract_module
 from sparserm_cli.stages.encode import encode
 from sparserm_cli.stages.extract import ExtractSummary, extract
 from sparserm_cli.stages.score import score
-from sparserm_cli.store import places
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.checks import check
-from sparserm_cli.store.features import FeaturesReader, features_path
-from sparserm_cli.store.scores import scores_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.outputs.scores import scores_path
+from sparserm_cli.store.units.integrity import check
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),

@@ -25,9 +25,9 @@ from sparserm_cli.errors import (
 from sparserm_cli.formatting import size
 from sparserm_cli.models import lm
 from sparserm_cli.stages.extract import extract
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.locks import run_lock
-from sparserm_cli.store.status import status
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.run.locks import run_lock
+from sparserm_cli.store.run.status import status
 
 ROWS = [
     {"prompt": f"Question {n % 5}?", "chosen": f"yes, {n} " + "a" * n, "rejected": f"no {n}"}
@@ -291,7 +291,7 @@ def test_row_07_a_short_disk_is_refused_before_any_unit(data, tiny_model, tmp_pa
     store.drop(range(done, whole.plan.layout.units))
     left = whole.plan.bytes_left(done)
     assert left == whole.plan.bytes * (whole.plan.layout.units - done) // whole.plan.layout.units > 0
-    monkeypatch.setattr("sparserm_cli.store.plan.free_bytes", lambda _folder: int(left * 1.1) - 1)
+    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda _folder: int(left * 1.1) - 1)
     monkeypatch.setattr(lm.LanguageModel, "load", None)
     with pytest.raises(ResourceError) as caught:
         run(data, tiny_model("llama"), tmp_path / "run")
@@ -314,7 +314,7 @@ def test_row_07_a_dry_run_tells_everything_and_then_refuses(data, tiny_model, tm
     assert re.fullmatch(
         r"estimated: \d+ s on 1 x cpu at [\d,]+ tokens/s, measured here for \d s; [\d.e+]+ FLOP", lines[3]
     )
-    monkeypatch.setattr("sparserm_cli.store.plan.free_bytes", lambda _folder: done.plan.bytes)
+    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda _folder: done.plan.bytes)
     with pytest.raises(ResourceError, match="bytes free"):
         reports.extract(Output(as_json=True), done)
     told = json.loads(capsys.readouterr().out)

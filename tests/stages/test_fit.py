@@ -15,10 +15,10 @@ from sparserm_cli.stages.fit import FitSummary, fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
 from sparserm_cli.stages.split import split_pairs
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.directions import read_directions, write_directions
-from sparserm_cli.store.reward import read_reward, reward_path
+from sparserm_cli.store.artifacts.directions import read_directions, write_directions
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
 
 
 def quiet(_done: object = None, _all: object = None) -> None:

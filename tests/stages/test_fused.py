@@ -19,10 +19,12 @@ from sparserm_cli.stages.extract import ExtractSummary, extract
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, features_path
-from sparserm_cli.store.status import status
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.run.status import status
 
 fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
 ROWS = [

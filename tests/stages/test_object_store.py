@@ -31,11 +31,11 @@ from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.score import score
 from sparserm_cli.stages.select import select
-from sparserm_cli.store import places
-from sparserm_cli.store.results import EVALUATION
-from sparserm_cli.store.scores import scores_path
-from sparserm_cli.store.status import status
-from sparserm_cli.store.verify import verify
+from sparserm_cli.store.artifacts.results import EVALUATION
+from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.outputs.scores import scores_path
+from sparserm_cli.store.run.status import status
+from sparserm_cli.store.run.verify import verify
 from sparserm_cli.study.evaluate import evaluate
 
 fitted = sys.modules["sparserm_fitted"]

@@ -14,7 +14,7 @@ from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, 
 from sparserm_cli.stages import responses, scoring
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.score import score
-from sparserm_cli.store.reward import read_reward, write_reward
+from sparserm_cli.store.artifacts.reward import read_reward, write_reward
 from sparserm_cli.study.evaluate import evaluate
 
 shared = sys.modules["sparserm_fitted"]

@@ -13,10 +13,10 @@ from sparserm_cli.stages.pursuit import moments
 from sparserm_cli.stages.select import SelectSummary, counted_moments, sae_decoder, select
 from sparserm_cli.stages.selection import MEASURES
 from sparserm_cli.stages.training_pairs import counted_pairs
-from sparserm_cli.store.activations import capture_path, remove_capture
-from sparserm_cli.store.directions import read_directions
-from sparserm_cli.store.features_plan import SAEFacts
-from sparserm_cli.store.frequency import read_frequency
+from sparserm_cli.store.artifacts.directions import read_directions
+from sparserm_cli.store.artifacts.frequency import read_frequency
+from sparserm_cli.store.capture.artifact import capture_path, remove_capture
+from sparserm_cli.store.features.plan import SAEFacts
 
 
 def prepared(run: Path, **options: object) -> planted.Planted:

@@ -12,7 +12,7 @@ from sparserm_cli.errors import UsageError
 from sparserm_cli.stages import selection
 from sparserm_cli.stages.pursuit import RIDGE, Moments, moments
 from sparserm_cli.stages.selection import MEASURES, Chosen, random_directions
-from sparserm_cli.store.frequency import Measures
+from sparserm_cli.store.artifacts.frequency import Measures
 
 FOLDS = np.full((4, 2), 100)
 

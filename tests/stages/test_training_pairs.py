@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from sparserm_cli.stages.cohort import FOLDS, Cohort, make_cohort
 from sparserm_cli.stages.training_pairs import Rule, UnitCohorts
-from sparserm_cli.store import rows as rows_module
-from sparserm_cli.store import tables
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.planner import PlanWriter
-from sparserm_cli.store.rows import Rows
-from sparserm_cli.store.tables import Scratch
+from sparserm_cli.store.arrays import external_sort as tables
+from sparserm_cli.store.arrays.external_sort import Scratch
+from sparserm_cli.store.capture import rows as rows_module
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.plan_writer import PlanWriter
+from sparserm_cli.store.capture.rows import Rows
+from sparserm_cli.store.capture.writer import ActivationsWriter
 
 row = st.tuples(st.integers(0, 5), st.lists(st.integers(1, 9), min_size=2, max_size=3), st.integers(0, 30))
 """Prompt, lengths of its responses, and how far back a response of another row makes one more pair."""

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserm_cli.store.bits import from_float32
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.csr import Csr, index_type
-from sparserm_cli.store.features import FeaturesWriter
-from sparserm_cli.store.features_plan import SAEFacts, plan_features
-from sparserm_cli.store.plan import ExtractPlan, ExtractSettings, InputFact
-from sparserm_cli.store.planner import PlanWriter
-from sparserm_cli.store.receipts import Manifest, Receipt, UnitFacts
-from sparserm_cli.store.work import work_units
+from sparserm_cli.store.arrays.bfloat16 import from_float32
+from sparserm_cli.store.arrays.csr import Csr, index_type
+from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, InputFact
+from sparserm_cli.store.capture.plan_writer import PlanWriter
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.features.plan import SAEFacts, plan_features
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.units.records import Manifest, Receipt, UnitFacts
+from sparserm_cli.store.units.work_loop import work_units
 
 __all__ = ["from_float32", "replace"]
 

@@ -23,16 +23,17 @@ import small
 
 from sparserm_cli.errors import SparseRMError
 from sparserm_cli.locations import place
-from sparserm_cli.store.building import sweep
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.directions import read_directions
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter
-from sparserm_cli.store.features_plan import plan_features
-from sparserm_cli.store.frequency import read_frequency
-from sparserm_cli.store.locks import run_lock, worker_lock
-from sparserm_cli.store.reward import read_reward
-from sparserm_cli.store.work import work_units
+from sparserm_cli.store.artifacts.directions import read_directions
+from sparserm_cli.store.artifacts.frequency import read_frequency
+from sparserm_cli.store.artifacts.reward import read_reward
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.features.plan import plan_features
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.io.atomic import sweep
+from sparserm_cli.store.run.locks import run_lock, worker_lock
+from sparserm_cli.store.units.work_loop import work_units
 
 LAYER: dict[str, Any] = {"layers": (1,), "hook_names": ("blocks.1.hook_resid_post",)}
 FAULTS = ("SPARSERM_FAULT", "SPARSERM_FAULT_OP", "SPARSERM_FAULT_ERROR", "SPARSERM_FAULT_TRACE")

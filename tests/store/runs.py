@@ -5,17 +5,18 @@ from pathlib import PurePath
 from sparserm_store_captures import SAES, compute, encode_unit, plan
 from sparserm_store_small import directions, frequency, reward
 
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.building import sweep
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.features import FeaturesWriter, features_path
-from sparserm_cli.store.features_plan import plan_features
-from sparserm_cli.store.locks import run_lock
-from sparserm_cli.store.receipts import Manifest
-from sparserm_cli.store.status import status
-from sparserm_cli.store.units import is_planned
-from sparserm_cli.store.work import work_units
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.plan import plan_features
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.io.atomic import sweep
+from sparserm_cli.store.run.locks import run_lock
+from sparserm_cli.store.run.status import status
+from sparserm_cli.store.units.records import Manifest
+from sparserm_cli.store.units.unit_store import is_planned
+from sparserm_cli.store.units.work_loop import work_units
 
 CHAIN = ("activations", "features", "frequency", "directions", "reward")
 

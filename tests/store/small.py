@@ -4,12 +4,29 @@ from pathlib import Path
 
 import numpy as np
 
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.directions import Directions, LayerDirections, read_directions, write_directions
-from sparserm_cli.store.features import FeaturesReader
-from sparserm_cli.store.frequency import Frequency, Measures, Totals, read_frequency, write_frequency
-from sparserm_cli.store.lineage import Lineage
-from sparserm_cli.store.reward import HeadArrays, RewardConfig, RewardFiles, reward_path, write_reward
+from sparserm_cli.store.artifacts.directions import (
+    Directions,
+    LayerDirections,
+    read_directions,
+    write_directions,
+)
+from sparserm_cli.store.artifacts.frequency import (
+    Frequency,
+    Measures,
+    Totals,
+    read_frequency,
+    write_frequency,
+)
+from sparserm_cli.store.artifacts.reward import (
+    HeadArrays,
+    RewardConfig,
+    RewardFiles,
+    reward_path,
+    write_reward,
+)
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.provenance import Lineage
 
 SIDED = ("rate", "low", "high", "responses")
 

@@ -9,10 +9,10 @@ import pytest
 import sparserm_store_captures as captures
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter, NonFiniteError
-from sparserm_cli.store.checks import check
-from sparserm_cli.store.work import work_units
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
+from sparserm_cli.store.units.integrity import check
+from sparserm_cli.store.units.work_loop import work_units
 
 LENGTHS = [2, 3, 1, 2, 4, 5, 1, 1]
 

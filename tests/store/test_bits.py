@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sparserm_cli.store import bits
+from sparserm_cli.store.arrays import bfloat16 as bits
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ import sparserm_store_captures as captures
 import sparserm_store_small as small
 
 from sparserm_cli.errors import CorruptStoreError, TemporaryError
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.chain import NAMES
-from sparserm_cli.store.disk import sha256_file
-from sparserm_cli.store.features import FeaturesReader
-from sparserm_cli.store.files import read_sealed, write_sealed
-from sparserm_cli.store.locks import run_lock
-from sparserm_cli.store.plan import InputFact
-from sparserm_cli.store.reward import read_reward, reward_path
-from sparserm_cli.store.status import Status, status
-from sparserm_cli.store.verify import repair, verify
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.capture.plan import InputFact
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.local_disk import sha256_file
+from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
+from sparserm_cli.store.run.artifacts import NAMES
+from sparserm_cli.store.run.locks import run_lock
+from sparserm_cli.store.run.status import Status, status
+from sparserm_cli.store.run.verify import repair, verify
 
 ABOVE = ("frequency", "directions", "reward")
 
@@ -152,7 +152,7 @@ def test_large_inputs_are_read_when_asked_and_the_rest_of_the_time_it_says_so(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Another byte in a file of the same size: a quick status does not claim to have looked."""
-    monkeypatch.setattr("sparserm_cli.store.status.READ_BYTES", 2)
+    monkeypatch.setattr("sparserm_cli.store.run.status.READ_BYTES", 2)
     [data] = ActivationsReader(run / "activations.zarr").plan.settings.inputs
     whole = Path(data.path).read_bytes()
     Path(data.path).write_bytes(b"{]\n")

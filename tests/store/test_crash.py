@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import sparserm_store_captures as captures
 
-from sparserm_cli.store.building import sweep
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.checks import check
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.io.atomic import sweep
+from sparserm_cli.store.units.integrity import check
 
 DRIVER = Path(__file__).with_name("driver.py")
 SAMPLE = 61

@@ -9,10 +9,10 @@ import pytest
 import sparserm_store_captures as captures
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.checks import check
-from sparserm_cli.store.features import FeaturesReader
-from sparserm_cli.store.rows import ROW_TYPES, TOKEN_IDS
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.rows import ROW_TYPES, TOKEN_IDS
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.units.integrity import check
 
 CAPTURE = [f"layers/2/{name}/c.1.0" for name in ("last", "mean", "tokens")]
 PARTS = [f"layers/2/parts/00001/{name}/c.0" for name in ("data", "indices", "indptr")]

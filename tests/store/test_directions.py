@@ -10,14 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.directions import (
+from sparserm_cli.store.artifacts.directions import (
     Directions,
     LayerDirections,
     directions_path,
     read_directions,
     write_directions,
 )
-from sparserm_cli.store.lineage import Lineage, Parent
+from sparserm_cli.store.provenance import Lineage, Parent
 
 FIELDS = ("feature", "side", "statistic", "rate_chosen", "rate_rejected", "q")
 

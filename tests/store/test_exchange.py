@@ -12,10 +12,10 @@ import sparserm_store_captures as captures
 from safetensors import safe_open
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError, UsageError
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.checks import check
-from sparserm_cli.store.exchange import export_capture, import_capture
-from sparserm_cli.store.lineage import content_digest
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.exchange.capture_files import export_capture, import_capture
+from sparserm_cli.store.provenance import content_digest
+from sparserm_cli.store.units.integrity import check
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +133,7 @@ def test_row_58_an_export_is_read_back_before_it_gets_its_name(
             data[at] ^= 1
             part.write_bytes(data)
 
-    monkeypatch.setattr("sparserm_cli.store.hdf5.fault_point", spoil)
+    monkeypatch.setattr("sparserm_cli.store.exchange.hdf5_export.fault_point", spoil)
     with pytest.raises(CorruptStoreError, match="expected what was written"):
         export_capture(source, tmp_path / "a.h5")
     assert list(tmp_path.iterdir()) == []

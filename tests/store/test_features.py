@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.csr import Csr, check_csr, index_type, read_csr, write_csr
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter
-from sparserm_cli.store.features_plan import plan_features
-from sparserm_cli.store.zarrs import SafeStore
+from sparserm_cli.store.arrays.checked_zarr import SafeStore
+from sparserm_cli.store.arrays.csr import Csr, check_csr, index_type, read_csr, write_csr
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.plan import plan_features
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.features.writer import FeaturesWriter
 
 
 def csr(data: list[float], indices: list[int], indptr: list[int], d_sae: int = 6) -> Csr:

@@ -14,8 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, ResourceError
-from sparserm_cli.store import building, disk, files, places
-from sparserm_cli.store.process import ProcessId, boot_id, this_process, token
+from sparserm_cli.store.io import atomic as building
+from sparserm_cli.store.io import local_disk as disk
+from sparserm_cli.store.io import sealed_json as files
+from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.io.process_id import ProcessId, boot_id, this_process, token
 
 DEAD = token(ProcessId(this_process().host, boot_id(), 2**22 + 1, 5))
 LIVE = token(this_process())
@@ -172,7 +175,7 @@ def test_row_07_a_real_file_size_limit_gives_exit_6(tmp_path: Path):
     """RLIMIT_FSIZE makes the kernel refuse: EFBIG becomes ResourceError."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom sparserm_cli.errors import ResourceError\n"
-        "from sparserm_cli.store.places import write_atomic\n"
+        "from sparserm_cli.store.io.storage import write_atomic\n"
         "try:\n    write_atomic(Path(sys.argv[1]), bytes(100_000))\n"
         "except ResourceError as error:\n    sys.exit(error.exit_code)\n"
     )
@@ -237,7 +240,7 @@ def test_kill_at_every_operation_leaves_old_or_new(tmp_path: Path):
     target = tmp_path / "a"
     target.write_bytes(b"old")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.places import write_atomic\n"
+        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.io.storage import write_atomic\n"
         "write_atomic(Path(sys.argv[1]), b'new new')\n"
     )
     for n in range(1, 20):

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.frequency import (
+from sparserm_cli.store.arrays.sealed_parquet import read_sealed_table, write_sealed_table
+from sparserm_cli.store.artifacts.frequency import (
     Frequency,
     Measures,
     Totals,
@@ -19,8 +20,7 @@ from sparserm_cli.store.frequency import (
     read_frequency,
     write_frequency,
 )
-from sparserm_cli.store.lineage import Lineage, Parent
-from sparserm_cli.store.parquet import read_sealed_table, write_sealed_table
+from sparserm_cli.store.provenance import Lineage, Parent
 
 
 def measures(d_sae: int, seed: int = 0) -> Measures:

@@ -12,12 +12,12 @@ import pytest
 import sparserm_store_captures as captures
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.checks import check
-from sparserm_cli.store.exchange import export_capture, import_capture
-from sparserm_cli.store.features import FeaturesReader
-from sparserm_cli.store.files import read_sealed, write_sealed
-from sparserm_cli.store.plan import ExtractSettings
+from sparserm_cli.store.capture.plan import ExtractSettings
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.exchange.capture_files import export_capture, import_capture
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
+from sparserm_cli.store.units.integrity import check
 
 GOLDEN = Path(__file__).with_name("golden") / "version-1"
 ACTIVATIONS_DIGEST = "3cbc9524740ade6917e31b148b2527a88e4c7a032a6af0a2275ce7c6cf63b867"

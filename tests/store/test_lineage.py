@@ -3,7 +3,7 @@
 import pytest
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.lineage import (
+from sparserm_cli.store.provenance import (
     Lineage,
     Parent,
     check_parent,

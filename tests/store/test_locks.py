@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sparserm_cli.errors import TemporaryError
-from sparserm_cli.store import locks
-from sparserm_cli.store.process import boot_id, start_ticks, this_process
+from sparserm_cli.store.io.process_id import boot_id, start_ticks, this_process
+from sparserm_cli.store.run import locks
 
 DEAD_PID = 2**22 + 1  # above the kernel's largest pid
 
@@ -93,7 +93,7 @@ def test_a_taker_killed_half_way_is_itself_taken_over(tmp_path: Path, point: str
     """The chain of dead holders is followed to its end."""
     held_by(tmp_path, pid=DEAD_PID)
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.locks import run_lock\n"
+        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.run.locks import run_lock\n"
         "with run_lock(Path(sys.argv[1])):\n    pass\n"
     )
     for _ in range(2):

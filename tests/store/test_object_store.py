@@ -16,18 +16,21 @@ from sparserm_store_small import directions
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.locations import RemotePath, local_folder, place
-from sparserm_cli.store import faults, places, remote, remote_cache
-from sparserm_cli.store.activations import capture_path, remove_capture
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.directions import read_directions
-from sparserm_cli.store.exchange import import_capture
-from sparserm_cli.store.frequency import frequency_path, read_frequency
-from sparserm_cli.store.locks import RUN_LOCK, run_lock, worker_lock
-from sparserm_cli.store.plan import check_space
-from sparserm_cli.store.reward import read_reward, reward_path
-from sparserm_cli.store.status import status
-from sparserm_cli.store.units import MANIFEST, PLAN, is_planned
-from sparserm_cli.store.verify import repair, verify
+from sparserm_cli.store.artifacts.directions import read_directions
+from sparserm_cli.store.artifacts.frequency import frequency_path, read_frequency
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.capture.artifact import capture_path, remove_capture
+from sparserm_cli.store.capture.plan import check_space
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.exchange.capture_files import import_capture
+from sparserm_cli.store.io import fault_points as faults
+from sparserm_cli.store.io import object_cache as remote_cache
+from sparserm_cli.store.io import object_store as remote
+from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.run.locks import RUN_LOCK, run_lock, worker_lock
+from sparserm_cli.store.run.status import status
+from sparserm_cli.store.run.verify import repair, verify
+from sparserm_cli.store.units.unit_store import MANIFEST, PLAN, is_planned
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError, ResourceError, UsageError
-from sparserm_cli.store import tables
-from sparserm_cli.store.building import sweep
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.disk import sha256_file
-from sparserm_cli.store.layout import cut_units
-from sparserm_cli.store.plan import InputFact, check_inputs, check_space
-from sparserm_cli.store.planner import PlanWriter
-from sparserm_cli.store.rows import CHUNK, Rows
-from sparserm_cli.store.spool import distinct
-from sparserm_cli.store.tables import Scratch
+from sparserm_cli.store.arrays import external_sort as tables
+from sparserm_cli.store.arrays.external_sort import Scratch
+from sparserm_cli.store.capture.layout import cut_units
+from sparserm_cli.store.capture.plan import InputFact, check_inputs, check_space
+from sparserm_cli.store.capture.plan_writer import PlanWriter
+from sparserm_cli.store.capture.rows import CHUNK, Rows
+from sparserm_cli.store.capture.spool import distinct
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.io.atomic import sweep
+from sparserm_cli.store.io.local_disk import sha256_file
 
 token_ids = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(lambda one: np.array(one, np.uint32))
 added = st.lists(st.tuples(token_ids, token_ids), min_size=1, max_size=25)
@@ -160,7 +160,7 @@ def test_digests_that_share_a_half_are_different(tmp_path: Path):
 def test_token_ids_are_gathered_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With blocks of 4 numbers instead of 1 Mi, the plan is the same."""
     whole = captures.plan(tmp_path / "whole").plan_hash
-    monkeypatch.setattr("sparserm_cli.store.spool._TOKENS", 4)
+    monkeypatch.setattr("sparserm_cli.store.capture.spool._TOKENS", 4)
     assert captures.plan(tmp_path / "blocks").plan_hash == whole
 
 
@@ -190,7 +190,7 @@ def test_the_plan_tells_bytes_and_files_before_it_is_frozen(tmp_path: Path):
 def test_rows_longer_than_a_chunk_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With chunks of 4 numbers instead of 4 Mi, the rows are the same."""
     captures.plan(tmp_path / "big")
-    monkeypatch.setattr("sparserm_cli.store.rows.CHUNK", 4)
+    monkeypatch.setattr("sparserm_cli.store.capture.rows.CHUNK", 4)
     captures.plan(tmp_path / "small")
     assert CHUNK > 4
     assert len(list((tmp_path / "small" / "rows" / "response_ids").glob("c.*"))) == 5
@@ -260,7 +260,7 @@ def test_one_changed_byte_of_an_input_file_is_found(tmp_path: Path):
 
 def test_row_07_too_little_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Less than 1.1 times the bytes needed: exit 6 with both numbers."""
-    monkeypatch.setattr("sparserm_cli.store.plan.free_bytes", lambda folder: 1099)
+    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda folder: 1099)
     check_space(tmp_path, 999)
     with pytest.raises(ResourceError, match="expected 1,100 bytes free, found 1,099; free space"):
         check_space(tmp_path, 1000)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.files import write_sealed
-from sparserm_cli.store.results import COMPARISON, EVALUATION, Results
+from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION, Results
+from sparserm_cli.store.io.sealed_json import write_sealed
 
 FOUND = {"protocol": {"folds": 5}, "runs": {"one": {"pairs": 3}}}
 

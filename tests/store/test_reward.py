@@ -10,8 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.lineage import Lineage, Parent
-from sparserm_cli.store.reward import HeadArrays, Metric, RewardConfig, RewardFiles, read_reward, write_reward
+from sparserm_cli.store.artifacts.reward import (
+    HeadArrays,
+    Metric,
+    RewardConfig,
+    RewardFiles,
+    read_reward,
+    write_reward,
+)
+from sparserm_cli.store.provenance import Lineage, Parent
 
 GOLDEN = Path(__file__).with_name("golden") / "version-1" / "reward"
 FILES = ("model.safetensors", "controls.safetensors", "config.json")

@@ -15,13 +15,13 @@ from sparserm_store_runs import capture
 
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.locations import place
-from sparserm_cli.store import remote
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.checks import check
-from sparserm_cli.store.locks import RUN_LOCK, run_lock
-from sparserm_cli.store.status import status
-from sparserm_cli.store.units import UnitStore
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.io import object_store as remote
+from sparserm_cli.store.run.locks import RUN_LOCK, run_lock
+from sparserm_cli.store.run.status import status
+from sparserm_cli.store.units.integrity import check
+from sparserm_cli.store.units.unit_store import UnitStore
 
 
 def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.score_log import ScoreLog, refused_row, scored_row, token_fields
+from sparserm_cli.store.outputs.score_log import ScoreLog, refused_row, scored_row, token_fields
 
 
 def numbers(*values: float) -> np.ndarray:

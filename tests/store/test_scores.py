@@ -1,6 +1,6 @@
 """The lines of scores.jsonl."""
 
-from sparserm_cli.store.scores import score_line
+from sparserm_cli.store.outputs.scores import score_line
 
 
 def test_one_response_has_a_score():

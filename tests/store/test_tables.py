@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import ResourceError
-from sparserm_cli.store import tables
-from sparserm_cli.store.tables import Scratch, fields, groups
+from sparserm_cli.store.arrays import external_sort as tables
+from sparserm_cli.store.arrays.external_sort import Scratch, fields, groups
 
 number = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
 

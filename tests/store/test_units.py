@@ -7,11 +7,12 @@ import pytest
 import sparserm_store_toy as toy
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, PartialError
-from sparserm_cli.store import places
-from sparserm_cli.store.checks import check, damaged_units, open_complete
-from sparserm_cli.store.receipts import FileFact, UnitFacts
-from sparserm_cli.store.units import UnitStore
-from sparserm_cli.store.work import work_units
+from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.io.file_facts import FileFact
+from sparserm_cli.store.units.integrity import check, damaged_units, open_complete
+from sparserm_cli.store.units.records import UnitFacts
+from sparserm_cli.store.units.unit_store import UnitStore
+from sparserm_cli.store.units.work_loop import work_units
 
 
 @pytest.fixture
@@ -334,10 +335,12 @@ def test_opening_reads_two_files_whatever_the_number_of_units(
     fill(toy.toy_store(tmp_path / "many"))
     read, asked = [], []
     monkeypatch.setattr(
-        "sparserm_cli.store.files.read_bytes", lambda path: read.append(path) or path.read_bytes()
+        "sparserm_cli.store.io.sealed_json.read_bytes", lambda path: read.append(path) or path.read_bytes()
     )
     size_of = places.size_of
-    monkeypatch.setattr("sparserm_cli.store.checks.size_of", lambda path: asked.append(path) or size_of(path))
+    monkeypatch.setattr(
+        "sparserm_cli.store.units.integrity.size_of", lambda path: asked.append(path) or size_of(path)
+    )
     open_complete(toy.toy_store(tmp_path / "many"))
     assert {path.name for path in read} == {"plan.json", "MANIFEST.json"}
     assert len(asked) == 41

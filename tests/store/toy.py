@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from sparserm_cli.store.building import building_folder
-from sparserm_cli.store.places import digest_file, make_folder, write_atomic
-from sparserm_cli.store.receipts import FileFact, Plan, UnitFacts
-from sparserm_cli.store.units import UnitStore, write_plan
+from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.file_facts import FileFact
+from sparserm_cli.store.io.storage import digest_file, make_folder, write_atomic
+from sparserm_cli.store.units.records import Plan, UnitFacts
+from sparserm_cli.store.units.unit_store import UnitStore, write_plan
 
 UNITS = 4
 

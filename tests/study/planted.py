@@ -8,16 +8,18 @@ import numpy as np
 
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.stages.cohort import Cohort
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.capture_writer import ActivationsWriter
-from sparserm_cli.store.csr import Csr, index_type
-from sparserm_cli.store.features import FeaturesReader, FeaturesWriter, features_path
-from sparserm_cli.store.features_plan import SAEFacts, plan_features
-from sparserm_cli.store.plan import ExtractSettings, InputFact
-from sparserm_cli.store.planner import PlanWriter
-from sparserm_cli.store.receipts import UnitFacts
-from sparserm_cli.store.work import work_units
+from sparserm_cli.store.arrays.csr import Csr, index_type
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.plan import ExtractSettings, InputFact
+from sparserm_cli.store.capture.plan_writer import PlanWriter
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.capture.writer import ActivationsWriter
+from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.plan import SAEFacts, plan_features
+from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.features.writer import FeaturesWriter
+from sparserm_cli.store.units.records import UnitFacts
+from sparserm_cli.store.units.work_loop import work_units
 
 D_IN, D_SAE = 32, 48
 GOOD, BAD = 5, 9

@@ -17,9 +17,9 @@ from sparserm_cli.models.attribution import attribution, attributions, columns
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.fit import fit
-from sparserm_cli.store.building import remove_folder
-from sparserm_cli.store.directions import directions_path, read_directions
-from sparserm_cli.store.reward import HeadArrays, reward_path
+from sparserm_cli.store.artifacts.directions import directions_path, read_directions
+from sparserm_cli.store.artifacts.reward import HeadArrays, reward_path
+from sparserm_cli.store.io.atomic import remove_folder
 from sparserm_cli.study.explain import Explanation, explain
 
 made = run_path(str(Path(__file__).with_name("tiny_run.py")))

@@ -17,13 +17,13 @@ from plotly.offline import get_plotlyjs
 
 from sparserm_cli.config import EvaluateConfig, ReportConfig
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.directions import directions_path
-from sparserm_cli.store.features import features_path
-from sparserm_cli.store.frequency import frequency_path
-from sparserm_cli.store.results import COMPARISON, EVALUATION
-from sparserm_cli.store.reward import read_reward, reward_path
+from sparserm_cli.store.artifacts.directions import directions_path
+from sparserm_cli.store.artifacts.frequency import frequency_path
+from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.study.evaluate import evaluate
 from sparserm_cli.study.report import ReportSummary, report
 from sparserm_cli.study.report_page import script_json

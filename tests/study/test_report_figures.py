@@ -7,9 +7,9 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from sparserm_cli.store.directions import LayerDirections
-from sparserm_cli.store.frequency import Measures
-from sparserm_cli.store.reward import Metric
+from sparserm_cli.store.artifacts.directions import LayerDirections
+from sparserm_cli.store.artifacts.frequency import Measures
+from sparserm_cli.store.artifacts.reward import Metric
 from sparserm_cli.study.calibration import length_bias, reliability
 from sparserm_cli.study.report_figures import (
     BLUE,

@@ -7,9 +7,9 @@ import pytest
 import sparserm_planted as planted
 
 from sparserm_cli.models.head import RewardHead
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.reward import HeadArrays
+from sparserm_cli.store.artifacts.reward import HeadArrays
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.study.report_scores import (
     EXTREMES,
     PairScores,

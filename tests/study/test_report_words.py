@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparserm_cli.data.splits import group_key
-from sparserm_cli.store.activations import capture_path
-from sparserm_cli.store.capture_reader import ActivationsReader
-from sparserm_cli.store.planner import PlanWriter
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.plan_writer import PlanWriter
+from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.study.report_contexts import Context
 from sparserm_cli.study.report_words import Words, _beginning, _frame
 

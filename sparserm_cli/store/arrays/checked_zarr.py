@@ -1,0 +1,226 @@
+"""The few things we ask of zarr, made safe: synced atomic writes, no silent fill, errors that name the file.
+
+Plain zarr writes without fsync, leaves out empty chunks and reads a missing chunk as the fill value. Here
+every key is written by `write_atomic` (on an object store, see `remote_zarr`, by one put), every chunk is
+written, and a missing chunk is an error to read.
+Arrays have one chunk a unit, no shards, crc32c, and lie as `<array>/zarr.json` and `<array>/c.<unit>.0`.
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Any, Literal, Self
+
+import numpy as np
+import xxhash
+import zarr
+from zarr.abc.store import ByteRequest, Store
+from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import LocalStore
+
+from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.store.io.file_facts import FileFact
+from sparserm_cli.store.io.storage import make_folder, write_atomic
+
+_DAMAGED = "run `sparserm verify --deep` to see all damage"
+_THREADS = 2  # many workers share a machine; a unit is one chunk an array, so more would not help
+_BROKEN = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
+
+
+class CheckedStore(Store):
+    """What our readers and writers know of a zarr store, wherever it lies.
+
+    Attributes:
+        place: the artifact's folder or prefix.
+        written: key to what was given to the disk or the object store.
+
+    """
+
+    place: PurePath
+    written: dict[str, FileFact]
+
+    def _note(self, key: str, data: memoryview) -> None:
+        """Remember what was written."""
+        self.written[key] = FileFact(key, data.nbytes, xxhash.xxh3_128(data).hexdigest())
+
+    def _found(self, key: str, value: Buffer | None) -> Buffer | None:
+        """Return what was read at `key`; a chunk must be there when reading only."""
+        if value is None and self.read_only and key.rpartition("/")[2].startswith("c."):
+            raise CorruptStoreError(str(self.place / key), "a chunk", "no file", _DAMAGED)
+        return value
+
+
+class SafeStore(LocalStore, CheckedStore):
+    """A zarr store on the local disk whose writes are synced and whose missing chunks are errors.
+
+    Args:
+        root: the artifact's folder.
+        read_only: refuse writes, and raise CorruptStoreError for a chunk that is not there.
+        sync: as in `write_atomic`.
+
+    """
+
+    def __init__(self, root: Path | str, *, read_only: bool = False, sync: bool = True) -> None:
+        super().__init__(root, read_only=read_only)
+        self.place, self.sync = self.root, sync
+        self.written = {}
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        """Return a store of the same folder; what was written so far is known to both."""
+        other = type(self)(self.root, read_only=read_only, sync=self.sync)
+        other.written = self.written
+        return other
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        """Return the bytes of `key`; a chunk must be there when reading only."""
+        return self._found(key, await super().get(key, prototype, byte_range))
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Write `key` atomically and synced."""
+        await asyncio.to_thread(self._write, key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Write `key` atomically and synced unless it is there."""
+        if not (self.root / key).exists():
+            await asyncio.to_thread(self._write, key, value)
+
+    def set_sync(self, key: str, value: Buffer) -> None:
+        """Write `key` atomically and synced."""
+        self._write(key, value)
+
+    def _write(self, key: str, value: Buffer) -> None:
+        """Write and remember what was given to the disk."""
+        self._check_writable()
+        path = self.root / key
+        if self.sync:
+            make_folder(path.parent)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        data = bytes_of(value)
+        write_atomic(path, data, sync=self.sync)
+        self._note(key, data)
+
+
+def bytes_of(value: Buffer) -> memoryview:
+    """Return the bytes of one of zarr's buffers, without a copy."""
+    return memoryview(np.asarray(value.as_numpy_array()).data).cast("B")
+
+
+@contextmanager
+def zarr_settings() -> Iterator[None]:
+    """Run zarr with few threads and with every chunk written, whatever the user's configuration says."""
+    settings = {
+        "async.concurrency": _THREADS,
+        "threading.max_workers": _THREADS,
+        "array.write_empty_chunks": True,
+    }
+    with zarr.config.set(settings):
+        yield
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn whatever zarr raises for damaged bytes into CorruptStoreError.
+
+    Args:
+        where: the file and unit read.
+
+    Raises:
+        CorruptStoreError: a checksum, length or JSON in the file is wrong.
+
+    """
+    try:
+        with zarr_settings():
+            yield
+    except _BROKEN as error:
+        found = f"{type(error).__name__} ({' '.join(str(error).split())[:200]})"
+        raise CorruptStoreError(where, "whole bytes", found, _DAMAGED) from error
+
+
+def create_group(store: CheckedStore, path: str, attributes: Mapping[str, Any]) -> None:
+    """Write a group's metadata."""
+    with zarr_settings():
+        zarr.create_group(store=store, path=path, attributes=dict(attributes))
+
+
+def create_array(
+    store: CheckedStore,
+    path: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    fill: np.generic,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an array's metadata, at its final shape; no chunk is written yet.
+
+    Args:
+        store: the store.
+        path: of the array in the store.
+        shape: final.
+        chunks: shape of one chunk, which is one file.
+        fill: what a chunk not there would read as, were that not an error; NaN where the type has one. Its
+            type is the array's.
+        attributes: written beside it.
+
+    """
+    with zarr_settings():
+        options = array_options(shape, chunks, fill)
+        zarr.create_array(store=store, name=path, attributes=dict(attributes or {}), **options)
+
+
+def array_options(shape: tuple[int, ...], chunks: tuple[int, ...], fill: np.generic) -> dict[str, Any]:
+    """Return what all our arrays are made with: no filter, no shard, crc32c, chunks in one folder."""
+    return {
+        "shape": shape,
+        "chunks": tuple(max(1, size) for size in chunks),
+        "dtype": fill.dtype,
+        "fill_value": fill.item(),
+        "filters": None,
+        "compressors": [Crc32cCodec()],
+        "chunk_key_encoding": {"name": "default", "separator": "."},
+    }
+
+
+def open_array(store: CheckedStore, path: str) -> zarr.Array[Any]:
+    """Open an array.
+
+    Raises:
+        CorruptStoreError: its metadata are missing or cut.
+
+    """
+    with reading(str(store.place / path / "zarr.json")):
+        mode: Literal["r", "r+"] = "r" if store.read_only else "r+"
+        array = zarr.open_array(store=store, path=path, mode=mode, zarr_format=3)
+        # The configuration given to open_array is ignored for an array that is there; this one is not.
+        return array.with_config({"write_empty_chunks": True})
+
+
+def write_rows(array: zarr.Array[Any], start: int, values: np.ndarray) -> None:
+    """Write whole chunks of rows at `start`."""
+    with zarr_settings():
+        array[start : start + len(values)] = values
+
+
+def read_rows(store: CheckedStore, path: str, start: int, stop: int, unit: int | None = None) -> np.ndarray:
+    """Read rows of an array.
+
+    Raises:
+        CorruptStoreError: a chunk is missing or damaged; names the array and the unit.
+
+    """
+    array = open_array(store, path)
+    named = "" if unit is None else f" (unit {unit})"
+    with reading(f"{store.place / path}{named}"):
+        return np.asarray(array[start:stop])
+
+
+def chunk_path(path: str, unit: int, dimensions: int = 2) -> str:
+    """Return the file of the chunk of `unit` of an array."""
+    return f"{path}/c.{unit}" + ".0" * (dimensions - 1)

@@ -1,0 +1,76 @@
+"""A Parquet table in one file that notices any changed byte of itself.
+
+Parquet's own checksums are of its pages alone. The seal is of the whole file: the file's metadata hold, under
+`sparserm.seal`, the xxh3-128 that the file has while a placeholder of the same length stands there.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.store.io.sealed_json import json_object
+from sparserm_cli.store.io.storage import read_cached, write_atomic
+
+_HEAD, _SEAL = b"sparserm", b"sparserm.seal"
+_PLACEHOLDER = b"here stands the seal of the file"
+
+
+def write_sealed_table(path: PurePath, table: Any, head: Mapping[str, Any]) -> None:
+    """Write a table whole or not at all.
+
+    Args:
+        path: the file.
+        table: of pyarrow.
+        head: what the metadata shall hold under `sparserm`, as JSON.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+        ValueError: a number of `head` is NaN or infinite.
+
+    """
+    metadata = {_HEAD: json.dumps(head, allow_nan=False), _SEAL: _PLACEHOLDER}
+    table, sink = table.replace_schema_metadata(metadata), pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    data = sink.getvalue().to_pybytes()
+    write_atomic(path, data.replace(_PLACEHOLDER, _digest(data)))
+
+
+def read_sealed_table(path: PurePath, sealed_since: int, hint: str) -> tuple[Any, dict[str, Any]]:
+    """Return the table that `write_sealed_table` wrote, and its head.
+
+    Args:
+        path: the file.
+        sealed_since: the `version` in the head from which on there is a seal.
+        hint: what the user should run when it cannot be read.
+
+    Raises:
+        CorruptStoreError: any byte of it is not as it was written.
+
+    """
+    data = read_cached(path)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        metadata = file.metadata.metadata
+        head = json_object(metadata[_HEAD], str(path), hint)
+        if _SEAL not in metadata and head["version"] < sealed_since:
+            return file.read(), head
+        seal = metadata[_SEAL]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        found = f"a file that does not read ({type(error).__name__})"
+        raise CorruptStoreError(str(path), "a sealed Parquet table", found, hint) from None
+    digest = _digest(data.replace(seal, _PLACEHOLDER))
+    if digest != seal:
+        found = f"xxh3-128 {digest.decode()}"
+        raise CorruptStoreError(str(path), f"xxh3-128 {seal.decode(errors='replace')}", found, hint)
+    return file.read(), head
+
+
+def _digest(data: bytes) -> bytes:
+    """Return the xxh3-128 of some bytes as 32 hexadecimal digits."""
+    return xxhash.xxh3_128_hexdigest(data).encode()

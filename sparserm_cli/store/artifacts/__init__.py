@@ -1,0 +1,1 @@
+"""Small artifacts in one piece: frequency, directions, reward, results."""

@@ -1,0 +1,55 @@
+"""evaluation.json and comparison.json: what was measured, sealed like every small artifact.
+
+`type` and `version` MUST be there; the rest is what `study.evaluate` and `study.compare` give.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
+from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.provenance import check_version
+
+
+@dataclass(frozen=True)
+class Results:
+    """One kind of measurements, in a file of its own in the run directory."""
+
+    type: str
+    """Its kind, which also names the file."""
+    version: int
+    """Of its format."""
+    command: str
+    """What makes it."""
+
+    def path(self, run: PurePath) -> PurePath:
+        """Return where the measurements of a run directory lie."""
+        return run / f"{self.type}.json"
+
+    def write(self, path: PurePath, found: Mapping[str, Any]) -> None:
+        """Write measurements whole or not at all.
+
+        Raises:
+            ResourceError: the disk is full or the folder cannot be written.
+
+        """
+        make_folder(path.parent)
+        write_sealed(path, {"type": self.type, "version": self.version, **found})
+
+    def read(self, path: PurePath) -> Mapping[str, Any]:
+        """Read what `write` wrote.
+
+        Raises:
+            IncompatibleError: it is of another type or newer than this program.
+            CorruptStoreError: it is not there, cut or changed.
+
+        """
+        value = read_sealed(path, f"run `{self.command}` again")
+        check_version(str(path), self.type, value, self.version)
+        return value
+
+
+EVALUATION = Results("evaluation", 1, "sparserm evaluate")
+COMPARISON = Results("comparison", 1, "sparserm compare")

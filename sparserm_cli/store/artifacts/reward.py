@@ -1,0 +1,300 @@
+"""reward/: a fitted reward model, self-contained and portable.
+
+| file | |
+|---|---|
+| model.safetensors | MUST; the head, see below |
+| controls.safetensors | MUST; what it is compared with: heads of the same form, `NAME/` before each tensor |
+| config.json | MUST; the lineage, every field of `RewardConfig`, size and digest of the other files; sealed |
+| README.md | SHOULD; a card for people |
+
+A head scores `x = (projections - mean) / std`, the projections being, layer by layer, for each pooling, the
+products of the pooled vector with the directions; without directions the pooled vector itself. The distance
+of a response from those of the fit is the root mean square of `x @ whitening`.
+
+| tensor | shape | |
+|---|---|---|
+| directions.14 | [directions, d_in] | one a layer; MAY be missing |
+| mean, std | [projections] | of the training responses, MUST |
+| whitening | [projections, projections] | MUST since format 2; the identity in format 1 |
+| weight, bias | [projections], [1] | linear: `x @ weight + bias` |
+| weight_1, bias_1, weight_2, bias | [projections, hidden], [hidden], [hidden], [1] | a layer of ReLUs |
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import xxhash
+from jaxtyping import Float32
+from safetensors import SafetensorError
+from safetensors.numpy import load, save_file
+
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.artifacts.reward_card import card
+from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.file_facts import files_to_json, inventory
+from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
+from sparserm_cli.store.io.storage import is_there, read_cached, write_atomic
+from sparserm_cli.store.provenance import Lineage, check_version, now
+
+FOLDER = "reward"
+TYPE, VERSION = "reward", 2
+COMMAND = "sparserm fit"
+POOLINGS: dict[str, tuple[str, ...]] = {"mean": ("mean",), "last": ("last",), "both": ("mean", "last")}
+"""The poolings that each `pool` projects, in order."""
+
+CONFIG = "config.json"
+_MODEL, _CONTROLS, _CARD = "model.safetensors", "controls.safetensors", "README.md"
+_LINEAR = {"weight", "bias"}
+_MLP = {"weight_1", "bias_1", "weight_2", "bias"}
+
+
+@dataclass(frozen=True)
+class HeadArrays:
+    """A head as arrays."""
+
+    mean: Float32[np.ndarray, " projections"]
+    """Mean of each projection over the training responses."""
+    std: Float32[np.ndarray, " projections"]
+    """Standard deviation of each."""
+    weights: Mapping[str, Float32[np.ndarray, "..."]]
+    """The tensors of a linear head or of one with a hidden layer."""
+    directions: Mapping[int, Float32[np.ndarray, "directions d_in"]] = field(default_factory=dict)
+    """Layer to directions; empty where the pooled vectors themselves are scored."""
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained numbers."""
+        return sum(values.size for values in self.weights.values())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Accuracy of one scorer on one set of pairs."""
+
+    scorer: str
+    """`reward` for the head, else the name of a control."""
+    split: str
+    """`validation`, by the scorer before it was fitted on these pairs too; or `train`, all pairs."""
+    accuracy: float
+    """Share of pairs whose chosen response scores strictly higher."""
+    low: float
+    """Lower end of the 95 % interval over prompts."""
+    high: float
+    """Upper end of it."""
+    pairs: int
+    """Number of pairs."""
+    ties: int = 0
+    """Pairs with equal scores, which count as wrong."""
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Everything recorded about a reward model besides its tensors."""
+
+    lineage: Lineage
+    """Its digest is that of all tensors; filled in by `write_reward`."""
+    model: str
+    """Name of the language model."""
+    model_revision: str
+    """Its commit, or the digest of its files."""
+    tokenizer: str
+    """Digest of the tokenizer."""
+    template_digest: str
+    """Digest of the chat template."""
+    layers: tuple[int, ...]
+    """Blocks, counted from 0, after which the residual stream is taken."""
+    hook_names: tuple[str, ...]
+    """The same in sae-lens words."""
+    d_in: int
+    """Width of the residual stream."""
+    dtype: str
+    """What the language model computed in."""
+    pool: str
+    """mean, last or both."""
+    head: str
+    """linear or mlp."""
+    loss: str
+    """margin, bt or bce."""
+    template: str | None = None
+    """None for the model's own template, `raw` for none, else where it came from."""
+    template_text: str | None = None
+    """The Jinja text of a template that is neither."""
+    max_length: int = 0
+    """Longest prompt plus response, in tokens; 0 for what the model takes."""
+    seed: int = 0
+    """Of the split and of the training."""
+    val_fraction: float = 0.0
+    """Share of prompts that chose the regularisation."""
+    selection: Mapping[str, Any] = field(default_factory=dict)
+    """How the directions were chosen, and layer to their latents and sides."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Digests of the data, numbers of pairs, what the fit has chosen."""
+    metrics: Sequence[Metric] = ()
+    """Accuracies on the training and the validation pairs, of the head and of every control."""
+    score_mean: float = 0.0
+    """Mean score of the responses of all pairs."""
+    score_std: float = 1.0
+    """Their standard deviation: (score - mean) / std is comparable between reward models."""
+    distance: Mapping[str, float] = field(default_factory=dict)
+    """Quantiles over training responses of their distance, each by a whitening made without its prompt."""
+    probe: Mapping[str, Any] = field(default_factory=dict)
+    """Token ids of a `prompt` and a `response` and their `score` at the fit; empty in format 1."""
+    length_preference: int = 0
+    """1 if the longer response of a training pair tends to be the chosen one, -1 if the shorter one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the lineage as a JSON object."""
+        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lineage"}
+        return {**told, "metrics": [vars(metric) for metric in self.metrics]}
+
+
+@dataclass(frozen=True)
+class RewardFiles:
+    """A reward model as it lies on disk."""
+
+    config: RewardConfig
+    """What is recorded."""
+    head: HeadArrays
+    """The head."""
+    controls: Mapping[str, HeadArrays]
+    """Name to head of what it is compared with."""
+    whitening: Float32[np.ndarray, "projections projections"] | None = None
+    """Makes the standardised projections of training responses uncorrelated; None in format 1."""
+
+
+def reward_path(run: PurePath) -> PurePath:
+    """Return where the reward model of a run directory lies."""
+    return run / FOLDER
+
+
+def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
+    """Write a reward model whole or not at all, and return it with its digest.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+
+    """
+    model = _tensors(files.head)
+    if files.whitening is not None:
+        model["whitening"] = np.ascontiguousarray(files.whitening, np.float32)
+    controls = {
+        f"{name}/{key}": values
+        for name, head in files.controls.items()
+        for key, values in _tensors(head).items()
+    }
+    lineage = replace(files.config.lineage, digest=_digest(model, controls), created=now())
+    config = replace(files.config, lineage=lineage)
+    size = sum(one.nbytes for one in [*model.values(), *controls.values()])
+    with building_folder(path, size, sealed_by=CONFIG) as part:
+        save_file(model, part / _MODEL)
+        save_file(controls, part / _CONTROLS)
+        told = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
+        write_atomic(part / _CARD, card(told["reward"]).encode())
+        write_sealed(part / CONFIG, {**told, "files": files_to_json(inventory(part))})
+    return replace(files, config=config)
+
+
+def read_reward(path: PurePath) -> RewardFiles:
+    """Read and check a reward model.
+
+    Raises:
+        IncompatibleError: there is none, it is of another type, or newer than this program.
+        CorruptStoreError: a file is missing, cut or changed.
+
+    """
+    if not is_there(path, CONFIG):
+        raise IncompatibleError(str(path), "a fitted reward model", "no folder", f"run `{COMMAND}` first")
+    again = f"run `{COMMAND}` again"
+    head = read_sealed(path / CONFIG, again)
+    check_version(str(path), TYPE, head, VERSION)
+    lineage = Lineage.from_json(str(path / CONFIG), head)
+    model, controls = _load(path / _MODEL, again), _load(path / _CONTROLS, again)
+    digest = _digest(model, controls)
+    if digest != lineage.digest:
+        raise CorruptStoreError(str(path), f"xxh3-128 {lineage.digest}", f"xxh3-128 {digest}", again)
+    try:
+        config = _config(lineage, head["reward"])
+        parts = {name: _below(controls, name) for name in head["controls"]}
+        heads = {name: _head(part) for name, part in parts.items()}
+        return RewardFiles(config, _head(model), heads, _whitening(model))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptStoreError(
+            str(path), f"a reward model of format {head['version']}", repr(error), again
+        ) from None
+
+
+def _load(path: PurePath, hint: str) -> dict[str, np.ndarray]:
+    """Read a safetensors file."""
+    try:
+        return dict(load(read_cached(path)))
+    except (OSError, SafetensorError) as error:
+        raise CorruptStoreError(str(path), "a safetensors file", type(error).__name__, hint) from None
+
+
+def _tensors(head: HeadArrays) -> dict[str, np.ndarray]:
+    """Return the tensors of a head by name."""
+    directions = {f"directions.{layer}": rows for layer, rows in head.directions.items()}
+    tensors = {**directions, "mean": head.mean, "std": head.std, **head.weights}
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
+
+
+def _head(tensors: Mapping[str, np.ndarray]) -> HeadArrays:
+    """Read a head from its tensors.
+
+    Raises:
+        ValueError: they are not those of a head, or do not fit together.
+
+    """
+    layers = sorted(
+        int(name.removeprefix("directions.")) for name in tensors if name.startswith("directions.")
+    )
+    weights = {name: values for name, values in tensors.items() if name in _LINEAR | _MLP}
+    if set(weights) not in (_LINEAR, _MLP):
+        raise ValueError(f"weights {sorted(weights)}")
+    head = HeadArrays(
+        tensors["mean"], tensors["std"], weights, {layer: tensors[f"directions.{layer}"] for layer in layers}
+    )
+    projections = len(weights["weight"] if "weight" in weights else weights["weight_1"])
+    if not len(head.mean) == len(head.std) == projections:
+        raise ValueError(f"{projections} weights for {len(head.mean)} projections")
+    return head
+
+
+def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return the whitening, if there is one.
+
+    Raises:
+        ValueError: it is not a square of the projections.
+
+    """
+    whitening = tensors.get("whitening")
+    if whitening is not None and whitening.shape != (len(tensors["mean"]),) * 2:
+        raise ValueError(f"a whitening of shape {whitening.shape} for {len(tensors['mean'])} projections")
+    return whitening
+
+
+def _below(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Return the tensors of one control."""
+    return {key.removeprefix(f"{name}/"): one for key, one in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _digest(*groups: Mapping[str, np.ndarray]) -> str:
+    """Return the xxh3-128 of all tensors with their names and shapes."""
+    hasher = xxhash.xxh3_128()
+    for tensors in groups:
+        for name in sorted(tensors):
+            hasher.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
+            hasher.update(np.ascontiguousarray(tensors[name]).data)
+    return hasher.hexdigest()
+
+
+def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:
+    """Read what `to_json` gave."""
+    known = {one.name for one in fields(RewardConfig)}
+    told = {name: item for name, item in value.items() if name in known}
+    lists = {name: tuple(value[name]) for name in ("layers", "hook_names")}
+    metrics = tuple(Metric(**metric) for metric in value["metrics"])
+    return RewardConfig(**{**told, **lists, "metrics": metrics, "lineage": lineage})

@@ -1,0 +1,1 @@
+"""The capture, activations.zarr: plan, rows, reader, writer."""

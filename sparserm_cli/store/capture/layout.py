@@ -1,0 +1,100 @@
+"""How a capture is cut into units and laid out in arrays.
+
+    zarr.json                group, with type and version
+    layers/14/{last,mean}    float32 [units * responses_per_unit, d_in], one chunk a unit, NaN in unused rows
+    layers/14/tokens         bfloat16 bits as uint16, or float32, [units * tokens_per_unit, d_in], the same
+
+Response i of unit u is row `u * responses_per_unit + i - start[u]` of the pooled arrays; its tokens begin at
+row `u * tokens_per_unit` plus the lengths of the unit's responses before it.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from sparserm_cli.store.arrays.bfloat16 import NAN_BITS
+from sparserm_cli.store.arrays.checked_zarr import SafeStore, create_array, create_group
+from sparserm_cli.store.capture.plan import POOLED, ExtractPlan
+from sparserm_cli.store.io.file_facts import inventory
+from sparserm_cli.store.provenance import now, package_versions
+from sparserm_cli.store.units.records import Plan
+from sparserm_cli.store.units.unit_store import write_plan
+
+ACTIVATIONS = "activations"
+COMMAND = "sparserm extract"
+VERSION = 1
+"""Of the format of activations.zarr."""
+
+
+def cut_units(
+    lengths: Integer[np.ndarray, " responses"],
+    prompts: Integer[np.ndarray, " responses"],
+    token_cap: int,
+    response_cap: int,
+) -> Int64[np.ndarray, " starts"]:
+    """Cut responses in store order into units of whole trees under both caps.
+
+    A tree that alone is over a cap is cut between its responses; a response that alone is over the token cap
+    is a unit by itself.
+
+    Args:
+        lengths: tokens of each response.
+        prompts: number of each response's prompt, rising.
+        token_cap: response tokens in a unit at most.
+        response_cap: responses in a unit at most.
+
+    Returns:
+        the first response of each unit, and the end.
+
+    """
+    starts, count = [0], len(lengths)
+    ends = np.zeros(count + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    while (start := starts[-1]) < count:
+        fits = int(np.searchsorted(ends, ends[start] + token_cap, side="right")) - 1
+        stop = max(start + 1, min(fits, start + response_cap, count))
+        if stop < count and (tree := int(np.searchsorted(prompts, prompts[stop]))) > start:
+            stop = tree
+        starts.append(stop)
+    return np.array(starts, np.int64)
+
+
+def create_arrays(store: SafeStore, plan: ExtractPlan) -> None:
+    """Write the metadata of all arrays, at their final shapes."""
+    layout, settings = plan.layout, plan.settings
+    create_group(store, "", {"sparserm": {"type": ACTIVATIONS, "version": VERSION}})
+    for layer in settings.layers:
+        pooled = (layout.units * layout.responses_per_unit, settings.d_in)
+        for name in POOLED:
+            chunk = (layout.responses_per_unit, settings.d_in)
+            create_array(store, f"layers/{layer}/{name}", pooled, chunk, np.float32(np.nan))
+        if settings.positions == "response":
+            shape = (layout.units * layout.tokens_per_unit, settings.d_in)
+            chunk = (layout.tokens_per_unit, settings.d_in)
+            fill = np.uint16(NAN_BITS) if settings.dtype == "bfloat16" else np.float32(np.nan)
+            logical = {"logical_dtype": settings.dtype}
+            create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, logical)
+
+
+def freeze(part: Path, plan: ExtractPlan, identity: Mapping[str, Any]) -> Plan:
+    """Write plan.json over everything that lies in the folder.
+
+    Args:
+        part: the folder, still without its name.
+        plan: what is told.
+        identity: that of the plan's settings; an imported plan keeps the one it had, which may lack a setting
+            that is newer than it.
+
+    """
+    told = {
+        "created": now(),
+        "packages": package_versions(),
+        "inputs": [list(one) for one in plan.settings.inputs],
+        "counts": dict(plan.counts),
+    }
+    frozen = Plan(ACTIVATIONS, VERSION, identity, vars(plan.layout), inventory(part), {}, told)
+    write_plan(part, frozen)
+    return frozen

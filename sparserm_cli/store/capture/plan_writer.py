@@ -1,0 +1,236 @@
+"""Collecting prompts, responses and pairs as they come, and freezing them as a plan.
+
+Reads: token ids, one response at a time. Writes: `activations.zarr/` with its rows arrays, the metadata of
+its arrays at their final shape, rejects.jsonl and plan.json, by one rename. Memory: some blocks of rows,
+however many come, since everything waits and is sorted on the disk (see `tables`).
+
+Prompts and responses of equal tokens are one. Equal is what has equal 128-bit BLAKE2 digests: that two of a
+billion different ones have is less likely than 1 in 10^20.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from jaxtyping import Int64, UInt32
+
+from sparserm_cli.errors import BadInputError
+from sparserm_cli.store.arrays.checked_zarr import SafeStore
+from sparserm_cli.store.arrays.external_sort import Table
+from sparserm_cli.store.capture.layout import create_arrays, cut_units, freeze
+from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, Layout
+from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED, sizes, write_array
+from sparserm_cli.store.capture.spool import Spool, distinct
+from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.fault_points import fault_point
+from sparserm_cli.store.io.storage import make_folder, part_name
+from sparserm_cli.store.units.records import REJECTS
+from sparserm_cli.store.units.unit_store import INNER, PLAN
+
+_PAIR = struct.Struct("<qqq")
+
+
+class _Order(NamedTuple):
+    """What is kept of all that came, and in which order."""
+
+    prompts: Table
+    """Where each different prompt came first."""
+    responses: Table
+    """The prompt of each different response, and where it came first."""
+    pairs: Table
+    """Pairs of different responses, by their numbers, in the order they came in."""
+    unit_start: Int64[np.ndarray, " starts"]
+    """The first response of each unit, and the end."""
+    unit_tokens: Int64[np.ndarray, " units"]
+    """Response tokens of each unit."""
+
+
+class PlanWriter:
+    """Collects what shall be computed; `freeze` writes the plan.
+
+    Args:
+        root: where the capture shall lie, `RUN/activations.zarr`.
+        settings: what decides its content.
+
+    """
+
+    def __init__(self, root: PurePath, settings: ExtractSettings) -> None:
+        self.root, self.settings = root, settings
+        self._spool = Spool(part_name(root.with_name(f"{root.name}.spool")))
+        self._prompt_key = b""
+
+    def __enter__(self) -> Self:
+        """Open the spool."""
+        self._spool.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the spool."""
+        self._spool.__exit__(kind, error, trace)
+
+    def add(
+        self,
+        prompt_ids: UInt32[np.ndarray, " p"],
+        response_ids: UInt32[np.ndarray, " r"],
+        *,
+        group: int,
+        characters: int = 0,
+        straddled: bool = False,
+        truncated: bool = False,
+    ) -> int:
+        """Add a response; of those with equal prompt and tokens the first is kept.
+
+        Args:
+            prompt_ids: token ids of the prompt.
+            response_ids: token ids of the response, at least one.
+            group: the key of the prompt's text, 64 bits.
+            characters: of the response's text.
+            straddled: whether its first token begins in the prompt.
+            truncated: whether the prompt was cut.
+
+        Returns:
+            the handle of the response for `add_pair`.
+
+        """
+        if not len(response_ids):
+            raise ValueError("a response has at least one token")
+        self._add_prompt(np.asarray(prompt_ids, "<u4").tobytes(), group)
+        ids = np.asarray(response_ids, "<u4").tobytes()
+        key = hashlib.blake2b(ids, digest_size=16, key=self._prompt_key).digest()
+        flags = STRADDLED * straddled | TRUNCATED * truncated
+        responses = self._spool.responses
+        responses.add(key, ids, len(self._spool.prompts) - 1, characters, flags)
+        return len(responses) - 1
+
+    def _add_prompt(self, ids: bytes, group: int) -> None:
+        """Add a prompt unless it is that of the response before."""
+        key = hashlib.blake2b(ids, digest_size=16).digest()
+        if key != self._prompt_key:
+            self._spool.prompts.add(key, ids, group)
+            self._prompt_key = key
+
+    def add_pair(self, chosen: int, rejected: int, row: int) -> None:
+        """Add a pair of two handles, from row `row` of the input.
+
+        One of equal responses says nothing and is left out; so is one that came before, with `dedupe`.
+        """
+        self._spool.pairs.append(_PAIR.pack(chosen, rejected, row))
+
+    def reject(self, record: Mapping[str, Any]) -> None:
+        """Note an input row that was not accepted, and why."""
+        line = json.dumps(dict(record), ensure_ascii=True, allow_nan=False) + "\n"
+        self._spool.rejects.append(line.encode("ascii"))
+
+    def freeze(self, counts: Mapping[str, int]) -> ExtractPlan:
+        """Write the plan; after this the capture is there, without any unit done.
+
+        Args:
+            counts: rows read, accepted, rejected, and whatever else was counted.
+
+        Raises:
+            BadInputError: no response was added.
+            ResourceError: the disk is full.
+
+        """
+        if not len(self._spool.responses):
+            where = ", ".join(one.path for one in self.settings.inputs) or "the input"
+            hint = "see rejects, or name another file"
+            raise BadInputError(where, "at least one response", "no rows", hint)
+        order = self._order()
+        plan = ExtractPlan(self.settings, self._layout(order), dict(counts))
+        with building_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
+            store = SafeStore(part, sync=False)
+            create_arrays(store, plan)
+            self._write_rows(store, order, plan.layout)
+            fault_point("plan-rows-written")
+            make_folder(part / INNER)
+            self._spool.rejects.copy(part / REJECTS)
+            frozen = freeze(part, plan, plan.settings.identity())
+            self._spool.remove()
+            fault_point("plan-before-rename")
+        fault_point("plan-renamed")
+        return ExtractPlan(plan.settings, plan.layout, plan.counts, frozen.plan_hash)
+
+    def _order(self) -> _Order:
+        """Put what is different in store order: by first appearance of the prompt, then of the response."""
+        spool = self._spool
+        prompts, number = distinct(spool, spool.prompts.records, lambda block: (block["key"], 0))
+        responses, number = distinct(
+            spool, spool.responses.records, lambda block: (block["key"], number.at(block["prompt"]))
+        )
+        return _Order(prompts, responses, self._pairs(number), *self._units(responses))
+
+    def _pairs(self, number: Table) -> Table:
+        """Return the pairs that are kept, given the number in the store of each response that was added."""
+        kept = self._spool.table(self._spool.pairs.kind)
+        for block in self._spool.pairs.blocks():
+            chosen, rejected = (number.at(block[side]) for side in ("chosen", "rejected"))
+            differ = chosen != rejected
+            kept.add(chosen[differ], rejected[differ], block["row"][differ])
+        if not self.settings.dedupe:
+            return kept
+        firsts, _ = distinct(self._spool, kept, lambda block: (_pair_keys(block), 0))
+        return self._spool.table(kept.kind).extend(kept.at(block["place"]) for block in firsts.blocks())
+
+    def _units(self, responses: Table) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
+        """Cut the responses into units; return the first response of each, the end, and the tokens of each.
+
+        The last unit of a block may go on in the next one, so its responses are cut again with those.
+        """
+        starts, tokens = [0], list[int]()
+        lengths, prompts = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        for block in responses.blocks():
+            length = self._spool.responses.records.at(block["place"])["length"]
+            lengths, prompts = np.append(lengths, length), np.append(prompts, block["tree"].astype(np.int64))
+            cuts = cut_units(lengths, prompts, self.settings.token_cap, self.settings.response_cap)
+            starts += (starts[-1] + cuts[1:-1]).tolist()
+            tokens += np.add.reduceat(lengths, cuts[:-1])[:-1].tolist()
+            lengths, prompts = lengths[cuts[-2] :], prompts[cuts[-2] :]
+        return np.array([*starts, len(responses)]), np.array([*tokens, lengths.sum()])
+
+    def _layout(self, order: _Order) -> Layout:
+        """Return the sizes of everything."""
+        prompt_lengths = self._spool.prompts.column(order.prompts, "length")
+        return Layout(
+            units=len(order.unit_tokens),
+            responses_per_unit=int(np.diff(order.unit_start).max()),
+            tokens_per_unit=int(order.unit_tokens.max()),
+            responses=len(order.responses),
+            prompts=len(order.prompts),
+            pairs=len(order.pairs),
+            response_tokens=int(order.unit_tokens.sum()),
+            prompt_tokens=sum(int(block.sum(dtype=np.int64)) for block in prompt_lengths),
+        )
+
+    def _write_rows(self, store: SafeStore, order: _Order, layout: Layout) -> None:
+        """Write the rows arrays in store order, one after another."""
+        prompts, responses, pairs = self._spool.prompts, self._spool.responses, order.pairs
+        columns: dict[str, Iterable[np.ndarray]] = {
+            "response_prompt": (block["tree"] for block in order.responses.blocks()),
+            "response_length": responses.column(order.responses, "length"),
+            "response_characters": responses.column(order.responses, "characters"),
+            "response_flags": responses.column(order.responses, "flags"),
+            "response_ids": responses.token_ids(order.responses),
+            "prompt_length": prompts.column(order.prompts, "length"),
+            "prompt_group": prompts.column(order.prompts, "group"),
+            "prompt_ids": prompts.token_ids(order.prompts),
+            "pair_chosen": (block["chosen"] for block in pairs.blocks()),
+            "pair_rejected": (block["rejected"] for block in pairs.blocks()),
+            "pair_row": (block["row"] for block in pairs.blocks()),
+            "unit_response_start": [order.unit_start],
+        }
+        lengths = sizes(layout)
+        for name, blocks in columns.items():
+            write_array(store, name, lengths[name], blocks)
+
+
+def _pair_keys(block: np.ndarray) -> np.ndarray:
+    """Return the chosen and the rejected response of each pair as one key of 16 bytes."""
+    return np.stack([block["chosen"], block["rejected"]], axis=1).astype(">i8").view("S16")[:, 0]

@@ -1,0 +1,1 @@
+"""Captures in and out as one HDF5, .npz or .safetensors file."""

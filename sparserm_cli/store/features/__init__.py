@@ -1,0 +1,1 @@
+"""The features, features.zarr: plan, reader, writer."""

@@ -1,0 +1,18 @@
+"""Where the features of a run lie, and how they are removed."""
+
+from pathlib import PurePath
+
+from sparserm_cli.store.io.atomic import remove_folder
+from sparserm_cli.store.units.unit_store import MANIFEST, PLAN
+
+FOLDER = "features.zarr"
+
+
+def features_path(run: PurePath) -> PurePath:
+    """Return where the encoding of a run directory lies."""
+    return run / FOLDER
+
+
+def remove_features(root: PurePath) -> None:
+    """Remove an encoding; a crash leaves the whole encoding or none."""
+    remove_folder(root, MANIFEST, PLAN)

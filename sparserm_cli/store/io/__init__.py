@@ -1,0 +1,1 @@
+"""Atomic reads and writes on a local disk or an object store, and JSON with a seal."""

@@ -1,0 +1,40 @@
+"""Names, sizes and digests of the files of an artifact."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparserm_cli.store.io.storage import digest_file, size_of
+
+
+class FileFact(NamedTuple):
+    """One file of an artifact."""
+
+    path: str
+    """Relative to the artifact, with `/`."""
+    size: int
+    """In bytes."""
+    xxh3_128: str
+    """Of its bytes, in hex."""
+
+
+def files_to_json(files: Sequence[FileFact]) -> list[list[Any]]:
+    """Return files as lists of path, size and digest."""
+    return [list(file) for file in files]
+
+
+def files_from_json(value: Sequence[Sequence[Any]]) -> tuple[FileFact, ...]:
+    """Read what `files_to_json` wrote; raises ValueError or TypeError if it is something else."""
+    return tuple(FileFact(str(path), int(size), str(digest)) for path, size, digest in value)
+
+
+def inventory(root: Path) -> tuple[FileFact, ...]:
+    """Return every file below `root`, read back from the disk, sorted by path."""
+    facts = []
+    for folder, _, names in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            facts.append(FileFact(relative, size_of(path), digest_file(path)))
+    return tuple(sorted(facts))

@@ -1,0 +1,238 @@
+"""The few file operations everything is written and read with; each is a fault point.
+
+A file is old or new, never half, and what was written is on the disk: data go to `<name>.<process>.part` in
+the same folder, are synced, renamed, and the folder is synced. No modification time is ever read.
+"""
+
+import errno
+import hashlib
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Protocol, TypeVar, runtime_checkable
+
+import xxhash
+
+from sparserm_cli.errors import ResourceError
+from sparserm_cli.store.io.fault_points import active, fault_point, operation
+from sparserm_cli.store.io.process_id import this_process, token
+
+T = TypeVar("T")
+
+PART = ".part"
+_BLOCK = 1 << 22
+_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "a used-up quota", errno.EFBIG: "a limit on file size"}
+_CLOSED = {
+    errno.EROFS: "a read-only file system",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+}
+_STALE_TRIES = 5
+_serial = itertools.count()
+
+
+@runtime_checkable
+class _Hasher(Protocol):
+    """What sha256 and xxh3 have in common."""
+
+    def update(self, data: bytes, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
+    """Put `data` at `path` so that after a crash the file is the old one or the new one, whole and synced.
+
+    Args:
+        path: the file; its folder must exist.
+        data: all its bytes.
+        sync: put it on the disk at once; false only in a folder that is synced as a whole before its rename.
+
+    Raises:
+        ResourceError: the disk or quota is full, or the folder cannot be written; tells the bytes needed.
+
+    """
+    view = memoryview(data).cast("B")
+    part = part_name(path)
+    with disk_errors(path, view.nbytes):
+        try:
+            with part.open("wb") as out:
+                _write(out.fileno(), view)
+                if sync:
+                    operation("fsync")
+                    os.fsync(out.fileno())
+            rename(part, path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        if sync:
+            sync_folder(path.parent)
+
+
+def _write(handle: int, view: memoryview) -> None:
+    """Write all of `view`; when faults are asked for, in two halves with a point between them."""
+    halves = (view[: len(view) // 2], view[len(view) // 2 :]) if active() else (view,)
+    for half in halves:
+        operation("write")
+        while half.nbytes:
+            half = half[os.write(handle, half) :]
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename within one file system; an existing file at `target` is replaced in one step."""
+    operation("rename")
+    source.rename(target)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in `folder` on the disk, so that a rename outlives a power loss."""
+    operation("fsync")
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(root: Path) -> None:
+    """Put every file and folder below `root` on the disk, for files that other libraries wrote."""
+    for folder, _, files in os.walk(root):
+        for name in files:
+            operation("fsync")
+            with Path(folder, name).open("rb") as file:
+                os.fsync(file.fileno())
+        sync_folder(Path(folder))
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` and its parents and sync the names; a folder that is there is left as it is."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    with disk_errors(folder, 0):
+        operation("mkdir")
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder; nothing there is fine."""
+    operation("remove")
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def part_name(final: Path) -> Path:
+    """Return a temporary name beside `final` that names this process and that no other thread takes."""
+    return final.with_name(f"{final.name}.{token(this_process())}.{next(_serial)}{PART}")
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file, trying again where a network file system gives a stale handle."""
+    return _patiently(path.read_bytes)
+
+
+def size_of(path: Path | str) -> int:
+    """Return the size of a file in bytes; -1 if it is not there. One stat, and little else."""
+    try:
+        return os.stat(path).st_size  # noqa: PTH116  # a Path costs as much as the stat, 35,000 times
+    except (FileNotFoundError, NotADirectoryError):
+        return -1
+    except OSError:
+        return _patiently(Path(path).stat).st_size
+
+
+def digest_file(path: Path) -> str:
+    """Return the xxh3-128 of a file's bytes in hex: for finding changed bytes, not against malice."""
+    return _patiently(lambda: _hash_file(path, xxhash.xxh3_128()))
+
+
+def sha256_file(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hex, for the identity of inputs and models."""
+    return _patiently(lambda: _hash_file(path, hashlib.sha256()))
+
+
+def _hash_file(path: Path, hasher: _Hasher) -> str:
+    """Feed the file to `hasher` block by block."""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def _patiently(read: Callable[[], T]) -> T:
+    """Call `read`, again after a pause while a network file system says ESTALE (another host renamed)."""
+    for attempt in range(_STALE_TRIES):
+        try:
+            fault_point("read")
+            return read()
+        except OSError as error:
+            if error.errno != errno.ESTALE or attempt == _STALE_TRIES - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+    raise AssertionError("the loop returns or raises")
+
+
+def bytes_below(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    total = 0
+    for folder, _, files in os.walk(path):
+        total += sum(os.stat(os.path.join(folder, name)).st_size for name in files)  # noqa: PTH116, PTH118
+    return total
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the bytes this user may still write on the file system of `folder` or of its nearest parent."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def probe_writable(folder: Path) -> None:
+    """Write, sync and remove a small file in `folder`, made if need be.
+
+    Raises:
+        ResourceError: the folder cannot be made or written.
+
+    """
+    make_folder(folder)
+    probe = part_name(folder / "probe")
+    with disk_errors(folder, 1):
+        try:
+            with probe.open("wb") as out:
+                _write(out.fileno(), memoryview(b"0"))
+                os.fsync(out.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(where: PurePath, needed: int) -> Iterator[None]:
+    """Turn a full disk, a used-up quota and a folder that cannot be written into ResourceError.
+
+    Args:
+        where: the file or folder that was to be written.
+        needed: its bytes; 0 if not known.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        amount = f"{needed:,} bytes" if needed else "room"
+        if error.errno in _FULL:
+            hint = "free space and run the same command again; what is done is kept"
+            raise ResourceError(str(where), f"{amount} on the disk", _FULL[error.errno], hint) from error
+        if error.errno in _CLOSED or isinstance(error, (NotADirectoryError, FileExistsError)):
+            found = _CLOSED.get(error.errno or 0, "a file where a folder should be")
+            raise ResourceError(
+                str(where), "a place to write", found, "choose another --run directory"
+            ) from error
+        raise

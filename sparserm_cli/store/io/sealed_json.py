@@ -1,0 +1,153 @@
+"""Our own JSON files, plain and sealed; the face of `places`, `building` and `faults` for the other rooms."""
+
+import json
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import xxhash
+
+from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.store.io.atomic import building_file, building_folder, remove_folder, replace_folder, sweep
+from sparserm_cli.store.io.fault_points import fault_point, operation
+from sparserm_cli.store.io.local_disk import disk_errors, probe_writable, sha256_file
+from sparserm_cli.store.io.storage import (
+    digest_file,
+    free_bytes,
+    make_folder,
+    read_bytes,
+    remove,
+    size_of,
+    sync_folder,
+    write_atomic,
+)
+
+__all__ = [
+    "building_file",
+    "building_folder",
+    "canonical_json",
+    "digest_file",
+    "disk_errors",
+    "fault_point",
+    "free_bytes",
+    "json_object",
+    "make_folder",
+    "operation",
+    "probe_writable",
+    "read_bytes",
+    "read_json",
+    "read_sealed",
+    "remove",
+    "remove_folder",
+    "replace_folder",
+    "sha256_file",
+    "size_of",
+    "sweep",
+    "sync_folder",
+    "write_atomic",
+    "write_json_atomic",
+    "write_sealed",
+]
+
+SEAL = "seal"
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one spelling of a JSON value that digests are taken of: sorted keys, ASCII, no spaces.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def write_json_atomic(path: PurePath, value: Mapping[str, Any]) -> None:
+    """Write a JSON object as `write_atomic` does, two spaces deep, keys in the order given.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+        ResourceError: as `write_atomic`.
+
+    """
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii"))
+
+
+def read_json(path: PurePath, hint: str = "remove it and run the stage again") -> dict[str, Any]:
+    """Read one of our own JSON files strictly.
+
+    Args:
+        path: the file.
+        hint: what the user should run when it cannot be read.
+
+    Raises:
+        CorruptStoreError: it is missing, cut, not UTF-8, no object, has a key twice or a NaN.
+
+    """
+    try:
+        data = read_bytes(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise CorruptStoreError(str(path), "a JSON object", "no file", hint) from None
+    return json_object(data, str(path), hint)
+
+
+def json_object(data: bytes, where: str, hint: str) -> dict[str, Any]:
+    """Return the JSON object that `data` spells; raises CorruptStoreError as `read_json`."""
+    try:
+        text = data.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        found = f"bytes that are not UTF-8 at offset {error.start}"
+        raise CorruptStoreError(where, "a JSON object", found, hint) from None
+    except RecursionError:
+        raise CorruptStoreError(where, "a JSON object", "nesting without end", hint) from None
+    except ValueError as error:
+        raise CorruptStoreError(where, "a JSON object", f"broken JSON ({error})", hint) from None
+    if not isinstance(value, dict):
+        raise CorruptStoreError(where, "a JSON object", f"a {type(value).__name__}", hint)
+    return value
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object, refusing a key that stands twice."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which are no JSON."""
+    raise ValueError(f"{name} is no JSON number")
+
+
+def write_sealed(path: PurePath, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with a `seal`: the xxh3-128 of the rest, so that any changed byte is noticed.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+        ResourceError: as `write_atomic`.
+
+    """
+    sealed = {**value, SEAL: _seal(value)}
+    fields = (f"{json.dumps(name)}: {json.dumps(one, allow_nan=False)}" for name, one in sealed.items())
+    write_atomic(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode("ascii"))
+
+
+def read_sealed(path: PurePath, hint: str = "remove it and run the stage again") -> dict[str, Any]:
+    """Read what `write_sealed` wrote, without the seal.
+
+    Raises:
+        CorruptStoreError: as `read_json`, or the seal is not that of the rest.
+
+    """
+    value = read_json(path, hint)
+    found, expected = value.pop(SEAL, None), _seal(value)
+    if found != expected:
+        raise CorruptStoreError(str(path), f"seal {expected}", f"{found}", hint)
+    return value
+
+
+def _seal(value: Mapping[str, Any]) -> str:
+    """Return the digest of a JSON value."""
+    return xxhash.xxh3_128(canonical_json(value)).hexdigest()

@@ -1,0 +1,1 @@
+"""Line files for other programs: scores, rankings, preference pairs, the score log."""

@@ -1,0 +1,39 @@
+"""Files of one JSON object a line, as `scores.jsonl`, `ranking.jsonl`, pairs and their audit are."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import IO, Any
+
+from sparserm_cli.locations import place
+from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.storage import make_folder
+
+STDOUT = "-"
+
+Writer = Callable[[Mapping[str, Any]], object]
+"""Writes one line."""
+
+
+def line_writer(file: IO[str]) -> Writer:
+    """Return what writes lines to an open file."""
+    return lambda line: file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def writing_lines(output: str | PurePath) -> Iterator[Writer]:
+    """Give what writes lines to stdout (`STDOUT`), or to a file that appears when it is whole.
+
+    Raises:
+        ResourceError: the disk is full or the folder cannot be written.
+
+    """
+    if output == STDOUT:
+        yield line_writer(sys.stdout)
+        return
+    path = place(output)
+    make_folder(path.parent)
+    with building_file(path) as part, part.open("w", encoding="utf-8") as file:
+        yield line_writer(file)

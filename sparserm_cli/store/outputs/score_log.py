@@ -1,0 +1,223 @@
+"""scored/KEY.jsonl: the scores of a file's rows as they come, so that a killed run loses little.
+
+KEY is a digest of everything the scores depend on: the file's bytes, the reward model, the options that
+choose rows or change scores. So a log is never stale, and every command that needs the same scores finds it.
+
+| line | | |
+|---|---|---|
+| first | MUST | `type`, `version`, and `identity`, the digest of which is KEY |
+| of a window | | `window`, its number from 0, and `rows`, computed together, in order; windows in any |
+| of a window given up | MAY | `window`, and `failed`, why it could not be computed |
+| last | MUST once all rows are there | `inputs`, digests of what was read, and `shape`, the kind of rows |
+
+| a row's field | | |
+|---|---|---|
+| row | MUST | its number in the file, from 1 |
+| rejected | MUST where it could not be scored | why |
+| id | MUST where a scored row has one | its own id |
+| scores, ood | MUST where it was scored | a number a response; null where the reward model abstains |
+| token_ids, token_rewards | MAY | a list a response; rewards are null where the reward model abstains |
+| token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
+
+Lines are only ever appended and synced. What a crash has cut off at the end is cut away at the next opening,
+and what was given up is tried again. Memory: a window, and a number for each.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt32
+
+from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.locations import cache_folder
+from sparserm_cli.store.io.fault_points import fault_point, operation
+from sparserm_cli.store.io.local_disk import disk_errors
+from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.provenance import content_digest
+
+FOLDER = "scored"
+TYPE, VERSION = "scored", 3
+_HINT = "remove it and run the command again"
+
+
+class ScoreLog:
+    """The log of one file's scores under one reward model.
+
+    Args:
+        run: the run directory; since no object can grow, that of an object store has its logs in the cache.
+        identity: field to JSON value of everything the scores depend on.
+
+    Attributes:
+        path: the log.
+        windows: number of a window to where its rows begin, in bytes.
+        inputs: digests of what was read; None while rows are missing.
+        shape: what kind of rows the file has; empty while rows are missing.
+
+    """
+
+    def __init__(self, run: PurePath, identity: Mapping[str, Any]) -> None:
+        self._head = {"type": TYPE, "version": VERSION, "identity": dict(identity)}
+        folder = run if isinstance(run, Path) else cache_folder()
+        self.path = folder / FOLDER / f"{content_digest(self._head)[:32]}.jsonl"
+        self.windows: dict[int, int] = {}
+        self.inputs: list[str] | None = None
+        self.shape = ""
+
+    def open(self) -> None:
+        """Read how far the log has come, and cut away what a crash has left unfinished.
+
+        Raises:
+            ResourceError: the folder cannot be written.
+
+        """
+        make_folder(self.path.parent)
+        end = 0
+        if self.path.exists():
+            for line, begin, end in self._whole_lines():  # noqa: B007  # the last end is wanted
+                if "rows" in line:
+                    self.windows[line["window"]] = begin
+                self.inputs, self.shape = line.get("inputs"), line.get("shape", "")
+            with disk_errors(self.path, 0), self.path.open("r+b") as file:
+                operation("write")
+                file.truncate(end)
+        if not end:
+            self._append(self._head)
+
+    def append(self, window: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add the rows of a window, all of them or none, and put them on the disk.
+
+        Args:
+            window: its number.
+            rows: at least one, as `scored_row` and `refused_row` give them.
+
+        Raises:
+            ResourceError: the disk is full.
+
+        """
+        self.windows[window] = self._append({"window": window, "rows": rows})
+
+    def give_up(self, window: int, reason: str) -> None:
+        """Note why a window could not be computed; the next run tries it again."""
+        self._append({"window": window, "failed": reason})
+
+    def finish(self, inputs: Sequence[str], shape: str) -> None:
+        """Note that all rows are there.
+
+        Args:
+            inputs: digests of what was read.
+            shape: what kind of rows the file has.
+
+        Raises:
+            ResourceError: the disk is full.
+
+        """
+        self._append({"inputs": list(inputs), "shape": shape})
+        self.inputs, self.shape = list(inputs), shape
+
+    def complete_to(self) -> tuple[int, int]:
+        """Return how many windows there are without a gap, and the number of their last row."""
+        windows = next(number for number in count() if number not in self.windows)
+        return windows, self.read(windows - 1)[-1]["row"] if windows else 0
+
+    def read(self, window: int) -> list[dict[str, Any]]:
+        """Return the rows of a window.
+
+        Raises:
+            CorruptStoreError: they are not as they were written.
+
+        """
+        begin = self.windows[window]
+        with self.path.open("rb") as file:
+            file.seek(begin)
+            line = _object(file.readline())
+        if line is None or line.get("window") != window or "rows" not in line:
+            where = f"{self.path} (byte {begin})"
+            raise CorruptStoreError(where, f"the rows of window {window}", "something else", _HINT)
+        return list(line["rows"])
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows, in order; raises as `read`."""
+        for window in sorted(self.windows):
+            yield from self.read(window)
+
+    def _append(self, line: Mapping[str, Any]) -> int:
+        """Add a line and put it on the disk; return where it begins."""
+        data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        with disk_errors(self.path, len(data)), self.path.open("ab") as file:
+            begin = file.tell()
+            operation("write")
+            file.write(data)
+            file.flush()
+            operation("fsync")
+            os.fsync(file.fileno())
+        fault_point("scores-appended")
+        return begin
+
+    def _whole_lines(self) -> Iterator[tuple[dict[str, Any], int, int]]:
+        """Yield the lines up to the first that is not whole, each with its first byte and its end."""
+        end = 0
+        with self.path.open("rb") as file:
+            for data in file:
+                line = _object(data)
+                if line is None:
+                    return
+                begin, end = end, end + len(data)
+                yield line, begin, end
+
+
+def scored_row(
+    row: int,
+    name: str | None,
+    scores: Float32[np.ndarray, " responses"],
+    ood: Float32[np.ndarray, " responses"],
+) -> dict[str, Any]:
+    """Return a row as the log keeps it.
+
+    Args:
+        row: its number in the file, from 1.
+        name: its own id, if it has one.
+        scores: one a response; NaN becomes null.
+        ood: one a response.
+
+    """
+    line: dict[str, Any] = {"row": row} if name is None else {"row": row, "id": name}
+    given = [None if np.isnan(score) else float(score) for score in scores]
+    return {**line, "scores": given, "ood": ood.tolist()}
+
+
+def token_fields(
+    ids: Sequence[UInt32[np.ndarray, " _"]],
+    rewards: Sequence[Float32[np.ndarray, " _"] | None],
+    method: str,
+) -> dict[str, Any]:
+    """Return what a row says of the tokens of its responses.
+
+    Args:
+        ids: token ids of each response.
+        rewards: a reward a token; None where the reward model abstains.
+        method: how they were found.
+
+    """
+    parts = [None if one is None else one.tolist() for one in rewards]
+    return {"token_ids": [one.tolist() for one in ids], "token_rewards": parts, "token_method": method}
+
+
+def refused_row(row: int, reason: str) -> dict[str, Any]:
+    """Return a row that could not be scored: its number from 1, and why."""
+    return {"row": row, "rejected": reason}
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    """Return the object that a line spells; None if it is cut or spoilt."""
+    if not data.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None

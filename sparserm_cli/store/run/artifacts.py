@@ -1,0 +1,172 @@
+"""The chain of artifacts in a run directory, in the order of the stages: what makes each, and how it is read.
+
+`look` reads as little of an artifact as tells what it is and whether it is whole by the quick check.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Any
+
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.artifacts import directions, frequency, reward
+from sparserm_cli.store.capture import artifact as activations
+from sparserm_cli.store.capture.layout import ACTIVATIONS
+from sparserm_cli.store.capture.layout import VERSION as ACTIVATIONS_VERSION
+from sparserm_cli.store.features import artifact
+from sparserm_cli.store.features.plan import FEATURES
+from sparserm_cli.store.features.plan import VERSION as FEATURES_VERSION
+from sparserm_cli.store.io.file_facts import FileFact, files_from_json
+from sparserm_cli.store.io.sealed_json import read_sealed
+from sparserm_cli.store.io.storage import bytes_below, is_there, names, size_of
+from sparserm_cli.store.provenance import Lineage, first_difference
+from sparserm_cli.store.units.integrity import open_complete
+from sparserm_cli.store.units.unit_store import INNER, MANIFEST, PLAN, UnitStore
+
+ABSENT, PLANNED, PARTIAL, COMPLETE = "absent", "planned", "partial", "complete"
+STALE, INCOMPATIBLE, CORRUPT = "stale", "incompatible", "corrupt"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact of the chain as it is now."""
+
+    name: str
+    """Such as `activations`."""
+    path: PurePath
+    """Where it lies or would lie."""
+    command: str
+    """What makes or continues it."""
+    state: str = ABSENT
+    """absent, planned, partial, complete, stale, incompatible or corrupt."""
+    detail: str = ""
+    """For people: how far it is, what differs, what is damaged."""
+    done: int = 0
+    """Units done; 0 for artifacts without units."""
+    units: int = 0
+    """Units planned."""
+    bytes: int = 0
+    """What it takes on the disk."""
+    created: str = ""
+    """When it was planned or made, as recorded inside it; "" if it does not say."""
+    lineage: Lineage | None = None
+    """What it says about itself; None if it cannot be read or is not complete."""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The artifacts it was made from."""
+        return () if self.lineage is None else tuple(self.lineage.parents)
+
+    @property
+    def made_anew_by(self) -> str:
+        """What replaces it; only a stage that works in units keeps what is there unless it is forced."""
+        return self.command + (" --force" if _KINDS[self.name].version else "")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of artifact is found."""
+
+    path: Callable[[PurePath], PurePath]
+    command: str
+    lineage: Callable[[PurePath], Lineage] | None = None
+    version: int = 0
+    described_in: str = PLAN
+
+
+_KINDS: Mapping[str, _Kind] = {
+    ACTIVATIONS: _Kind(activations.capture_path, "sparserm extract", version=ACTIVATIONS_VERSION),
+    FEATURES: _Kind(artifact.features_path, "sparserm encode", version=FEATURES_VERSION),
+    "frequency": _Kind(
+        frequency.frequency_path,
+        "sparserm frequency",
+        lambda run: frequency.read_frequency(run).lineage,
+        described_in="",
+    ),
+    "directions": _Kind(
+        directions.directions_path,
+        "sparserm select",
+        lambda run: directions.read_directions(run).lineage,
+        described_in=directions.JSON,
+    ),
+    "reward": _Kind(
+        reward.reward_path,
+        "sparserm fit",
+        lambda run: reward.read_reward(reward.reward_path(run)).config.lineage,
+        described_in=reward.CONFIG,
+    ),
+}
+NAMES = tuple(_KINDS)
+
+
+def unit_store(run: PurePath, name: str) -> UnitStore | None:
+    """Open the unit store `name` of a run directory; None for artifacts without units.
+
+    Raises:
+        IncompatibleError: it is not there, or newer than this program.
+        CorruptStoreError: its plan cannot be read.
+
+    """
+    kind = _KINDS[name]
+    return UnitStore(kind.path(run), name, kind.version, kind.command) if kind.version else None
+
+
+def look(run: PurePath, name: str) -> Artifact:
+    """Return an artifact of a run directory; no error is raised for what is wrong with it."""
+    kind = _KINDS[name]
+    artifact = Artifact(name, kind.path(run), kind.command)
+    if not is_there(artifact.path, kind.described_in):
+        return artifact
+    try:
+        if kind.lineage is None:
+            return _look_at_units(run, artifact)
+        lineage, size = kind.lineage(run), bytes_below(artifact.path)
+        return replace(artifact, state=COMPLETE, lineage=lineage, bytes=size, created=lineage.created)
+    except CorruptStoreError as error:
+        return replace(artifact, state=CORRUPT, detail=str(error), bytes=bytes_below(artifact.path))
+    except IncompatibleError as error:
+        return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=bytes_below(artifact.path))
+
+
+def _look_at_units(run: PurePath, artifact: Artifact) -> Artifact:
+    """Return a unit store: planned, partial or complete."""
+    store = unit_store(run, artifact.name)
+    if store is None:
+        raise ValueError(f"{artifact.name} has no units")
+    told: Mapping[str, Any] = store.plan.told
+    artifact = replace(artifact, units=store.plan.units, created=str(told.get("created", "")))
+    if size_of(store.root / MANIFEST) < 0:
+        done, failed = store.done(), len(names(store.root / INNER / "failures"))
+        detail = f"{done} of {store.plan.units} units" + (f", {failed} failed" if failed else "")
+        state = PARTIAL if done else PLANNED
+        return replace(artifact, state=state, detail=detail, done=done, bytes=bytes_below(artifact.path))
+    manifest = open_complete(store)
+    size = manifest.bytes + sum(file.size for file in store.plan.files)
+    lineage = store.lineage(manifest)
+    return replace(artifact, state=COMPLETE, done=store.plan.units, bytes=size, lineage=lineage)
+
+
+def is_made(run: PurePath, wanted: Lineage) -> bool:
+    """Tell whether the run directory holds the artifact `wanted`, whole: same settings, same parents.
+
+    Its digest is not compared: it follows from these.
+    """
+    found = look(run, wanted.type).lineage
+    if found is None or set(found.parents) != set(wanted.parents):
+        return False
+    parents = all(found.parents[name].digest == one.digest for name, one in wanted.parents.items())
+    return parents and first_difference(found.identity, wanted.identity) is None
+
+
+def recorded_files(artifact: Artifact) -> tuple[FileFact, ...]:
+    """Return the files that a small artifact says it is made of; a single file vouches for itself.
+
+    Raises:
+        CorruptStoreError: what it says of itself cannot be read.
+
+    """
+    described_in = _KINDS[artifact.name].described_in
+    if not described_in:
+        return ()
+    # The seal vouches that no list was lost: an artifact without one was made before there were lists.
+    return files_from_json(read_sealed(artifact.path / described_in).get("files", ()))

@@ -1,0 +1,106 @@
+"""The state of the whole chain: what is there, what is stale and why, what to run next. Reads no data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.capture.layout import ACTIVATIONS
+from sparserm_cli.store.capture.plan import ExtractPlan, check_inputs, input_path, plan_of
+from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.provenance import parent_difference
+from sparserm_cli.store.run.artifacts import COMPLETE, CORRUPT, NAMES, STALE, Artifact, look, unit_store
+
+READ_BYTES = 1 << 26
+"""Inputs up to this size together are always read; of larger ones, only by a deep look."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """The chain of artifacts in a run directory."""
+
+    artifacts: tuple[Artifact, ...]
+    """In the order of the stages."""
+    next_command: str
+    """What to run to go on; "" when everything is up to date."""
+
+    def __getitem__(self, name: str) -> Artifact:
+        """Return the artifact of that name."""
+        return next(one for one in self.artifacts if one.name == name)
+
+
+def status(run: PurePath, *, deep: bool = False) -> Status:
+    """Look at every artifact of a run directory; nothing is raised for what is wrong with them.
+
+    Args:
+        run: the run directory.
+        deep: read the files that the capture was made from, however large they are.
+
+    """
+    seen: dict[str, Artifact] = {}
+    for name in NAMES:
+        artifact = look(run, name)
+        if artifact.state == COMPLETE and name == ACTIVATIONS:
+            artifact = _beside_inputs(run, artifact, deep=deep)
+        elif artifact.state == COMPLETE:
+            artifact = _beside_parents(artifact, seen)
+        seen[name] = artifact
+    return Status(tuple(seen.values()), _next(tuple(seen.values())))
+
+
+def _beside_parents(artifact: Artifact, seen: Mapping[str, Artifact]) -> Artifact:
+    """Return a complete artifact, stale if its parents are not what it was made from."""
+    if artifact.lineage is None:
+        return artifact
+    for name, recorded in artifact.lineage.parents.items():
+        parent = seen.get(name)
+        if parent is None or parent.lineage is None:
+            continue  # a parent may be thrown away once it has been used
+        difference = parent_difference(recorded, parent.lineage.as_parent())
+        if difference is not None:
+            field, before, now = difference
+            detail = f"made from other {name}: {field} was {before}, is {now}"
+            return replace(artifact, state=STALE, detail=detail)
+        if parent.state == STALE:
+            return replace(artifact, state=STALE, detail=f"made from {name}, which is stale")
+    return artifact
+
+
+def _beside_inputs(run: PurePath, artifact: Artifact, *, deep: bool) -> Artifact:
+    """Return a complete capture, stale if a file it was read from has changed; says so if none was read."""
+    store = unit_store(run, artifact.name)
+    if store is None:
+        return artifact
+    try:
+        plan = plan_of(str(store.root), store.plan)
+        if changed := _changed_size(plan, run):
+            return replace(artifact, state=STALE, detail=changed)
+        total = sum(one.bytes for one in plan.settings.inputs)
+        if total > READ_BYTES and not deep:
+            told = f"{total:,} bytes of input were not read: `sparserm status --deep` and every stage do so"
+            return replace(artifact, detail=told)
+        check_inputs(plan, run)
+    except IncompatibleError as error:
+        told = f"{error.where}: {error.expected} was read, is {error.found}"
+        return replace(artifact, state=STALE, detail=told)
+    except CorruptStoreError as error:
+        return replace(artifact, state=CORRUPT, detail=str(error))
+    return artifact
+
+
+def _changed_size(plan: ExtractPlan, run: PurePath) -> str:
+    """Return which input file has another size; "" if none has or it is gone."""
+    for one in plan.settings.inputs:
+        path = input_path(run, one)
+        size = size_of(path)
+        if size not in (-1, one.bytes):
+            return f"{path}: {one.bytes:,} bytes were read, is {size:,} bytes"
+    return ""
+
+
+def _next(artifacts: Sequence[Artifact]) -> str:
+    """Return the command of the first artifact that is not complete."""
+    for artifact in artifacts:
+        if artifact.state != COMPLETE:
+            return artifact.made_anew_by if artifact.state == STALE else artifact.command
+    return ""

@@ -1,0 +1,157 @@
+"""Finding damage in a unit store: the quick check of every open, and the deep check of `verify --deep`.
+
+Quick: the manifest, then one stat for each file. Deep: every byte is hashed again and every receipt is read.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.io.file_facts import FileFact
+from sparserm_cli.store.io.sealed_json import read_sealed
+from sparserm_cli.store.io.storage import digest_file, for_each, size_of
+from sparserm_cli.store.units.records import Manifest, Receipt, UnitRecord
+from sparserm_cli.store.units.unit_store import INNER, MANIFEST, UnitStore
+
+REPAIR = "run `sparserm repair` and the stage again: only the damaged units are redone"
+ANEW = "the plan itself is damaged: run the stage with --force"
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One file of an artifact that is not as recorded."""
+
+    path: str
+    """Relative to the artifact."""
+    unit: int | None
+    """The unit it belongs to; None for the plan's files and the manifest."""
+    expected: str
+    """What was recorded."""
+    found: str
+    """What is there."""
+
+    @property
+    def mendable(self) -> bool:
+        """Whether doing units again mends it; damage to the plan's own files needs a new plan."""
+        return self.unit is not None or self.path == MANIFEST
+
+
+def damage_error(store: UnitStore, damage: Sequence[Damage]) -> CorruptStoreError:
+    """Return the error that tells the first damage and names all units that are damaged."""
+    first, units = damage[0], damaged_units(damage)
+    named = "" if first.unit is None else f" (unit {first.unit})"
+    others = [str(unit) for unit in units if unit != first.unit]
+    shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
+    found = first.found + (f" (and {len(others)} more damaged: units {shown})" if others else "")
+    hint = REPAIR if first.mendable else ANEW
+    return CorruptStoreError(f"{store.root / first.path}{named}", first.expected, found, hint)
+
+
+def check(store: UnitStore, *, deep: bool) -> list[Damage]:
+    """Return all damage to a store, complete or not.
+
+    Args:
+        store: the store; its plan has been read.
+        deep: hash every file again and read every receipt, instead of one stat for each file.
+
+    """
+    damage = list(check_files(store.root, store.plan.files, None, deep=deep))
+    manifest = None
+    try:
+        manifest = store.manifest()
+    except CorruptStoreError as error:
+        damage.append(Damage(MANIFEST, None, error.expected, error.found))
+    records = dict(enumerate(manifest.units if manifest is not None else ()))
+
+    def check_unit(unit: int) -> list[Damage]:
+        return list(_check_unit(store, unit, records.get(unit), deep=deep))
+
+    for found in for_each(store.root, check_unit, range(store.plan.units)):
+        damage += found
+    if manifest is not None and len(manifest.units) != store.plan.units:
+        units = f"{store.plan.units} units", f"{len(manifest.units)}"
+        damage.append(Damage(MANIFEST, None, *units))
+    return damage
+
+
+def _check_unit(store: UnitStore, unit: int, record: UnitRecord | None, *, deep: bool) -> Iterator[Damage]:
+    """Yield the damage to one unit and to its receipt; a unit without either is pending, not damaged."""
+    path = f"{INNER}/receipts/{unit:05d}.json"
+    receipt = None
+    if size_of(store.root / path) >= 0:
+        if deep or record is None:
+            receipt, broken = _read_receipt(store, unit, path)
+            yield from broken
+    elif record is not None:
+        yield Damage(path, unit, "a receipt", "no file")
+    if record is not None and receipt is not None and receipt.files != record.files:
+        yield Damage(path, unit, "the files of the manifest", "others")
+    files = record.files if record is not None else receipt.files if receipt is not None else ()
+    yield from check_files(store.root, files, unit, deep=deep)
+
+
+def _read_receipt(store: UnitStore, unit: int, path: str) -> tuple[Receipt | None, list[Damage]]:
+    """Return the receipt at `path` and what is wrong with it."""
+    try:
+        receipt = Receipt.from_json(path, read_sealed(store.root / path))
+    except CorruptStoreError as error:
+        return None, [Damage(path, unit, error.expected, error.found)]
+    if receipt.plan_hash != store.plan_hash:
+        return None, [Damage(path, unit, f"plan {store.plan_hash}", f"plan {receipt.plan_hash}")]
+    if receipt.unit != unit:
+        return None, [Damage(path, unit, f"unit {unit}", f"unit {receipt.unit}")]
+    return receipt, []
+
+
+def check_files(
+    root: PurePath, files: Sequence[FileFact], unit: int | None, *, deep: bool
+) -> Iterator[Damage]:
+    """Yield the files below `root` whose size, or with `deep` whose digest, is not as recorded."""
+    folder = str(root)
+    for file in files:
+        size = size_of(f"{folder}/{file.path}" if isinstance(root, Path) else root / file.path)
+        if size != file.size:
+            found = "no file" if size < 0 else f"{size:,} bytes"
+            yield Damage(file.path, unit, f"{file.size:,} bytes", found)
+        elif deep:
+            digest = digest_file(root / file.path)
+            if digest != file.xxh3_128:
+                yield Damage(file.path, unit, f"xxh3-128 {file.xxh3_128}", digest)
+
+
+def open_complete(store: UnitStore) -> Manifest:
+    """Return the manifest of a complete store whose files are all there with their sizes.
+
+    Raises:
+        IncompatibleError: it is not complete; says how many units are missing and what continues it.
+        CorruptStoreError: a file is missing, empty, cut or of another size, or the manifest is of another
+            plan; names the first such file and its unit.
+
+    """
+    manifest = store.manifest()
+    if manifest is None:
+        missing = store.plan.units - store.done()
+        where, units = str(store.root), store.plan.units
+        found = f"{missing} of {units} units missing" if missing else "units that were not yet checked"
+        hint = f"run `{store.command}` again to continue"
+        raise IncompatibleError(where, "a complete store", found, hint)
+    if len(manifest.units) != store.plan.units:
+        found = f"{len(manifest.units)}"
+        raise CorruptStoreError(str(store.root / MANIFEST), f"{store.plan.units} units", found, REPAIR)
+    damage = list(check_files(store.root, store.plan.files, None, deep=False))
+
+    def check_unit(unit: int) -> list[Damage]:
+        return list(check_files(store.root, manifest.units[unit].files, unit, deep=False))
+
+    for damaged in for_each(store.root, check_unit, range(store.plan.units)):
+        damage += damaged
+    if damage:
+        raise damage_error(store, damage)
+    return manifest
+
+
+def damaged_units(damage: Sequence[Damage]) -> list[int]:
+    """Return the units to be done again; all damage that no unit can mend is left out."""
+    return sorted({one.unit for one in damage if one.unit is not None})
