@@ -35,8 +35,8 @@ WAYS = (
 
 def read_trees(path: Path, pairs: int, model: str) -> list[Any]:
     """Read `pairs` rows, spread evenly over the file, as prompts with their responses in file order."""
+    from sparserm_cli.data.chat_template import PromptTemplate
     from sparserm_cli.data.reader import Reader
-    from sparserm_cli.data.template import PromptTemplate
     from sparserm_cli.models.identity import load_tokenizer, resolve_model
     from sparserm_cli.models.tree import Tree
 

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 
 from sparserm_cli.align.probes import Probe, Trial, edited, pooled_probes, probe_rows, probes_of
 from sparserm_cli.config import DoctorConfig, Note
-from sparserm_cli.data.template import RAW, EncodedExample, PromptTemplate
+from sparserm_cli.data.chat_template import RAW, EncodedExample, PromptTemplate
 from sparserm_cli.models.head import RewardHead
 from sparserm_cli.models.identity import ModelIdentity, load_tokenizer, resolve_model
 from sparserm_cli.models.lm import LanguageModel

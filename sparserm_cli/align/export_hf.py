@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from sparserm_cli.align import modeling_sparserm as modeling
 from sparserm_cli.config import DEFAULT_MODEL, ExportConfig, Note
-from sparserm_cli.data.conversation import ConversationText
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example
-from sparserm_cli.data.template import PromptTemplate
+from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.default import HUB_ID as DEFAULT_MODEL_HUB_ID
 from sparserm_cli.models.identity import HUB_NAME, load_tokenizer

@@ -17,8 +17,8 @@ from jaxtyping import Bool
 
 from sparserm_cli.align.scored import Refused, Scored, score_file
 from sparserm_cli.config import Note, PairsConfig, Progress
+from sparserm_cli.data.chat_template import RAW, raw_transcript
 from sparserm_cli.data.example import CHOSEN, REJECTED, Example, plain_prompt
-from sparserm_cli.data.template import RAW, raw_transcript
 from sparserm_cli.locations import place
 from sparserm_cli.store.outputs.json_lines import writing_lines
 from sparserm_cli.store.outputs.preferences import (

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import UInt32
 
 from sparserm_cli.config import DoctorConfig, column_map
+from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example, Message
-from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.template import EncodedExample, PromptTemplate
+from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.models.capture import pool
 from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.pooling import Pooled

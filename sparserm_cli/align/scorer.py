@@ -14,7 +14,7 @@ import numpy as np
 
 from sparserm_cli.align.client import post
 from sparserm_cli.config import KEY_VARIABLE, Guards
-from sparserm_cli.data.conversation import ConversationText
+from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.reward import UNGUARDED, Prompt, RewardModel
 

@@ -19,8 +19,8 @@ from sparserm_cli.align.server_batches import FullError
 from sparserm_cli.align.server_gate import Gate, RefusedError
 from sparserm_cli.align.server_metrics import CONTENT_TYPE
 from sparserm_cli.align.server_service import Service
+from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.example import Message
-from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError
 from sparserm_cli.models.reward import Prompt, Rewards
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.models.reward import Rewards
 
 BATCH_TOKENS = 16_384

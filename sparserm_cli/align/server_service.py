@@ -8,8 +8,8 @@ from typing import Any
 from sparserm_cli.align.server_batches import Batcher, FullError
 from sparserm_cli.align.server_metrics import Metrics
 from sparserm_cli.config import ServeConfig
-from sparserm_cli.data.conversation import ConversationText
-from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.prompt_cache import PromptCache
 from sparserm_cli.models.reward import RewardModel, Rewards

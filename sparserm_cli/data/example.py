@@ -3,7 +3,27 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sparserm_cli.data.lines import RowError
+
+class RowError(Exception):
+    """A row that cannot be used.
+
+    Args:
+        expected: what would have been right.
+        found: what was there instead.
+        field: the column concerned, if one is.
+        offset: byte offset of the fault, if it is not that of the row.
+
+    """
+
+    def __init__(self, expected: str, found: str, *, field: str = "", offset: int | None = None) -> None:
+        self.expected, self.found, self.field, self.offset = expected, found, field, offset
+        super().__init__(self.reason)
+
+    @property
+    def reason(self) -> str:
+        """The fault in one phrase."""
+        return f"expected {self.expected}, found {self.found}"
+
 
 CHOSEN, REJECTED, UNLABELLED = 1, -1, 0
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sparserm_cli.data.example import Message
-from sparserm_cli.data.lines import RowError, kind_of, shown
+from sparserm_cli.data.example import Message, RowError
+from sparserm_cli.data.sources.strict_json import kind_of, shown
 
 
 def present(row: Mapping[str, Any], field: str) -> Any:

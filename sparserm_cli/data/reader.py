@@ -15,10 +15,10 @@ from typing import Literal
 import numpy as np
 import xxhash
 
-from sparserm_cli.data.example import CHOSEN, REJECTED, Example, InputFile, Message, RawRow, Reject
-from sparserm_cli.data.files import open_source
-from sparserm_cli.data.lines import EXCERPT_CHARACTERS, RowError, kind_of
+from sparserm_cli.data.example import CHOSEN, REJECTED, Example, InputFile, Message, RawRow, Reject, RowError
 from sparserm_cli.data.shapes import Purpose, Shape, example_of, recognise
+from sparserm_cli.data.sources.open import open_source
+from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, kind_of
 from sparserm_cli.errors import BadInputError
 
 __all__ = ["Example", "InputFile", "Message", "Reader", "Reject"]

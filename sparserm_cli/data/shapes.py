@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from sparserm_cli.data import fields
-from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example, Message
-from sparserm_cli.data.lines import RowError, kind_of, shown
+from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example, Message, RowError
+from sparserm_cli.data.sources.strict_json import kind_of, shown
 
 Purpose = Literal["pairs", "responses", "any"]
 _TURN = re.compile(r"\n\n(Human|Assistant):")

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.errors import ResourceError
 from sparserm_cli.models.capture import Residuals, capture, pool
 from sparserm_cli.models.head import RewardHead

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.models.capture import capture, pool
 from sparserm_cli.models.lm import LanguageModel
 from sparserm_cli.models.tree import Tree

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from sparserm_cli.config import Guards
+from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.data.example import UNLABELLED, Example, Message
-from sparserm_cli.data.template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.locations import place
 from sparserm_cli.models.attribution import Method, attributions

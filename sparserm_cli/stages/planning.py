@@ -13,12 +13,12 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sparserm_cli.config import ExtractConfig, column_map
+from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, tokenizer_digest
 from sparserm_cli.data.example import CHOSEN, REJECTED, InputFile
-from sparserm_cli.data.files import open_source
-from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.splits import group_key
-from sparserm_cli.data.template import EncodedExample, PromptTemplate, tokenizer_digest
+from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.identity import ModelIdentity, load_tokenizer
 from sparserm_cli.models.sae_metadata import read_sae_metadata

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any
 
 from sparserm_cli.config import Progress, ResponsesConfig, column_map
-from sparserm_cli.data.prepare import encoded_rows
+from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.shapes import Purpose
-from sparserm_cli.data.template import EncodedExample, PromptTemplate
+from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.store.artifacts.reward import reward_path
 

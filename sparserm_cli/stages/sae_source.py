@@ -17,13 +17,12 @@ import torch
 from jaxtyping import Bool, Float, UInt32, UInt64
 from torch import Tensor
 
-from sparserm_cli.data.example import InputFile
-from sparserm_cli.data.files import hash_file, open_source
-from sparserm_cli.data.lines import RowError
+from sparserm_cli.data.chat_template import PromptTemplate
+from sparserm_cli.data.example import InputFile, RowError
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.shapes import recognise
+from sparserm_cli.data.sources.open import hash_file, open_source
 from sparserm_cli.data.splits import group_key, validation_mask
-from sparserm_cli.data.template import PromptTemplate
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.capture import capture
 from sparserm_cli.models.lm import LanguageModel

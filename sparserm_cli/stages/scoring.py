@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparserm_cli.config import Guards, Note, Progress, ScoreConfig
+from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.example import Reject
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.template import EncodedExample, PromptTemplate
 from sparserm_cli.errors import PartialError
 from sparserm_cli.models.reward import RewardModel
 from sparserm_cli.stages.engine import Lost, open_engine

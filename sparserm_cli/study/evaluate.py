@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sparserm_cli.config import EvaluateConfig, Note, Progress
+from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.splits import group_key
-from sparserm_cli.data.template import EncodedExample
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.locations import place
 from sparserm_cli.models.reward import RewardModel

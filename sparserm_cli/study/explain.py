@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from sparserm_cli.config import ExplainConfig, Note
+from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.example import UNLABELLED, Example
-from sparserm_cli.data.prepare import encoded_rows
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.template import EncodedExample
+from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.attribution import Attribution, Method, attributions, columns
 from sparserm_cli.models.identity import load_tokenizer

@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from sparserm_cli import RewardModel
 from sparserm_cli.align.export_hf import build, export_hf, settle_boundaries
 from sparserm_cli.config import EvaluateConfig, ExportConfig
-from sparserm_cli.data.conversation import ConversationText
-from sparserm_cli.data.template import PromptTemplate
+from sparserm_cli.data.chat_template import PromptTemplate
+from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.identity import load_tokenizer
 from sparserm_cli.store.artifacts.reward import read_reward

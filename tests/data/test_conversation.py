@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.data.conversation import ConversationText
+from sparserm_cli.data.chat_template import PromptTemplate, Rendered
 from sparserm_cli.data.example import Example, Message
-from sparserm_cli.data.template import PromptTemplate, Rendered
+from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError
 
 bytewise = run_path(str(Path(__file__).with_name("test_template.py")))["tokenizer"]

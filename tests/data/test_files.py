@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sparserm_cli.data.example import InputFile, RawRow
-from sparserm_cli.data.files import is_hub_name, open_source
+from sparserm_cli.data.sources.open import is_hub_name, open_source
 from sparserm_cli.errors import BadInputError
 
 ROWS = [{"prompt": "é?", "response": "a"}, {"prompt": "b?", "response": "c"}]

@@ -9,8 +9,8 @@ import huggingface_hub.constants
 import pytest
 from huggingface_hub.errors import GatedRepoError
 
-from sparserm_cli.data.hub import HubRows
 from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.sources.huggingface import HubRows
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, TemporaryError, UsageError
 
 ROWS = [{"prompt": "a?", "chosen": "b", "rejected": "c"}, {"prompt": "d?", "chosen": "e", "rejected": "f"}]

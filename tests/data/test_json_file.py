@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.data import json_file
-from sparserm_cli.data.json_file import json_rows
+from sparserm_cli.data.sources import json_array as json_file
+from sparserm_cli.data.sources.json_array import json_rows
 from sparserm_cli.errors import BadInputError
 
 ROWS = [{"prompt": "é?", "response": "a"}, {"prompt": "b?", "response": "c"}]

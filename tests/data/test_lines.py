@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.data import lines
-from sparserm_cli.data.lines import Line, RowError, iter_lines, parse_json
+from sparserm_cli.data.example import RowError
+from sparserm_cli.data.sources import strict_json as lines
+from sparserm_cli.data.sources.strict_json import Line, iter_lines, parse_json
 
 
 def line_of(data: bytes, *, ended: bool = True, offset: int = 0) -> Line:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from tokenizers import normalizers
 
-from sparserm_cli.data.prepare import encoded_rows
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.template import PromptTemplate
+from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import BadInputError
 
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.data.example import Example, Message
-from sparserm_cli.data.lines import RowError
+from sparserm_cli.data.example import Example, Message, RowError
 from sparserm_cli.data.shapes import SHAPES, Purpose, example_of, recognise, shared_words, transcript
 
 USER, REPLY = Message("user", "hi?"), Message("assistant", "yes")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sparserm_cli.data.example import RawRow
-from sparserm_cli.data.tables import csv_rows, parquet_rows
+from sparserm_cli.data.sources.tables import csv_rows, parquet_rows
 from sparserm_cli.errors import BadInputError
 
 
@@ -79,7 +79,7 @@ def test_row_20_csv_without_records(tmp_path: Path):
 
 def test_row_21_csv_quote_that_swallows_the_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """An open quote ends at the cell limit instead of taking all memory."""
-    monkeypatch.setattr("sparserm_cli.data.tables.MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr("sparserm_cli.data.sources.tables.MAX_LINE_BYTES", 1000)
     rows = read_csv(tmp_path, b'a\n"open\n' + b"x" * 99 + b"\n" + b"1\n" * 2000)
     assert reasons(rows)[0] == "expected CSV, found field larger than field limit (1000)"
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from sparserm_cli.data.chat_template import EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.data.example import Example, Message
-from sparserm_cli.data.template import EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, UsageError
 
 MERGES = [("Ġ", "P"), ("a", "r"), ("i", "s"), ("ĠP", "ar"), ("ĠPar", "is"), ("?", "y"), ("©", "a")]

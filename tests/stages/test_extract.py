@@ -13,7 +13,7 @@ import torch
 from sparserm_cli.cli import spine_reports as reports
 from sparserm_cli.config import ExtractConfig
 from sparserm_cli.console import Output
-from sparserm_cli.data.template import PromptTemplate
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.errors import (
     BadInputError,
     IncompatibleError,

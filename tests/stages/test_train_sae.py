@@ -170,7 +170,7 @@ def test_text_of_every_kind_becomes_an_sae(tmp_path: Path, tiny_model: Callable[
 
 def test_conversations_are_split_by_prompt_and_learned_from_once(tiny_model: Callable[..., Path]) -> None:
     """No prompt is on both sides; the shared start is left out; each prompt's tokens come once."""
-    from sparserm_cli.data.template import PromptTemplate
+    from sparserm_cli.data.chat_template import PromptTemplate
     from sparserm_cli.models.identity import load_tokenizer, resolve_model
     from sparserm_cli.models.lm import LanguageModel
 

@@ -14,13 +14,7 @@ from sparserm_cli.store.arrays.csr import Csr, part_path, read_csr
 from sparserm_cli.store.arrays.object_zarr import zarr_store
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.rows import Pairs, Rows
-from sparserm_cli.store.features.plan import (
-    COMMAND,
-    FEATURES,
-    VERSION,
-    FeaturesPlan,
-    features_plan_of,
-)
+from sparserm_cli.store.features.plan import COMMAND, FEATURES, VERSION, FeaturesPlan, features_plan_of
 from sparserm_cli.store.provenance import Lineage, Parent, check_parent
 from sparserm_cli.store.units.integrity import open_complete
 from sparserm_cli.store.units.records import Manifest

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Literal
 
-from sparserm_cli.data.lines import RowError
+from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
+from sparserm_cli.data.example import RowError
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.template import EncodedExample, PromptTemplate
 
 TooLong = Literal["error", "reject", "truncate-left"]
 _BATCH_ROWS = 256

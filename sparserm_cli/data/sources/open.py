@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sparserm_cli.data.example import InputFile, RawRow
-from sparserm_cli.data.json_file import json_rows
-from sparserm_cli.data.lines import EXCERPT_CHARACTERS, Line, RowError, iter_lines, parse_json
-from sparserm_cli.data.tables import csv_rows, parquet_rows
+from sparserm_cli.data.example import InputFile, RawRow, RowError
+from sparserm_cli.data.sources.json_array import json_rows
+from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, Line, iter_lines, parse_json
+from sparserm_cli.data.sources.tables import csv_rows, parquet_rows
 from sparserm_cli.errors import BadInputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
@@ -51,7 +51,7 @@ def open_source(source: str | Path, *, split: str = "train", offline: bool = Fal
     """
     path = Path(source)
     if isinstance(source, str) and not path.exists() and is_hub_name(source):
-        from sparserm_cli.data.hub import HubRows
+        from sparserm_cli.data.sources.huggingface import HubRows
 
         rows = HubRows(source, split=split, offline=offline)
         return RowSource(source, "row", rows.rows, rows.inputs)

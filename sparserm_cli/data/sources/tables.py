@@ -7,11 +7,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sparserm_cli.data.example import RawRow
-from sparserm_cli.data.lines import (
+from sparserm_cli.data.example import RawRow, RowError
+from sparserm_cli.data.sources.strict_json import (
     EXCERPT_CHARACTERS,
     MAX_LINE_BYTES,
-    RowError,
     check_text,
     decode,
     raw_lines,

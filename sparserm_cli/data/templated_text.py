@@ -7,8 +7,8 @@ the ids of the same conversation given as messages, and never gets a second BOS.
 
 from typing import NamedTuple
 
+from sparserm_cli.data.chat_template import PromptTemplate, Rendered
 from sparserm_cli.data.example import Message
-from sparserm_cli.data.template import PromptTemplate, Rendered
 from sparserm_cli.errors import BadInputError, IncompatibleError
 
 _ASKED, _ANSWERED = "Where?", "Everywhere!"

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sparserm_cli.data.example import RawRow
-from sparserm_cli.data.lines import EXCERPT_CHARACTERS, MAX_DEPTH, Line, RowError, iter_lines, parse_json
+from sparserm_cli.data.example import RawRow, RowError
+from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, MAX_DEPTH, Line, iter_lines, parse_json
 from sparserm_cli.errors import BadInputError
 
 MAX_FILE_BYTES = 2**30

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from sparserm_cli.data.example import InputFile, RawRow
-from sparserm_cli.data.lines import EXCERPT_CHARACTERS
-from sparserm_cli.data.tables import checked_row
+from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS
+from sparserm_cli.data.sources.tables import checked_row
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, TemporaryError, UsageError
 
 

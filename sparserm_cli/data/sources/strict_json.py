@@ -14,12 +14,23 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sparserm_cli.data.example import RowError
+
 MAX_LINE_BYTES = 16 * 2**20
+
+
 MAX_DEPTH = 64
+
+
 EXCERPT_CHARACTERS = 200
 
+
 _BOM = b"\xef\xbb\xbf"
+
+
 _SURROGATE_OR_NUL = re.compile("[\ud800-\udfff\0]")
+
+
 _KINDS = {str: "a string", bool: "true or false", int: "a number", float: "a number", list: "a list"}
 
 
@@ -36,27 +47,6 @@ class Line(NamedTuple):
     """Length of the whole line in bytes."""
     ended: bool
     """Whether a newline follows; only the last line of a file may lack one."""
-
-
-class RowError(Exception):
-    """A row that cannot be used.
-
-    Args:
-        expected: what would have been right.
-        found: what was there instead.
-        field: the column concerned, if one is.
-        offset: byte offset of the fault, if it is not that of the row.
-
-    """
-
-    def __init__(self, expected: str, found: str, *, field: str = "", offset: int | None = None) -> None:
-        self.expected, self.found, self.field, self.offset = expected, found, field, offset
-        super().__init__(self.reason)
-
-    @property
-    def reason(self) -> str:
-        """The fault in one phrase."""
-        return f"expected {self.expected}, found {self.found}"
 
 
 def iter_lines(source: Path | str | BufferedIOBase, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
