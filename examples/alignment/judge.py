@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sparserm_cli.models.backbone import choose_device
+from sparserm_cli.models.lm.devices import choose_device
 
 DEVICE = choose_device("auto")
 BATCH = 16

@@ -21,8 +21,8 @@ import judge
 import numpy as np
 import policy
 
-from sparserm_cli import RewardModel
-from sparserm_cli.models.identity import resolve_model
+from sparserm_cli.models.checkpoints.resolve import resolve_model
+from sparserm_cli.models.reward_model import RewardModel
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"

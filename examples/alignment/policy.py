@@ -10,7 +10,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from sparserm_cli.models.backbone import choose_device, choose_dtype
+from sparserm_cli.models.lm.devices import choose_device, choose_dtype
 
 DEVICE = choose_device("auto")
 DTYPE = choose_dtype("auto", DEVICE)[0]

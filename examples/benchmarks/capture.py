@@ -37,8 +37,8 @@ def read_trees(path: Path, pairs: int, model: str) -> list[Any]:
     """Read `pairs` rows, spread evenly over the file, as prompts with their responses in file order."""
     from sparserm_cli.data.chat_template import PromptTemplate
     from sparserm_cli.data.reader import Reader
-    from sparserm_cli.models.identity import load_tokenizer, resolve_model
-    from sparserm_cli.models.tree import Tree
+    from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
+    from sparserm_cli.models.lm.trie import Tree
 
     examples = list(Reader(path, purpose="pairs", on_bad_row="reject"))
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(pairs, len(examples))).round().astype(int))
@@ -73,8 +73,8 @@ def prepare_sparserm(
     folder: Any, layer: int, dtype: str, trees: Sequence[Any]
 ) -> Callable[[], dict[str, Any]]:
     """Return what captures all response tokens and says how many tokens it computed."""
-    from sparserm_cli.models.capture import capture
-    from sparserm_cli.models.lm import LanguageModel
+    from sparserm_cli.models.lm.language_model import LanguageModel
+    from sparserm_cli.models.lm.residuals import capture
 
     lm = LanguageModel.load(folder, layers=[layer], dtype=dtype)
 
@@ -134,8 +134,8 @@ def prepare_products(
     """Return what multiplies every weight of blocks 0 to `layer` with as many tokens as sparserm computes."""
     import torch
 
-    from sparserm_cli.models.capture import capture
-    from sparserm_cli.models.lm import LanguageModel
+    from sparserm_cli.models.lm.language_model import LanguageModel
+    from sparserm_cli.models.lm.residuals import capture
 
     lm = LanguageModel.load(folder, layers=[layer], dtype=dtype)
     facts: dict[str, Any] = {}
@@ -163,7 +163,7 @@ def work(way: str, options: argparse.Namespace) -> None:
     os.dup2(2, 1)  # libraries may print; answers have a channel of their own
     from transformers.utils import logging
 
-    from sparserm_cli.models.identity import resolve_model
+    from sparserm_cli.models.checkpoints.resolve import resolve_model
 
     logging.disable_progress_bar()
     identity = resolve_model(options.model, offline=True)
@@ -324,7 +324,7 @@ def main() -> None:
     import torch
     import transformers
 
-    from sparserm_cli.models.identity import resolve_model
+    from sparserm_cli.models.checkpoints.resolve import resolve_model
 
     resolve_model(options.model)  # fetch and convert before any clock runs
     results = [measure(data, options) for data in options.data]

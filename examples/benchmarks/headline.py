@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("table", type=Path, help="TruthfulQA.csv")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
-    from sparserm_cli.models.identity import resolve_model
+    from sparserm_cli.models.checkpoints.resolve import resolve_model
 
     resolve_model("smollm2-135m")  # fetched and converted before the clock runs
     with tempfile.TemporaryDirectory() as scratch:

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7, help="counted runs of each, after one that is not")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
-    from sparserm_cli.models.identity import resolve_model
+    from sparserm_cli.models.checkpoints.resolve import resolve_model
     from sparserm_cli.store.artifacts.reward import read_reward
 
     config = read_reward(options.reward).config

@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from sparserm_cli.models.identity import load_tokenizer, resolve_model
-from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
+from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.sae import load_sae
 from sparserm_cli.models.sae_check import measure
 from sparserm_cli.models.sae_tokens import SinkRule

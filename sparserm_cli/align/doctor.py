@@ -14,15 +14,15 @@ from jaxtyping import Float64
 from sparserm_cli.align.probes import Probe, Trial, edited, pooled_probes, probe_rows, probes_of
 from sparserm_cli.config import DoctorConfig, Note
 from sparserm_cli.data.chat_template import RAW, EncodedExample, PromptTemplate
-from sparserm_cli.models.head import RewardHead
-from sparserm_cli.models.identity import ModelIdentity, load_tokenizer, resolve_model
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.pooling import Pooled, pooled_vectors
-from sparserm_cli.models.reward import RewardModel
-from sparserm_cli.models.shape import check_layers, read_shape
+from sparserm_cli.models.checkpoints.config_shape import check_layers, read_shape
+from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer, resolve_model
+from sparserm_cli.models.head.reward_head import RewardHead
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.pooling import Pooled, pooled_vectors
+from sparserm_cli.models.reward_model import RewardModel
 
 if TYPE_CHECKING:
-    from sparserm_cli.models.backbone import DType
+    from sparserm_cli.models.lm.devices import DType
 
 NEGLIGIBLE = 1e-3
 """Largest drift that is only rounding."""

@@ -20,9 +20,9 @@ from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example
 from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.default import HUB_ID as DEFAULT_MODEL_HUB_ID
-from sparserm_cli.models.identity import HUB_NAME, load_tokenizer
-from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.models.checkpoints.default_model import HUB_ID as DEFAULT_MODEL_HUB_ID
+from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.results import EVALUATION
 from sparserm_cli.store.artifacts.reward import POOLINGS, reward_path, write_reward
 from sparserm_cli.store.artifacts.reward_card import hub_card

@@ -15,9 +15,9 @@ from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example, Message
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.tokenized_rows import encoded_rows
-from sparserm_cli.models.capture import pool
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.pooling import Pooled
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.pooling import Pooled
+from sparserm_cli.models.lm.residuals import pool
 from sparserm_cli.store.capture.plan import POOLED
 
 CONVERSATIONS: tuple[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], ...] = (

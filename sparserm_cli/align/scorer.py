@@ -16,7 +16,7 @@ from sparserm_cli.align.client import post
 from sparserm_cli.config import KEY_VARIABLE, Guards
 from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.reward import UNGUARDED, Prompt, RewardModel
+from sparserm_cli.models.reward_model import UNGUARDED, Prompt, RewardModel
 
 AT_A_TIME = 64
 """Responses in one request or one computation."""

@@ -22,7 +22,7 @@ from sparserm_cli.align.server_service import Service
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.example import Message
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError
-from sparserm_cli.models.reward import Prompt, Rewards
+from sparserm_cli.models.reward_model import Prompt, Rewards
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": shapes.Refusal, "description": text} for status, text in shapes.ENDPOINT.items()

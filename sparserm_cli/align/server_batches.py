@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
 from sparserm_cli.data.chat_template import EncodedExample
-from sparserm_cli.models.reward import Rewards
+from sparserm_cli.models.reward_model import Rewards
 
 BATCH_TOKENS = 16_384
 """Tokens taken into one batch, each prompt counted once."""

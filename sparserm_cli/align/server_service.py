@@ -11,8 +11,8 @@ from sparserm_cli.config import ServeConfig
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.prompt_cache import PromptCache
-from sparserm_cli.models.reward import RewardModel, Rewards
+from sparserm_cli.models.lm.prompt_cache import PromptCache
+from sparserm_cli.models.reward_model import RewardModel, Rewards
 
 PROBE_TOLERANCE = 0.25
 """Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from sparserm_cli.align.scorer import Judged, scorer_of
 from sparserm_cli.config import Guards
-from sparserm_cli.models.reward import Prompt
+from sparserm_cli.models.reward_model import Prompt
 
 Turns = Sequence[dict[str, Any]]
 

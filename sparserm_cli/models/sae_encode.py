@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
-from sparserm_cli.models.backbone import choose_dtype
+from sparserm_cli.models.lm.devices import choose_dtype
 from sparserm_cli.models.sae import SparseAutoencoder
 
 TILE_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}

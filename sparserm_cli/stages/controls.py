@@ -83,8 +83,8 @@ def fit_projections(
         progress: called with steps done and steps in all.
 
     """
-    from sparserm_cli.models.fitting import PairData, standardisation
-    from sparserm_cli.models.mlp import fit_head
+    from sparserm_cli.models.head.fit import fit_head
+    from sparserm_cli.models.head.pair_data import PairData, standardisation
 
     mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
     x = (taken - mean) / std

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int32
 from torch import Tensor
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
-from sparserm_cli.models.backbone import choose_device
+from sparserm_cli.models.lm.devices import choose_device
 from sparserm_cli.models.sae import SparseAutoencoder, load_sae
 from sparserm_cli.models.sae_check import SAEQuality, check_sample
 from sparserm_cli.models.sae_encode import Encoded, SparseEncoder

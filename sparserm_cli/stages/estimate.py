@@ -58,7 +58,7 @@ def estimate(request: Request, writer: ActivationsWriter) -> Estimate:
         ResourceError: the device is not there.
 
     """
-    from sparserm_cli.models.backbone import block_parameters
+    from sparserm_cli.models.lm.backbone import block_parameters
 
     config, layout = request.config, writer.plan.layout
     rate = _given(config) or _measured(request, writer)
@@ -79,9 +79,9 @@ def _given(config: ExtractConfig) -> Rate | None:
 
 def _measured(request: Request, writer: ActivationsWriter) -> Rate:
     """Measure the rate of this machine's device on batches of the plan."""
-    from sparserm_cli.models.backbone import device_name
-    from sparserm_cli.models.capture import capture
-    from sparserm_cli.models.tree import Tree
+    from sparserm_cli.models.lm.devices import device_name
+    from sparserm_cli.models.lm.residuals import capture
+    from sparserm_cli.models.lm.trie import Tree
 
     config, lm = request.config, load_model(request, writer, lambda _text: None)
     device = device_name(lm.device)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sparserm_cli.config import ExtractConfig, Note, Progress
 from sparserm_cli.formatting import size
-from sparserm_cli.models.identity import resolve_model
+from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.stages.engine import Engine, open_engine
 from sparserm_cli.stages.estimate import Estimate, estimate
 from sparserm_cli.stages.fused import FusedWorker, finish_latents, plan_latents

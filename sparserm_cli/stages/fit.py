@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt64
 
 from sparserm_cli.config import FitConfig, HeadSetting, Note, Progress
-from sparserm_cli.models.ood import training_distances
+from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.stages.choice import asked, best, final_share, record, try_settings
 from sparserm_cli.stages.controls import (
     LENGTH,
@@ -218,7 +218,7 @@ def _scores(
     config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, HeadArrays], split: Split
 ) -> dict[str, Float64[np.ndarray, " n"]]:
     """Score the responses of the pairs with every head, in one pass over the capture, and by length."""
-    from sparserm_cli.models.head import RewardHead
+    from sparserm_cli.models.head.reward_head import RewardHead
 
     ready = {
         name: RewardHead(arrays, config.layers, config.pool if arrays.directions else "mean")
@@ -274,7 +274,7 @@ def _probe(
     """Return the shortest response of the pairs with its score, for a server to test itself with."""
     place = int(capture.response_lengths[split.rows].argmin())
     response = int(split.rows[place])
-    from sparserm_cli.models.head import RewardHead
+    from sparserm_cli.models.head.reward_head import RewardHead
 
     ready = RewardHead(replace(head, directions={}), (0,), "mean")
     return {

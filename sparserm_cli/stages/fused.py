@@ -85,8 +85,8 @@ class FusedWorker(CaptureWorker):
         """Return residual vectors of each layer, shape (rows, d_in), on the first responses of the plan."""
         import torch
 
-        from sparserm_cli.models.capture import capture
-        from sparserm_cli.models.tree import Tree
+        from sparserm_cli.models.lm.residuals import capture
+        from sparserm_cli.models.lm.trie import Tree
         from sparserm_cli.stages.encode_units import SAMPLE_ROWS
 
         trees, tokens = [], 0

@@ -20,9 +20,9 @@ from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
-from sparserm_cli.models.identity import ModelIdentity, load_tokenizer
+from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_layers
+from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
 from sparserm_cli.models.sae_metadata import read_sae_metadata
-from sparserm_cli.models.shape import ModelShape, check_layers
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.capture.plan_writer import PlanWriter
 from sparserm_cli.store.capture.writer import ActivationsWriter
@@ -236,7 +236,7 @@ def _settings(
     request: Request, shape: ModelShape, template: PromptTemplate, tokenizer: str
 ) -> ExtractSettings:
     """Decide what the options left open."""
-    from sparserm_cli.models.backbone import choose_device, choose_dtype
+    from sparserm_cli.models.lm.devices import choose_device, choose_dtype
 
     config = request.config
     device = choose_device(config.device)

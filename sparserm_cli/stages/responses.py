@@ -13,7 +13,7 @@ from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.shapes import Purpose
 from sparserm_cli.data.tokenized_rows import encoded_rows
-from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.reward import reward_path
 
 WINDOW_ROWS = 512

@@ -24,9 +24,9 @@ from sparserm_cli.data.shapes import recognise
 from sparserm_cli.data.sources.open import hash_file, open_source
 from sparserm_cli.data.splits import group_key, validation_mask
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.capture import capture
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.tree import Tree
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.trie import Tree
 
 TREES_AT_ONCE = 256
 """Documents handed to the model together, so that it can batch those of similar length."""

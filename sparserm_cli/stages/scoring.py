@@ -17,7 +17,7 @@ from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.example import Reject
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.errors import PartialError
-from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.engine import Lost, open_engine
 from sparserm_cli.stages.responses import load_reward, responses_reader, text_windows
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from sparserm_cli.config import DEFAULT_MODEL
 from sparserm_cli.errors import BadInputError, UsageError
-from sparserm_cli.models.backbone import DType, choose_device
-from sparserm_cli.models.identity import load_tokenizer, resolve_model
-from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
+from sparserm_cli.models.lm.devices import DType, choose_device
+from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.sae import load_sae
 from sparserm_cli.models.sae_check import SAEQuality, measure
 from sparserm_cli.models.sae_recipe import SAERecipe

@@ -16,7 +16,7 @@ import numpy as np
 
 from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.memory import return_freed_memory
+from sparserm_cli.models.lm.allocator import return_freed_memory
 from sparserm_cli.stages.engine import UnitWorker
 from sparserm_cli.stages.planning import Request
 from sparserm_cli.store.arrays.bfloat16 import NAN_BITS
@@ -26,8 +26,8 @@ from sparserm_cli.store.units.records import UnitFacts
 from sparserm_cli.store.units.unit_store import UnitStore
 
 if TYPE_CHECKING:
-    from sparserm_cli.models.backbone import DType
-    from sparserm_cli.models.lm import LanguageModel
+    from sparserm_cli.models.lm.devices import DType
+    from sparserm_cli.models.lm.language_model import LanguageModel
 
 
 class CaptureWorker(UnitWorker):
@@ -104,8 +104,8 @@ class CaptureWorker(UnitWorker):
         self, lm: "LanguageModel", unit: int
     ) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, Any]]:
         """Run the unit's trees through the model and lay their vectors out in store order."""
-        from sparserm_cli.models.capture import capture, pool
-        from sparserm_cli.models.tree import Tree
+        from sparserm_cli.models.lm.residuals import capture, pool
+        from sparserm_cli.models.lm.trie import Tree
 
         settings, rows, span = self.writer.plan.settings, self.writer.rows, self.writer.rows.span(unit)
         trees = self.writer.trees(unit)
@@ -154,8 +154,8 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "Lang
         ResourceError: the device is not there.
 
     """
-    from sparserm_cli.models.backbone import choose_dtype
-    from sparserm_cli.models.lm import LanguageModel
+    from sparserm_cli.models.lm.devices import choose_dtype
+    from sparserm_cli.models.lm.language_model import LanguageModel
 
     settings = writer.plan.settings
     lm = LanguageModel.load(

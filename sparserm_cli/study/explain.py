@@ -16,9 +16,9 @@ from sparserm_cli.data.example import UNLABELLED, Example
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.attribution import Attribution, Method, attributions, columns
-from sparserm_cli.models.identity import load_tokenizer
-from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer
+from sparserm_cli.models.head.attribution import Attribution, Method, attributions, columns
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.responses import load_reward, responses_reader
 from sparserm_cli.store.artifacts.directions import JSON, Directions, directions_path, read_directions
 from sparserm_cli.store.io.storage import is_there

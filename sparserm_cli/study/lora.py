@@ -15,10 +15,10 @@ from jaxtyping import Float, Float32, Float64, UInt32
 from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.backbone import choose_device, choose_dtype
-from sparserm_cli.models.identity import load_tokenizer, resolve_model
-from sparserm_cli.models.memory import keep_freed_memory
-from sparserm_cli.models.quiet import quiet_transformers
+from sparserm_cli.models.checkpoints.quiet import quiet_transformers
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
+from sparserm_cli.models.lm.allocator import keep_freed_memory
+from sparserm_cli.models.lm.devices import choose_device, choose_dtype
 from sparserm_cli.study.fit_method import Scorer
 from sparserm_cli.study.methods import Training
 from sparserm_cli.study.report_contexts import ids_of

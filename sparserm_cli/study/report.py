@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli.config import Note, Phases, ReportConfig
-from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.study.calibration import length_bias, length_bias_from, reliability, reliability_from
 from sparserm_cli.study.report_contexts import Contexts, feature_contexts
 from sparserm_cli.study.report_facts import Missing, RunFacts, open_run

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 from sparserm_cli.config import ReportConfig
 from sparserm_cli.data.chat_template import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
-from sparserm_cli.models.identity import load_tokenizer, resolve_model
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.store.artifacts.directions import Directions, read_directions
 from sparserm_cli.store.artifacts.frequency import Frequency, read_frequency
 from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION

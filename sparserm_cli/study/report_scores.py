@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64, UInt64
 
 from sparserm_cli.config import Progress
-from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.store.capture.reader import ActivationsReader
 
 EXTREMES = 3

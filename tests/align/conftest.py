@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli import RewardModel
+from sparserm_cli.models.reward_model import RewardModel
 
 spec = spec_from_file_location("sparserm_live", Path(__file__).with_name("live.py"))
 assert spec is not None

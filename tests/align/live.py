@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli import RewardModel
 from sparserm_cli.config import ServeConfig
+from sparserm_cli.models.reward_model import RewardModel
 
 
 class Live:

@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 import torch
 
-from sparserm_cli import RewardModel
 from sparserm_cli.align import openrlhf
 from sparserm_cli.align.verl import compute_score
+from sparserm_cli.models.reward_model import RewardModel
 
 PROMPT = [{"role": "user", "content": "Question 3?"}]
 RESPONSES = ["Yes, 3 is good", "no never", "Naïve café 🙂"]

@@ -8,7 +8,7 @@ import pytest
 from sparserm_cli.align.doctor import NEGLIGIBLE, Subject, _Scale, doctor
 from sparserm_cli.config import DoctorConfig
 from sparserm_cli.errors import UsageError
-from sparserm_cli.models.identity import resolve_model
+from sparserm_cli.models.checkpoints.resolve import resolve_model
 
 shared = sys.modules["sparserm_fitted"]
 IN_A_BATCH = "in one padded batch"

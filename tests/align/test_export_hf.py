@@ -11,13 +11,13 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sparserm_cli import RewardModel
 from sparserm_cli.align.export_hf import build, export_hf, settle_boundaries
 from sparserm_cli.config import EvaluateConfig, ExportConfig
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.identity import load_tokenizer
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.reward import read_reward
 from sparserm_cli.study.evaluate import evaluate
 

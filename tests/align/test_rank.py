@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserm_cli import RewardModel
 from sparserm_cli.align.rank import rank
 from sparserm_cli.align.scored import score_file
 from sparserm_cli.config import RankConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages import scoring
 from sparserm_cli.store.run.locks import lock
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli import RewardModel
 from sparserm_cli.align import serve as module
 from sparserm_cli.config import KEY_VARIABLE, ServeConfig
 from sparserm_cli.errors import ResourceError, UsageError
+from sparserm_cli.models.reward_model import RewardModel
 
 KEY = "key-0123456789-never-log-me"
 BODY = {"queries": "Question 3?", "documents": ["good", "bad"]}

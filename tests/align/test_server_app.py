@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli import RewardModel
 from sparserm_cli.config import ServeConfig
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.reward_model import RewardModel
 
 PROMPT = "Question 3?"
 RESPONSES = ["Yes, 3 is good", "no never", "Naïve café 🙂"]

@@ -10,7 +10,7 @@ import pytest
 from sparserm_cli.align.server_batches import Batcher, FullError
 from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse
 from sparserm_cli.data.example import Example
-from sparserm_cli.models.reward import Rewards
+from sparserm_cli.models.reward_model import Rewards
 
 
 def row(prompt: list[int], response: list[int]) -> EncodedExample:

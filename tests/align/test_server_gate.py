@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli.models.reward import Rewards
+from sparserm_cli.models.reward_model import Rewards
 
 BODY = {"queries": "Q?", "documents": "good"}
 

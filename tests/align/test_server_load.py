@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from sparserm_cli.models.reward import Rewards
+from sparserm_cli.models.reward_model import Rewards
 
 SECONDS = 3.0
 CAPACITY = 25

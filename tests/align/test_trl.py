@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli import RewardModel
 from sparserm_cli.align.scorer import scorer_of
 from sparserm_cli.align.trl import AsyncSparseReward, SparseReward
 from sparserm_cli.config import KEY_VARIABLE
+from sparserm_cli.models.reward_model import RewardModel
 
 PROMPTS = ["Question 3?", "Question 4?", "Question 3?"]
 RESPONSES = ["Yes, 3 is good", "no never", "no"]

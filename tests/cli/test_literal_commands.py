@@ -11,7 +11,7 @@ from runpy import run_path
 import numpy as np
 import pytest
 
-from sparserm_cli import RewardModel
+from sparserm_cli.models.reward_model import RewardModel
 
 fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
 ROWS = [

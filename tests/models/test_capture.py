@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.capture import capture, default_batch_tokens, pool
-from sparserm_cli.models.identity import resolve_model
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.tree import Tree
+from sparserm_cli.models.checkpoints.resolve import resolve_model
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.residuals import capture, default_batch_tokens, pool
+from sparserm_cli.models.lm.trie import Tree
 
 ARCHITECTURES = ("llama", "gemma2", "gemma3", "qwen3", "gpt2", "gpt_neox", "mistral", "phi")
 Make = Callable[..., Path]

@@ -19,11 +19,11 @@ import torch
 from sparserm_cli.config import DEFAULT_MODEL
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.locations import cache_folder
-from sparserm_cli.models import default
-from sparserm_cli.models.cache import RECORD, building, is_whole
-from sparserm_cli.models.gguf import converted_folder, file_digest
-from sparserm_cli.models.identity import load_tokenizer, resolve_model
-from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.checkpoints import default_model as default
+from sparserm_cli.models.checkpoints.cached_folder import RECORD, building, is_whole
+from sparserm_cli.models.checkpoints.gguf import converted_folder, file_digest
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
+from sparserm_cli.models.lm.language_model import LanguageModel
 
 Make = Callable[..., Path]
 ORIGIN = {"made": "of this"}

@@ -8,17 +8,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sparserm_cli.models import fitting
-from sparserm_cli.models.fitting import (
-    PairData,
-    basis,
-    choose_strength,
-    fit_linear,
-    pair_loss,
-    scores_of,
-    standardisation,
-)
-from sparserm_cli.models.mlp import MLPRecipe, fit_head, fit_mlp
+from sparserm_cli.models.head import linear as fitting
+from sparserm_cli.models.head.fit import fit_head
+from sparserm_cli.models.head.linear import basis, choose_strength, fit_linear
+from sparserm_cli.models.head.mlp import MLPRecipe, fit_mlp
+from sparserm_cli.models.head.pair_data import PairData, pair_loss, scores_of, standardisation
 
 
 def planted(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.store.artifacts.reward import HeadArrays, RewardConfig, RewardFiles
 from sparserm_cli.store.provenance import Lineage
 
@@ -70,7 +70,7 @@ def test_chunks_do_not_change_scores(monkeypatch: pytest.MonkeyPatch):
     pooled = {2: {"mean": rng.standard_normal((50, 2)).astype(np.float32)}}
     head = RewardHead(linear(2), [2], "mean")
     whole = head(pooled)
-    monkeypatch.setattr("sparserm_cli.models.head._CHUNK", 7)
+    monkeypatch.setattr("sparserm_cli.models.head.reward_head._CHUNK", 7)
     assert head(pooled) == pytest.approx(whole, abs=1e-6)
 
 

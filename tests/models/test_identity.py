@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
-from sparserm_cli.models.identity import folder_digest, load_tokenizer, resolve_model
-from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.checkpoints.resolve import folder_digest, load_tokenizer, resolve_model
+from sparserm_cli.models.lm.language_model import LanguageModel
 
 Make = Callable[..., Path]
 OLD, NEW = "a" * 40, "b" * 40

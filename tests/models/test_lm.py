@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
-from sparserm_cli.models import attention
-from sparserm_cli.models.backbone import choose_device, choose_dtype
-from sparserm_cli.models.identity import ModelIdentity, resolve_model
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.memory import KERNELS, keep_freed_memory, return_freed_memory
+from sparserm_cli.models.checkpoints.resolve import ModelIdentity, resolve_model
+from sparserm_cli.models.lm import trie_attention as attention
+from sparserm_cli.models.lm.allocator import KERNELS, keep_freed_memory, return_freed_memory
+from sparserm_cli.models.lm.devices import choose_device, choose_dtype
+from sparserm_cli.models.lm.language_model import LanguageModel
 
 Make = Callable[..., Path]
 
@@ -211,7 +211,7 @@ def test_a_failed_trial_takes_the_plain_path(tiny_model: Make, monkeypatch: pyte
 
 def test_the_fused_kernel_gives_the_same(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """The branch that GPUs take equals the one for CPUs."""
-    from sparserm_cli.models.tree import Row, build_trie, sort_rows
+    from sparserm_cli.models.lm.trie import Row, build_trie, sort_rows
 
     rng = np.random.default_rng(0)
     prompt = rng.integers(0, 256, 9, dtype=np.uint32)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparserm_cli.models.ood import BORDER, distances, training_distances, whitening_of
+from sparserm_cli.models.head.out_of_distribution import BORDER, distances, training_distances, whitening_of
 
 CROSS = np.array([[2, 1], [2, -1], [-2, 1], [-2, -1]] * 500, np.float32)
 """Two uncorrelated columns with standard deviations 2 and 1."""

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.identity import resolve_model
-from sparserm_cli.models.lm import TRIAL, LanguageModel
-from sparserm_cli.models.placement import devices_of
-from sparserm_cli.models.tree import build_trie, sort_rows
+from sparserm_cli.models.checkpoints.resolve import resolve_model
+from sparserm_cli.models.lm.devices import devices_of
+from sparserm_cli.models.lm.language_model import TRIAL, LanguageModel
+from sparserm_cli.models.lm.trie import build_trie, sort_rows
 
 Make = Callable[..., Path]
 IDS = torch.arange(2, 40).reshape(2, 19)
@@ -114,7 +114,7 @@ def test_blocks_on_several_devices_are_run_as_plain_rows(
     tiny_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A trie lies on one device; accelerate takes plain rows from one to the next."""
-    monkeypatch.setattr("sparserm_cli.models.lm.devices_of", lambda _model: ["cpu", "cuda:1"])
+    monkeypatch.setattr("sparserm_cli.models.lm.language_model.devices_of", lambda _model: ["cpu", "cuda:1"])
     lm = load(tiny_model(), "cpu")
     assert (lm.supports_tree, lm.tree_reason) == (False, "its blocks are on 2 devices")
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from sparserm_cli.models import attention
-from sparserm_cli.models.capture import capture
-from sparserm_cli.models.identity import resolve_model
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.prompt_cache import PromptCache
-from sparserm_cli.models.tree import Tree
+from sparserm_cli.models.checkpoints.resolve import resolve_model
+from sparserm_cli.models.lm import trie_attention as attention
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.prompt_cache import PromptCache
+from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.trie import Tree
 
 ARCHITECTURES = ("llama", "gemma2", "gemma3", "qwen3", "gpt2", "gpt_neox", "mistral", "phi")
 Make = Callable[..., Path]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm_cli.models.tree import Row, Trie, build_trie, lengthen, sort_rows, visible
+from sparserm_cli.models.lm.trie import Row, Trie, build_trie, lengthen, sort_rows, visible
 
 
 def row(ids: list[int], keep: int, number: int = 0) -> Row:

@@ -8,9 +8,9 @@ from sparserm_cli.cli import spine_reports as reports
 from sparserm_cli.config import ExtractConfig
 from sparserm_cli.console import Output
 from sparserm_cli.errors import UsageError
-from sparserm_cli.models.backbone import block_parameters
-from sparserm_cli.models.identity import resolve_model
-from sparserm_cli.models.lm import LanguageModel
+from sparserm_cli.models.checkpoints.resolve import resolve_model
+from sparserm_cli.models.lm.backbone import block_parameters
+from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.stages import estimate
 from sparserm_cli.stages.extract import ExtractSummary, extract
 

@@ -23,7 +23,7 @@ from sparserm_cli.errors import (
     UsageError,
 )
 from sparserm_cli.formatting import size
-from sparserm_cli.models import lm
+from sparserm_cli.models.lm import language_model as lm
 from sparserm_cli.stages.extract import extract
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.run.locks import run_lock

@@ -10,7 +10,7 @@ import sparserm_planted as planted
 
 from sparserm_cli.config import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError
-from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.stages.fit import FitSummary, fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select

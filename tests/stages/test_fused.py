@@ -11,7 +11,7 @@ from sparserm_cli.cli import spine_reports as reports
 from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.console import Output
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models import lm
+from sparserm_cli.models.lm import language_model as lm
 from sparserm_cli.models.sae import SparseAutoencoder
 from sparserm_cli.stages import fused
 from sparserm_cli.stages.encode import encode

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserm_cli import RewardModel
 from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, UsageError
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages import responses, scoring
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.score import score

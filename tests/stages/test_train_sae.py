@@ -171,8 +171,8 @@ def test_text_of_every_kind_becomes_an_sae(tmp_path: Path, tiny_model: Callable[
 def test_conversations_are_split_by_prompt_and_learned_from_once(tiny_model: Callable[..., Path]) -> None:
     """No prompt is on both sides; the shared start is left out; each prompt's tokens come once."""
     from sparserm_cli.data.chat_template import PromptTemplate
-    from sparserm_cli.models.identity import load_tokenizer, resolve_model
-    from sparserm_cli.models.lm import LanguageModel
+    from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
+    from sparserm_cli.models.lm.language_model import LanguageModel
 
     identity = resolve_model(str(tiny_model("llama")))
     lm, tokenizer = (

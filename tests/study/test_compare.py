@@ -24,7 +24,7 @@ from sparserm_cli.study.sample import Sample, load_sample
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two penalties, two learning curve points and one share of noise are enough."""
-    monkeypatch.setattr("sparserm_cli.models.fitting.STRENGTHS", (1.0, 0.1))
+    monkeypatch.setattr("sparserm_cli.models.head.linear.STRENGTHS", (1.0, 0.1))
     monkeypatch.setattr("sparserm_cli.study.compare.TRAIN_PAIRS", (10, 5000))
     monkeypatch.setattr("sparserm_cli.study.compare.FLIPPED", (0.5,))
 

@@ -13,9 +13,9 @@ import torch
 from sparserm_cli.config import ExplainConfig, FitConfig
 from sparserm_cli.data.example import Example
 from sparserm_cli.errors import BadInputError, CorruptStoreError, UsageError
-from sparserm_cli.models.attribution import attribution, attributions, columns
-from sparserm_cli.models.head import RewardHead
-from sparserm_cli.models.reward import RewardModel
+from sparserm_cli.models.head.attribution import attribution, attributions, columns
+from sparserm_cli.models.head.reward_head import RewardHead
+from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.fit import fit
 from sparserm_cli.store.artifacts.directions import directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import HeadArrays, reward_path

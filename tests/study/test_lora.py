@@ -73,7 +73,7 @@ def test_another_model_is_refused(sample: Sample, monkeypatch: pytest.MonkeyPatc
     """The model that is found has to be the one that was captured."""
     found = sample.capture.plan.settings
     monkeypatch.setattr("sparserm_cli.study.lora.resolve_model", lambda name: resolved(name))
-    from sparserm_cli.models.identity import resolve_model
+    from sparserm_cli.models.checkpoints.resolve import resolve_model
 
     def resolved(name: str):
         return resolve_model(name)._replace(revision="another")

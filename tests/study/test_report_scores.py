@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sparserm_planted as planted
 
-from sparserm_cli.models.head import RewardHead
+from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.store.artifacts.reward import HeadArrays
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader

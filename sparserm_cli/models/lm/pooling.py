@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float32, Int64
 
 from sparserm_cli.data.chat_template import EncodedExample
-from sparserm_cli.models.capture import capture, pool
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.tree import Tree
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.residuals import capture, pool
+from sparserm_cli.models.lm.trie import Tree
 from sparserm_cli.store.capture.plan import POOLED
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from sparserm_cli.config import DEFAULT_MODEL, Progress
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.locations import cache_folder
-from sparserm_cli.models.gguf import convert_gguf, converted_folder, file_digest, is_converted
+from sparserm_cli.models.checkpoints.gguf import convert_gguf, converted_folder, file_digest, is_converted
 
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The model whose weights these are, before they were quantised."""

@@ -4,102 +4,36 @@ Axes: `n` responses, `p` projections, `m` pairs. All numbers are float32; every 
 penalty, when to stop) is made on the validation pairs, and a seed fixes everything random.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int64
 from scipy.optimize import minimize
 from torch import Tensor
 
+from sparserm_cli.models.head.pair_data import Fitted, PairData, centred, pair_loss
+
 Head = Literal["linear", "mlp"]
-Weights = dict[str, Float32[np.ndarray, "..."]]
+
+
 Loss = Literal["margin", "bt", "bce"]
+
 
 STRENGTHS = tuple(float(one) for one in np.logspace(1, -4, 11))
 """Strengths of the penalty that are tried, from strong to weak."""
+
+
 WHITENING = 0.5
 """The penalty is on weights of projections whose principal components have been divided by their standard
 deviation to this power: 0 is ridge, 1 treats all components alike."""
 
-_CORNER = (
-    10.0  # the margin loss's corner is rounded by softplus at this sharpness: at most 0.07 above the hinge
-)
+
 _FLOOR = 1e-3  # of a component's variance relative to the mean one
+
+
 _PATIENCE = 2  # weaker strengths tried after the best one
-
-
-@dataclass(frozen=True)
-class PairData:
-    """What a head is fitted on."""
-
-    x: Float32[np.ndarray, "n p"]
-    """Standardised projections of every response."""
-    pairs: Int64[np.ndarray, "m 2"]
-    """Chosen and rejected response of each pair."""
-    validation: Bool[np.ndarray, " m"]
-    """Pairs that choose and stop, but do not train; whole prompts."""
-    weight: Float32[np.ndarray, " m"]
-    """How much each pair counts."""
-    views: int = 1
-    """Equal parts of the projections that hidden layers see apart: one for each layer and pooling."""
-
-    @property
-    def train_pairs(self) -> Int64[np.ndarray, "train 2"]:
-        """The pairs that train."""
-        return self.pairs[~self.validation]
-
-
-class Fitted(NamedTuple):
-    """A fitted head.
-
-    Fields:
-        weights: its tensors, as `store.reward` names them; fitted on all pairs, which score 0 on average.
-        validated: the same before it was fitted on the validation pairs too: what they can judge.
-        facts: what was chosen on the validation pairs.
-    """
-
-    weights: Weights
-    validated: Weights
-    facts: dict[str, Any]
-
-
-def standardisation(
-    projections: Float32[np.ndarray, "n p"], rows: Int64[np.ndarray, " rows"]
-) -> tuple[Float32[np.ndarray, " p"], Float32[np.ndarray, " p"]]:
-    """Return mean and standard deviation of the projections over some responses; a constant one has 1."""
-    taken = projections[rows]
-    mean = taken.mean(axis=0, dtype=np.float64)
-    std = taken.std(axis=0, dtype=np.float64)
-    return mean.astype(np.float32), np.where(std > 1e-6 * (np.abs(mean) + 1e-6), std, 1.0).astype(np.float32)
-
-
-def pair_loss(
-    chosen: Float[Tensor, "*members m"],
-    rejected: Float[Tensor, "*members m"],
-    weight: Float[Tensor, " m"],
-    loss: str,
-) -> Float[Tensor, "*members"]:
-    """Return the weighted mean loss of pairs from their scores (the last axis is the pairs').
-
-    `bt` is -log sigmoid(chosen - rejected) (Bradley and Terry 1952); `margin` max(0, 1 - (chosen - rejected))
-    with its corner rounded; `bce` the mean cross-entropy of calling the one good and the other bad.
-    """
-    softplus = torch.nn.functional.softplus
-    if loss == "bt":
-        each = softplus(rejected - chosen)
-    elif loss == "margin":
-        each = softplus(_CORNER * (1 - chosen + rejected)) / _CORNER
-    else:
-        each = (softplus(-chosen) + softplus(rejected)) / 2
-    return (each * weight).sum(-1) / weight.sum()
-
-
-def accuracy(scores: Float32[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]) -> float:
-    """Return the share of pairs whose chosen response scores strictly higher; NaN without pairs."""
-    return float(np.mean(scores[pairs[:, 0]] > scores[pairs[:, 1]])) if len(pairs) else float("nan")
 
 
 class Basis(NamedTuple):
@@ -195,23 +129,6 @@ def choose_strength(
         if len(tried) - 1 - best >= _PATIENCE or (not len(held_out) and best == last):
             break
     return tried[best]
-
-
-def centred(data: PairData, weights: Weights) -> Weights:
-    """Return a head with the bias that makes the responses of all pairs score 0 on average."""
-    unbiased = {**weights, "bias": np.zeros(1, np.float32)}
-    bias = -float(scores_of(unbiased, data.x[np.unique(data.pairs)]).mean())
-    return {**weights, "bias": np.array([bias], np.float32)}
-
-
-def scores_of(
-    weights: Mapping[str, Float32[np.ndarray, "..."]], x: Float32[np.ndarray, "n p"]
-) -> Float32[np.ndarray, " n"]:
-    """Score standardised projections."""
-    if "weight" in weights:
-        return np.asarray(x @ weights["weight"] + weights["bias"])
-    hidden = np.maximum(x @ weights["weight_1"] + weights["bias_1"], np.float32(0))
-    return np.asarray(hidden @ weights["weight_2"] + weights["bias"])
 
 
 def _path(

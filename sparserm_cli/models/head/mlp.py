@@ -20,18 +20,8 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.linalg import block_diag
 from torch import Tensor
 
-from sparserm_cli.models.fitting import (
-    Basis,
-    Fitted,
-    PairData,
-    Weights,
-    basis,
-    centred,
-    choose_strength,
-    fit_linear,
-    pair_loss,
-    refitted,
-)
+from sparserm_cli.models.head.linear import Basis, basis, choose_strength, refitted
+from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights, centred, pair_loss
 
 
 @dataclass(frozen=True)
@@ -237,17 +227,3 @@ def _folded(network: _Network, coordinates: Basis) -> Weights:
         "bias_1": bias_1.numpy(),
         "weight_2": weight_2.numpy(),
     }
-
-
-def fit_head(
-    data: PairData,
-    head: str,
-    loss: str,
-    *,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
-) -> Fitted:
-    """Fit a head of either kind, linear or mlp; see `fit_linear` and `fit_mlp`."""
-    if head == "linear":
-        return fit_linear(data, loss, progress=progress)
-    return fit_mlp(data, loss, seed=seed, progress=progress)

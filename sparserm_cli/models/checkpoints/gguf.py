@@ -13,8 +13,8 @@ from typing import Any
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.locations import cache_folder
-from sparserm_cli.models.cache import building, is_whole
-from sparserm_cli.models.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.cached_folder import building, is_whole
+from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 
 CONVERTER = 1
 """Version of the conversion; a new one converts again."""

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from sparserm_cli.models.tree import Trie
+from sparserm_cli.models.lm.trie import Trie
 
 
 class KeysValues(NamedTuple):

@@ -3,62 +3,15 @@
 import shutil
 import weakref
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
-from sparserm_cli.models.identity import ModelIdentity
-from sparserm_cli.models.placement import is_spread, placing
-from sparserm_cli.models.quiet import first_line, quiet_transformers
-
-DType = Literal["auto", "float32", "bfloat16"]
-
-BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-"""Processor features, as torch names them, that multiply bfloat16 faster than float32."""
-
-
-def choose_device(device: str) -> str:
-    """Return the torch device that `auto` means here, or check the one asked for.
-
-    A model that is shared among devices takes its input on the device of `auto`, where SAEs lie too.
-
-    Raises:
-        UsageError: no device torch knows.
-        ResourceError: a CUDA device is asked for and not there.
-
-    """
-    if device == "auto" or is_spread(device):
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        asked = torch.device(device)
-    except RuntimeError as error:
-        known = "auto, cpu, cuda, cuda:N, balanced or a .json file"
-        raise UsageError("--device", known, repr(device), "correct the option") from error
-    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
-        found = f"{torch.cuda.device_count()} CUDA devices on this machine"
-        raise ResourceError(f"--device {device}", "that device", found, "use --device auto or cpu")
-    return device
-
-
-def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
-    """Return the type to compute in and why: bfloat16 where the hardware multiplies it faster, else float32.
-
-    The capability is asked for, not timed, so that the same machine always gives the same answer. float16 is
-    never chosen: residual streams overflow it.
-    """
-    if dtype != "auto":
-        return getattr(torch, dtype), "asked for"
-    if torch.device(device).type == "cuda":
-        if torch.cuda.is_bf16_supported(including_emulation=False):
-            return torch.bfloat16, "this GPU multiplies bfloat16 faster than float32"
-        return torch.float32, "this GPU has no bfloat16 arithmetic"
-    able = torch.cpu.get_capabilities()
-    found = [unit for unit in BFLOAT16_UNITS if able.get(unit)]
-    if found:
-        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({found[0]})"
-    return torch.float32, "this processor has no fast bfloat16 arithmetic"
+from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.resolve import ModelIdentity
+from sparserm_cli.models.lm.devices import placing
 
 
 def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.dtype, device: str) -> Any:
@@ -122,11 +75,6 @@ def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
                 identity.name, "a model that transformers knows", reason, "check it"
             ) from error
     return sum(one.numel() for one in blocks_of(model).parameters())
-
-
-def device_name(device: str) -> str:
-    """Return what a GPU calls itself; other devices are called as torch calls them."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 def truncate(config: Any, count: int) -> None:

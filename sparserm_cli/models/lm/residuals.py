@@ -12,9 +12,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.attention import send
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.tree import Row, Tree, build_trie, sort_rows
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.trie import Row, Tree, build_trie, sort_rows
+from sparserm_cli.models.lm.trie_attention import send
 
 Residuals = dict[int, Float[Tensor, "t d_in"]]
 """Layer -> residual stream at a response's tokens."""

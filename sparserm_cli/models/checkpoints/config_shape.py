@@ -4,7 +4,7 @@ import json
 from typing import NamedTuple
 
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.identity import ModelIdentity
+from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 
 
 class ModelShape(NamedTuple):

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from sparserm_cli.models.prompt_cache import KeysValues, Known
-from sparserm_cli.models.tree import Trie, lengthen, visible
+from sparserm_cli.models.lm.prompt_cache import KeysValues, Known
+from sparserm_cli.models.lm.trie import Trie, lengthen, visible
 
 NAME = "sparserm_trie"
 """What the function is called in transformers' table of attention functions."""

@@ -15,7 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparserm_cli.models.attention import (
+from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.resolve import ModelIdentity
+from sparserm_cli.models.lm.allocator import keep_freed_memory, limit_kernel_cache
+from sparserm_cli.models.lm.backbone import blocks_of, load_backbone
+from sparserm_cli.models.lm.devices import DType, choose_device, choose_dtype, devices_of, is_spread
+from sparserm_cli.models.lm.prompt_cache import PromptCache
+from sparserm_cli.models.lm.trie import Row, Trie, build_trie, sort_rows
+from sparserm_cli.models.lm.trie_attention import (
     NAME,
     KeptLayout,
     KeysLayout,
@@ -25,13 +32,6 @@ from sparserm_cli.models.attention import (
     register,
     send,
 )
-from sparserm_cli.models.backbone import DType, blocks_of, choose_device, choose_dtype, load_backbone
-from sparserm_cli.models.identity import ModelIdentity
-from sparserm_cli.models.memory import keep_freed_memory, limit_kernel_cache
-from sparserm_cli.models.placement import devices_of, is_spread
-from sparserm_cli.models.prompt_cache import PromptCache
-from sparserm_cli.models.quiet import first_line, quiet_transformers
-from sparserm_cli.models.tree import Row, Trie, build_trie, sort_rows
 
 __all__ = ["DType", "LanguageModel", "choose_device", "choose_dtype"]
 

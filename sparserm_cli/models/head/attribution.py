@@ -21,10 +21,10 @@ from torch import Tensor
 
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.errors import ResourceError
-from sparserm_cli.models.capture import Residuals, capture, pool
-from sparserm_cli.models.head import RewardHead
-from sparserm_cli.models.lm import LanguageModel
-from sparserm_cli.models.pooling import forest_of
+from sparserm_cli.models.head.reward_head import RewardHead
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.pooling import forest_of
+from sparserm_cli.models.lm.residuals import Residuals, capture, pool
 
 STEPS = 1024
 """Points on the line from the mean training response at which a hidden layer's gradient is taken."""

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 from sparserm_cli.config import DEFAULT_MODEL, Progress
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.default import GGUF_SHA256, default_model
-from sparserm_cli.models.gguf import convert_gguf, file_digest
-from sparserm_cli.models.hub import hub_folder
-from sparserm_cli.models.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.default_model import GGUF_SHA256, default_model
+from sparserm_cli.models.checkpoints.gguf import convert_gguf, file_digest
+from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
+from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 
 FILES = (
     *("*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.jinja", "vocab*"),

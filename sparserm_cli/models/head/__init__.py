@@ -1,0 +1,1 @@
+"""Reward heads on projections: fit, score, attribute, distance from the training data."""

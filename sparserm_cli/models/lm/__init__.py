@@ -1,0 +1,1 @@
+"""The truncated language model: blocks, trie attention, residual vectors, pooling."""
