@@ -138,7 +138,7 @@ def status(run: Path) -> None:
 def frequency(run: Path) -> None:
     """Count every latent on both sides."""
     from sparserm_cli.config import FrequencyConfig
-    from sparserm_cli.stages.frequency import frequency as count
+    from sparserm_cli.stages.frequency.frequency import frequency as count
 
     count(FrequencyConfig(run=run), progress=lambda *_: None, note=lambda _: None)
 
@@ -156,7 +156,7 @@ STEPS: dict[str, Callable[..., None]] = {
 
 def timed(name: str, *arguments: Any) -> dict[str, float]:
     """Run a step and return seconds by the clock and of the processor, and peak resident memory in MiB."""
-    import sparserm_cli.stages.frequency
+    import sparserm_cli.stages.frequency.frequency
     import sparserm_cli.store.capture.artifact
     import sparserm_cli.store.capture.plan_writer
     import sparserm_cli.store.run.verify  # noqa: F401  # what is imported is not the step's time

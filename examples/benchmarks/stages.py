@@ -32,8 +32,8 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def frequency(tokens: int, runs: int) -> dict[str, Any]:
     """Count `tokens` rows in units; their indices are drawn once and used again, so memory stays flat."""
-    from sparserm_cli.stages.cohort import FOLDS, make_cohort
-    from sparserm_cli.stages.tally import Tally
+    from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+    from sparserm_cli.stages.frequency.firing_counts import Tally
 
     rng = np.random.default_rng(0)
     units = [rng.integers(0, D_SAE, UNIT_TOKENS * L0, dtype=np.uint16) for _ in range(8)]
@@ -75,11 +75,11 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 
 def select(runs: int) -> dict[str, Any]:
     """Choose 64 directions a side among 131,072 latents; return the seconds of each measure."""
-    from sparserm_cli.stages.cohort import FOLDS, make_cohort
-    from sparserm_cli.stages.measures import measure
-    from sparserm_cli.stages.pursuit import moments
-    from sparserm_cli.stages.selection import choose
-    from sparserm_cli.stages.tally import Tally
+    from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+    from sparserm_cli.stages.frequency.firing_counts import Tally
+    from sparserm_cli.stages.frequency.latent_statistics import measure
+    from sparserm_cli.stages.select.orthogonal import moments
+    from sparserm_cli.stages.select.rankings import choose
 
     rng, latents, responses = np.random.default_rng(0), 131_072, 200
     lengths, groups = np.full(responses, 20, np.int32), np.repeat(np.arange(responses // 2), 2)

@@ -41,7 +41,7 @@ def seconds(work: Callable[[], Any]) -> float:
 def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Capture once, then write what was captured with and without care, in turn."""
     from sparserm_cli.config import ExtractConfig
-    from sparserm_cli.stages.extract import extract
+    from sparserm_cli.stages.extract.extract import extract
     from sparserm_cli.store.capture.artifact import capture_path
     from sparserm_cli.store.capture.reader import ActivationsReader
 

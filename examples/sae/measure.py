@@ -16,7 +16,7 @@ from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.sae import load_sae
 from sparserm_cli.models.sae_check import measure
 from sparserm_cli.models.sae_tokens import SinkRule
-from sparserm_cli.stages.sae_source import TextReading, text_source
+from sparserm_cli.stages.train_sae.text_source import TextReading, text_source
 
 CONTEXT_SIZE = 1024
 

@@ -14,8 +14,8 @@ from jaxtyping import Float32
 from sparserm_cli.config import Note, Progress, ResponsesConfig, ScoreConfig
 from sparserm_cli.data.example import Example, Reject
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.stages.responses import responses_reader
-from sparserm_cli.stages.scoring import all_rows, score_log
+from sparserm_cli.stages.score.responses import responses_reader
+from sparserm_cli.stages.score.windows import all_rows, score_log
 from sparserm_cli.store.artifacts.reward import RewardConfig, read_reward, reward_path
 from sparserm_cli.store.outputs.score_log import ScoreLog
 

@@ -78,7 +78,7 @@ def extract(
     Example: sparserm extract pairs.jsonl --model smollm2-135m --layer 14
     """
     settings, out = opt.begin(ctx, ExtractConfig)
-    from sparserm_cli.stages.extract import extract as stage
+    from sparserm_cli.stages.extract.extract import extract as stage
 
     with out.progress("extract", "tokens") as progress:
         summary = stage(settings, progress=progress, note=out.note)
@@ -114,7 +114,7 @@ def encode(
     Example: sparserm encode --sae examples/sae/smollm2-135m
     """
     settings, out = opt.begin(ctx, EncodeConfig)
-    from sparserm_cli.stages.encode import encode as stage
+    from sparserm_cli.stages.encode.encode import encode as stage
 
     with out.progress("encode", "tokens") as progress:
         summary = stage(settings, progress=progress, note=out.note)
@@ -138,7 +138,7 @@ def frequency(
     Example: sparserm frequency --unit token
     """
     settings, out = opt.begin(ctx, FrequencyConfig)
-    from sparserm_cli.stages.frequency import frequency as stage
+    from sparserm_cli.stages.frequency.frequency import frequency as stage
 
     with out.progress("frequency", "tokens") as progress:
         summary = stage(settings, progress=progress, note=out.note)
@@ -162,7 +162,7 @@ def select(
     Example: sparserm select --top-k 64
     """
     settings, out = opt.begin(ctx, SelectConfig)
-    from sparserm_cli.stages.select import select as stage
+    from sparserm_cli.stages.select.select import select as stage
 
     reports.select(out, stage(settings, note=out.note))
 
@@ -206,7 +206,7 @@ def fit(
     Example: sparserm fit --pool mean --head mlp --loss margin
     """
     settings, out = opt.begin(ctx, FitConfig)
-    from sparserm_cli.stages.fit import fit as stage
+    from sparserm_cli.stages.fit.fit import fit as stage
 
     with out.progress("fit", "steps") as progress:
         summary = stage(settings, progress=progress, note=out.note)

@@ -7,13 +7,13 @@ from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read, size
 
 if TYPE_CHECKING:
-    from sparserm_cli.stages.encode import EncodeSummary
-    from sparserm_cli.stages.estimate import Estimate
-    from sparserm_cli.stages.extract import ExtractSummary
-    from sparserm_cli.stages.fit import FitSummary
-    from sparserm_cli.stages.frequency import FrequencySummary
-    from sparserm_cli.stages.select import SelectSummary
-    from sparserm_cli.stages.train_sae import TrainSAEResult
+    from sparserm_cli.stages.encode.encode import EncodeSummary
+    from sparserm_cli.stages.extract.estimate import Estimate
+    from sparserm_cli.stages.extract.extract import ExtractSummary
+    from sparserm_cli.stages.fit.fit import FitSummary
+    from sparserm_cli.stages.frequency.frequency import FrequencySummary
+    from sparserm_cli.stages.select.select import SelectSummary
+    from sparserm_cli.stages.train_sae.train_sae import TrainSAEResult
 
 SHOWN_DIRECTIONS = 5
 """Directions a side and layer that `select` shows."""

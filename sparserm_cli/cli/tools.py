@@ -51,7 +51,7 @@ def train_sae(
     recipe = SAERecipe(
         **{one.name: ctx.params[one.name] for one in fields(SAERecipe) if one.name in ctx.params}
     )
-    from sparserm_cli.stages.train_sae import train_sae as stage
+    from sparserm_cli.stages.train_sae.train_sae import train_sae as stage
 
     with out.phases("tokens") as progress:
         made = stage(

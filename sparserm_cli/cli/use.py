@@ -61,7 +61,7 @@ def score(
     Example: sparserm score responses.jsonl --output -
     """
     settings, out = opt.begin(ctx, ScoreConfig)
-    from sparserm_cli.stages.score import score as stage
+    from sparserm_cli.stages.score.score import score as stage
 
     with out.progress("score", "responses") as progress:
         summary = stage(settings, progress=progress, note=out.note)

@@ -7,7 +7,7 @@ from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read
 
 if TYPE_CHECKING:
-    from sparserm_cli.stages.score import ScoreSummary
+    from sparserm_cli.stages.score.score import ScoreSummary
     from sparserm_cli.study.evaluate import EvaluateSummary
 
 

@@ -16,7 +16,7 @@ from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.locations import place
 from sparserm_cli.models.sae_check import SAEQuality
-from sparserm_cli.stages.encode_units import load_saes, sample_saes, unit_activations
+from sparserm_cli.stages.encode.worker import load_saes, sample_saes, unit_activations
 from sparserm_cli.store.artifacts.results import COMPARISON
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader

@@ -17,7 +17,7 @@ from sparserm_cli.data.splits import group_key
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.locations import place
 from sparserm_cli.models.reward_model import RewardModel
-from sparserm_cli.stages.responses import load_reward, responses_reader, windows
+from sparserm_cli.stages.score.responses import load_reward, responses_reader, windows
 from sparserm_cli.store.artifacts.results import EVALUATION
 from sparserm_cli.study.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 

@@ -19,7 +19,7 @@ from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer
 from sparserm_cli.models.head.attribution import Attribution, Method, attributions, columns
 from sparserm_cli.models.reward_model import RewardModel
-from sparserm_cli.stages.responses import load_reward, responses_reader
+from sparserm_cli.stages.score.responses import load_reward, responses_reader
 from sparserm_cli.store.artifacts.directions import JSON, Directions, directions_path, read_directions
 from sparserm_cli.store.io.storage import is_there
 from sparserm_cli.study.token_text import token_texts

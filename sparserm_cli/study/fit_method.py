@@ -13,7 +13,7 @@ from jaxtyping import Float64, Int64
 
 from sparserm_cli.models.head.fit import fit_head
 from sparserm_cli.models.head.pair_data import PairData, scores_of, standardisation
-from sparserm_cli.stages.choice import INNER_PAIRS, accuracy_by_folds
+from sparserm_cli.stages.fit.model_selection import INNER_PAIRS, accuracy_by_folds
 from sparserm_cli.store.artifacts.reward import POOLINGS
 from sparserm_cli.study.methods import KINDS, LATENTS, Method, Training, vectors_of
 from sparserm_cli.study.sample import Sample

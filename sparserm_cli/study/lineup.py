@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from sparserm_cli.config import CompareConfig, FrequencyConfig, HeadSetting, SelectConfig
-from sparserm_cli.stages.choice import SETTINGS
+from sparserm_cli.stages.fit.model_selection import SETTINGS
 from sparserm_cli.study.methods import Method
 
 DEFAULTS = Method(

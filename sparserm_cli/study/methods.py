@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt64
 
 from sparserm_cli.data.splits import validation_mask
-from sparserm_cli.stages import pursuit
-from sparserm_cli.stages.cohort import FOLDS, make_cohort
-from sparserm_cli.stages.measures import measure
-from sparserm_cli.stages.selection import choose, random_directions
+from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+from sparserm_cli.stages.frequency.latent_statistics import measure
+from sparserm_cli.stages.select import orthogonal as pursuit
+from sparserm_cli.stages.select.rankings import choose, random_directions
 from sparserm_cli.store.artifacts.frequency import Unit
 from sparserm_cli.store.artifacts.reward import POOLINGS
 from sparserm_cli.study.sample import Sample, count

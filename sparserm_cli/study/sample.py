@@ -15,10 +15,10 @@ from scipy import sparse
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.cohort import FOLDS, STRATA, Cohort, class_totals
-from sparserm_cli.stages.select import DecoderRows, sae_decoder
-from sparserm_cli.stages.tally import Counts
-from sparserm_cli.stages.training_pairs import counted_pairs
+from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA, Cohort, class_totals
+from sparserm_cli.stages.frequency.firing_counts import Counts
+from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.select.select import DecoderRows, sae_decoder
 from sparserm_cli.store.artifacts.frequency import Unit
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Integer, Shaped
 from scipy.special import ndtr
 
-from sparserm_cli.stages.measures import wilson_interval
+from sparserm_cli.statistics.rates import wilson_interval
 
 SAMPLES = 2000
 """Bootstrap samples of an interval; the seed is fixed, so figures repeat."""

@@ -190,7 +190,7 @@ def test_linear_heads_and_both_poolings(fitted_run, loaded, tmp_path):
     from shutil import copytree
 
     from sparserm_cli.config import FitConfig
-    from sparserm_cli.stages.fit import fit
+    from sparserm_cli.stages.fit.fit import fit
 
     run = copytree(fitted_run, tmp_path / "run")
     fit(FitConfig(run=run, val_fraction=0.2, pool="both", head="linear", loss="bt"), **shared.QUIET)

@@ -207,7 +207,7 @@ def test_verl_reads_the_pairs(fitted_run, tmp_path):
 
 def test_other_limits_need_no_second_scoring(fitted_run, tmp_path, monkeypatch):
     """The scores of a file are kept, so the filter can be tried again in no time."""
-    from sparserm_cli.stages import scoring
+    from sparserm_cli.stages.score import windows as scoring
 
     first, _ = made(fitted_run, tmp_path, MIXED, on_bad_row="reject")
     monkeypatch.setattr(scoring, "load_reward", None)

@@ -12,7 +12,7 @@ from sparserm_cli.align.scored import score_file
 from sparserm_cli.config import RankConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
 from sparserm_cli.models.reward_model import RewardModel
-from sparserm_cli.stages import scoring
+from sparserm_cli.stages.score import windows as scoring
 from sparserm_cli.store.run.locks import lock
 
 fitted = sys.modules["sparserm_fitted"]

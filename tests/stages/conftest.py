@@ -44,7 +44,9 @@ def cluster(ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for folder in WORKERS:
         monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv(AUTHENTICATION, "disabled")
-    monkeypatch.setattr("sparserm_cli.stages.ray_engine.RayEngine", import_module("ray_actors").KeptActors)
+    monkeypatch.setattr(
+        "sparserm_cli.stages.engine.ray_engine.RayEngine", import_module("ray_actors").KeptActors
+    )
     monkeypatch.setattr("ray.shutdown", lambda: None)  # actors live as long as their driver is connected
     monkeypatch.chdir(tmp_path)
     gc.collect()  # what a failed run has left of its actors gives back their processors

@@ -29,7 +29,7 @@ def write_rows(path: Path, rows: list[Any]) -> str:
 def killed(words: list[str], fault: str) -> None:
     """Run a command, two rows a window, in a process that dies by SIGKILL at a point of `store.faults`."""
     program = (
-        "import sys; from sparserm_cli.stages import responses; responses.WINDOW_ROWS = 2; "
+        "import sys; from sparserm_cli.stages.score import responses; responses.WINDOW_ROWS = 2; "
         "from sparserm_cli.cli.main import main; sys.argv[0] = 'sparserm'; main()"
     )
     done = subprocess.run(
@@ -68,11 +68,11 @@ def run_stages(
 
     """
     from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
-    from sparserm_cli.stages.encode import encode
-    from sparserm_cli.stages.extract import extract
-    from sparserm_cli.stages.fit import fit
-    from sparserm_cli.stages.frequency import frequency
-    from sparserm_cli.stages.select import select
+    from sparserm_cli.stages.encode.encode import encode
+    from sparserm_cli.stages.extract.extract import extract
+    from sparserm_cli.stages.fit.fit import fit
+    from sparserm_cli.stages.frequency.frequency import frequency
+    from sparserm_cli.stages.select.select import select
 
     fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
     (folder / "tiny").symlink_to(model)

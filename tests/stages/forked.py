@@ -12,8 +12,8 @@ from typing import NamedTuple
 _context = get_context("forkserver")
 _context.set_forkserver_preload(
     [
-        "sparserm_cli.stages.extract",
-        "sparserm_cli.stages.encode_units",
+        "sparserm_cli.stages.extract.extract",
+        "sparserm_cli.stages.encode.worker",
         "transformers.models.llama.modeling_llama",
     ]
 )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sparserm_cli.stages.ray_engine import RayEngine
+from sparserm_cli.stages.engine.ray_engine import RayEngine
 
 _kept: list[Any] = []
 

@@ -8,7 +8,7 @@ from typing import Any
 from toy import toy_compute, toy_store
 
 from sparserm_cli.errors import ResourceError
-from sparserm_cli.stages.engine import UnitWorker
+from sparserm_cli.stages.engine.engine import UnitWorker
 from sparserm_cli.store.units.unit_store import UnitStore
 
 

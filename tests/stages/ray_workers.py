@@ -5,11 +5,11 @@ from typing import Any
 
 from ray_toys import die
 
-from sparserm_cli.stages.encode_units import EncodeWorker
-from sparserm_cli.stages.engine import Lost
-from sparserm_cli.stages.fused import FusedWorker
-from sparserm_cli.stages.scoring import ScoreWorker, Window
-from sparserm_cli.stages.units import CaptureWorker
+from sparserm_cli.stages.encode.worker import EncodeWorker
+from sparserm_cli.stages.engine.engine import Lost
+from sparserm_cli.stages.extract.fused import FusedWorker
+from sparserm_cli.stages.extract.worker import CaptureWorker
+from sparserm_cli.stages.score.windows import ScoreWorker, Window
 
 KILLED = Path("killed")
 """Is there, in the driver's working directory, once one has been killed."""

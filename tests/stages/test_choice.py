@@ -13,9 +13,10 @@ import sparserm_planted as planted
 
 from sparserm_cli.config import FitConfig, FrequencyConfig, HeadSetting, SelectConfig
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages import choice, fit
-from sparserm_cli.stages.frequency import frequency
-from sparserm_cli.stages.select import select
+from sparserm_cli.stages.fit import fit
+from sparserm_cli.stages.fit import model_selection as choice
+from sparserm_cli.stages.frequency.frequency import frequency
+from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.directions import read_directions, write_directions
 from sparserm_cli.store.artifacts.reward import RewardConfig
 

@@ -16,9 +16,9 @@ from sparserm_cli.config import EncodeConfig, ExtractConfig
 from sparserm_cli.errors import IncompatibleError, StoppedError, UsageError
 from sparserm_cli.models import sae_encode
 from sparserm_cli.models.sae import SparseAutoencoder, load_sae
-from sparserm_cli.stages import encode_units
-from sparserm_cli.stages.encode import EncodeSummary, encode
-from sparserm_cli.stages.extract import extract
+from sparserm_cli.stages.encode import worker as encode_units
+from sparserm_cli.stages.encode.encode import EncodeSummary, encode
+from sparserm_cli.stages.extract.extract import extract
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.reader import FeaturesReader
@@ -290,7 +290,7 @@ def test_encoding_a_local_folder_never_imports_sae_lens(run: Path, tmp_path: Pat
     program = (
         "import sys; from pathlib import Path\n"
         "from sparserm_cli.config import EncodeConfig\n"
-        "from sparserm_cli.stages.encode import encode\n"
+        "from sparserm_cli.stages.encode.encode import encode\n"
         "assert 'torch' not in sys.modules\n"
         f"config = EncodeConfig(run=Path({str(run)!r}), sae=({name!r},))\n"
         "encode(config, progress=lambda *_: None, note=print)\n"

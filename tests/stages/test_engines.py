@@ -18,11 +18,13 @@ import pytest
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, ScoreConfig
 from sparserm_cli.locations import place as place_of
-from sparserm_cli.stages import encode_units, responses, scoring
-from sparserm_cli.stages import extract as extract_module
-from sparserm_cli.stages.encode import encode
-from sparserm_cli.stages.extract import ExtractSummary, extract
-from sparserm_cli.stages.score import score
+from sparserm_cli.stages.encode import worker as encode_units
+from sparserm_cli.stages.encode.encode import encode
+from sparserm_cli.stages.extract import extract as extract_module
+from sparserm_cli.stages.extract.extract import ExtractSummary, extract
+from sparserm_cli.stages.score import responses
+from sparserm_cli.stages.score import windows as scoring
+from sparserm_cli.stages.score.score import score
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader

@@ -11,8 +11,8 @@ from sparserm_cli.errors import UsageError
 from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm.backbone import block_parameters
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.stages import estimate
-from sparserm_cli.stages.extract import ExtractSummary, extract
+from sparserm_cli.stages.extract import estimate
+from sparserm_cli.stages.extract.extract import ExtractSummary, extract
 
 WIDTH, INNER, HEADS, KEYS, HEAD = 32, 64, 4, 2, 8
 WEIGHTS = 2 * WIDTH * HEADS * HEAD + 2 * WIDTH * KEYS * HEAD + 3 * WIDTH * INNER + 2 * WIDTH

@@ -24,7 +24,7 @@ from sparserm_cli.errors import (
 )
 from sparserm_cli.formatting import size
 from sparserm_cli.models.lm import language_model as lm
-from sparserm_cli.stages.extract import extract
+from sparserm_cli.stages.extract.extract import extract
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.run.locks import run_lock
 from sparserm_cli.store.run.status import status
@@ -265,7 +265,7 @@ def test_row_50_an_interrupted_dry_run_leaves_no_trace(data, tiny_model, tmp_pat
         assert len(list(folder.glob("*/activations.zarr"))) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sparserm_cli.stages.extract.estimate", interrupt)
+    monkeypatch.setattr("sparserm_cli.stages.extract.extract.estimate", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(data, tiny_model("llama"), tmp_path / "run", dry_run=True)
     assert list(folder.iterdir()) == []

@@ -11,10 +11,10 @@ import sparserm_planted as planted
 from sparserm_cli.config import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError
 from sparserm_cli.models.head.reward_head import RewardHead
-from sparserm_cli.stages.fit import FitSummary, fit
-from sparserm_cli.stages.frequency import frequency
-from sparserm_cli.stages.select import select
-from sparserm_cli.stages.split import split_pairs
+from sparserm_cli.stages.fit.fit import FitSummary, fit
+from sparserm_cli.stages.fit.split import split_pairs
+from sparserm_cli.stages.frequency.frequency import frequency
+from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.directions import read_directions, write_directions
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 from sparserm_cli.store.capture.artifact import capture_path

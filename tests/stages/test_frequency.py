@@ -11,7 +11,7 @@ import sparserm_planted as planted
 from sparserm_cli.config import FrequencyConfig
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.errors import BadInputError, IncompatibleError
-from sparserm_cli.stages.frequency import FrequencySummary, frequency
+from sparserm_cli.stages.frequency.frequency import FrequencySummary, frequency
 from sparserm_cli.store.artifacts.frequency import read_frequency
 from sparserm_cli.store.features.artifact import features_path
 

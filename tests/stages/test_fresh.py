@@ -8,7 +8,9 @@ import pytest
 import sparserm_planted as planted
 
 from sparserm_cli.config import FitConfig, FrequencyConfig, SelectConfig
-from sparserm_cli.stages import fit, frequency, select
+from sparserm_cli.stages.fit import fit
+from sparserm_cli.stages.frequency import frequency
+from sparserm_cli.stages.select import select
 
 
 def quiet(_done: object = None, _all: object = None) -> None:

@@ -13,12 +13,12 @@ from sparserm_cli.console import Output
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.lm import language_model as lm
 from sparserm_cli.models.sae import SparseAutoencoder
-from sparserm_cli.stages import fused
-from sparserm_cli.stages.encode import encode
-from sparserm_cli.stages.extract import ExtractSummary, extract
-from sparserm_cli.stages.fit import fit
-from sparserm_cli.stages.frequency import frequency
-from sparserm_cli.stages.select import select
+from sparserm_cli.stages.encode.encode import encode
+from sparserm_cli.stages.extract import fused
+from sparserm_cli.stages.extract.extract import ExtractSummary, extract
+from sparserm_cli.stages.fit.fit import fit
+from sparserm_cli.stages.frequency.frequency import frequency
+from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path

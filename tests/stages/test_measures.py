@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sparserm_cli.stages import measures as m
-from sparserm_cli.stages.cohort import FOLDS, make_cohort
-from sparserm_cli.stages.tally import Tally
+from sparserm_cli.stages.frequency import latent_statistics
+from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+from sparserm_cli.stages.frequency.firing_counts import Tally
+from sparserm_cli.statistics import rates as m
 
 
 def test_wilson_interval_by_hand():
@@ -110,7 +111,7 @@ def test_measure_finds_the_planted_latents():
     cohort, counter = make_cohort(lengths, groups, groups % FOLDS, pairs), Tally(3, "token", length)
     response, _, latent = np.nonzero(fires)
     counter.add(cohort, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
-    found = m.measure(counter.result())
+    found = latent_statistics.measure(counter.result())
     assert found.difference == pytest.approx([0.4, -0.4, 0.0], abs=0.03)
     assert found.length_controlled == pytest.approx(found.difference, abs=0.01)
     assert (found.low <= found.rate).all()

@@ -25,12 +25,12 @@ from sparserm_cli.config import (
     ServeConfig,
 )
 from sparserm_cli.locations import place
-from sparserm_cli.stages.encode import encode
-from sparserm_cli.stages.extract import extract
-from sparserm_cli.stages.fit import fit
-from sparserm_cli.stages.frequency import frequency
-from sparserm_cli.stages.score import score
-from sparserm_cli.stages.select import select
+from sparserm_cli.stages.encode.encode import encode
+from sparserm_cli.stages.extract.extract import extract
+from sparserm_cli.stages.fit.fit import fit
+from sparserm_cli.stages.frequency.frequency import frequency
+from sparserm_cli.stages.score.score import score
+from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.results import EVALUATION
 from sparserm_cli.store.io import storage as places
 from sparserm_cli.store.outputs.scores import scores_path

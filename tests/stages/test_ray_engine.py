@@ -18,8 +18,8 @@ import pytest
 
 from sparserm_cli.config import EngineConfig, ExtractConfig
 from sparserm_cli.errors import PartialError, ResourceError, StoppedError, UsageError
-from sparserm_cli.stages.engine import open_engine
-from sparserm_cli.stages.extract import ExtractSummary, extract
+from sparserm_cli.stages.engine.open import open_engine
+from sparserm_cli.stages.extract.extract import ExtractSummary, extract
 from sparserm_cli.store.units.records import Manifest
 
 pytest.importorskip("ray", reason="the extra `ray` is not installed")

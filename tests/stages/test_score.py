@@ -11,9 +11,10 @@ import pytest
 from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, UsageError
 from sparserm_cli.models.reward_model import RewardModel
-from sparserm_cli.stages import responses, scoring
-from sparserm_cli.stages.fit import fit
-from sparserm_cli.stages.score import score
+from sparserm_cli.stages.fit.fit import fit
+from sparserm_cli.stages.score import responses
+from sparserm_cli.stages.score import windows as scoring
+from sparserm_cli.stages.score.score import score
 from sparserm_cli.store.artifacts.reward import read_reward, write_reward
 from sparserm_cli.study.evaluate import evaluate
 

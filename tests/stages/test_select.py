@@ -8,11 +8,11 @@ import sparserm_planted as planted
 
 from sparserm_cli.config import FrequencyConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.stages.frequency import frequency
-from sparserm_cli.stages.pursuit import moments
-from sparserm_cli.stages.select import SelectSummary, counted_moments, sae_decoder, select
-from sparserm_cli.stages.selection import MEASURES
-from sparserm_cli.stages.training_pairs import counted_pairs
+from sparserm_cli.stages.frequency.frequency import frequency
+from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.select.orthogonal import moments
+from sparserm_cli.stages.select.rankings import MEASURES
+from sparserm_cli.stages.select.select import SelectSummary, counted_moments, sae_decoder, select
 from sparserm_cli.store.artifacts.directions import read_directions
 from sparserm_cli.store.artifacts.frequency import read_frequency
 from sparserm_cli.store.capture.artifact import capture_path, remove_capture

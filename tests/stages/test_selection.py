@@ -9,9 +9,9 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages import selection
-from sparserm_cli.stages.pursuit import RIDGE, Moments, moments
-from sparserm_cli.stages.selection import MEASURES, Chosen, random_directions
+from sparserm_cli.stages.select import rankings as selection
+from sparserm_cli.stages.select.orthogonal import RIDGE, Moments, moments
+from sparserm_cli.stages.select.rankings import MEASURES, Chosen, random_directions
 from sparserm_cli.store.artifacts.frequency import Measures
 
 FOLDS = np.full((4, 2), 100)

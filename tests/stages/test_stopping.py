@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from sparserm_cli.errors import StoppedError
-from sparserm_cli.stages.stopping import finish_unit_in_hand
+from sparserm_cli.stages.engine.signals import finish_unit_in_hand
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -8,9 +8,9 @@ import sparserm_planted as planted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.stages import tally
-from sparserm_cli.stages.cohort import FOLDS, STRATA, length_cuts, make_cohort
-from sparserm_cli.stages.tally import Counts, Tally
+from sparserm_cli.stages.frequency import firing_counts as tally
+from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA, length_cuts, make_cohort
+from sparserm_cli.stages.frequency.firing_counts import Counts, Tally
 
 TOKENS = [  # four responses, the latents that fire on each of their tokens
     [[0, 2], [0]],

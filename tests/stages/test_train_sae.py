@@ -17,10 +17,10 @@ from sparserm_cli.models.sae_check import measure
 from sparserm_cli.models.sae_metadata import read_sae_metadata
 from sparserm_cli.models.sae_recipe import SAERecipe
 from sparserm_cli.models.sae_tokens import SinkRule
-from sparserm_cli.stages.encode import encode
-from sparserm_cli.stages.extract import extract
-from sparserm_cli.stages.sae_source import TextReading, text_source
-from sparserm_cli.stages.train_sae import fit_sae, train_sae
+from sparserm_cli.stages.encode.encode import encode
+from sparserm_cli.stages.extract.extract import extract
+from sparserm_cli.stages.train_sae.text_source import TextReading, text_source
+from sparserm_cli.stages.train_sae.train_sae import fit_sae, train_sae
 
 WIDE = {"d_sae": 64, "k": 8, "batch_rows": 128, "warm_up_steps": 10, "held_out_fraction": 0.25, "lr": 3e-3}
 
@@ -118,7 +118,7 @@ def test_row_5_failed_training_leaves_the_old_sae(tmp_path: Path, monkeypatch: p
     """The folder is replaced when the new SAE is whole, and not before."""
     fit_sae(Cloud(), tmp_path / "sae", SAERecipe(steps=2, **WIDE))
     before = load_sae(tmp_path / "sae").digest
-    monkeypatch.setattr("sparserm_cli.stages.train_sae.measure", None)
+    monkeypatch.setattr("sparserm_cli.stages.train_sae.train_sae.measure", None)
     with pytest.raises(TypeError):
         fit_sae(Cloud(), tmp_path / "sae", SAERecipe(steps=3, **WIDE))
     assert load_sae(tmp_path / "sae").digest == before

@@ -8,8 +8,8 @@ import sparserm_planted as planted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.stages.cohort import FOLDS, Cohort, make_cohort
-from sparserm_cli.stages.training_pairs import Rule, UnitCohorts
+from sparserm_cli.stages.frequency.cohort import FOLDS, Cohort, make_cohort
+from sparserm_cli.stages.frequency.unit_cohorts import Rule, UnitCohorts
 from sparserm_cli.store.arrays import external_sort as tables
 from sparserm_cli.store.arrays.external_sort import Scratch
 from sparserm_cli.store.capture import rows as rows_module

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparserm_cli.data.splits import group_key
-from sparserm_cli.stages.cohort import Cohort
+from sparserm_cli.stages.frequency.cohort import Cohort
 from sparserm_cli.store.arrays.csr import Csr, index_type
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.plan import ExtractSettings, InputFact

@@ -13,7 +13,7 @@ import sparserm_planted as planted
 from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae_check import SAEQuality
-from sparserm_cli.stages import choice
+from sparserm_cli.stages.fit import model_selection as choice
 from sparserm_cli.store.artifacts.results import COMPARISON
 from sparserm_cli.study import lineup
 from sparserm_cli.study.compare import compare, compare_samples

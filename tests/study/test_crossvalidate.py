@@ -9,8 +9,8 @@ import sparserm_planted as planted
 
 from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.cohort import FOLDS, make_cohort
-from sparserm_cli.stages.tally import Tally
+from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+from sparserm_cli.stages.frequency.firing_counts import Tally
 from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate, training_of
 from sparserm_cli.study.fit_method import fit_method, inner_accuracy
 from sparserm_cli.study.methods import KINDS, Method, Training

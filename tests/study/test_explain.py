@@ -16,7 +16,7 @@ from sparserm_cli.errors import BadInputError, CorruptStoreError, UsageError
 from sparserm_cli.models.head.attribution import attribution, attributions, columns
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.reward_model import RewardModel
-from sparserm_cli.stages.fit import fit
+from sparserm_cli.stages.fit.fit import fit
 from sparserm_cli.store.artifacts.directions import directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import HeadArrays, reward_path
 from sparserm_cli.store.io.atomic import remove_folder

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt64
 
 from sparserm_cli.data.splits import validation_mask
-from sparserm_cli.stages.cohort import FOLDS, Cohort, classed, length_cuts
+from sparserm_cli.stages.frequency.cohort import FOLDS, Cohort, classed, length_cuts
 from sparserm_cli.store.arrays.external_sort import Scratch, Table, fields, groups
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import Rows

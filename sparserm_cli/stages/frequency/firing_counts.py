@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer, UInt8, UInt16, UInt32
 
-from sparserm_cli.stages.cohort import FOLDS, STRATA, Cohort, class_totals
+from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA, Cohort, class_totals
 from sparserm_cli.store.artifacts.frequency import Unit
 
 Block = UInt16[np.ndarray, "entries d_sae"] | UInt32[np.ndarray, "entries d_sae"]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages import pursuit
+from sparserm_cli.stages.select import orthogonal as pursuit
 from sparserm_cli.store.artifacts.frequency import Latents, Measures
 
 By = Literal[

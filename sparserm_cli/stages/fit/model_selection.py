@@ -18,8 +18,9 @@ from jaxtyping import Float, Float32, Int64, UInt64
 from sparserm_cli.config import FitConfig, HeadSetting, Progress
 from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages.controls import Rows, fit_projections, projections
-from sparserm_cli.stages.split import Split
+from sparserm_cli.models.head.projections import Rows, projections
+from sparserm_cli.stages.fit.controls import fit_projections
+from sparserm_cli.stages.fit.split import Split
 from sparserm_cli.store.capture.reader import ActivationsReader
 
 SETTINGS = {

@@ -13,12 +13,13 @@ from typing import NamedTuple
 from sparserm_cli.config import ExtractConfig, Note, Progress
 from sparserm_cli.formatting import size
 from sparserm_cli.models.checkpoints.resolve import resolve_model
-from sparserm_cli.stages.engine import Engine, open_engine
-from sparserm_cli.stages.estimate import Estimate, estimate
-from sparserm_cli.stages.fused import FusedWorker, finish_latents, plan_latents
-from sparserm_cli.stages.layer_saes import name_by_layer
-from sparserm_cli.stages.planning import Request, check_request, request_of, write_plan
-from sparserm_cli.stages.units import CaptureWorker
+from sparserm_cli.stages.encode.sae_layers import name_by_layer
+from sparserm_cli.stages.engine.engine import Engine
+from sparserm_cli.stages.engine.open import open_engine
+from sparserm_cli.stages.extract.estimate import Estimate, estimate
+from sparserm_cli.stages.extract.fused import FusedWorker, finish_latents, plan_latents
+from sparserm_cli.stages.extract.request import Request, check_request, request_of, write_plan
+from sparserm_cli.stages.extract.worker import CaptureWorker
 from sparserm_cli.store.capture.artifact import capture_path, remove_capture
 from sparserm_cli.store.capture.plan import ExtractPlan, check_space
 from sparserm_cli.store.capture.writer import ActivationsWriter

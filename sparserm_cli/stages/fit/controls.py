@@ -10,47 +10,19 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import HeadSetting, Progress
-from sparserm_cli.stages.selection import random_directions
-from sparserm_cli.stages.split import Split
-from sparserm_cli.store.artifacts.reward import POOLINGS, HeadArrays
+from sparserm_cli.models.head.projections import DENSE_PAIRS, Rows, projections
+from sparserm_cli.stages.fit.split import Split
+from sparserm_cli.stages.select.rankings import random_directions
+from sparserm_cli.store.artifacts.reward import HeadArrays
 from sparserm_cli.store.capture.reader import ActivationsReader
 
-DENSE_PAIRS = 20_000
-"""Most pairs that the dense control is fitted on, and that `select --by forward` looks at."""
 RANDOM, DENSE, MEANS = "random directions", "dense", "difference of means"
+
+
 LENGTH = "length only"
+
+
 _DENSE_SETTING = HeadSetting("mean", "linear", "bt")
-
-Rows = Mapping[int, Float32[np.ndarray, "directions d_in"]]
-
-
-def projections(
-    capture: ActivationsReader,
-    layers: tuple[int, ...],
-    pool: str,
-    directions: Rows | None,
-    rows: Int64[np.ndarray, " n"],
-) -> Float32[np.ndarray, "n p"]:
-    """Return the projections of some responses, layer by layer, for each pooling; one pass over the capture.
-
-    Args:
-        capture: with these layers.
-        layers: in order.
-        pool: mean, last or both.
-        directions: layer to directions; None keeps the pooled vectors themselves.
-        rows: the responses, rising.
-
-    """
-    parts = []
-    for layer in layers:
-        for pooling in POOLINGS[pool]:
-            found = []
-            for start, block in capture.iter_pooled(layer, pooling):
-                first, last = np.searchsorted(rows, [start, start + len(block)])
-                vectors = block[rows[first:last] - start]
-                found.append(vectors if directions is None else vectors @ directions[layer].T)
-            parts.append(np.concatenate(found))
-    return np.concatenate(parts, axis=1)
 
 
 class FittedHead(NamedTuple):

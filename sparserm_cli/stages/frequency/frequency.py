@@ -12,10 +12,10 @@ import numpy as np
 
 from sparserm_cli.config import FrequencyConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages.cohort import FOLDS, STRATA
-from sparserm_cli.stages.measures import measure
-from sparserm_cli.stages.tally import Counts, Tally
-from sparserm_cli.stages.training_pairs import Rule, UnitCohorts
+from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA
+from sparserm_cli.stages.frequency.firing_counts import Counts, Tally
+from sparserm_cli.stages.frequency.latent_statistics import measure
+from sparserm_cli.stages.frequency.unit_cohorts import Rule, UnitCohorts
 from sparserm_cli.store.arrays.external_sort import Scratch
 from sparserm_cli.store.artifacts.frequency import (
     TYPE,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sparserm_cli.config import Note, Progress
-from sparserm_cli.stages.encode import finished_features, plan_encoding
-from sparserm_cli.stages.engine import Engine
-from sparserm_cli.stages.planning import Request
-from sparserm_cli.stages.units import CaptureWorker
+from sparserm_cli.stages.encode.encode import finished_features, plan_encoding
+from sparserm_cli.stages.engine.engine import Engine
+from sparserm_cli.stages.extract.request import Request
+from sparserm_cli.stages.extract.worker import CaptureWorker
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.writer import ActivationsWriter
@@ -27,7 +27,7 @@ from sparserm_cli.store.units.unit_store import UnitStore
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sparserm_cli.stages.encode_units import Examined, UnitEncoder
+    from sparserm_cli.stages.encode.worker import Examined, UnitEncoder
 
 
 class FusedWorker(CaptureWorker):
@@ -59,7 +59,7 @@ class FusedWorker(CaptureWorker):
     @cached_property
     def _encoder(self) -> "UnitEncoder":
         """What fills the features."""
-        from sparserm_cli.stages.encode_units import UnitEncoder
+        from sparserm_cli.stages.encode.worker import UnitEncoder
 
         return UnitEncoder(self._request.config, self._names, self.store.run_id)
 
@@ -72,7 +72,7 @@ class FusedWorker(CaptureWorker):
         self, unit: int, layers: Mapping[int, dict[str, np.ndarray]], rejected: tuple[int, ...]
     ) -> None:
         """Encode and write a unit's tokens, and take them out of its arrays."""
-        from sparserm_cli.stages.encode_units import usable_activations
+        from sparserm_cli.stages.encode.worker import usable_activations
 
         span, lengths = self.writer.rows.span(unit), self.writer.rows.lengths(unit)
         tokens = {layer: arrays.pop("tokens") for layer, arrays in layers.items()}
@@ -87,7 +87,7 @@ class FusedWorker(CaptureWorker):
 
         from sparserm_cli.models.lm.residuals import capture
         from sparserm_cli.models.lm.trie import Tree
-        from sparserm_cli.stages.encode_units import SAMPLE_ROWS
+        from sparserm_cli.stages.encode.worker import SAMPLE_ROWS
 
         trees, tokens = [], 0
         for tree in self.writer.trees(0):

@@ -16,16 +16,16 @@ from jaxtyping import Bool, Float32, Float64, UInt64
 
 from sparserm_cli.config import FitConfig, HeadSetting, Note, Progress
 from sparserm_cli.models.head.out_of_distribution import training_distances
-from sparserm_cli.stages.choice import asked, best, final_share, record, try_settings
-from sparserm_cli.stages.controls import (
+from sparserm_cli.models.head.projections import projections
+from sparserm_cli.stages.fit.controls import (
     LENGTH,
     FittedHead,
     fit_controls,
     fit_projections,
     length_preference,
-    projections,
 )
-from sparserm_cli.stages.split import Split, split_pairs
+from sparserm_cli.stages.fit.model_selection import asked, best, final_share, record, try_settings
+from sparserm_cli.stages.fit.split import Split, split_pairs
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import (
     TYPE,

@@ -9,17 +9,19 @@ Memory: that of one worker, here or in each actor.
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar
 
-from sparserm_cli.config import EngineConfig, Note, Progress
-from sparserm_cli.stages.stopping import StopRequest, finish_unit_in_hand
+from sparserm_cli.stages.engine.signals import StopRequest
 from sparserm_cli.store.units.records import Manifest
 from sparserm_cli.store.units.unit_store import UnitStore
 from sparserm_cli.store.units.work_loop import attempt, work_attempts
 
 Worker = TypeVar("Worker", covariant=True)
+
+
 Task = TypeVar("Task")
+
+
 Result = TypeVar("Result")
 
 
@@ -115,49 +117,3 @@ class Engine(ABC, Generic[Worker]):
 def _attempt(worker: UnitWorker, unit: int) -> str | None:
     """Compute and commit a unit; return what went wrong, if it concerns this unit alone."""
     return attempt(worker.store, worker.compute, unit)
-
-
-class SerialEngine(Engine[Worker]):
-    """Does one task after the other in this process."""
-
-    def __init__(self, worker: Worker, stop: StopRequest) -> None:
-        super().__init__(stop)
-        self._worker = worker
-
-    def ask(self, question: Callable[[Worker], Result]) -> Result:
-        """Answer here."""
-        return question(self._worker)
-
-    def spread(
-        self, do: Callable[[Worker, Task], Result], tasks: Iterable[Task]
-    ) -> Iterator[tuple[Task, Result | Lost]]:
-        """Yield results in the order of the tasks."""
-        for task in tasks:
-            if self.stop.requested:
-                return
-            yield task, do(self._worker, task)
-
-
-@contextmanager
-def open_engine(
-    config: EngineConfig, make: Callable[..., Worker], *, progress: Progress, note: Note
-) -> Iterator[Engine[Worker]]:
-    """Give the engine that the options ask for; its workers are gone at the end.
-
-    Ctrl-C and SIGTERM let the tasks in hand finish; a second one aborts them.
-
-    Args:
-        config: the options.
-        make: makes a worker, told `progress` and `note`, in this process or in actors, where nobody listens.
-        progress: called with work done and work in all.
-        note: told what is worth knowing on the way.
-
-    """
-    with finish_unit_in_hand(note) as stop:
-        if config.engine == "serial":
-            yield SerialEngine(make(progress=progress, note=note), stop)
-            return
-        from sparserm_cli.stages.ray_engine import RayEngine
-
-        with RayEngine(config, make, stop, progress=progress, note=note) as engine:
-            yield engine

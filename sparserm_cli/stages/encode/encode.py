@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
 from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
-from sparserm_cli.stages.engine import open_engine
-from sparserm_cli.stages.layer_saes import name_by_layer, sae_facts
+from sparserm_cli.stages.encode.sae_layers import name_by_layer, sae_facts
+from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.reader import ActivationsReader
@@ -39,7 +39,7 @@ from sparserm_cli.store.units.unit_store import MANIFEST, is_planned
 
 if TYPE_CHECKING:
     from sparserm_cli.models.sae_check import SAEQuality
-    from sparserm_cli.stages.encode_units import Examined
+    from sparserm_cli.stages.encode.worker import Examined
 
 
 class EncodeSummary(NamedTuple):
@@ -96,7 +96,7 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
         return finished
     for layer in names:
         capture.require(layer, "response")
-    from sparserm_cli.stages.encode_units import EncodeWorker
+    from sparserm_cli.stages.encode.worker import EncodeWorker
 
     run_id = uuid.uuid4().hex
     make = partial(EncodeWorker, config, names, run_id)

@@ -20,9 +20,9 @@ from sparserm_cli.models.lm.devices import choose_device
 from sparserm_cli.models.sae import SparseAutoencoder, load_sae
 from sparserm_cli.models.sae_check import SAEQuality, check_sample
 from sparserm_cli.models.sae_encode import Encoded, SparseEncoder
-from sparserm_cli.stages.engine import UnitWorker
-from sparserm_cli.stages.layer_saes import sae_facts
-from sparserm_cli.stages.units import tokens_done
+from sparserm_cli.stages.encode.sae_layers import sae_facts
+from sparserm_cli.stages.engine.engine import UnitWorker
+from sparserm_cli.stages.engine.progress import tokens_done
 from sparserm_cli.store.arrays.csr import Csr, index_type
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from sparserm_cli.config import ExtractConfig
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.planning import Request
-from sparserm_cli.stages.units import load_model
+from sparserm_cli.stages.extract.request import Request
+from sparserm_cli.stages.extract.worker import load_model
 from sparserm_cli.store.capture.writer import ActivationsWriter
 
 SAMPLE_SECONDS, CALIBRATION_SECONDS = 3.0, 20.0

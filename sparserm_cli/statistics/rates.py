@@ -1,39 +1,10 @@
-"""What the counts of `tally` say about each latent: rates, intervals, tests, q-values. Pure functions.
-
-Axes: `d_sae` latents; side 0 chosen, 1 rejected. A positive number always speaks for chosen.
-"""
+"""Shares, their intervals, tests of their differences, and corrections for many tests."""
 
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.special import ndtr, ndtri, xlogy
 
-from sparserm_cli.stages.tally import Counts
-from sparserm_cli.store.artifacts.frequency import Latents, Measures
-
-
-def measure(counts: Counts) -> Measures:
-    """Turn the counts of one layer into measures."""
-    by_class, of_class = counts.classed.astype(np.float64), counts.classed_total.astype(np.float64)
-    rate = shares(by_class.sum(axis=(0, 1)), of_class.sum(axis=(0, 1))[:, None])
-    low, high = wilson_interval(rate, counts.responses_total[:, None].astype(np.float64))
-    z = two_proportion_z(counts.responses, counts.responses_total)
-    mcnemar = mcnemar_z(counts.discordant)
-    fold_rate = shares(by_class.sum(axis=1), of_class.sum(axis=1)[:, :, None])
-    return Measures(
-        rate=rate,
-        low=low,
-        high=high,
-        responses=counts.responses,
-        fold_rate=np.ascontiguousarray(fold_rate.transpose(1, 2, 0), np.float32),
-        difference=rate[0] - rate[1],
-        standardised=standardised_difference(rate),
-        length_controlled=stratified_difference(by_class.sum(axis=0), of_class.sum(axis=0)),
-        z=z,
-        q=q_values(two_sided_p(z)),
-        mcnemar=mcnemar,
-        mcnemar_q=q_values(two_sided_p(mcnemar)),
-        mutual_information=mutual_information(counts.responses, counts.responses_total),
-    )
+from sparserm_cli.store.artifacts.frequency import Latents
 
 
 def shares(part: Float64[np.ndarray, "..."], whole: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:

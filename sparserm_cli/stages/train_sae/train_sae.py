@@ -24,8 +24,8 @@ from sparserm_cli.models.sae_check import SAEQuality, measure
 from sparserm_cli.models.sae_recipe import SAERecipe
 from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
 from sparserm_cli.models.sae_training import add_metadata, save, train
-from sparserm_cli.stages.sae_run_source import RunSource
-from sparserm_cli.stages.sae_source import TextReading, TokenSource, text_source
+from sparserm_cli.stages.train_sae.capture_source import RunSource
+from sparserm_cli.stages.train_sae.text_source import TextReading, TokenSource, text_source
 from sparserm_cli.store.io.atomic import building_folder
 
 SINK_SAMPLE_ROWS = 16384

@@ -16,13 +16,13 @@ from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import Note, SelectConfig
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.head.projections import DENSE_PAIRS, projections
 from sparserm_cli.models.sae_decoder import load_decoder
 from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
-from sparserm_cli.stages.controls import DENSE_PAIRS, projections
-from sparserm_cli.stages.pursuit import Moments, moments
-from sparserm_cli.stages.selection import Chosen, choose, random_directions
-from sparserm_cli.stages.training_pairs import counted_pairs
+from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.select.orthogonal import Moments, moments
+from sparserm_cli.stages.select.rankings import Chosen, choose, random_directions
 from sparserm_cli.store.artifacts.directions import (
     TYPE,
     VERSION,

@@ -18,8 +18,9 @@ from sparserm_cli.data.example import Reject
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.errors import PartialError
 from sparserm_cli.models.reward_model import RewardModel
-from sparserm_cli.stages.engine import Lost, open_engine
-from sparserm_cli.stages.responses import load_reward, responses_reader, text_windows
+from sparserm_cli.stages.engine.engine import Lost
+from sparserm_cli.stages.engine.open import open_engine
+from sparserm_cli.stages.score.responses import load_reward, responses_reader, text_windows
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 from sparserm_cli.store.outputs.score_log import ScoreLog, refused_row, scored_row, token_fields
 from sparserm_cli.store.run.locks import lock

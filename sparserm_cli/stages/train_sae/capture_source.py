@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.encode_units import unit_activations
+from sparserm_cli.stages.encode.worker import unit_activations
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 

@@ -17,10 +17,9 @@ import numpy as np
 from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.lm.allocator import return_freed_memory
-from sparserm_cli.stages.engine import UnitWorker
-from sparserm_cli.stages.planning import Request
+from sparserm_cli.stages.engine.engine import UnitWorker
+from sparserm_cli.stages.extract.request import Request
 from sparserm_cli.store.arrays.bfloat16 import NAN_BITS
-from sparserm_cli.store.capture.rows import Rows
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.units.records import UnitFacts
 from sparserm_cli.store.units.unit_store import UnitStore
@@ -28,6 +27,7 @@ from sparserm_cli.store.units.unit_store import UnitStore
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
     from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.stages.engine.progress import tokens_done
 
 
 class CaptureWorker(UnitWorker):
@@ -138,12 +138,6 @@ class CaptureWorker(UnitWorker):
             kind, fill = (np.uint16, NAN_BITS) if settings.dtype == "bfloat16" else (np.float32, np.nan)
             arrays["tokens"] = np.full((tokens, settings.d_in), fill, kind)
         return arrays
-
-
-def tokens_done(store: UnitStore, rows: Rows, worker: tuple[int, int]) -> int:
-    """Return the response tokens of units that this worker need not compute any more."""
-    pending = set(store.pending(*worker))
-    return sum(int(rows.lengths(unit).sum()) for unit in range(store.plan.units) if unit not in pending)
 
 
 def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "LanguageModel":

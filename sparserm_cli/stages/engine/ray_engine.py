@@ -25,8 +25,8 @@ import ray
 
 from sparserm_cli.config import EngineConfig, Note, Progress
 from sparserm_cli.errors import ResourceError, SparseRMError, StoppedError
-from sparserm_cli.stages.engine import Engine, Lost, Worker
-from sparserm_cli.stages.stopping import StopRequest
+from sparserm_cli.stages.engine.engine import Engine, Lost, Worker
+from sparserm_cli.stages.engine.signals import StopRequest
 
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a local cluster: nothing but tasks and their outcomes goes through it."""

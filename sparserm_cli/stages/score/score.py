@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sparserm_cli.config import Note, Progress, ScoreConfig
-from sparserm_cli.stages.scoring import all_rows, score_log
+from sparserm_cli.stages.score.windows import all_rows, score_log
 from sparserm_cli.store.outputs.json_lines import writing_lines
 from sparserm_cli.store.outputs.scores import score_line, scores_path
 

@@ -1,0 +1,1 @@
+"""Encode captured tokens into latents of a sparse autoencoder."""

@@ -1,0 +1,1 @@
+"""Who does the work, this process or Ray actors, and how it stops on signals."""

@@ -1,0 +1,1 @@
+"""Capture residual activations of preference pairs."""

@@ -1,0 +1,1 @@
+"""Fit the reward head, its controls and its validation."""

@@ -1,0 +1,1 @@
+"""Count how often each latent fires on chosen and on rejected responses."""

@@ -1,0 +1,1 @@
+"""Select preference directions."""

@@ -1,0 +1,1 @@
+"""Train a sparse autoencoder for a model that has none."""
