@@ -10,9 +10,9 @@ import json
 import sys
 from pathlib import Path
 
+from sparserm_cli.analysis.compare.markdown import markdown
 from sparserm_cli.errors import SparseRMError
 from sparserm_cli.store.artifacts.results import COMPARISON
-from sparserm_cli.study.compare_tables import markdown
 
 
 def main() -> int:

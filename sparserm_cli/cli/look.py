@@ -63,7 +63,7 @@ def compare(
     Example: sparserm compare --quick --other HH-RLHF=hh-run
     """
     settings, out = opt.begin(ctx, CompareConfig)
-    from sparserm_cli.study.compare import compare as study
+    from sparserm_cli.analysis.compare.compare import compare as study
 
     with out.phases("steps") as progress:
         summary = study(settings, progress=progress, note=out.note)
@@ -96,7 +96,7 @@ def explain(
     Example: sparserm explain held-out.jsonl --row 3 --response 2
     """
     settings, out = opt.begin(ctx, ExplainConfig)
-    from sparserm_cli.study.explain import explain as study
+    from sparserm_cli.analysis.explain import explain as study
 
     reports.explain(out, study(settings, note=out.note), settings.top)
 
@@ -134,7 +134,7 @@ def report(
     Example: sparserm report --output report.html
     """
     settings, out = opt.begin(ctx, ReportConfig)
-    from sparserm_cli.study.report import report as study
+    from sparserm_cli.analysis.report.report import report as study
 
     with out.phases("units") as progress:
         summary = study(settings, progress=progress, note=out.note)

@@ -101,7 +101,7 @@ def evaluate(
     Example: sparserm evaluate held-out.jsonl
     """
     settings, out = opt.begin(ctx, EvaluateConfig)
-    from sparserm_cli.study.evaluate import evaluate as study
+    from sparserm_cli.analysis.evaluate.evaluate import evaluate as study
 
     with out.progress("evaluate", "responses") as progress:
         summary = study(settings, progress=progress, note=out.note)

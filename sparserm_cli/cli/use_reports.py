@@ -7,8 +7,8 @@ from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read
 
 if TYPE_CHECKING:
+    from sparserm_cli.analysis.evaluate.evaluate import EvaluateSummary
     from sparserm_cli.stages.score.score import ScoreSummary
-    from sparserm_cli.study.evaluate import EvaluateSummary
 
 
 def score(out: Output, summary: "ScoreSummary") -> None:

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from sparserm_cli.align.export_hf import build, export_hf, settle_boundaries
+from sparserm_cli.analysis.evaluate.evaluate import evaluate
 from sparserm_cli.config import EvaluateConfig, ExportConfig
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.templated_text import ConversationText
@@ -19,7 +20,6 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.reward import read_reward
-from sparserm_cli.study.evaluate import evaluate
 
 shared, tiny = sys.modules["sparserm_fitted"], sys.modules["sparserm_tiny"]
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -10,10 +10,10 @@ from runpy import run_path
 import pytest
 from typer.testing import CliRunner
 
+from sparserm_cli.analysis.explain import DirectionShare, Explanation, TokenShare
 from sparserm_cli.cli import look_reports
 from sparserm_cli.cli.main import app
 from sparserm_cli.console import Output
-from sparserm_cli.study.explain import DirectionShare, Explanation, TokenShare
 
 made = run_path(str(Path(__file__).parents[1] / "study" / "tiny_run.py"))
 TOKENS = (

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sparserm_cli.align.serve import serve
+from sparserm_cli.analysis.evaluate.evaluate import evaluate
 from sparserm_cli.cli.main import app
 from sparserm_cli.config import (
     EncodeConfig,
@@ -36,7 +37,6 @@ from sparserm_cli.store.io import storage as places
 from sparserm_cli.store.outputs.scores import scores_path
 from sparserm_cli.store.run.status import status
 from sparserm_cli.store.run.verify import verify
-from sparserm_cli.study.evaluate import evaluate
 
 fitted = sys.modules["sparserm_fitted"]
 fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))

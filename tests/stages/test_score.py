@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sparserm_cli.analysis.evaluate.evaluate import evaluate
 from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, UsageError
 from sparserm_cli.models.reward_model import RewardModel
@@ -16,7 +17,6 @@ from sparserm_cli.stages.score import responses
 from sparserm_cli.stages.score import windows as scoring
 from sparserm_cli.stages.score.score import score
 from sparserm_cli.store.artifacts.reward import read_reward, write_reward
-from sparserm_cli.study.evaluate import evaluate
 
 shared = sys.modules["sparserm_fitted"]
 QUIET, ROWS, write, fitted = shared.QUIET, shared.ROWS, shared.write_rows, shared.fit_tiny

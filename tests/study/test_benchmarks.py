@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sparserm_cli.study.benchmarks import (
+from sparserm_cli.analysis.evaluate.benchmarks import (
     TiedPrompt,
     best_of_n,
     rm_bench,

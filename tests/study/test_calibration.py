@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm_cli.study.calibration import (
+from sparserm_cli.statistics.calibration import (
     length_bias,
     length_bias_from,
     reliability,

@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 import sparserm_planted as planted
 
+from sparserm_cli.analysis.compare import method_sets as lineup
+from sparserm_cli.analysis.compare.compare import compare, compare_samples
+from sparserm_cli.analysis.compare.markdown import markdown
+from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae_check import SAEQuality
 from sparserm_cli.stages.fit import model_selection as choice
 from sparserm_cli.store.artifacts.results import COMPARISON
-from sparserm_cli.study import lineup
-from sparserm_cli.study.compare import compare, compare_samples
-from sparserm_cli.study.compare_tables import markdown
-from sparserm_cli.study.sample import Sample, load_sample
 
 
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two penalties, two learning curve points and one share of noise are enough."""
     monkeypatch.setattr("sparserm_cli.models.head.linear.STRENGTHS", (1.0, 0.1))
-    monkeypatch.setattr("sparserm_cli.study.compare.TRAIN_PAIRS", (10, 5000))
-    monkeypatch.setattr("sparserm_cli.study.compare.FLIPPED", (0.5,))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.compare.TRAIN_PAIRS", (10, 5000))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.compare.FLIPPED", (0.5,))
 
 
 def quiet(*_: object) -> None:
@@ -89,12 +89,12 @@ def test_every_sweep_is_there_and_json(sample_of: Callable[..., Sample]):
 
 def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A quick comparison of a run in its directory, read back from it."""
-    monkeypatch.setattr("sparserm_cli.study.compare.QUICK_TOP_K", (2,))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.compare.QUICK_TOP_K", (2,))
     made = planted.plant(tmp_path / "mine", prompts=20)
-    monkeypatch.setattr("sparserm_cli.study.sample.sae_decoder", lambda _saes: made.decoder)
+    monkeypatch.setattr("sparserm_cli.analysis.compare.run_sample.sae_decoder", lambda _saes: made.decoder)
     quality = SAEQuality(0.75, 9.0, 0, 100, 0)
-    monkeypatch.setattr("sparserm_cli.study.compare.load_saes", lambda *_: {})
-    monkeypatch.setattr("sparserm_cli.study.compare.sample_saes", lambda *_, **__: {3: quality})
+    monkeypatch.setattr("sparserm_cli.analysis.compare.compare.load_saes", lambda *_: {})
+    monkeypatch.setattr("sparserm_cli.analysis.compare.compare.sample_saes", lambda *_, **__: {3: quality})
     summary = compare(
         CompareConfig(run=tmp_path / "mine", quick=True, top_k=(2,), folds=2), progress=quiet, note=quiet
     )

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import sparserm_planted as planted
 
+from sparserm_cli.analysis.compare.cross_validation import Protocol, compared, crossvalidate, training_of
+from sparserm_cli.analysis.compare.fit_method import fit_method, inner_accuracy
+from sparserm_cli.analysis.compare.methods import KINDS, Method, Training
+from sparserm_cli.analysis.compare.run_sample import Sample, count, load_sample
 from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
 from sparserm_cli.stages.frequency.firing_counts import Tally
-from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate, training_of
-from sparserm_cli.study.fit_method import fit_method, inner_accuracy
-from sparserm_cli.study.methods import KINDS, Method, Training
-from sparserm_cli.study.sample import Sample, count, load_sample
 
 SELECTED = Method("sparserm", top_k=2)
 
@@ -147,7 +147,7 @@ WEAK = Method("weak", kind="random-directions", top_k=1)
 
 def test_the_best_of_several_is_fitted(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """The better one is chosen in every fold, from few pairs, and fitted on all as if it were alone."""
-    monkeypatch.setattr("sparserm_cli.study.fit_method.INNER_PAIRS", 150)
+    monkeypatch.setattr("sparserm_cli.analysis.compare.fit_method.INNER_PAIRS", 150)
     chosen, alone = crossvalidate(sample, [Method("best", among=(WEAK, SELECTED)), SELECTED])
     assert chosen.chosen == ("sparserm",) * 5
     assert alone.chosen == ()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from sparserm_cli.analysis.explain import Explanation, explain
 from sparserm_cli.config import ExplainConfig, FitConfig
 from sparserm_cli.data.example import Example
 from sparserm_cli.errors import BadInputError, CorruptStoreError, UsageError
@@ -20,7 +21,6 @@ from sparserm_cli.stages.fit.fit import fit
 from sparserm_cli.store.artifacts.directions import directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import HeadArrays, reward_path
 from sparserm_cli.store.io.atomic import remove_folder
-from sparserm_cli.study.explain import Explanation, explain
 
 made = run_path(str(Path(__file__).with_name("tiny_run.py")))
 tiny_run, ROWS, quiet = made["tiny_run"], made["ROWS"], made["quiet"]

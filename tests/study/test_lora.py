@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from sparserm_cli.analysis.compare import method_sets as lineup
+from sparserm_cli.analysis.compare.compare import compare_samples
+from sparserm_cli.analysis.compare.cross_validation import Protocol, training_of
+from sparserm_cli.analysis.compare.lora import fit_lora, missing_packages
+from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.study import lineup
-from sparserm_cli.study.compare import compare_samples
-from sparserm_cli.study.crossvalidate import Protocol, training_of
-from sparserm_cli.study.lora import fit_lora, missing_packages
-from sparserm_cli.study.sample import Sample, load_sample
 
 made = run_path(str(Path(__file__).with_name("tiny_run.py")))
 quiet = made["quiet"]
@@ -34,10 +34,10 @@ def test_adapters_learn_the_training_pairs(
     sample: Sample, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """Pairs that begin with other words are told apart after a few passes; a second fit is the same."""
-    monkeypatch.setattr("sparserm_cli.study.lora.choose_dtype", lambda *_: (dtype, ""))
-    monkeypatch.setattr("sparserm_cli.study.lora.EPOCHS", 3)
-    monkeypatch.setattr("sparserm_cli.study.lora.BATCH_PAIRS", 2)
-    monkeypatch.setattr("sparserm_cli.study.lora.LEARNING_RATE", 5e-3)
+    monkeypatch.setattr("sparserm_cli.analysis.compare.lora.choose_dtype", lambda *_: (dtype, ""))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.lora.EPOCHS", 3)
+    monkeypatch.setattr("sparserm_cli.analysis.compare.lora.BATCH_PAIRS", 2)
+    monkeypatch.setattr("sparserm_cli.analysis.compare.lora.LEARNING_RATE", 5e-3)
     kept = np.flatnonzero(np.arange(len(sample.pairs)) % 5 != 3)  # the others have their labels swapped
     training = training_of(sample, kept, Protocol())
     scorer, again = (fit_lora(training) for _ in range(2))
@@ -62,17 +62,17 @@ def test_adapters_learn_the_training_pairs(
 @needs_align
 def test_padding_does_not_change_scores(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """Each response alone scores as in company."""
-    monkeypatch.setattr("sparserm_cli.study.lora.choose_dtype", lambda *_: (torch.float32, ""))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.lora.choose_dtype", lambda *_: (torch.float32, ""))
     scorer = fit_lora(training_of(sample, np.arange(8), Protocol()))
     together = scorer.score(sample)
-    monkeypatch.setattr("sparserm_cli.study.lora.SCORED_TOGETHER", 1)
+    monkeypatch.setattr("sparserm_cli.analysis.compare.lora.SCORED_TOGETHER", 1)
     assert scorer.score(sample) == pytest.approx(together, abs=1e-5)
 
 
 def test_another_model_is_refused(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """The model that is found has to be the one that was captured."""
     found = sample.capture.plan.settings
-    monkeypatch.setattr("sparserm_cli.study.lora.resolve_model", lambda name: resolved(name))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.lora.resolve_model", lambda name: resolved(name))
     from sparserm_cli.models.checkpoints.resolve import resolve_model
 
     def resolved(name: str):

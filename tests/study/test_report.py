@@ -15,6 +15,10 @@ import plotly.graph_objects as go
 import pytest
 from plotly.offline import get_plotlyjs
 
+from sparserm_cli.analysis.evaluate.evaluate import evaluate
+from sparserm_cli.analysis.report.figures.sweeps import sweep_figure
+from sparserm_cli.analysis.report.page import script_json
+from sparserm_cli.analysis.report.report import ReportSummary, report
 from sparserm_cli.config import EvaluateConfig, ReportConfig
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
 from sparserm_cli.store.artifacts.directions import directions_path
@@ -24,10 +28,6 @@ from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
-from sparserm_cli.study.evaluate import evaluate
-from sparserm_cli.study.report import ReportSummary, report
-from sparserm_cli.study.report_page import script_json
-from sparserm_cli.study.report_sweeps import sweep_figure
 
 made = run_path(str(Path(__file__).with_name("tiny_run.py")))
 tiny_run, NASTY, quiet = made["tiny_run"], made["NASTY"], made["quiet"]

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import sparserm_planted as planted
 
-from sparserm_cli.study import report_contexts
-from sparserm_cli.study.report_contexts import TOP, Contexts, feature_contexts, ids_of
+from sparserm_cli.analysis.report.content import contexts as report_contexts
+from sparserm_cli.analysis.report.content.contexts import TOP, Contexts, feature_contexts
+from sparserm_cli.store.capture.token_ids import ids_of
 
 WANTED = (planted.GOOD, planted.BAD, 20)
 

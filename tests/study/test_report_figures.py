@@ -7,11 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
-from sparserm_cli.store.artifacts.directions import LayerDirections
-from sparserm_cli.store.artifacts.frequency import Measures
-from sparserm_cli.store.artifacts.reward import Metric
-from sparserm_cli.study.calibration import length_bias, reliability
-from sparserm_cli.study.report_figures import (
+from sparserm_cli.analysis.report.content.stored_scores import PairScores
+from sparserm_cli.analysis.report.figures.base import (
     BLUE,
     DRAWN_PAIRS,
     accuracy_figure,
@@ -21,8 +18,11 @@ from sparserm_cli.study.report_figures import (
     reliability_figure,
     score_figure,
 )
-from sparserm_cli.study.report_latents import DRAWN_LATENTS, frequency_figure
-from sparserm_cli.study.report_scores import PairScores
+from sparserm_cli.analysis.report.figures.latents import DRAWN_LATENTS, frequency_figure
+from sparserm_cli.statistics.calibration import length_bias, reliability
+from sparserm_cli.store.artifacts.directions import LayerDirections
+from sparserm_cli.store.artifacts.frequency import Measures
+from sparserm_cli.store.artifacts.reward import Metric
 
 
 def pairs_of(margins: np.ndarray, lengths: np.ndarray) -> PairScores:

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 import sparserm_planted as planted
 
-from sparserm_cli.models.head.reward_head import RewardHead
-from sparserm_cli.store.artifacts.reward import HeadArrays
-from sparserm_cli.store.capture.artifact import capture_path
-from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.study.report_scores import (
+from sparserm_cli.analysis.report.content.stored_scores import (
     EXTREMES,
     PairScores,
     StoredScores,
@@ -18,6 +14,10 @@ from sparserm_cli.study.report_scores import (
     pair_scores,
     stored_scores,
 )
+from sparserm_cli.models.head.reward_head import RewardHead
+from sparserm_cli.store.artifacts.reward import HeadArrays
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
 
 
 def quiet(_done: int, _total: int) -> None:

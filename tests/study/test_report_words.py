@@ -8,12 +8,12 @@ import sparserm_planted as planted
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparserm_cli.analysis.report.content.contexts import Context
+from sparserm_cli.analysis.report.content.texts import Words, _beginning, _frame
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.plan_writer import PlanWriter
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.study.report_contexts import Context
-from sparserm_cli.study.report_words import Words, _beginning, _frame
 
 PROMPTS = ("<|im_start|>user\nWhy is it?<|im_end|>\n", "<|im_start|>user\nWhere is it?<|im_end|>\n")
 RESPONSE = "Because é \x1b[31m<b>" + "." * 70

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparserm_cli.study.statistics import difference, fold_spread, interval_of_means, pair_accuracy
+from sparserm_cli.statistics.pair_accuracy import difference, fold_spread, interval_of_means, pair_accuracy
 
 
 def test_a_tie_is_wrong_and_counted():

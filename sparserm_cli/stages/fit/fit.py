@@ -26,6 +26,7 @@ from sparserm_cli.stages.fit.controls import (
 )
 from sparserm_cli.stages.fit.model_selection import asked, best, final_share, record, try_settings
 from sparserm_cli.stages.fit.split import Split, split_pairs
+from sparserm_cli.statistics.pair_accuracy import pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import (
     TYPE,
@@ -43,7 +44,6 @@ from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.provenance import Lineage, check_parent
 from sparserm_cli.store.run.artifacts import is_made, look
 from sparserm_cli.store.run.locks import run_lock
-from sparserm_cli.study.statistics import pair_accuracy
 
 REWARD = "reward"
 """The head's own name among the scorers."""

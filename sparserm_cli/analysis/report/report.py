@@ -14,16 +14,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from sparserm_cli.analysis.report.content.contexts import Contexts, feature_contexts
+from sparserm_cli.analysis.report.content.stored_scores import most_wrong, pair_scores, stored_scores
+from sparserm_cli.analysis.report.content.tables import projection_of, shown_directions
+from sparserm_cli.analysis.report.content.texts import Words
+from sparserm_cli.analysis.report.page import write_page
+from sparserm_cli.analysis.report.run_facts import Missing, RunFacts, open_run
+from sparserm_cli.analysis.report.sections import ContextsOf, Findings, Scored, page_of
 from sparserm_cli.config import Note, Phases, ReportConfig
 from sparserm_cli.models.head.reward_head import RewardHead
-from sparserm_cli.study.calibration import length_bias, length_bias_from, reliability, reliability_from
-from sparserm_cli.study.report_contexts import Contexts, feature_contexts
-from sparserm_cli.study.report_facts import Missing, RunFacts, open_run
-from sparserm_cli.study.report_page import write_page
-from sparserm_cli.study.report_scores import most_wrong, pair_scores, stored_scores
-from sparserm_cli.study.report_sections import ContextsOf, Findings, Scored, page_of
-from sparserm_cli.study.report_tables import projection_of, shown_directions
-from sparserm_cli.study.report_words import Words
+from sparserm_cli.statistics.calibration import length_bias, length_bias_from, reliability, reliability_from
 
 REPORT = "report.html"
 SHOWN_PAIRS = 20

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.token_text import token_texts
 from sparserm_cli.config import ExplainConfig, Note
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.example import UNLABELLED, Example
@@ -22,7 +23,6 @@ from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.score.responses import load_reward, responses_reader
 from sparserm_cli.store.artifacts.directions import JSON, Directions, directions_path, read_directions
 from sparserm_cli.store.io.storage import is_there
-from sparserm_cli.study.token_text import token_texts
 
 
 class DirectionShare(NamedTuple):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.evaluate.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 from sparserm_cli.config import EvaluateConfig, Note, Progress
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.splits import group_key
@@ -19,7 +20,6 @@ from sparserm_cli.locations import place
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, windows
 from sparserm_cli.store.artifacts.results import EVALUATION
-from sparserm_cli.study.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 
 
 class EvaluateSummary(NamedTuple):

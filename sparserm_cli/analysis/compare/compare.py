@@ -12,6 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.compare import method_sets as lineup
+from sparserm_cli.analysis.compare.cross_validation import Protocol, compared, crossvalidate
+from sparserm_cli.analysis.compare.lora import missing_packages
+from sparserm_cli.analysis.compare.methods import Method
+from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.locations import place
@@ -23,11 +28,6 @@ from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.io.storage import absolute
-from sparserm_cli.study import lineup
-from sparserm_cli.study.crossvalidate import Protocol, compared, crossvalidate
-from sparserm_cli.study.lora import missing_packages
-from sparserm_cli.study.methods import Method
-from sparserm_cli.study.sample import Sample, load_sample
 
 TRAIN_PAIRS = (100, 300, 1000, None)
 """Points of the learning curve, in training pairs; None for all."""

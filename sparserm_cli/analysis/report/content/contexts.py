@@ -4,17 +4,18 @@ Reads: `features.zarr`, and token ids of `activations.zarr`. Memory: one unit of
 at either end of each wanted latent. Axes: rows (response tokens of a unit), entries (latents that fire).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt32
+from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import Progress
-from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.reader import FeatureBlock, FeaturesReader
 
 TOP = 3
+
+
 BEFORE, AFTER = 14, 6
 """Tokens shown before and after the one on which the latent fires most."""
 
@@ -49,13 +50,6 @@ class Contexts(NamedTuple):
     weakest: tuple[Context, ...] = ()
 
 
-class Ids(NamedTuple):
-    """Token ids of a response and of the prompt before it."""
-
-    prompt: UInt32[np.ndarray, " p"]
-    response: UInt32[np.ndarray, " r"]
-
-
 def feature_contexts(
     features: FeaturesReader, layer: int, wanted: Sequence[int], progress: Progress
 ) -> list[Contexts]:
@@ -87,20 +81,6 @@ def feature_contexts(
                 tuple(sorted((*so_far.weakest, *weak), key=lambda one: (one.value, one.response))[:TOP]),
             )
         progress(done, len(features.units))
-    return found
-
-
-def ids_of(capture: ActivationsReader, responses: Iterable[int]) -> dict[int, Ids]:
-    """Read the token ids of some responses, each unit that holds any of them once."""
-    wanted = np.unique(np.fromiter(responses, np.int64))
-    units = np.searchsorted(capture.rows.unit_response_start, wanted, side="right") - 1
-    found: dict[int, Ids] = {}
-    for unit in np.unique(units):
-        needed = set(wanted[units == unit].tolist())
-        for tree in capture.rows.trees(int(unit)):
-            for number, ids in enumerate(tree.responses, start=tree.first):
-                if number in needed:
-                    found[number] = Ids(tree.prompt_ids.copy(), ids.copy())
     return found
 
 

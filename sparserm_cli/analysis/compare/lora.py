@@ -14,15 +14,14 @@ import torch
 from jaxtyping import Float, Float32, Float64, UInt32
 from torch import Tensor
 
+from sparserm_cli.analysis.compare.methods import Scorer, Training
+from sparserm_cli.analysis.compare.run_sample import Sample
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.checkpoints.quiet import quiet_transformers
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.allocator import keep_freed_memory
 from sparserm_cli.models.lm.devices import choose_device, choose_dtype
-from sparserm_cli.study.fit_method import Scorer
-from sparserm_cli.study.methods import Training
-from sparserm_cli.study.report_contexts import ids_of
-from sparserm_cli.study.sample import Sample
+from sparserm_cli.store.capture.token_ids import ids_of
 
 RANK = 16
 """Of the adapters of every linear layer; they are scaled by 2, as is usual."""

@@ -8,20 +8,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli import __version__
-from sparserm_cli.formatting import percent
-from sparserm_cli.store.artifacts.frequency import Frequency
-from sparserm_cli.store.artifacts.reward import Metric, RewardConfig
-from sparserm_cli.store.run.artifacts import CORRUPT, INCOMPATIBLE, STALE
-from sparserm_cli.study import report_figures as draw
-from sparserm_cli.study.calibration import LengthBias, Reliability
-from sparserm_cli.study.report_contexts import Contexts
-from sparserm_cli.study.report_facts import Missing, RunFacts
-from sparserm_cli.study.report_figures import Figure
-from sparserm_cli.study.report_latents import DRAWN_LATENTS, frequency_figure
-from sparserm_cli.study.report_page import Card, DirectionTable, Evaluated, Origin, Page, WrongTable
-from sparserm_cli.study.report_scores import PairScores, StoredScores
-from sparserm_cli.study.report_sweeps import compared_runs, sweep_figures
-from sparserm_cli.study.report_tables import (
+from sparserm_cli.analysis.report.content.contexts import Contexts
+from sparserm_cli.analysis.report.content.stored_scores import PairScores, StoredScores
+from sparserm_cli.analysis.report.content.tables import (
     direction_rows,
     evaluation_table,
     fit_table,
@@ -29,7 +18,18 @@ from sparserm_cli.study.report_tables import (
     provenance,
     wrong_pairs,
 )
-from sparserm_cli.study.report_words import Words
+from sparserm_cli.analysis.report.content.texts import Words
+from sparserm_cli.analysis.report.figures import base as draw
+from sparserm_cli.analysis.report.figures.base import Figure
+from sparserm_cli.analysis.report.figures.latents import DRAWN_LATENTS, frequency_figure
+from sparserm_cli.analysis.report.figures.sweeps import compared_runs, sweep_figures
+from sparserm_cli.analysis.report.page import Card, DirectionTable, Evaluated, Origin, Page, WrongTable
+from sparserm_cli.analysis.report.run_facts import Missing, RunFacts
+from sparserm_cli.formatting import percent
+from sparserm_cli.statistics.calibration import LengthBias, Reliability
+from sparserm_cli.store.artifacts.frequency import Frequency
+from sparserm_cli.store.artifacts.reward import Metric, RewardConfig
+from sparserm_cli.store.run.artifacts import CORRUPT, INCOMPATIBLE, STALE
 
 _BAD = {STALE, INCOMPATIBLE, CORRUPT}
 

@@ -5,9 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
+from sparserm_cli.analysis.report.figures.base import (
+    AXES,
+    BLUE,
+    GREY,
+    ORANGE,
+    Figure,
+    layout_of,
+    rounded,
+    sample,
+)
 from sparserm_cli.store.artifacts.directions import LayerDirections
 from sparserm_cli.store.artifacts.frequency import Measures
-from sparserm_cli.study.report_figures import AXES, BLUE, GREY, ORANGE, Figure, layout_of, rounded, sample
 
 DRAWN_LATENTS = 4000
 """Latents drawn at most, besides the selected ones."""

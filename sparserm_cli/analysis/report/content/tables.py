@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from sparserm_cli.analysis.report.content.contexts import Contexts
+from sparserm_cli.analysis.report.content.stored_scores import PairScores, StoredScores
+from sparserm_cli.analysis.report.content.texts import Excerpt, Stretch, Words
 from sparserm_cli.formatting import percent
 from sparserm_cli.store.artifacts.directions import Directions
 from sparserm_cli.store.artifacts.reward import POOLINGS, Metric, RewardFiles
 from sparserm_cli.store.run.artifacts import Artifact
-from sparserm_cli.study.report_contexts import Contexts
-from sparserm_cli.study.report_scores import PairScores, StoredScores
-from sparserm_cli.study.report_words import Excerpt, Stretch, Words
 
 SHOWN_DIRECTIONS = 64
 """Directions a side and layer that are shown: the first, which are the strongest."""

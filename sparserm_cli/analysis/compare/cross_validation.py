@@ -11,12 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from sparserm_cli.analysis.compare.fit_method import fit_method
+from sparserm_cli.analysis.compare.methods import Method, Training
+from sparserm_cli.analysis.compare.run_sample import Sample
 from sparserm_cli.config import Progress
 from sparserm_cli.data.splits import grouped_folds
-from sparserm_cli.study.fit_method import fit_method
-from sparserm_cli.study.methods import Method, Training
-from sparserm_cli.study.sample import Sample
-from sparserm_cli.study.statistics import Difference, PairAccuracy, difference, fold_spread, pair_accuracy
+from sparserm_cli.statistics.pair_accuracy import (
+    Difference,
+    PairAccuracy,
+    difference,
+    fold_spread,
+    pair_accuracy,
+)
 
 FOLDS = 5
 

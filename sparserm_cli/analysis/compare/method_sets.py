@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from sparserm_cli.analysis.compare.methods import Method
 from sparserm_cli.config import CompareConfig, FrequencyConfig, HeadSetting, SelectConfig
 from sparserm_cli.stages.fit.model_selection import SETTINGS
-from sparserm_cli.study.methods import Method
 
 DEFAULTS = Method(
     "SparseRM, defaults",

@@ -4,30 +4,17 @@ Axes: `n` responses, `m` pairs. Everything that looks at labels (choice among se
 looks at training pairs alone.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from sparserm_cli.analysis.compare.methods import KINDS, LATENTS, Method, Scorer, Training, vectors_of
+from sparserm_cli.analysis.compare.run_sample import Sample
 from sparserm_cli.models.head.fit import fit_head
 from sparserm_cli.models.head.pair_data import PairData, scores_of, standardisation
 from sparserm_cli.stages.fit.model_selection import INNER_PAIRS, accuracy_by_folds
 from sparserm_cli.store.artifacts.reward import POOLINGS
-from sparserm_cli.study.methods import KINDS, LATENTS, Method, Training, vectors_of
-from sparserm_cli.study.sample import Sample
-
-
-class Scorer(NamedTuple):
-    """A fitted method."""
-
-    score: Callable[[Sample], Float64[np.ndarray, " n"]]
-    """Scores every response of a run."""
-    parameters: int
-    """Numbers that were fitted to the labels by the head."""
-    chosen: str = ""
-    """Name of the method that was chosen, where there was a choice."""
 
 
 def fit_method(method: Method, training: Training) -> Scorer:
@@ -44,7 +31,7 @@ def fit_method(method: Method, training: Training) -> Scorer:
     if method.kind == "means":
         return _difference_of_means(method, training)
     if method.kind == "lora":
-        from sparserm_cli.study.lora import fit_lora  # trl takes seconds to load
+        from sparserm_cli.analysis.compare.lora import fit_lora  # trl takes seconds to load
 
         return fit_lora(training)
     project = KINDS[method.kind](method, training)

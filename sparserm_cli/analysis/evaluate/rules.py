@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
-from sparserm_cli.data.example import CHOSEN, REJECTED, Example
-from sparserm_cli.errors import BadInputError
-from sparserm_cli.study.benchmarks import (
+from sparserm_cli.analysis.evaluate.benchmarks import (
     TIES_SUBSET,
     TiedPrompt,
     best_of_n,
@@ -22,8 +20,10 @@ from sparserm_cli.study.benchmarks import (
     ties_points,
     ties_score,
 )
-from sparserm_cli.study.calibration import length_bias, reliability, to_json
-from sparserm_cli.study.statistics import difference, interval_of_means, pair_accuracy
+from sparserm_cli.data.example import CHOSEN, REJECTED, Example
+from sparserm_cli.errors import BadInputError
+from sparserm_cli.statistics.calibration import length_bias, reliability, to_json
+from sparserm_cli.statistics.pair_accuracy import difference, interval_of_means, pair_accuracy
 
 REWARD = "reward"
 """The reward model's own name among the scorers."""

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from sparserm_cli.analysis.report.content.tables import AccuracyTable, interval
+from sparserm_cli.analysis.report.figures.base import BLUE, GREY, ORANGE, VIOLET, Figure, errors_of, layout_of
 from sparserm_cli.formatting import percent
-from sparserm_cli.study.report_figures import BLUE, GREY, ORANGE, VIOLET, Figure, errors_of, layout_of
-from sparserm_cli.study.report_tables import AccuracyTable, interval
 
 CURVES = {
     "directions": "directions a side",

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int64
 
+from sparserm_cli.analysis.report.content.stored_scores import PairScores
+from sparserm_cli.statistics.calibration import LengthBias, Reliability
+from sparserm_cli.statistics.pair_accuracy import PairAccuracy
 from sparserm_cli.store.artifacts.reward import Metric
-from sparserm_cli.study.calibration import LengthBias, Reliability
-from sparserm_cli.study.report_scores import PairScores
-from sparserm_cli.study.statistics import PairAccuracy
 
 Figure = dict[str, Any]
 

@@ -12,14 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.report.content.tables import (
+    AccuracyTable,
+    ArtifactRow,
+    DirectionRow,
+    WrongPair,
+    interval,
+)
+from sparserm_cli.analysis.report.figures.base import Figure
+from sparserm_cli.analysis.report.figures.sweeps import ComparedRun
+from sparserm_cli.analysis.report.run_facts import Missing
 from sparserm_cli.formatting import percent
+from sparserm_cli.statistics.calibration import LengthBias
 from sparserm_cli.store.io.atomic import building_file
 from sparserm_cli.store.io.storage import make_folder
-from sparserm_cli.study.calibration import LengthBias
-from sparserm_cli.study.report_facts import Missing
-from sparserm_cli.study.report_figures import Figure
-from sparserm_cli.study.report_sweeps import ComparedRun
-from sparserm_cli.study.report_tables import AccuracyTable, ArtifactRow, DirectionRow, WrongPair, interval
 
 _TEMPLATE, _STYLE, _SCRIPT = "report.html.jinja", "report.css", "report.js"
 
@@ -199,7 +205,7 @@ def _environment() -> Any:
 
 def _asset(name: str) -> str:
     """Read a file that lies beside this one."""
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _signed(value: float | None, digits: int = 2) -> str:

@@ -10,8 +10,9 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 
+from sparserm_cli.analysis.compare.run_sample import Sample, count
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
 from sparserm_cli.stages.frequency.latent_statistics import measure
@@ -19,7 +20,18 @@ from sparserm_cli.stages.select import orthogonal as pursuit
 from sparserm_cli.stages.select.rankings import choose, random_directions
 from sparserm_cli.store.artifacts.frequency import Unit
 from sparserm_cli.store.artifacts.reward import POOLINGS
-from sparserm_cli.study.sample import Sample, count
+
+
+class Scorer(NamedTuple):
+    """A fitted method."""
+
+    score: Callable[[Sample], Float64[np.ndarray, " n"]]
+    """Scores every response of a run."""
+    parameters: int
+    """Numbers that were fitted to the labels by the head."""
+    chosen: str = ""
+    """Name of the method that was chosen, where there was a choice."""
+
 
 VAL_FRACTION = 0.2
 """Share of the training prompts that chooses penalties and stops training."""
@@ -239,5 +251,7 @@ KINDS: dict[str, Callable[[Method, Training], Projection]] = {
     "dense": _dense,
 }
 """What a head can be given."""
+
+
 LATENTS = ("latent-means", "latent-maxima")
 """Kinds that do not pool: their numbers are of whole responses."""

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from sparserm_cli.analysis.report.content.contexts import Context
+from sparserm_cli.analysis.token_text import LEAD, decoded, printable, token_texts
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.study.report_contexts import Context, ids_of
-from sparserm_cli.study.token_text import LEAD, decoded, printable, token_texts
+from sparserm_cli.store.capture.token_ids import ids_of
 
 ELLIPSIS = "…"
 _EXCERPT_TOKENS, _PROMPT_TOKENS = 48, 400

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Integer
 from scipy.special import expit
 from scipy.stats import rankdata
 
-from sparserm_cli.study.statistics import PairAccuracy, pair_accuracy
+from sparserm_cli.statistics.pair_accuracy import PairAccuracy, pair_accuracy
 
 BINS = 10
 """Groups of pairs at most."""

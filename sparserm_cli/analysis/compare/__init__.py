@@ -1,0 +1,1 @@
+"""Compare SparseRM with its baselines by cross-validation."""

@@ -1,0 +1,1 @@
+"""Measure accuracy on labelled data by the rules of each benchmark."""

@@ -1,0 +1,1 @@
+"""What the report shows: texts, contexts, tables, stored scores."""
