@@ -1,1 +1,1 @@
-"""Where a reward is used: best of n, preference pairs, exports, what a model is sensitive to."""
+"""Old paths of the adapters for trainers, kept for one release; see `sparserm_cli.alignment.trainers`."""

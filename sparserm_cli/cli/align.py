@@ -44,7 +44,7 @@ def rank(
     Example: sparserm rank generations.jsonl --output best.jsonl
     """
     settings, out = opt.begin(ctx, RankConfig)
-    from sparserm_cli.align.rank import rank as stage
+    from sparserm_cli.alignment.response_choice.rank import rank as stage
 
     with out.progress("rank", "rows") as progress:
         summary = stage(settings, progress=progress, note=out.note)
@@ -94,7 +94,7 @@ def pairs(
     Example: sparserm pairs generations.jsonl --to trl --margin 0.5 --length-ratio 1.5
     """
     settings, out = opt.begin(ctx, PairsConfig)
-    from sparserm_cli.align.pairs import pairs as stage
+    from sparserm_cli.alignment.response_choice.pairs import pairs as stage
 
     with out.progress("pairs", "rows") as progress:
         summary = stage(settings, progress=progress, note=out.note)
@@ -139,6 +139,6 @@ def doctor(
     Example: sparserm doctor smollm2-135m --layer 14
     """
     settings, out = opt.begin(ctx, DoctorConfig)
-    from sparserm_cli.align.doctor import doctor as examine
+    from sparserm_cli.alignment.doctor.doctor import doctor as examine
 
     reports.doctor(out, examine(settings, note=out.note))

@@ -6,10 +6,10 @@ from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, rows_read, size
 
 if TYPE_CHECKING:
-    from sparserm_cli.align.doctor import Check, Diagnosis
-    from sparserm_cli.align.export_hf import ExportSummary
-    from sparserm_cli.align.pairs import PairsSummary
-    from sparserm_cli.align.rank import RankSummary
+    from sparserm_cli.alignment.doctor.doctor import Check, Diagnosis
+    from sparserm_cli.alignment.hf_export.export import ExportSummary
+    from sparserm_cli.alignment.response_choice.pairs import PairsSummary
+    from sparserm_cli.alignment.response_choice.rank import RankSummary
 
 
 def rank(out: Output, summary: "RankSummary") -> None:

@@ -47,6 +47,6 @@ def serve(
     Example: sparserm serve --reward sparserm-run/reward --port 8000
     """
     settings, out = opt.begin(ctx, ServeConfig)
-    from sparserm_cli.align.serve import serve as start
+    from sparserm_cli.alignment.server.serve import serve as start
 
     start(settings, listening=lambda url: out.result({"url": url}, f"listening on {url}"), note=out.note)

@@ -116,7 +116,7 @@ def export(
 
         chain_reports.export(out, export_capture(settings.run, target))
         return
-    from sparserm_cli.align.export_hf import export_hf
+    from sparserm_cli.alignment.hf_export.export import export_hf
 
     align_reports.export(out, export_hf(settings, note=out.note))
 

@@ -77,9 +77,9 @@ def live(reward: Path, *, key: str = "", started: bool = True, **options: Any) -
             pytest.skip(f"the extra `serve` is not installed: no {name}")
     import uvicorn
 
-    from sparserm_cli.align.serve import address, take_port
-    from sparserm_cli.align.server_app import make_app
-    from sparserm_cli.align.server_service import Service
+    from sparserm_cli.alignment.server.app import make_app
+    from sparserm_cli.alignment.server.serve import address, take_port
+    from sparserm_cli.alignment.server.service import Service
 
     config = ServeConfig(reward=reward, port=0, **options)
     service = Service(config)

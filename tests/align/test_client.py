@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sparserm_cli.align.client import post
+from sparserm_cli.alignment.trainers.client import post
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
 
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from sparserm_cli.align import openrlhf
-from sparserm_cli.align.verl import compute_score
+from sparserm_cli.alignment.trainers import openrlhf
+from sparserm_cli.alignment.trainers.verl import compute_score
 from sparserm_cli.models.reward_model import RewardModel
 
 PROMPT = [{"role": "user", "content": "Question 3?"}]

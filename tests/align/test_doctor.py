@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from sparserm_cli.align.doctor import NEGLIGIBLE, Subject, _Scale, doctor
+from sparserm_cli.alignment.doctor.doctor import NEGLIGIBLE, Subject, _Scale, doctor
 from sparserm_cli.config import DoctorConfig
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.checkpoints.resolve import resolve_model

@@ -11,7 +11,7 @@ import transformers
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from sparserm_cli.align.export_hf import build, export_hf, settle_boundaries
+from sparserm_cli.alignment.hf_export.export import build, export_hf, settle_boundaries
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
 from sparserm_cli.config import EvaluateConfig, ExportConfig
 from sparserm_cli.data.chat_template import PromptTemplate

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli.align import openrlhf
-from sparserm_cli.align.scorer import scorer_of
+from sparserm_cli.alignment.trainers import openrlhf
+from sparserm_cli.alignment.trainers.scorer import scorer_of
 from sparserm_cli.config import KEY_VARIABLE
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.reward_model import RewardModel

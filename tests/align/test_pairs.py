@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm_cli.align.pairs import choose, pairs
-from sparserm_cli.align.scored import Scored
+from sparserm_cli.alignment.response_choice.pairs import choose, pairs
+from sparserm_cli.alignment.response_choice.scored_rows import Scored
 from sparserm_cli.config import PairsConfig
 from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example
 from sparserm_cli.errors import UsageError

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserm_cli.align.rank import rank
-from sparserm_cli.align.scored import score_file
+from sparserm_cli.alignment.response_choice.rank import rank
+from sparserm_cli.alignment.response_choice.scored_rows import score_file
 from sparserm_cli.config import RankConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
 from sparserm_cli.models.reward_model import RewardModel

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.align import serve as module
+from sparserm_cli.alignment.server import serve as module
 from sparserm_cli.config import KEY_VARIABLE, ServeConfig
 from sparserm_cli.errors import ResourceError, UsageError
 from sparserm_cli.models.reward_model import RewardModel

@@ -272,7 +272,7 @@ def test_a_failing_model_is_an_error_in_the_same_shape(
 def test_a_model_that_scores_otherwise_is_not_served(reward: Any) -> None:
     """The probe tells."""
     pytest.importorskip("prometheus_client")
-    from sparserm_cli.align.server_service import Service
+    from sparserm_cli.alignment.server.service import Service
 
     model = RewardModel.load(reward)
     model.config = replace(model.config, probe={**model.config.probe, "score": 99.0})

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli.align.server_batches import Batcher, FullError
+from sparserm_cli.alignment.server.batches import Batcher, FullError
 from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse
 from sparserm_cli.data.example import Example
 from sparserm_cli.models.reward_model import Rewards

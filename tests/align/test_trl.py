@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli.align.scorer import scorer_of
-from sparserm_cli.align.trl import AsyncSparseReward, SparseReward
+from sparserm_cli.alignment.trainers.scorer import scorer_of
+from sparserm_cli.alignment.trainers.trl import AsyncSparseReward, SparseReward
 from sparserm_cli.config import KEY_VARIABLE
 from sparserm_cli.models.reward_model import RewardModel
 
@@ -109,7 +109,7 @@ def test_the_coroutine_gives_the_same(place: str, expected: list[float]) -> None
 def test_adapters_import_without_the_trainers(name: str) -> None:
     """None of them loads any of these packages."""
     code = (
-        f"import sys, sparserm_cli.align.{name}\n"
+        f"import sys, sparserm_cli.alignment.{name}\n"
         "sys.exit(any(one in sys.modules for one in ('trl', 'verl', 'openrlhf', 'fastapi', 'uvicorn')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserm_cli.align.scorer import scorer_of
-from sparserm_cli.align.verl import compute_score, compute_score_async, compute_score_batch
+from sparserm_cli.alignment.trainers.scorer import scorer_of
+from sparserm_cli.alignment.trainers.verl import compute_score, compute_score_async, compute_score_batch
 from sparserm_cli.config import KEY_VARIABLE
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.reward_model import RewardModel

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from sparserm_cli.align.serve import serve
+from sparserm_cli.alignment.server.serve import serve
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
 from sparserm_cli.cli.main import app
 from sparserm_cli.config import (
@@ -148,7 +148,7 @@ def test_a_command_says_of_a_run_on_s3_what_it_says_of_a_folder(runs: Runs, word
 
 def test_a_reward_model_on_s3_is_served(runs: Runs, monkeypatch: pytest.MonkeyPatch):
     """The server is ready once the model scores its probe as at the fit; here it is stopped at once."""
-    monkeypatch.setattr("sparserm_cli.align.serve.signals", lambda: nullcontext([signal.SIGTERM]))
+    monkeypatch.setattr("sparserm_cli.alignment.server.serve.signals", lambda: nullcontext([signal.SIGTERM]))
     heard: list[str] = []
     serve(ServeConfig(reward=runs.url / "reward", port=0), listening=heard.append, note=heard.append)
     assert [text.partition(" ")[0] for text in heard] == [heard[0], "ready:", "draining"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from sparserm_cli.align import modeling_sparserm as modeling
+from sparserm_cli.alignment.hf_export import modeling_sparserm as modeling
 from sparserm_cli.config import DEFAULT_MODEL, ExportConfig, Note
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example

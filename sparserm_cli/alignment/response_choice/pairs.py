@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from sparserm_cli.align.scored import Refused, Scored, score_file
+from sparserm_cli.alignment.response_choice.scored_rows import Refused, Scored, score_file
 from sparserm_cli.config import Note, PairsConfig, Progress
 from sparserm_cli.data.chat_template import RAW, raw_transcript
 from sparserm_cli.data.example import CHOSEN, REJECTED, Example, plain_prompt

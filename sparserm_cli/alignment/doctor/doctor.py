@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from sparserm_cli.align.probes import Probe, Trial, edited, pooled_probes, probe_rows, probes_of
+from sparserm_cli.alignment.doctor.probes import Probe, Trial, edited, pooled_probes, probe_rows, probes_of
 from sparserm_cli.config import DoctorConfig, Note
 from sparserm_cli.data.chat_template import RAW, EncodedExample, PromptTemplate
 from sparserm_cli.models.checkpoints.config_shape import check_layers, read_shape

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.align.client import post
+from sparserm_cli.alignment.trainers.client import post
 from sparserm_cli.config import KEY_VARIABLE, Guards
 from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError

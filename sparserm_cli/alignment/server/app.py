@@ -14,11 +14,11 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from sparserm_cli import __version__
-from sparserm_cli.align import server_schemas as shapes
-from sparserm_cli.align.server_batches import FullError
-from sparserm_cli.align.server_gate import Gate, RefusedError
-from sparserm_cli.align.server_metrics import CONTENT_TYPE
-from sparserm_cli.align.server_service import Service
+from sparserm_cli.alignment.server import schemas as shapes
+from sparserm_cli.alignment.server.batches import FullError
+from sparserm_cli.alignment.server.gate import Gate, RefusedError
+from sparserm_cli.alignment.server.metrics import CONTENT_TYPE
+from sparserm_cli.alignment.server.service import Service
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.example import Message
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError

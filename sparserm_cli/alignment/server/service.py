@@ -5,8 +5,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sparserm_cli.align.server_batches import Batcher, FullError
-from sparserm_cli.align.server_metrics import Metrics
+from sparserm_cli.alignment.server.batches import Batcher, FullError
+from sparserm_cli.alignment.server.metrics import Metrics
 from sparserm_cli.config import ServeConfig
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.templated_text import ConversationText

@@ -7,7 +7,7 @@ log of the scores, so that a killed run goes on where it was. Memory: as `scored
 import time
 from typing import NamedTuple
 
-from sparserm_cli.align.scored import Refused, score_file
+from sparserm_cli.alignment.response_choice.scored_rows import Refused, score_file
 from sparserm_cli.config import Note, Progress, RankConfig
 from sparserm_cli.data.example import plain_prompt
 from sparserm_cli.store.outputs.json_lines import writing_lines

@@ -45,8 +45,8 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         listening(address(listener))
         import uvicorn
 
-        from sparserm_cli.align.server_app import make_app
-        from sparserm_cli.align.server_service import Service
+        from sparserm_cli.alignment.server.app import make_app
+        from sparserm_cli.alignment.server.service import Service
         from sparserm_cli.models.reward_model import RewardModel
 
         # 2. Health can be asked while the model loads; scores get 503 until it is there.

@@ -1,0 +1,1 @@
+"""Measure how sensitive a model is to padding, BOS token, template and number type."""

@@ -1,0 +1,1 @@
+"""Export a reward model as a transformers model."""

@@ -1,0 +1,1 @@
+"""Choose among scored responses: best of n, preference pairs."""

@@ -1,0 +1,1 @@
+"""Serve rewards over HTTP in the shapes of vLLM, SGLang and OpenRLHF."""

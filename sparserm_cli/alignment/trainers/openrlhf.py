@@ -1,0 +1,66 @@
+"""Rewards for OpenRLHF: the file that `--reward.remote_url` (older: `--remote_rm_url`) names.
+
+    SPARSERM_REWARD=sparserm-run/reward ... --reward.remote_url .../sparserm_cli/align/openrlhf.py
+
+`SPARSERM_REWARD` is the folder of a fitted reward model or the address of a `sparserm serve`, whose key is
+`SPARSERM_API_KEY`. A server without a key OpenRLHF can also ask by itself, at `URL/get_reward`.
+openrlhf need not be installed.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from sparserm_cli.alignment.trainers.scorer import scorer_of
+from sparserm_cli.config import Guards
+from sparserm_cli.errors import UsageError
+
+REWARD_VARIABLE = "SPARSERM_REWARD"
+
+
+def reward_func(
+    queries: Sequence[str],
+    prompts: Sequence[str],
+    labels: Sequence[Any] = (),
+    *,
+    normalize: bool = False,
+    clip: float | None = None,
+    abstain: float | None = None,
+    fallback: float = 0.0,
+    token_rewards: bool = False,
+    **_: Any,
+) -> dict[str, Any]:
+    """Return the rewards of rollouts.
+
+    Args:
+        queries: prompt and response as one text, decoded with their special tokens.
+        prompts: the prompts alone, as they went through the chat template.
+        labels: not used.
+        normalize: count scores in standard deviations of the training responses' scores, from their mean.
+        clip: largest score and, negated, the smallest, after normalising.
+        abstain: largest `ood` that still gets a score; 99 % of training responses are below 1.
+        fallback: the score of a response that gets none, since OpenRLHF needs a number.
+        token_rewards: add the rewards of each response's tokens.
+
+    Returns:
+        tensors `rewards` and `scores`, and `extra_logs` with `ood` and `scored` (1.0 or 0.0).
+
+    Raises:
+        UsageError: the environment names no reward model.
+
+    """
+    import torch
+
+    reward = os.environ.get(REWARD_VARIABLE, "")
+    if not reward:
+        expected, hint = "the folder of a reward model, or a server's address", "set it"
+        raise UsageError(REWARD_VARIABLE, expected, "nothing", hint)
+    scorer = scorer_of(reward, Guards(normalize, clip, abstain))
+    judged = scorer.judge_texts(list(queries), list(prompts), by_token=token_rewards)
+    scores = torch.tensor([fallback if one.score is None else one.score for one in judged])
+    logs = {
+        "ood": torch.tensor([float("nan") if one.ood is None else one.ood for one in judged]),
+        "scored": torch.tensor([float(one.score is not None) for one in judged]),
+    }
+    told = {"rewards": scores, "scores": scores, "extra_logs": logs}
+    return told | ({"token_rewards": [one.tokens for one in judged]} if token_rewards else {})

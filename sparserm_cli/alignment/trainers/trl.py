@@ -1,0 +1,101 @@
+"""Rewards for TRL: what `GRPOTrainer(reward_funcs=...)` and its kin call.
+
+    from sparserm_cli.align.trl import SparseReward
+
+    trainer = GRPOTrainer(model, reward_funcs=SparseReward("sparserm-run/reward", normalize=True), ...)
+
+Neither class is a `torch.nn.Module`, which TRL would take for a model of its own. trl need not be installed.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sparserm_cli.alignment.trainers.scorer import Judged, scorer_of
+from sparserm_cli.config import Guards
+from sparserm_cli.models.reward_model import Prompt
+
+Turns = Sequence[dict[str, Any]]
+
+
+class SparseReward:
+    """A reward function.
+
+    Args:
+        reward: folder of a fitted reward model, or address of a `sparserm serve`, whose key is that of the
+            environment and whose guards are its own.
+        normalize: count scores in standard deviations of the training responses' scores, from their mean.
+        clip: largest score and, negated, the smallest, after normalising.
+        abstain: largest `ood` that still gets a score; 99 % of training responses are below 1.
+        device: torch device of a folder's model.
+        name: what TRL's logs call it.
+
+    """
+
+    def __init__(
+        self,
+        reward: str,
+        *,
+        normalize: bool = False,
+        clip: float | None = None,
+        abstain: float | None = None,
+        device: str = "auto",
+        name: str = "sparserm",
+    ) -> None:
+        self.__name__ = name
+        self._scorer = scorer_of(str(reward), Guards(normalize, clip, abstain), device)
+
+    def __call__(
+        self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **others: Any
+    ) -> list[float | None]:
+        """Return one reward a completion; None where there is none, which TRL leaves out.
+
+        Args:
+            prompts: texts, each one user turn, or lists of messages.
+            completions: texts, or lists of messages of which the last is scored.
+            others: what TRL passes besides; its `log_metric` is told the mean `ood`.
+
+        """
+        judged = self._judge(prompts, completions)
+        distances = [one.ood for one in judged if one.ood is not None]
+        if distances and "log_metric" in others:
+            others["log_metric"](f"{self.__name__}/ood", sum(distances) / len(distances))
+        return [one.score for one in judged]
+
+    def token_rewards(
+        self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns]
+    ) -> list[list[float] | None]:
+        """Return the rewards of each completion's tokens, which add up to its own; None where there is none.
+
+        The tokens are those of the reward model's tokenizer. Exact for linear heads, else approximate.
+        """
+        return [one.tokens for one in self._judge(prompts, completions, by_token=True)]
+
+    def _judge(
+        self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], *, by_token: bool = False
+    ) -> list[Judged]:
+        parts = [_parts(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        return self._scorer.judge(*map(list, zip(*parts, strict=True)), by_token=by_token) if parts else []
+
+
+class AsyncSparseReward(SparseReward):
+    """The same as a coroutine, so that TRL awaits it beside other rewards."""
+
+    async def __call__(  # type: ignore[override]
+        self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **others: Any
+    ) -> list[float | None]:
+        """Return what `SparseReward` returns, without holding up the event loop."""
+        return await asyncio.to_thread(super().__call__, prompts, completions, **others)
+
+
+def _parts(prompt: str | Turns, completion: str | Turns) -> tuple[Prompt, str]:
+    """Return prompt and response: of a completion of several turns, only the last is the response."""
+    if isinstance(completion, str):
+        return prompt if isinstance(prompt, str) else _plain(prompt), completion
+    turns = [*([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt), *completion]
+    return _plain(turns[:-1]), str(turns[-1].get("content") or "")
+
+
+def _plain(turns: Turns) -> list[dict[str, str]]:
+    """Return turns with role and words alone."""
+    return [{"role": str(turn["role"]), "content": str(turn.get("content") or "")} for turn in turns]

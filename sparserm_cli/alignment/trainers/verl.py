@@ -1,0 +1,123 @@
+"""Rewards for verl: the file and function that its `custom_reward_function` names.
+
+    reward.custom_reward_function.path=.../sparserm_cli/align/verl.py
+    reward.custom_reward_function.name=compute_score        (compute_score_batch for the batch manager)
+    +reward.custom_reward_function.reward_kwargs.reward=http://127.0.0.1:8000
+
+verl does not pass the prompt, so it must stand in the data as `extra_info.prompt`: text or messages. Workers
+that compute rewards often see no GPU: name a server, not a folder. verl need not be installed.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sparserm_cli.alignment.trainers.scorer import Judged, scorer_of
+from sparserm_cli.config import Guards
+from sparserm_cli.errors import BadInputError
+from sparserm_cli.models.reward_model import Prompt
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return the reward of one response.
+
+    Args:
+        data_source: not used.
+        solution_str: the response.
+        ground_truth: not used.
+        extra_info: holds the `prompt`.
+        options: see `compute_score_batch`.
+
+    Returns:
+        what `compute_score_batch` returns for one response.
+
+    Raises:
+        BadInputError: there is no prompt.
+
+    """
+    return compute_score_batch([data_source], [solution_str], [ground_truth], [extra_info], **options)[0]
+
+
+async def compute_score_async(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return what `compute_score` returns, without holding up the event loop."""
+    asked = (data_source, solution_str, ground_truth, extra_info)
+    return await asyncio.to_thread(compute_score, *asked, **options)
+
+
+def compute_score_batch(
+    data_sources: Sequence[str],
+    solution_strs: Sequence[str],
+    ground_truths: Sequence[Any],
+    extra_infos: Sequence[Mapping[str, Any] | None],
+    *,
+    reward: str,
+    normalize: bool = False,
+    clip: float | None = None,
+    abstain: float | None = None,
+    fallback: float = 0.0,
+    token_rewards: bool = False,
+    **_: Any,
+) -> list[dict[str, Any]]:
+    """Return the rewards of several responses.
+
+    Args:
+        data_sources: not used.
+        solution_strs: the responses.
+        ground_truths: not used.
+        extra_infos: each holds the `prompt` of a response.
+        reward: address of a `sparserm serve`, or folder of a fitted reward model.
+        normalize: count scores in standard deviations of the training responses' scores, from their mean.
+        clip: largest score and, negated, the smallest, after normalising.
+        abstain: largest `ood` that still gets a score; 99 % of training responses are below 1.
+        fallback: the score of a response that gets none, since verl needs a number.
+        token_rewards: add the rewards of the response's tokens.
+
+    Returns:
+        for each response its `score`, which verl uses, and what it logs: `ood`, and `scored` (1.0 or 0.0).
+
+    Raises:
+        BadInputError: a response has no prompt.
+
+    """
+    scorer = scorer_of(reward, Guards(normalize, clip, abstain))
+    prompts = [_prompt(extra_info) for extra_info in extra_infos]
+    judged = scorer.judge(prompts, list(solution_strs), by_token=token_rewards)
+    return [_told(one, fallback, by_token=token_rewards) for one in judged]
+
+
+def _told(one: Judged, fallback: float, *, by_token: bool) -> dict[str, Any]:
+    """Return what verl is told of one response; it wants the same keys of all."""
+    scored = one.score is not None
+    told = {
+        "score": one.score if scored else fallback,
+        "ood": one.ood if one.ood is not None else float("nan"),
+        "scored": float(scored),
+    }
+    return told | ({"token_rewards": one.tokens or []} if by_token else {})
+
+
+def _prompt(extra_info: Mapping[str, Any] | None) -> Prompt:
+    """Return the prompt, which from a parquet file comes as an array of messages.
+
+    Raises:
+        BadInputError: there is none.
+
+    """
+    prompt = (extra_info or {}).get("prompt")
+    if prompt is None:
+        raise BadInputError("extra_info", "a prompt", "none", "add the column extra_info.prompt to the data")
+    if isinstance(prompt, str):
+        return prompt
+    return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in prompt]
