@@ -9,4 +9,5 @@ venv=$(bash tests/setup.sh test)
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
+"$venv/bin/lint-imports"
 exec "$venv/bin/python" -m pytest "$@"

@@ -4,7 +4,8 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.special import ndtr, ndtri, xlogy
 
-from sparserm_cli.store.artifacts.frequency import Latents
+Latents = Float64[np.ndarray, " d_sae"]
+"""One number per latent."""
 
 
 def shares(part: Float64[np.ndarray, "..."], whole: Float64[np.ndarray, "..."]) -> Float64[np.ndarray, "..."]:

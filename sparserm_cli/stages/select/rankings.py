@@ -12,7 +12,8 @@ from jaxtyping import Float32, Float64, Int8, Int64
 
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.select import orthogonal as pursuit
-from sparserm_cli.store.artifacts.frequency import Latents, Measures
+from sparserm_cli.statistics.rates import Latents
+from sparserm_cli.store.artifacts.frequency import Measures
 
 By = Literal[
     "difference",
