@@ -264,7 +264,7 @@ def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
 BUILD_SLOWLY = """
 import sys
 from pathlib import Path
-from sparserm_cli.models.cache import building
+from sparserm_cli.models.checkpoints.cached_folder import building
 with building(Path(sys.argv[1]), {"made": "of this"}) as folder:
     (folder / "weights").write_text("the same")
     print(flush=True)

@@ -184,7 +184,7 @@ def test_row_08_a_second_run_stops_with_75(tmp_path: Path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from sparserm_cli.store.locks import run_lock
+from sparserm_cli.store.run.locks import run_lock
 with run_lock(Path(sys.argv[1]), "r1"):
     print("held", flush=True)
     time.sleep(60)
