@@ -2,15 +2,8 @@
 
 import pytest
 
-from sparserm_cli.config import (
-    EncodeConfig,
-    ExtractConfig,
-    FitConfig,
-    HeadSetting,
-    column_map,
-    parse_layers,
-    parse_worker,
-)
+from sparserm_cli.cli.parsing import parse_layers, parse_worker
+from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, HeadSetting, column_map
 from sparserm_cli.errors import UsageError
 
 

@@ -9,7 +9,16 @@ from typing import Annotated, NoReturn
 import typer
 
 from sparserm_cli import __version__, console
-from sparserm_cli.cli import align, chain, look, serving, spine, tools, use
+from sparserm_cli.cli.commands import (
+    alignment,
+    analysis,
+    pipeline,
+    run_directory,
+    sae,
+    scoring,
+    serve,
+    transfer,
+)
 from sparserm_cli.errors import SparseRMError, StoppedError
 
 app = typer.Typer(
@@ -38,27 +47,27 @@ def root(
 
 
 COMMANDS: tuple[Callable[..., None], ...] = (
-    spine.extract,
-    spine.encode,
-    spine.frequency,
-    spine.select,
-    spine.fit,
-    use.score,
-    use.evaluate,
-    chain.run,
-    chain.status,
-    chain.verify,
-    chain.repair,
-    tools.train_sae,
-    tools.export,
-    tools.import_,
-    look.compare,
-    look.explain,
-    look.report,
-    serving.serve,
-    align.rank,
-    align.pairs,
-    align.doctor,
+    pipeline.extract,
+    pipeline.encode,
+    pipeline.frequency,
+    pipeline.select,
+    pipeline.fit,
+    scoring.score,
+    scoring.evaluate,
+    run_directory.run,
+    run_directory.status,
+    run_directory.verify,
+    run_directory.repair,
+    sae.train_sae,
+    transfer.export,
+    transfer.import_,
+    analysis.compare,
+    analysis.explain,
+    analysis.report,
+    serve.serve,
+    alignment.rank,
+    alignment.pairs,
+    alignment.doctor,
 )
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)

@@ -1,17 +1,12 @@
-"""Options that several commands share, and the step from parsed options to a stage's config."""
+"""Options that several commands share."""
 
-from dataclasses import fields
 from pathlib import Path, PurePath
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from sparserm_cli.cli.settings import apply_settings
-from sparserm_cli.config import StageConfig, parse_layers, parse_numbers, parse_worker
-from sparserm_cli.console import Output
+from sparserm_cli.cli.toml_settings import apply_settings
 from sparserm_cli.locations import place
-
-ConfigType = TypeVar("ConfigType", bound=StageConfig)
 
 
 def _run(text: str) -> PurePath:
@@ -128,37 +123,19 @@ AbstainOption = Annotated[
         show_default="score all",
     ),
 ]
+FileArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Rows like {prompt, response}, {prompt, responses: [..]}, {messages}, or preference pairs."
+    ),
+]
 
 
-def begin(ctx: typer.Context, kind: type[ConfigType]) -> tuple[ConfigType, Output]:
-    """Build the stage's config from the command's options, and the output as its switches say.
-
-    An option is named like the field it fills, so nothing is listed twice.
-
-    Raises:
-        UsageError: a value is out of range.
-
-    """
-    return config_from(ctx, kind), Output(
-        as_json=bool(ctx.params.get("json")), quiet=bool(ctx.params.get("quiet"))
-    )
+ModelOption = Annotated[
+    str | None, typer.Option(help="Where the model lies here, if it has moved.", show_default="as fitted")
+]
 
 
-def config_from(ctx: typer.Context, kind: type[ConfigType]) -> ConfigType:
-    """Build the stage's config from a parsed command.
-
-    Raises:
-        UsageError: a value is out of range.
-
-    """
-    names = {item.name for item in fields(kind)}
-    values = {name: value for name, value in ctx.params.items() if name in names}
-    if "layer" in values:
-        values["layer"] = parse_layers(values["layer"])
-    if "worker" in values:
-        values["worker"] = parse_worker(values["worker"])
-    if isinstance(values.get("top_k"), str):
-        values["top_k"] = parse_numbers("--top-k", values["top_k"], "a number or several", "8 or 4,8,16")
-    for name in values.keys() & {"columns", "sae", "other", "sweep"}:
-        values[name] = tuple(values[name] or ())
-    return kind(**values)
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="Each prompt alone: equal to the bit in any company.")
+]

@@ -4,7 +4,8 @@ The command line reads its defaults from these classes and the library takes the
 its unit stands below each field. Nothing heavy is imported here.
 """
 
-from sparserm_cli.config.align import DoctorConfig, ExportConfig, PairsConfig, RankConfig
+from sparserm_cli.config.alignment import DoctorConfig, ExportConfig, PairsConfig, RankConfig
+from sparserm_cli.config.analysis import CompareConfig, EvaluateConfig, ExplainConfig, ReportConfig
 from sparserm_cli.config.base import (
     DEFAULT_MODEL,
     DEFAULT_RUN,
@@ -17,12 +18,8 @@ from sparserm_cli.config.base import (
     UnitsConfig,
     column_map,
     default_run,
-    parse_layers,
-    parse_numbers,
-    parse_worker,
 )
-from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
-from sparserm_cli.config.spine import (
+from sparserm_cli.config.pipeline import (
     EncodeConfig,
     ExtractConfig,
     FitConfig,
@@ -30,15 +27,8 @@ from sparserm_cli.config.spine import (
     HeadSetting,
     SelectConfig,
 )
-from sparserm_cli.config.use import (
-    CompareConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    Guards,
-    ReportConfig,
-    ResponsesConfig,
-    ScoreConfig,
-)
+from sparserm_cli.config.scoring import Guards, ResponsesConfig, ScoreConfig
+from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.locations import RemotePath, local_folder, place
 
 __all__ = [
@@ -75,9 +65,6 @@ __all__ = [
     "column_map",
     "default_run",
     "local_folder",
-    "parse_layers",
-    "parse_numbers",
-    "parse_worker",
     "place",
 ]
 

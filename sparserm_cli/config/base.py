@@ -121,46 +121,6 @@ def _choices(hint: Any) -> tuple[Any, ...]:
     return (*literals, None) if literals else ()
 
 
-def parse_layers(text: str | None) -> tuple[int, ...] | None:
-    """Read `"14"` or `"8,14,20"` as layer numbers counted from 0.
-
-    Raises:
-        UsageError: a part is no whole number of at least 0, or stands twice.
-
-    """
-    return None if text is None else parse_numbers("--layer", text, "a layer or several", "14 or 8,14,20")
-
-
-def parse_numbers(option: str, text: str, what: str, example: str) -> tuple[int, ...]:
-    """Read whole numbers with commas between them; they are sorted.
-
-    Raises:
-        UsageError: a part is no whole number of at least 0, or stands twice.
-
-    """
-    parts = [part.strip() for part in str(text).split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) != len(parts):
-        raise UsageError(option, f"{what} with commas, like {example}", repr(text), "correct the option")
-    return tuple(sorted(int(part) for part in parts))
-
-
-def parse_worker(text: str | None) -> tuple[int, int]:
-    """Read `"RANK/WORLD"`, such as `"0/4"`; nothing given is the one worker `(0, 1)`.
-
-    Raises:
-        UsageError: it does not read so, or the rank is not below the world size.
-
-    """
-    if text is None:
-        return 0, 1
-    rank, slash, world = text.partition("/")
-    if not slash or not rank.isdecimal() or not world.isdecimal() or int(rank) >= int(world):
-        raise UsageError(
-            "--worker", "RANK/WORLD with RANK from 0 to WORLD - 1, like 0/4", repr(text), "correct the option"
-        )
-    return int(rank), int(world)
-
-
 def column_map(columns: tuple[str, ...]) -> Mapping[str, str]:
     """Read `("prompt=question",)` as a mapping of our names to the file's.
 

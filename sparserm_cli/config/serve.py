@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from sparserm_cli.config.base import StageConfig
-from sparserm_cli.config.use import Guards
+from sparserm_cli.config.scoring import Guards
 from sparserm_cli.errors import UsageError
 
 KEY_VARIABLE = "SPARSERM_API_KEY"  # the name, not a key

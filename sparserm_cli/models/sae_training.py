@@ -16,10 +16,10 @@ from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sparserm_cli.config.train_sae import SAERecipe
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.lm.devices import choose_dtype
 from sparserm_cli.models.sae_lens_bridge import quiet_imports
-from sparserm_cli.models.sae_recipe import SAERecipe
 from sparserm_cli.models.sae_tokens import ShuffleBuffer
 
 Progress = Callable[[int, int, float], None]

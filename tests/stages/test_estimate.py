@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sparserm_cli.cli import spine_reports as reports
+from sparserm_cli.cli.output import pipeline as reports
 from sparserm_cli.config import ExtractConfig
 from sparserm_cli.console import Output
 from sparserm_cli.errors import UsageError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sparserm_cli.cli import spine_reports as reports
+from sparserm_cli.cli.output import pipeline as reports
 from sparserm_cli.config import ExtractConfig
 from sparserm_cli.console import Output
 from sparserm_cli.data.chat_template import PromptTemplate

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.cli import spine_reports as reports
+from sparserm_cli.cli.output import pipeline as reports
 from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.console import Output
 from sparserm_cli.errors import IncompatibleError, UsageError

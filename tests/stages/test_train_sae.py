@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig
+from sparserm_cli.config.train_sae import SAERecipe
 from sparserm_cli.errors import BadInputError, UsageError
 from sparserm_cli.models.sae import load_sae
 from sparserm_cli.models.sae_check import measure
 from sparserm_cli.models.sae_metadata import read_sae_metadata
-from sparserm_cli.models.sae_recipe import SAERecipe
 from sparserm_cli.models.sae_tokens import SinkRule
 from sparserm_cli.stages.encode.encode import encode
 from sparserm_cli.stages.extract.extract import extract

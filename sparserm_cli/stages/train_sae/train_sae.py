@@ -15,13 +15,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sparserm_cli.config import DEFAULT_MODEL
+from sparserm_cli.config.train_sae import SAERecipe
 from sparserm_cli.errors import BadInputError, UsageError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.devices import DType, choose_device
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.sae import load_sae
 from sparserm_cli.models.sae_check import SAEQuality, measure
-from sparserm_cli.models.sae_recipe import SAERecipe
 from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
 from sparserm_cli.models.sae_training import add_metadata, save, train
 from sparserm_cli.stages.train_sae.capture_source import RunSource

@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 from typing import Literal
 
 from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
-from sparserm_cli.config.use import ResponsesConfig
+from sparserm_cli.config.scoring import ResponsesConfig
 from sparserm_cli.errors import UsageError
 
 

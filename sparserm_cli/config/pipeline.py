@@ -1,4 +1,4 @@
-"""Configs of the spine, in its order: extract, encode, frequency, select, fit."""
+"""Configs of the pipeline, in its order: extract, encode, frequency, select, fit."""
 
 from dataclasses import dataclass, fields
 from typing import Any, Literal

@@ -1,12 +1,13 @@
-"""The commands of the spine: extract, encode, frequency, select, fit."""
+"""The commands of the pipeline: extract, encode, frequency, select, fit."""
 
 from typing import Annotated
 
 import typer
 
-from sparserm_cli.cli import extract_options
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import spine_reports as reports
+from sparserm_cli.cli.commands import extract_options
+from sparserm_cli.cli.output import pipeline as show
+from sparserm_cli.cli.parsing import begin
 from sparserm_cli.config import (
     DEFAULT_RUN,
     EncodeConfig,
@@ -77,12 +78,12 @@ def extract(
 
     Example: sparserm extract pairs.jsonl --model smollm2-135m --layer 14
     """
-    settings, out = opt.begin(ctx, ExtractConfig)
+    settings, out = begin(ctx, ExtractConfig)
     from sparserm_cli.stages.extract.extract import extract as stage
 
     with out.progress("extract", "tokens") as progress:
         summary = stage(settings, progress=progress, note=out.note)
-    reports.extract(out, summary)
+    show.extract(out, summary)
 
 
 def encode(
@@ -113,12 +114,12 @@ def encode(
 
     Example: sparserm encode --sae examples/sae/smollm2-135m
     """
-    settings, out = opt.begin(ctx, EncodeConfig)
+    settings, out = begin(ctx, EncodeConfig)
     from sparserm_cli.stages.encode.encode import encode as stage
 
     with out.progress("encode", "tokens") as progress:
         summary = stage(settings, progress=progress, note=out.note)
-    reports.encode(out, summary)
+    show.encode(out, summary)
 
 
 def frequency(
@@ -137,12 +138,12 @@ def frequency(
 
     Example: sparserm frequency --unit token
     """
-    settings, out = opt.begin(ctx, FrequencyConfig)
+    settings, out = begin(ctx, FrequencyConfig)
     from sparserm_cli.stages.frequency.frequency import frequency as stage
 
     with out.progress("frequency", "tokens") as progress:
         summary = stage(settings, progress=progress, note=out.note)
-    reports.frequency(out, summary)
+    show.frequency(out, summary)
 
 
 def select(
@@ -161,10 +162,10 @@ def select(
 
     Example: sparserm select --top-k 64
     """
-    settings, out = opt.begin(ctx, SelectConfig)
+    settings, out = begin(ctx, SelectConfig)
     from sparserm_cli.stages.select.select import select as stage
 
-    reports.select(out, stage(settings, note=out.note))
+    show.select(out, stage(settings, note=out.note))
 
 
 def fit(
@@ -205,9 +206,9 @@ def fit(
 
     Example: sparserm fit --pool mean --head mlp --loss margin
     """
-    settings, out = opt.begin(ctx, FitConfig)
+    settings, out = begin(ctx, FitConfig)
     from sparserm_cli.stages.fit.fit import fit as stage
 
     with out.progress("fit", "steps") as progress:
         summary = stage(settings, progress=progress, note=out.note)
-    reports.fit(out, summary)
+    show.fit(out, summary)

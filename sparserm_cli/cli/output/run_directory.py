@@ -1,7 +1,7 @@
 """What the commands that look after the run directory say: words for people, the same facts as JSON."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from sparserm_cli.console import Output
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from sparserm_cli.stages.run import RanStage
     from sparserm_cli.store.run.status import Status
     from sparserm_cli.store.run.verify import Repaired, Verification
-    from sparserm_cli.store.units.records import Manifest
 
 
 def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
@@ -94,16 +93,3 @@ def repair(out: Output, run: PurePath, mended: Sequence["Repaired"]) -> None:
         for one in mended
     ]
     out.result(data, "\n".join(lines or [f"{run}: no damage"]))
-
-
-def export(out: Output, path: Path) -> None:
-    """Tell where the exported file is."""
-    count = path.stat().st_size
-    out.result({"path": str(path), "bytes": count}, f"{path}: {size(count)}")
-
-
-def import_(out: Output, run: PurePath, manifest: "Manifest") -> None:
-    """Tell what was imported."""
-    data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
-    told = f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
-    out.result(data, f"{told}\nnext: sparserm encode --sae SAE")

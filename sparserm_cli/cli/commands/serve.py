@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import use
+from sparserm_cli.cli.parsing import begin
 from sparserm_cli.config import DEFAULT_RUN, ServeConfig
 
 
@@ -21,7 +21,7 @@ def serve(
     normalize: opt.NormalizeOption = False,
     clip: opt.ClipOption = None,
     abstain: opt.AbstainOption = None,
-    model: use.ModelOption = None,
+    model: opt.ModelOption = None,
     device: opt.DeviceOption = ServeConfig.device,
     batch_tokens: opt.BatchTokensOption = None,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = ServeConfig.max_body,
@@ -46,7 +46,7 @@ def serve(
 
     Example: sparserm serve --reward sparserm-run/reward --port 8000
     """
-    settings, out = opt.begin(ctx, ServeConfig)
+    settings, out = begin(ctx, ServeConfig)
     from sparserm_cli.alignment.server.serve import serve as start
 
     start(settings, listening=lambda url: out.result({"url": url}, f"listening on {url}"), note=out.note)

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sparserm_cli.cli import align_reports as reports
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import use
+from sparserm_cli.cli.output import alignment as show
+from sparserm_cli.cli.parsing import begin
 from sparserm_cli.config import DEFAULT_RUN, DoctorConfig, PairsConfig, RankConfig
 
 RankingOption = Annotated[
@@ -20,15 +20,15 @@ PairsOption = Annotated[
 
 def rank(
     ctx: typer.Context,
-    file: use.FileArgument,
+    file: opt.FileArgument,
     reward: opt.RewardOption = None,
     output: RankingOption = None,
     on_bad_row: opt.BadRowOption = RankConfig.on_bad_row,
     columns: opt.ColumnOption = None,
-    model: use.ModelOption = None,
+    model: opt.ModelOption = None,
     device: opt.DeviceOption = RankConfig.device,
     batch_tokens: opt.BatchTokensOption = None,
-    deterministic: use.DeterministicOption = False,
+    deterministic: opt.DeterministicOption = False,
     limit: opt.LimitOption = None,
     split: opt.SplitOption = RankConfig.split,
     offline: opt.OfflineOption = False,
@@ -43,17 +43,17 @@ def rank(
 
     Example: sparserm rank generations.jsonl --output best.jsonl
     """
-    settings, out = opt.begin(ctx, RankConfig)
+    settings, out = begin(ctx, RankConfig)
     from sparserm_cli.alignment.response_choice.rank import rank as stage
 
     with out.progress("rank", "rows") as progress:
         summary = stage(settings, progress=progress, note=out.note)
-    reports.rank(out, summary)
+    show.rank(out, summary)
 
 
 def pairs(
     ctx: typer.Context,
-    file: use.FileArgument,
+    file: opt.FileArgument,
     to: Annotated[
         str, typer.Option(metavar="trl|openrlhf|verl", help="Whose format the pairs are written in.")
     ] = PairsConfig.to,
@@ -72,10 +72,10 @@ def pairs(
     output: PairsOption = None,
     on_bad_row: opt.BadRowOption = PairsConfig.on_bad_row,
     columns: opt.ColumnOption = None,
-    model: use.ModelOption = None,
+    model: opt.ModelOption = None,
     device: opt.DeviceOption = PairsConfig.device,
     batch_tokens: opt.BatchTokensOption = None,
-    deterministic: use.DeterministicOption = False,
+    deterministic: opt.DeterministicOption = False,
     limit: opt.LimitOption = None,
     split: opt.SplitOption = PairsConfig.split,
     offline: opt.OfflineOption = False,
@@ -93,12 +93,12 @@ def pairs(
 
     Example: sparserm pairs generations.jsonl --to trl --margin 0.5 --length-ratio 1.5
     """
-    settings, out = opt.begin(ctx, PairsConfig)
+    settings, out = begin(ctx, PairsConfig)
     from sparserm_cli.alignment.response_choice.pairs import pairs as stage
 
     with out.progress("pairs", "rows") as progress:
         summary = stage(settings, progress=progress, note=out.note)
-    reports.pairs(out, summary)
+    show.pairs(out, summary)
 
 
 def doctor(
@@ -138,7 +138,7 @@ def doctor(
 
     Example: sparserm doctor smollm2-135m --layer 14
     """
-    settings, out = opt.begin(ctx, DoctorConfig)
+    settings, out = begin(ctx, DoctorConfig)
     from sparserm_cli.alignment.doctor.doctor import doctor as examine
 
-    reports.doctor(out, examine(settings, note=out.note))
+    show.doctor(out, examine(settings, note=out.note))

@@ -8,6 +8,7 @@ import typer
 from typer.testing import CliRunner
 
 from sparserm_cli.cli import options as opt
+from sparserm_cli.cli.parsing import config_from
 from sparserm_cli.config import DEFAULT_RUN, CompareConfig, EncodeConfig, ExtractConfig, SelectConfig
 from sparserm_cli.errors import UsageError
 
@@ -23,7 +24,7 @@ def select(
     config: opt.ConfigOption = None,
 ):
     """Remember the parsed config."""
-    seen.append(opt.config_from(ctx, SelectConfig))
+    seen.append(config_from(ctx, SelectConfig))
 
 
 @probe.command()
@@ -36,7 +37,7 @@ def extract(
     config: opt.ConfigOption = None,
 ):
     """Remember the parsed config."""
-    seen.append(opt.config_from(ctx, ExtractConfig))
+    seen.append(config_from(ctx, ExtractConfig))
 
 
 @probe.command()
@@ -46,7 +47,7 @@ def encode(
     config: opt.ConfigOption = None,
 ):
     """Remember the parsed config."""
-    seen.append(opt.config_from(ctx, EncodeConfig))
+    seen.append(config_from(ctx, EncodeConfig))
 
 
 @probe.command()
@@ -57,7 +58,7 @@ def compare(
     config: opt.ConfigOption = None,
 ):
     """Remember the parsed config."""
-    seen.append(opt.config_from(ctx, CompareConfig))
+    seen.append(config_from(ctx, CompareConfig))
 
 
 def parsed(tmp_path, monkeypatch, toml, *words):

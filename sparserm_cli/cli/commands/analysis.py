@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from sparserm_cli.cli import look_reports as reports
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import use
+from sparserm_cli.cli.output import analysis as show
+from sparserm_cli.cli.parsing import begin
 from sparserm_cli.config import DEFAULT_RUN, CompareConfig, ExplainConfig, ReportConfig
 
 
@@ -62,17 +62,17 @@ def compare(
 
     Example: sparserm compare --quick --other HH-RLHF=hh-run
     """
-    settings, out = opt.begin(ctx, CompareConfig)
+    settings, out = begin(ctx, CompareConfig)
     from sparserm_cli.analysis.compare.compare import compare as study
 
     with out.phases("steps") as progress:
         summary = study(settings, progress=progress, note=out.note)
-    reports.compare(out, summary)
+    show.compare(out, summary)
 
 
 def explain(
     ctx: typer.Context,
-    file: use.FileArgument = "",
+    file: opt.FileArgument = "",
     row: Annotated[int, typer.Option(help="Row of the file, from 1.")] = ExplainConfig.row,
     response: Annotated[
         int, typer.Option(help="Response of the row, from 1; chosen ones come first.")
@@ -82,7 +82,7 @@ def explain(
     top: Annotated[int, typer.Option(help="Directions shown.")] = ExplainConfig.top,
     reward: opt.RewardOption = None,
     columns: opt.ColumnOption = None,
-    model: use.ModelOption = None,
+    model: opt.ModelOption = None,
     device: opt.DeviceOption = ExplainConfig.device,
     split: opt.SplitOption = ExplainConfig.split,
     offline: opt.OfflineOption = False,
@@ -95,10 +95,10 @@ def explain(
 
     Example: sparserm explain held-out.jsonl --row 3 --response 2
     """
-    settings, out = opt.begin(ctx, ExplainConfig)
+    settings, out = begin(ctx, ExplainConfig)
     from sparserm_cli.analysis.explain import explain as study
 
-    reports.explain(out, study(settings, note=out.note), settings.top)
+    show.explain(out, study(settings, note=out.note), settings.top)
 
 
 def report(
@@ -133,9 +133,9 @@ def report(
 
     Example: sparserm report --output report.html
     """
-    settings, out = opt.begin(ctx, ReportConfig)
+    settings, out = begin(ctx, ReportConfig)
     from sparserm_cli.analysis.report.report import report as study
 
     with out.phases("units") as progress:
         summary = study(settings, progress=progress, note=out.note)
-    reports.report(out, summary)
+    show.report(out, summary)

@@ -5,37 +5,26 @@ from typing import Annotated
 import typer
 
 from sparserm_cli.cli import options as opt
-from sparserm_cli.cli import use_reports as reports
+from sparserm_cli.cli.output import scoring as show
+from sparserm_cli.cli.parsing import begin
 from sparserm_cli.config import DEFAULT_RUN, EvaluateConfig, ScoreConfig
 
-FileArgument = Annotated[
-    str,
-    typer.Argument(
-        help="Rows like {prompt, response}, {prompt, responses: [..]}, {messages}, or preference pairs."
-    ),
-]
 OutputOption = Annotated[
     str | None, typer.Option(help="Where to write, - for stdout.", show_default="RUN/scores.jsonl")
-]
-ModelOption = Annotated[
-    str | None, typer.Option(help="Where the model lies here, if it has moved.", show_default="as fitted")
-]
-DeterministicOption = Annotated[
-    bool, typer.Option("--deterministic", help="Each prompt alone: equal to the bit in any company.")
 ]
 
 
 def score(
     ctx: typer.Context,
-    file: FileArgument,
+    file: opt.FileArgument,
     reward: opt.RewardOption = None,
     output: OutputOption = None,
     on_bad_row: opt.BadRowOption = ScoreConfig.on_bad_row,
     columns: opt.ColumnOption = None,
-    model: ModelOption = None,
+    model: opt.ModelOption = None,
     device: opt.DeviceOption = ScoreConfig.device,
     batch_tokens: opt.BatchTokensOption = None,
-    deterministic: DeterministicOption = False,
+    deterministic: opt.DeterministicOption = False,
     normalize: opt.NormalizeOption = False,
     clip: opt.ClipOption = None,
     abstain: opt.AbstainOption = None,
@@ -60,17 +49,17 @@ def score(
 
     Example: sparserm score responses.jsonl --output -
     """
-    settings, out = opt.begin(ctx, ScoreConfig)
+    settings, out = begin(ctx, ScoreConfig)
     from sparserm_cli.stages.score.score import score as stage
 
     with out.progress("score", "responses") as progress:
         summary = stage(settings, progress=progress, note=out.note)
-    reports.score(out, summary)
+    show.score(out, summary)
 
 
 def evaluate(
     ctx: typer.Context,
-    file: FileArgument,
+    file: opt.FileArgument,
     benchmark: Annotated[
         str, typer.Option(metavar="pairs|rm-bench|reward-bench-2", help="Whose rules count.")
     ] = EvaluateConfig.benchmark,
@@ -84,10 +73,10 @@ def evaluate(
     ] = False,
     on_bad_row: opt.BadRowOption = EvaluateConfig.on_bad_row,
     columns: opt.ColumnOption = None,
-    model: ModelOption = None,
+    model: opt.ModelOption = None,
     device: opt.DeviceOption = EvaluateConfig.device,
     batch_tokens: opt.BatchTokensOption = None,
-    deterministic: DeterministicOption = False,
+    deterministic: opt.DeterministicOption = False,
     limit: opt.LimitOption = None,
     split: opt.SplitOption = EvaluateConfig.split,
     offline: opt.OfflineOption = False,
@@ -100,9 +89,9 @@ def evaluate(
 
     Example: sparserm evaluate held-out.jsonl
     """
-    settings, out = opt.begin(ctx, EvaluateConfig)
+    settings, out = begin(ctx, EvaluateConfig)
     from sparserm_cli.analysis.evaluate.evaluate import evaluate as study
 
     with out.progress("evaluate", "responses") as progress:
         summary = study(settings, progress=progress, note=out.note)
-    reports.evaluate(out, summary)
+    show.evaluate(out, summary)

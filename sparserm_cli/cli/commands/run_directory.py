@@ -1,11 +1,12 @@
-"""The commands that look after the run directory as a whole: run, status, verify, repair, export, import."""
+"""The commands that look after the run directory as a whole: run, status, verify, repair."""
 
 from typing import Annotated, Any
 
 import typer
 
-from sparserm_cli.cli import chain_reports as reports
 from sparserm_cli.cli import options as opt
+from sparserm_cli.cli.output import run_directory as show
+from sparserm_cli.cli.parsing import begin, config_from
 from sparserm_cli.config import CONFIGS, DEFAULT_RUN, STAGES, StageConfig
 
 
@@ -20,13 +21,13 @@ def run(
 
     Example: sparserm run --config sparserm.toml
     """
-    settings, out = opt.begin(ctx, StageConfig)
+    settings, out = begin(ctx, StageConfig)
     configs = {name: _stage_config(ctx, name) for name in STAGES}
     from sparserm_cli.stages.run import run_stages
 
     with out.phases("tokens") as progress:
         summaries = run_stages(configs, progress=progress, note=out.note)
-    reports.run(out, settings.run, summaries)
+    show.run(out, settings.run, summaries)
 
 
 def status(
@@ -41,10 +42,10 @@ def status(
 
     Example: sparserm status
     """
-    settings, out = opt.begin(ctx, StageConfig)
+    settings, out = begin(ctx, StageConfig)
     from sparserm_cli.store.run.status import status as look
 
-    reports.status(out, settings.run, look(settings.run, deep=deep))
+    show.status(out, settings.run, look(settings.run, deep=deep))
 
 
 def verify(
@@ -59,10 +60,10 @@ def verify(
 
     Example: sparserm verify --deep
     """
-    settings, out = opt.begin(ctx, StageConfig)
+    settings, out = begin(ctx, StageConfig)
     from sparserm_cli.store.run.verify import verify as check
 
-    reports.verify(out, settings.run, check(settings.run, deep=deep))
+    show.verify(out, settings.run, check(settings.run, deep=deep))
 
 
 def repair(
@@ -76,10 +77,10 @@ def repair(
 
     Example: sparserm repair && sparserm run
     """
-    settings, out = opt.begin(ctx, StageConfig)
+    settings, out = begin(ctx, StageConfig)
     from sparserm_cli.store.run.verify import repair as mend
 
-    reports.repair(out, settings.run, mend(settings.run))
+    show.repair(out, settings.run, mend(settings.run))
 
 
 def _stage_config(ctx: typer.Context, name: str) -> StageConfig:
@@ -89,4 +90,4 @@ def _stage_config(ctx: typer.Context, name: str) -> StageConfig:
     if ctx.params.get("config"):
         words += ["--config", str(ctx.params["config"])]
     with group.commands[name].make_context(name, words, parent=ctx.parent) as stage:
-        return opt.config_from(stage, CONFIGS[name])
+        return config_from(stage, CONFIGS[name])

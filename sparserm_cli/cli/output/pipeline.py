@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from sparserm_cli.stages.fit.fit import FitSummary
     from sparserm_cli.stages.frequency.frequency import FrequencySummary
     from sparserm_cli.stages.select.select import SelectSummary
-    from sparserm_cli.stages.train_sae.train_sae import TrainSAEResult
 
 SHOWN_DIRECTIONS = 5
 """Directions a side and layer that `select` shows."""
@@ -199,22 +198,3 @@ def _choice(out: Output, choice: Mapping[str, Any]) -> None:
     title = f"{choice['chosen']}: the best by {choice['folds']} folds of the training prompts"
     rows = [[one["name"], percent(one["accuracy"]), f"{one['pairs']:,}"] for one in choice["tried"]]
     out.table({}, title, ["setting", "accuracy", "n"], rows)
-
-
-def train_sae(out: Output, result: "TrainSAEResult") -> None:
-    """Tell how well the new SAE fits tokens it has not seen."""
-    measured = {"held out": result.held_out, **result.tests}
-    data = {
-        "path": str(result.folder),
-        "training_tokens": result.rows,
-        "epochs": round(result.epochs, 2),
-        "seconds": round(result.seconds, 1),
-        "measured": {name: quality._asdict() for name, quality in measured.items()},
-    }
-    rows = [
-        [name, f"{one.explained_variance:.4f}", f"{one.l0:.1f}", f"{one.dead:,}", f"{one.tokens:,}"]
-        for name, one in measured.items()
-    ]
-    title = f"{result.folder}: trained on {result.rows:,} tokens in {duration(result.seconds)}"
-    out.table(data, title, ["tokens", "explained variance", "L0", "dead latents", "n"], rows)
-    out.note(f"next: sparserm encode --sae {result.folder}")

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sparserm_cli.analysis.explain import DirectionShare, Explanation, TokenShare
-from sparserm_cli.cli import look_reports
 from sparserm_cli.cli.main import app
+from sparserm_cli.cli.output import analysis as look_reports
 from sparserm_cli.console import Output
 
 made = run_path(str(Path(__file__).parents[1] / "study" / "tiny_run.py"))

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING
 
 from sparserm_cli.console import Output
-from sparserm_cli.formatting import duration, rows_read, size
+from sparserm_cli.formatting import duration, rows_read
 
 if TYPE_CHECKING:
     from sparserm_cli.alignment.doctor.doctor import Check, Diagnosis
-    from sparserm_cli.alignment.hf_export.export import ExportSummary
     from sparserm_cli.alignment.response_choice.pairs import PairsSummary
     from sparserm_cli.alignment.response_choice.rank import RankSummary
 
@@ -40,14 +39,6 @@ def pairs(out: Output, summary: "PairsSummary") -> None:
     if summary.kept:
         made += f", mean margin {summary.margin:.3f}, chosen longer in {100 * summary.longer:.1f} %"
     out.result(data, "\n".join([*lines, f"{summary.output}: {made}", f"{summary.audit}: why"]))
-
-
-def export(out: Output, summary: "ExportSummary") -> None:
-    """Tell where the exported model is and how it is loaded."""
-    data = {**summary._asdict(), "path": str(summary.path)}
-    told = f"{summary.path}: {size(summary.bytes)}, {summary.parameters:,} parameters of the language model"
-    load = f'AutoModelForSequenceClassification.from_pretrained("{summary.path}", trust_remote_code=True)'
-    out.result(data, f"{told}\nload it: {load}")
 
 
 def doctor(out: Output, found: "Diagnosis") -> None:

@@ -1,0 +1,28 @@
+"""What train-sae says when it is done: text for people, the same facts as JSON."""
+
+from typing import TYPE_CHECKING
+
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import duration
+
+if TYPE_CHECKING:
+    from sparserm_cli.stages.train_sae.train_sae import TrainSAEResult
+
+
+def train_sae(out: Output, result: "TrainSAEResult") -> None:
+    """Tell how well the new SAE fits tokens it has not seen."""
+    measured = {"held out": result.held_out, **result.tests}
+    data = {
+        "path": str(result.folder),
+        "training_tokens": result.rows,
+        "epochs": round(result.epochs, 2),
+        "seconds": round(result.seconds, 1),
+        "measured": {name: quality._asdict() for name, quality in measured.items()},
+    }
+    rows = [
+        [name, f"{one.explained_variance:.4f}", f"{one.l0:.1f}", f"{one.dead:,}", f"{one.tokens:,}"]
+        for name, one in measured.items()
+    ]
+    title = f"{result.folder}: trained on {result.rows:,} tokens in {duration(result.seconds)}"
+    out.table(data, title, ["tokens", "explained variance", "L0", "dead latents", "n"], rows)
+    out.note(f"next: sparserm encode --sae {result.folder}")

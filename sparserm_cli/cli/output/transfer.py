@@ -1,0 +1,32 @@
+"""What export and import say when they are done: text for people, the same facts as JSON."""
+
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import size
+
+if TYPE_CHECKING:
+    from sparserm_cli.alignment.hf_export.export import ExportSummary
+    from sparserm_cli.store.units.records import Manifest
+
+
+def export_capture(out: Output, path: Path) -> None:
+    """Tell where the exported file is."""
+    count = path.stat().st_size
+    out.result({"path": str(path), "bytes": count}, f"{path}: {size(count)}")
+
+
+def import_capture(out: Output, run: PurePath, manifest: "Manifest") -> None:
+    """Tell what was imported."""
+    data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
+    told = f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
+    out.result(data, f"{told}\nnext: sparserm encode --sae SAE")
+
+
+def export_model(out: Output, summary: "ExportSummary") -> None:
+    """Tell where the exported model is and how it is loaded."""
+    data = {**summary._asdict(), "path": str(summary.path)}
+    told = f"{summary.path}: {size(summary.bytes)}, {summary.parameters:,} parameters of the language model"
+    load = f'AutoModelForSequenceClassification.from_pretrained("{summary.path}", trust_remote_code=True)'
+    out.result(data, f"{told}\nload it: {load}")
