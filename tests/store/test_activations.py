@@ -38,6 +38,34 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: str, positions: str):
     assert reader.present().all()
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_tokens_of_a_response_keep_no_unit_alive(
+    tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Each array owns exactly its own numbers, and responses in order read every unit once."""
+    reader = ActivationsReader(captures.capture(tmp_path / "a", dtype=dtype))
+    units = []
+    read_unit = reader.unit_tokens
+    monkeypatch.setattr(
+        reader, "unit_tokens", lambda layer, unit, raw: units.append(unit) or read_unit(layer, unit, raw=raw)
+    )
+    kept = [reader.tokens(2, response) for response in range(8)]
+    owners = [one if one.base is None else one.base for one in kept]
+    assert [one.nbytes for one in owners] == [4 * captures.D_IN * length for length in LENGTHS]
+    assert units == [0, 1, 2]
+    kept[7][:] = 0
+    assert np.array_equal(reader.tokens(2, 7), captures.values(2, reader.token_ids(7)))
+    assert np.array_equal(reader.tokens(1, 7), captures.values(1, reader.token_ids(7)))
+
+
+@pytest.mark.parametrize("response", [-1, 8])
+def test_the_tokens_of_a_response_that_is_not_there_are_refused(tmp_path: Path, response: int):
+    """A negative number does not count from the end."""
+    reader = ActivationsReader(captures.capture(tmp_path / "a"))
+    with pytest.raises(UsageError, match=f"^response: expected a number from 0 to 7, found {response}; "):
+        reader.tokens(1, response)
+
+
 def test_rows_tell_prompts_pairs_and_flags(tmp_path: Path):
     """The late response of the first prompt stands with its tree; pairs follow."""
     reader = ActivationsReader(captures.capture(tmp_path / "a"))

@@ -4,7 +4,6 @@ Axes: tokens (response tokens of a unit), d_in (width of the residual stream), d
 Memory: the SAEs, one unit of activations with its latents, and one tile of pre-activations.
 """
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -193,9 +192,7 @@ class EncodeWorker(UnitWorker):
 
 def unit_activations(capture: ActivationsReader, layer: int, unit: int) -> UnitActivations:
     """Return one unit's response tokens; those of responses that the capture rejected are not usable."""
-    one = copy.copy(capture)
-    one.units = [unit]
-    block = next(one.iter_tokens(layer, raw=True))
+    block = capture.unit_tokens(layer, unit, raw=True)
     return usable_activations(block.rows, block.responses, block.lengths, capture.rejected)
 
 

@@ -1,7 +1,7 @@
 """Reading activations.zarr: complete, or with a mask of what is there; as a stream, unit by unit.
 
-Axes: `responses` in store order, `d_in` is the width of the residual stream. Memory: one unit; `pooled` holds
-all responses.
+Axes: `responses` in store order, `d_in` is the width of the residual stream. Memory: one unit, which `tokens`
+keeps until it is asked for a response of another one; `pooled` holds all responses.
 """
 
 from collections.abc import Iterator
@@ -61,6 +61,7 @@ class ActivationsReader:
         self.manifest: Manifest | None = None if pending else open_complete(self.store)
         self.units = [unit for unit in range(self.plan.layout.units) if unit not in set(pending)]
         self.rejected: tuple[int, ...] = self._rejected() if self.manifest is None else self.manifest.rejected
+        self._last_read: tuple[int, TokenBlock] | None = None
 
     def _rejected(self) -> tuple[int, ...]:
         """Return the rejected responses of a partial capture."""
@@ -125,14 +126,45 @@ class ActivationsReader:
         """
         self.require(layer, "response")
         for unit in self.units:
-            yield self._tokens(layer, unit, raw=raw)
+            yield self.unit_tokens(layer, unit, raw=raw)
+
+    def unit_tokens(self, layer: int, unit: int, *, raw: bool = False) -> TokenBlock:
+        """Return the response tokens of one unit; arguments and errors as of `iter_tokens`."""
+        self.require(layer, "response")
+        lengths = self.rows.lengths(unit)
+        start = unit * self.plan.layout.tokens_per_unit
+        path = f"layers/{layer}/tokens"
+        values = read_rows(self._zarr, path, start, start + int(lengths.sum()), unit)
+        if values.dtype == np.uint16 and not raw:
+            values = bits.to_float32(values)
+        return TokenBlock(unit, self.rows.span(unit), lengths, values)
 
     def tokens(self, layer: int, response: int) -> Float32[np.ndarray, "r d_in"]:
-        """Return the residual stream on one response; raises as `iter_tokens`."""
+        """Return the residual stream on the tokens of one response.
+
+        The array is a copy, so that keeping it does not keep its unit. Responses in rising order read each
+        unit once; in any other order each may read a whole unit.
+
+        Args:
+            layer: one of the plan's.
+            response: its number, from 0.
+
+        Raises:
+            UsageError: the layer or the tokens were not captured, or there is no such response.
+            CorruptStoreError: a chunk is damaged; names the unit.
+
+        """
         self.require(layer, "response")
-        unit = int(np.searchsorted(self.rows.unit_response_start, response, side="right")) - 1
-        block = self._tokens(layer, unit, raw=False)
-        return np.split(block.rows, np.cumsum(block.lengths)[:-1])[response - block.responses.start]
+        check_response(response, self.plan.layout.responses)
+        unit = self.rows.unit_of(response)
+        if self._last_read is None or (self._last_read[0], self._last_read[1].unit) != (layer, unit):
+            self._last_read = None  # the old unit goes before the new one comes
+            self._last_read = layer, self.unit_tokens(layer, unit, raw=True)
+        block = self._last_read[1]
+        at = response - block.responses.start
+        start = int(block.lengths[:at].sum())
+        values = block.rows[start : start + int(block.lengths[at])]
+        return bits.to_float32(values) if values.dtype == np.uint16 else values.copy()
 
     def iter_pooled(self, layer: int, name: str) -> Iterator[tuple[int, Float32[np.ndarray, "rows d_in"]]]:
         """Yield pooled vectors as first response and block, unit by unit.
@@ -164,16 +196,6 @@ class ActivationsReader:
             values[start : start + len(block)] = block
         return values
 
-    def _tokens(self, layer: int, unit: int, *, raw: bool) -> TokenBlock:
-        """Read the tokens of a unit."""
-        lengths = self.rows.lengths(unit)
-        start = unit * self.plan.layout.tokens_per_unit
-        path = f"layers/{layer}/tokens"
-        values = read_rows(self._zarr, path, start, start + int(lengths.sum()), unit)
-        if values.dtype == np.uint16 and not raw:
-            values = bits.to_float32(values)
-        return TokenBlock(unit, self.rows.span(unit), lengths, values)
-
     def require(self, layer: int, positions: str) -> None:
         """Raise UsageError unless the capture has this layer, and tokens if `positions` is `response`."""
         settings = self.plan.settings
@@ -183,3 +205,9 @@ class ActivationsReader:
         if positions == "response" and settings.positions != "response":
             hint = f"run `{COMMAND} --positions response --force`, or `{COMMAND} --sae SAE --force`"
             raise UsageError(str(self.root), "response tokens", "pooled vectors only", hint)
+
+
+def check_response(response: int, responses: int) -> None:
+    """Raise UsageError unless there is a response of this number."""
+    if not 0 <= response < responses:
+        raise UsageError("response", f"a number from 0 to {responses - 1}", str(response), "correct it")

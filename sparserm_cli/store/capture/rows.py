@@ -231,6 +231,10 @@ class Rows:
         """Return the responses of a unit."""
         return range(int(self.unit_response_start[unit]), int(self.unit_response_start[unit + 1]))
 
+    def unit_of(self, response: int) -> int:
+        """Return the unit that holds a response."""
+        return int(np.searchsorted(self.unit_response_start, response, side="right")) - 1
+
     def lengths(self, unit: int) -> Int32[np.ndarray, " unit_responses"]:
         """Return the tokens of each response of a unit."""
         span = self.span(unit)

@@ -1,0 +1,76 @@
+"""Measure the memory and time that reading a capture response by response takes.
+
+Every way of reading is a process of its own, so that its peak is its own. `kept` holds the tokens of all
+responses in one list, `dropped` forgets each response before it reads the next, `shuffled` is `dropped` in a
+random order; `nothing` only opens the capture.
+
+    sparserm extract TruthfulQA.csv --layer 14 --run truthful
+    python examples/benchmarks/read_tokens.py truthful --layer 14 --output read_tokens.json
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+WAYS = ("nothing", "dropped", "shuffled", "kept")
+SHUFFLED = 200
+"""Responses that `shuffled` reads, since each may take a whole unit of the capture."""
+
+
+def read(run: Path, layer: int, way: str) -> dict[str, float]:
+    """Read all responses in one way and return what they hold and how long it took."""
+    import numpy as np
+
+    from sparserm_cli.store.capture.artifact import capture_path
+    from sparserm_cli.store.capture.reader import ActivationsReader
+
+    reader = ActivationsReader(capture_path(run))
+    numbers = range(reader.plan.layout.responses)
+    order = {
+        "nothing": [],
+        "shuffled": np.random.default_rng(0).permutation(numbers)[:SHUFFLED].tolist(),
+    }.get(way, numbers)
+    begun, kept, size = time.perf_counter(), [], 0
+    for response in order:
+        tokens = reader.tokens(layer, response)
+        size += tokens.nbytes
+        if way == "kept":
+            kept.append(tokens)
+    return {"responses": len(order), "mebibytes": size / 2**20, "seconds": time.perf_counter() - begun}
+
+
+def measured(run: Path, layer: int, way: str) -> dict[str, float]:
+    """Read in a process of its own and return its peak beside what it says."""
+    command = [sys.executable, __file__, str(run), "--layer", str(layer), "--way", way]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    if os.waitstatus_to_exitcode(status):
+        return {"exit": os.waitstatus_to_exitcode(status), "peak_mebibytes": usage.ru_maxrss / 1024}
+    return {**json.loads(said), "peak_mebibytes": usage.ru_maxrss / 1024}
+
+
+def main() -> None:
+    """Measure every way and print a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="run directory with a capture of response tokens")
+    parser.add_argument("--layer", type=int, default=14)
+    parser.add_argument("--way", choices=WAYS, help="read in this process, in one way")
+    parser.add_argument("--output", type=Path, help="JSON file")
+    options = parser.parse_args()
+    if options.way:
+        print(json.dumps(read(options.run, options.layer, options.way)))
+        return
+    found = {way: measured(options.run, options.layer, way) for way in WAYS}
+    for way, figures in found.items():
+        print(f"{way:10}" + "  ".join(f"{name} {value:,.1f}" for name, value in figures.items()))
+    if options.output:
+        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
