@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sparserm_cli.alignment.trainers.scorer import scorer_of
 from sparserm_cli.alignment.trainers.verl import compute_score, compute_score_async, compute_score_batch
 from sparserm_cli.config import KEY_VARIABLE
 from sparserm_cli.errors import BadInputError
@@ -29,7 +28,6 @@ def place(request: pytest.FixtureRequest, reward: Path, monkeypatch: pytest.Monk
         return str(reward)
     server = request.getfixturevalue("server")
     monkeypatch.setenv(KEY_VARIABLE, server.key)
-    scorer_of.cache_clear()
     return server.url
 
 
@@ -56,6 +54,19 @@ def test_token_rewards_add_up(place: str) -> None:
     """Where they are asked for."""
     found = compute_score("d", RESPONSES[0], None, INFOS[0], reward=place, token_rewards=True)
     assert sum(found["token_rewards"]) == pytest.approx(found["score"], abs=2e-5)
+
+
+def test_row_80_prompts_in_parts_score_as_text(place: str) -> None:
+    """As arrays of Parquet files hold them; a picture leaves the response without a score."""
+    text, picture = {"type": "text", "text": PROMPTS[1], "image": None}, {"type": "image", "image": "x.png"}
+    infos = [
+        {"prompt": np.array([{"role": "user", "content": np.array(content, dtype=object)}], dtype=object)}
+        for content in ([text], [text, picture])
+    ]
+    found = compute_score_batch(["d"] * 2, [RESPONSES[1]] * 2, [None] * 2, infos, reward=place)
+    plain = compute_score("d", RESPONSES[1], None, INFOS[1], reward=place)
+    assert found[0] == pytest.approx(plain, abs=1e-5)
+    assert (found[1]["score"], found[1]["scored"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("info", [None, {}, {"index": 3}])
