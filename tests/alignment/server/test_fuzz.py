@@ -1,6 +1,6 @@
 """Requests that a fuzzer makes up from the server's own OpenAPI description: none may end in a 500.
 
-`SPARSERM_FUZZ_REQUESTS=10000 bash tests/run.sh tests/align/test_server_fuzz.py -s` sends ten thousand.
+`SPARSERM_FUZZ_REQUESTS=10000 bash tests/run.sh tests/alignment/server/test_fuzz.py -s` sends ten thousand.
 """
 
 import collections
