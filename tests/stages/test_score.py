@@ -11,6 +11,7 @@ import pytest
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
 from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, UsageError
+from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.fit.fit import fit
 from sparserm_cli.stages.score import responses
@@ -382,6 +383,23 @@ def test_the_probe_is_scored_as_at_the_fit(model):
     row = model.probe()
     assert row is not None
     assert float(model.rewards([row]).scores[0]) == pytest.approx(model.config.probe["score"], abs=1e-4)
+
+
+def test_a_model_that_scores_its_probe_otherwise_scores_nothing(run, tmp_path, monkeypatch):
+    """Weights that changed under one revision are found before a score is written."""
+    load = LanguageModel.load
+
+    def zeroed(*args, **options):
+        lm = load(*args, **options)
+        for weights in lm.backbone.parameters():
+            weights.zero_()
+        return lm
+
+    monkeypatch.setattr(LanguageModel, "load", zeroed)
+    file, output = write(tmp_path / "rows.jsonl", ROWS), tmp_path / "scores.jsonl"
+    with pytest.raises(IncompatibleError, match=r"reward: the score of its own probe: expected .*, found "):
+        score(ScoreConfig(file=str(file), run=run, output=str(output)), **QUIET)
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("options", [{"clip": 0.0}, {"abstain": -1.0}, {"clip": float("nan")}])

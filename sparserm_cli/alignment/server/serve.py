@@ -63,7 +63,9 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
         thread.start()
         service.start(
-            RewardModel.load(path, model=config.model, device=config.device, offline=config.offline)
+            RewardModel.load(
+                path, model=config.model, device=config.device, offline=config.offline, check=False
+            )
         )
         listener.listen(QUEUED)  # uvicorn has made the queue as short as what it accepts at once
         note(f"ready: {service.name} in {service.model.lm.dtype} on {service.model.lm.device}")
