@@ -75,17 +75,15 @@ def live(reward: Path, *, key: str = "", started: bool = True, **options: Any) -
     for name in ("fastapi", "uvicorn", "prometheus_client"):
         if find_spec(name) is None:
             pytest.skip(f"the extra `serve` is not installed: no {name}")
-    import uvicorn
-
     from sparserm_cli.alignment.server.app import make_app
+    from sparserm_cli.alignment.server.connections import http_server
     from sparserm_cli.alignment.server.serve import address, take_port
     from sparserm_cli.alignment.server.service import Service
 
     config = ServeConfig(reward=reward, port=0, **options)
     service = Service(config)
     with take_port(config) as listener:
-        app = make_app(service, key)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        server = http_server(make_app(service, key), config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         if started:

@@ -100,6 +100,25 @@ def test_row_44_a_large_body_is_refused_before_it_is_read(serving: Callable[...,
         assert server.ask("/score", BODY)[0] == 200
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_row_69_two_lengths_of_one_body_close_the_connection(server: Any, method: str) -> None:
+    """What a proxy takes for the end of such a request may not be what the server does."""
+    host, port = server.url.removeprefix("http://").split(":")
+    smuggled = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+    for lengths in (
+        ("Content-Length: 6", "Transfer-Encoding: chunked"),
+        ("Content-Length: 5", "Content-Length: 6"),
+    ):
+        head = "\r\n".join((f"{method} /health HTTP/1.1", f"Host: {host}", *lengths, "", "")).encode()
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(head + b"0\r\n\r\n" + smuggled)
+            answer = b""
+            while part := connection.recv(4096):
+                answer += part
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+
 def test_row_44_too_many_inputs_are_refused_before_tokenising(
     serving: Callable[..., Any], monkeypatch: Any
 ) -> None:

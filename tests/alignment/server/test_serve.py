@@ -140,18 +140,70 @@ def test_loopback_needs_none(host: str) -> None:
     assert [module.require_private(config, has_key=has_key) for config, has_key in asked] == [None, None]
 
 
-def test_keys_come_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_73_keys_come_from_a_file_or_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The file wins; an empty or missing one is an error, not an open door."""
     monkeypatch.setenv(KEY_VARIABLE, " outer \n")
     file = tmp_path / "key"
     file.write_text("inner\n")
-    assert module.read_key(ServeConfig()) == "outer"
-    assert module.read_key(ServeConfig(api_key_file=file)) == "inner"
+    file.chmod(0o600)
+    notes: list[str] = []
+    assert module.read_key(ServeConfig(), notes.append) == "outer"
+    assert module.read_key(ServeConfig(api_key_file=file), notes.append) == "inner"
+    assert notes == []
     file.write_text("\n")
     with pytest.raises(UsageError, match="--api-key-file: expected a key in the file, found nothing"):
-        module.read_key(ServeConfig(api_key_file=file))
+        module.read_key(ServeConfig(api_key_file=file), notes.append)
     with pytest.raises(UsageError, match="expected a readable file, found No such file or directory"):
-        module.read_key(ServeConfig(api_key_file=tmp_path / "none"))
+        module.read_key(ServeConfig(api_key_file=tmp_path / "none"), notes.append)
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_row_73_a_key_that_others_can_open_is_warned_of(tmp_path: Path, mode: int) -> None:
+    """With what to run; the key is still taken."""
+    file = tmp_path / "key"
+    file.write_text("inner\n")
+    file.chmod(mode)
+    notes: list[str] = []
+    assert module.read_key(ServeConfig(api_key_file=file), notes.append) == "inner"
+    assert notes == [f"other users of this machine can open {file}: run `chmod 600 {file}`"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"one\ntwo\n", "expected one line, found 2 lines"),
+        (b"one\r\ntwo", "expected one line, found 2 lines"),
+        (b"one two", "expected a key of printable characters, found a space or a control character"),
+        (b"one\x1b[2J", "expected a key of printable characters, found a space or a control character"),
+        (b"k" * 5000, "expected a key of at most 4,096 characters, found more"),
+        (b"\xff\xfe", "expected a readable file, found no UTF-8"),
+    ],
+)
+def test_row_73_what_is_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes, said: str
+) -> None:
+    """Neither from a file nor from the environment, and never repeated."""
+    file = tmp_path / "key"
+    file.write_bytes(text)
+    with pytest.raises(UsageError) as caught:
+        module.read_key(ServeConfig(api_key_file=file), print)
+    assert str(caught.value).startswith(f"--api-key-file: {said}; ")
+    if text.isascii():
+        monkeypatch.setenv(KEY_VARIABLE, text.decode())
+        with pytest.raises(UsageError) as caught:
+            module.read_key(ServeConfig(), print)
+        assert str(caught.value).startswith(f"{KEY_VARIABLE}: {said}; ")
+
+
+def test_row_73_a_key_file_is_a_file(tmp_path: Path) -> None:
+    """Neither a folder nor a pipe that nobody writes to."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (tmp_path, pipe):
+        with pytest.raises(UsageError, match="--api-key-file: expected a file, found something else"):
+            module.read_key(ServeConfig(api_key_file=path), print)
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
