@@ -1,6 +1,6 @@
 """Rewards for TRL: what `GRPOTrainer(reward_funcs=...)` and its kin call.
 
-    from sparserm_cli.align.trl import SparseReward
+    from sparserm_cli.alignment.trainers.trl import SparseReward
 
     trainer = GRPOTrainer(model, reward_funcs=SparseReward("sparserm-run/reward", normalize=True), ...)
 

@@ -1,6 +1,6 @@
 """Rewards for verl: the file and function that its `custom_reward_function` names.
 
-    reward.custom_reward_function.path=.../sparserm_cli/align/verl.py
+    reward.custom_reward_function.path=.../sparserm_cli/alignment/trainers/verl.py
     reward.custom_reward_function.name=compute_score        (compute_score_batch for the batch manager)
     +reward.custom_reward_function.reward_kwargs.reward=http://127.0.0.1:8000
 

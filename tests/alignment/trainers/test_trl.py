@@ -95,7 +95,6 @@ def test_row_80_parts_of_text_score_as_text(place: str, expected: list[float]) -
             turns("\ud800", "assistant"),
             "completion[0].content: expected Unicode text, found a lone surrogate U+D800",
         ),
-        (None, "completion: expected a list of messages, found null"),
     ],
 )  # fmt: skip
 def test_row_80_what_is_no_text_has_no_reward(
