@@ -8,6 +8,7 @@ Neither class is a `torch.nn.Module`, which TRL would take for a model of its ow
 """
 
 import asyncio
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,7 +74,23 @@ class SparseReward:
 
 
 class AsyncSparseReward(SparseReward):
-    """The same as a coroutine, so that TRL awaits it beside other rewards."""
+    """The same as a coroutine function, so that TRL awaits it beside other rewards.
+
+    TRL below 1.14 asks `inspect.iscoroutinefunction` of the reward function itself, which knows functions
+    and what has their attributes, but does not look at the `__call__` of an object; later ones do.
+
+    Args:
+        reward: as for `SparseReward`.
+        options: as for `SparseReward`.
+
+    """
+
+    def __init__(self, reward: str, **options: Any) -> None:
+        super().__init__(reward, **options)
+        call = type(self).__call__
+        self.__signature__ = inspect.signature(self.__call__)
+        self.__code__, self.__annotations__ = call.__code__, dict(call.__annotations__)
+        self.__defaults__ = self.__kwdefaults__ = None
 
     async def __call__(  # type: ignore[override]
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **others: Any

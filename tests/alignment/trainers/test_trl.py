@@ -1,6 +1,7 @@
 """Rewards for TRL: the callable by itself, against a live server, and in GRPOTrainer's hands."""
 
 import asyncio
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -140,12 +141,13 @@ def test_guards_apply(reward: Path, model: RewardModel) -> None:
     np.testing.assert_allclose(found, np.clip(scores, -0.5, 0.5), atol=1e-5)
 
 
-def test_the_coroutine_gives_the_same(place: str, expected: list[float]) -> None:
-    """And is one to those who ask, since TRL awaits only these."""
-    import inspect
-
+def test_row_82_the_coroutine_is_one_to_every_trl(place: str, expected: list[float]) -> None:
+    """Old releases ask the object itself, new ones its call; its signature stays that of the call."""
     function = AsyncSparseReward(place, name="mine")
+    assert inspect.iscoroutinefunction(function)
     assert inspect.iscoroutinefunction(function.__call__)
+    assert not inspect.iscoroutinefunction(SparseReward(place))
+    assert list(inspect.signature(function).parameters) == ["prompts", "completions", "others"]
     assert function.__name__ == "mine"
     np.testing.assert_allclose(
         asyncio.run(function(prompts=PROMPTS, completions=RESPONSES)), expected, atol=1e-5

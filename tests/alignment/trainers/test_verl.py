@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,35 @@ def test_single_batch_and_coroutine_agree(place: str, model: RewardModel) -> Non
         assert single == pytest.approx(batch[number], abs=1e-5)
         assert asyncio.run(compute_score_async(*asked, reward=place)) == pytest.approx(single, abs=1e-5)
         assert single["scored"] == 1.0
+
+
+def test_row_81_any_number_of_callers_load_a_model_once(
+    reward: Path, model: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And all get the right scores, whatever guards they ask for."""
+    loads = []
+
+    def load(*args: object, **options: object) -> RewardModel:
+        loads.append(args)
+        time.sleep(0.05)  # so that the others ask meanwhile
+        return RewardModel_load(*args, **options)
+
+    RewardModel_load = RewardModel.load  # noqa: N806
+    monkeypatch.setattr(RewardModel, "load", load)
+    copy = str(reward) + "/."  # a place that no test has loaded before
+
+    async def ask() -> list[dict[str, float]]:
+        asked = [("d", text, None, info) for text, info in zip(RESPONSES, INFOS, strict=True)] * 6
+        guards = [{}, {"clip": 1e9}] * 6
+        calls = [
+            compute_score_async(*one, reward=copy, **more) for one, more in zip(asked, guards, strict=True)
+        ]
+        return await asyncio.gather(*calls)
+
+    found = asyncio.run(ask())
+    assert len(loads) == 1
+    expected = model.score(PROMPTS, RESPONSES).tolist() * 6
+    np.testing.assert_allclose([one["score"] for one in found], expected, atol=1e-5)
 
 
 def test_responses_without_a_score_get_the_fallback(place: str) -> None:
