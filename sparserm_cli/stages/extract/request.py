@@ -127,12 +127,15 @@ def write_plan(root: PurePath, request: Request) -> ExtractPlan:
 
     Raises:
         BadInputError: a bad row, or no row at all.
-        IncompatibleError: the model has no chat template, or no usable tokenizer.
+        IncompatibleError: the model has no chat template, no usable tokenizer, or not all of its weights.
         ResourceError: the disk is full.
 
     """
     config, identity = request.config, request.identity
+    from sparserm_cli.models.lm.backbone import check_checkpoint
+
     shape = check_layers(identity, request.layers)
+    check_checkpoint(identity, request.layers)
     tokenizer = load_tokenizer(identity)
     template = PromptTemplate(tokenizer, config.template, model=identity.name)
     settings = _settings(request, shape, template, tokenizer_digest(tokenizer))

@@ -223,6 +223,8 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "Lang
     chosen, reason = choose_dtype(request.config.dtype, lm.device)
     if str(chosen) != f"torch.{lm.dtype}":
         reason = "as planned"
+    if lm.names_note:
+        note(lm.names_note)
     note(f"computing in {lm.dtype} on {lm.device}: {reason}; {shared}")
     return lm
 
