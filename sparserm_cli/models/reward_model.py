@@ -31,6 +31,9 @@ Prompt = str | Sequence[Message | dict[str, str]]
 
 UNGUARDED = Guards()
 
+PROBE_TOLERANCE = 0.25
+"""Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""
+
 
 class Rewards(NamedTuple):
     """What a reward model says of some responses.
@@ -82,7 +85,13 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, path: str | PurePath, *, model: str | None = None, device: str = "auto", offline: bool = False
+        cls,
+        path: str | PurePath,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        offline: bool = False,
+        check: bool = True,
     ) -> Self:
         """Load a reward model and the language model it was fitted on.
 
@@ -91,9 +100,10 @@ class RewardModel:
             model: where the language model lies on this machine, if not where the reward model says.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
+            check: score the response that the fit recorded, and refuse a model that scores it otherwise.
 
         Raises:
-            IncompatibleError: model, tokenizer or template are not those of the fit; names both values.
+            IncompatibleError: model, tokenizer, template or score are not those of the fit; names both.
             CorruptStoreError: a file of the folder is missing, cut or changed.
             ResourceError: the device is not there.
 
@@ -113,7 +123,10 @@ class RewardModel:
         lm = LanguageModel.load(
             identity, layers=config.layers, dtype=cast("DType", config.dtype), device=device
         )
-        return cls(place(path), files, lm, template)
+        loaded = cls(place(path), files, lm, template)
+        if check:
+            loaded.check_probe()
+        return loaded
 
     @property
     def max_length(self) -> int:
@@ -127,6 +140,26 @@ class RewardModel:
         prompt, response = (np.array(self.config.probe[part], np.uint32) for part in ("prompt", "response"))
         encoded = EncodedResponse(prompt, response, straddled=False, characters=0, truncated=False)
         return EncodedExample(Example(1, None, "", ("",), (UNLABELLED,), None, {}), "", (encoded,))
+
+    def check_probe(self) -> dict[str, float]:
+        """Score the response whose score the fit recorded, and return both scores; none for format 1.
+
+        Raises:
+            IncompatibleError: they differ by more than rounding could explain.
+
+        """
+        row = self.probe()
+        if row is None:
+            return {}
+        expected, found = float(self.config.probe["score"]), float(self.rewards([row]).scores[0])
+        if not abs(found - expected) <= PROBE_TOLERANCE * self.config.score_std:
+            raise IncompatibleError(
+                f"{self.path}: the score of its own probe",
+                f"{expected:.4f}",
+                f"{found:.4f}",
+                "this machine computes something else than the fit did: try --device cpu, or fit here",
+            )
+        return {"expected": expected, "found": found}
 
     def control(self, name: str) -> RewardHead:
         """Return the head of one of the controls that were fitted beside the reward model."""
