@@ -19,6 +19,9 @@ _WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat1
 _HEADER_LIMIT = 100 << 20
 """The format's own bound of the header's length in bytes."""
 
+LFS_START = b"version https://git-lfs"
+"""First bytes of a Git LFS pointer."""
+
 
 class TensorFact(NamedTuple):
     """What the header says of one tensor.
@@ -34,6 +37,21 @@ class TensorFact(NamedTuple):
     start: int
 
 
+def check_whole(path: Path) -> None:
+    """Check that a file holds something, and is not what Git leaves in place of a large file.
+
+    Raises:
+        CorruptStoreError: it is empty or a Git LFS pointer.
+
+    """
+    with path.open("rb") as file:
+        start = file.read(len(LFS_START))
+    if start in {b"", LFS_START}:
+        found = "a Git LFS pointer" if start else "an empty file"
+        hint = "run `git lfs pull` in its repository" if start else "download it again"
+        raise CorruptStoreError(str(path), "the file's content", found, hint)
+
+
 def read_header(path: Path) -> dict[str, TensorFact]:
     """Read names, types and shapes of a file's tensors.
 
@@ -41,6 +59,7 @@ def read_header(path: Path) -> dict[str, TensorFact]:
         CorruptStoreError: it is no safetensors file, or cut.
 
     """
+    check_whole(path)
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -62,7 +81,7 @@ def read_header(path: Path) -> dict[str, TensorFact]:
                 default=0,
             )
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CorruptStoreError(
             str(path), "a safetensors file", type(error).__name__, "download it again"
         ) from None

@@ -50,17 +50,23 @@ class LanguageModel:
         max_positions: longest sequence the model's positions reach, in tokens.
         supports_tree: whether a prompt is computed once for all its responses.
         tree_reason: why, or why not.
+        names_note: how names of the checkpoint were changed to fit the model; empty if they were not.
         runs_alone: whether sequences must not share a batch, because the longest there changes the others.
         prompt_cache: keeps prompts for later responses; None, as it begins, computes each batch by itself.
 
     """
 
     def __init__(
-        self, backbone: Any, identity: ModelIdentity, layers: Sequence[int], dtype_reason: str
+        self,
+        backbone: Any,
+        identity: ModelIdentity,
+        layers: Sequence[int],
+        dtype_reason: str,
+        names_note: str = "",
     ) -> None:
         config, devices = backbone.config, devices_of(backbone)
         self.backbone, self.identity, self.layers = backbone, identity, tuple(sorted(set(layers)))
-        self.blocks = blocks_of(backbone)
+        self.blocks, self.names_note = blocks_of(backbone), names_note
         self.d_in: int = config.hidden_size
         dtype = next(backbone.parameters()).dtype
         self.dtype, self.dtype_reason = str(dtype).removeprefix("torch."), dtype_reason
@@ -100,7 +106,8 @@ class LanguageModel:
             keep_freed_memory()
             limit_kernel_cache()
         placed = device if is_spread(device) else place
-        return cls(load_backbone(identity, layers, number, placed), identity, layers, reason)
+        backbone, names_note = load_backbone(identity, layers, number, placed)
+        return cls(backbone, identity, layers, reason, names_note)
 
     @property
     def hook_names(self) -> tuple[str, ...]:
