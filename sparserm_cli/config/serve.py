@@ -1,5 +1,6 @@
 """Config of `serve`: where it listens, who may ask, and how much at a time."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -29,6 +30,10 @@ class ServeConfig(StageConfig, Guards):
     blocks among several."""
     batch_tokens: int | None = None
     """Tokens in one forward pass; None chooses by the machine."""
+    strict: bool = False
+    """Refuse a request that holds a response which cannot be scored, instead of scoring the others."""
+    unscorable: float | None = None
+    """Score of a response that gets none; None answers null, which trainers that need numbers do not take."""
     max_body: int = 2 << 20
     """Largest body of a request, in bytes."""
     max_inputs: int = 256
@@ -63,6 +68,8 @@ class ServeConfig(StageConfig, Guards):
         if self.prompt_cache < 0:
             found = str(self.prompt_cache)
             raise UsageError("--prompt-cache", "a number of MiB, 0 for none", found, "correct the option")
+        if self.unscorable is not None and not math.isfinite(self.unscorable):
+            raise UsageError("--unscorable", "a finite number", str(self.unscorable), "correct the option")
         limits = ("max_body", "max_inputs", "max_requests", "max_waiting", "max_connections")
         times = ("header_seconds", "body_seconds", "timeout", "drain_seconds")
         for name in (*limits, "max_client_connections", *times):

@@ -200,16 +200,41 @@ class RewardModel:
             BadInputError: a response has no token or is longer than the model takes.
 
         """
+        rows = self.tokenise(prompts, responses)
+        for row in rows:
+            self.check_length(row)
+        return rows
+
+    def tokenise(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedExample]:
+        """Return one tokenised row a response, whatever its length.
+
+        Raises:
+            ValueError: not as many prompts as responses.
+            IncompatibleError: the template refuses a prompt.
+
+        """
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
         examples = [
             Example(row, None, _turns(prompt), (response,), (UNLABELLED,), None, {})
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=1)
         ]
-        rows = self.template.encode(examples)
-        for row in rows:
-            self._check_length(row)
-        return rows
+        return self.template.encode(examples)
+
+    def check_length(self, row: EncodedExample) -> None:
+        """Refuse a tokenised row that the model cannot score.
+
+        Raises:
+            BadInputError: its response has no token, or is longer with its prompt than the model takes.
+
+        """
+        response = row.responses[0]
+        tokens, where = len(response.prompt_ids) + len(response.response_ids), f"response {row.example.row}"
+        if not len(response.response_ids):
+            raise BadInputError(where, "a response with tokens", "none", "leave it out")
+        if tokens > self.max_length:
+            expected = f"at most {self.max_length:,} tokens"
+            raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
 
     def rewards(
         self,
@@ -289,15 +314,6 @@ class RewardModel:
     ) -> Pooled:
         """Return the pooled residual vectors of tokenised rows, a vector a response."""
         return pooled_vectors(self.lm, rows, batch_tokens=batch_tokens, deterministic=deterministic)
-
-    def _check_length(self, row: EncodedExample) -> None:
-        response = row.responses[0]
-        tokens, where = len(response.prompt_ids) + len(response.response_ids), f"response {row.example.row}"
-        if not len(response.response_ids):
-            raise BadInputError(where, "a response with tokens", "none", "leave it out")
-        if tokens > self.max_length:
-            expected = f"at most {self.max_length:,} tokens"
-            raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
 
 
 def _turns(prompt: Prompt) -> tuple[Message, ...] | str:

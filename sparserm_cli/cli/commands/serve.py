@@ -24,6 +24,10 @@ def serve(
     model: opt.ModelOption = None,
     device: opt.DeviceOption = ServeConfig.device,
     batch_tokens: opt.BatchTokensOption = None,
+    strict: Annotated[bool, typer.Option(help="Refuse requests with an unscorable response.")] = False,
+    unscorable: Annotated[
+        float | None, typer.Option(help="Score of responses that get none.", show_default="null")
+    ] = None,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.")] = ServeConfig.max_body,
     max_inputs: Annotated[int, typer.Option(help="Responses in a request.")] = ServeConfig.max_inputs,
     max_requests: Annotated[int, typer.Option(help="Requests at a time.")] = ServeConfig.max_requests,
@@ -51,7 +55,7 @@ def serve(
     json: opt.JsonOption = False,
     quiet: opt.QuietOption = False,
 ) -> None:
-    """Answer requests for rewards over HTTP, in the shapes of vLLM and SGLang (and so verl) and OpenRLHF.
+    """Answer requests for rewards over HTTP, in the shapes of vLLM, SGLang (so of verl), OpenRLHF and TEI.
 
     Example: sparserm serve --reward sparserm-run/reward --port 8000
     """
