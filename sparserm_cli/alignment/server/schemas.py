@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from sparserm_cli.config import Guards
 
 MOST_TURNS = 1024
-"""Turns of one conversation."""
+"""Turns of one conversation, and parts of one turn."""
 NOT_KNOWN: dict[str, tuple[Any, ...]] = {
     "dimensions": (),
     "encoding_format": ("float",),
@@ -70,11 +70,15 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 
 
+Parts = Annotated[list[dict[str, Any]], Field(max_length=MOST_TURNS, fail_fast=True)]
+
+
 class Turn(BaseModel):
     """One turn of a conversation."""
 
     role: str = Field(min_length=1)
-    content: str
+    content: str | Parts | None
+    """Text, or parts of type text; null for an assistant that only called tools."""
 
 
 Conversation = Annotated[list[Turn], Field(min_length=2, max_length=MOST_TURNS, fail_fast=True)]

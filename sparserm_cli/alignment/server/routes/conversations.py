@@ -6,7 +6,8 @@ from sparserm_cli.alignment.server.gate import RefusedError
 from sparserm_cli.alignment.server.schemas import Conversations, Request, Texts, Turn
 from sparserm_cli.alignment.server.scoring import Pair, Unscorable, cut_text
 from sparserm_cli.alignment.server.service import Service
-from sparserm_cli.data.example import Message
+from sparserm_cli.data.example import RowError
+from sparserm_cli.data.messages import normalise_messages, response_of
 
 
 class ConversationRequest(Request):
@@ -39,7 +40,7 @@ def _listed(messages: Conversations) -> Sequence[Sequence[Turn]]:
 
 
 def _pair(turns: Sequence[Turn]) -> Pair:
-    if turns[-1].role != "assistant":
-        return Unscorable("a conversation must end with the assistant's turn")
-    messages = tuple(Message(turn.role, turn.content) for turn in turns)
-    return messages[:-1], messages[-1].content
+    try:
+        return response_of(normalise_messages([turn.model_dump() for turn in turns]))
+    except RowError as error:
+        return Unscorable(f"{error.field}: {error.reason}")
