@@ -20,11 +20,8 @@ from torch import Tensor
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.models.sae import SparseAutoencoder
 from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata, plain_name, sae_digest
-from sparserm_cli.models.sae_match import DTYPES
-from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.models.sae_match import DTYPES, PICKLED, check_normalization, check_pickle
 from sparserm_cli.models.safetensors_file import check_whole, read_header
-
-__all__ = ["Weights", "check_normalization", "fold", "read_sae_metadata", "read_weights"]
 
 LEAST_NORM = 1e-8
 """SAELens' lower bound of a decoder row's norm."""
@@ -133,29 +130,6 @@ def read_weights(
     return fold(readers[files.format](metadata, tensors), metadata, sae_digest(files, metadata))
 
 
-def check_normalization(metadata: SAEMetadata, *, allow_mismatch: bool = False) -> None:
-    """Refuse an SAE whose input must be scaled by a number that nobody recorded, or in a way unknown here.
-
-    Raises:
-        IncompatibleError: it is such an SAE; the first kind is accepted with `allow_mismatch`, unscaled, as
-            SAELens does it.
-
-    """
-    where = f"{metadata.name}: normalize_activations"
-    known = ("none", "constant_norm_rescale", "layer_norm")
-    if metadata.normalization in known:
-        return
-    if metadata.normalization != "expected_average_only_in":
-        raise IncompatibleError(
-            where, "one of " + ", ".join(known), metadata.normalization, "use another SAE"
-        )
-    if metadata.settings.get("norm_scaling_factor") is None and not allow_mismatch:
-        hint = "save the SAE with the factor folded into its weights, or give --allow-mismatch to go without"
-        raise IncompatibleError(
-            where, "none, or a norm_scaling_factor", "expected_average_only_in without one", hint
-        )
-
-
 def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoencoder:
     """Fold all that is linear into W_enc and b_enc, and check the shapes.
 
@@ -224,17 +198,6 @@ def _by_row(normalization: str) -> Literal["none", "constant_norm_rescale", "lay
     if normalization == "constant_norm_rescale":
         return "constant_norm_rescale"
     return "layer_norm" if normalization == "layer_norm" else "none"
-
-
-def check_pickle(files: LocalSAE, *, allow_pickle: bool) -> None:
-    """Refuse pickled weights without the flag; raises IncompatibleError."""
-    if files.weights.suffix in PICKLED and not allow_pickle:
-        hint = "convert it to safetensors, or give --allow-pickle if you trust its origin"
-        raise IncompatibleError(str(files.weights), "safetensors weights", "pickled ones", hint)
-
-
-PICKLED = {".pt", ".pth", ".bin"}
-"""Endings of files that torch pickles tensors into."""
 
 
 def _read_tensors(files: LocalSAE, *, allow_pickle: bool) -> Tensors:

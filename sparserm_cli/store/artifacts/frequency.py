@@ -123,9 +123,13 @@ def write_frequency(run: PurePath, frequency: Frequency) -> Frequency:
         "totals": frequency.totals._asdict(),
         "layers": {str(layer): m.difference.size for layer, m in frequency.layers.items()},
     }
-    tables = [_table(layer, measures) for layer, measures in frequency.layers.items()]
-    write_sealed_table(frequency_path(run), pa.concat_tables(tables), head)
+    write_sealed_table(frequency_path(run), frequency_columns(frequency), head)
     return frequency
+
+
+def frequency_columns(frequency: Frequency) -> Any:
+    """Return the columns of all layers as the file has them, as a `pyarrow.Table`."""
+    return pa.concat_tables([_table(layer, measures) for layer, measures in frequency.layers.items()])
 
 
 def read_frequency(run: PurePath) -> Frequency:
