@@ -4,7 +4,7 @@ Reads: a `reward/` folder and the language model it names. No SAE and no sae_len
 Memory: the model's lower blocks and one batch. Axes: n (responses).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
@@ -13,7 +13,8 @@ from jaxtyping import Float32
 
 from sparserm_cli.config import Guards
 from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
-from sparserm_cli.data.example import UNLABELLED, Example, Message
+from sparserm_cli.data.example import UNLABELLED, Example, Message, RowError
+from sparserm_cli.data.messages import normalise_prompt, plain_text
 from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.locations import place
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
@@ -27,7 +28,7 @@ from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
 
-Prompt = str | Sequence[Message | dict[str, str]]
+Prompt = str | Sequence[Message | Mapping[str, Any]]
 
 UNGUARDED = Guards()
 
@@ -203,7 +204,7 @@ class RewardModel:
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
         examples = [
-            Example(row, None, _turns(prompt), (response,), (UNLABELLED,), None, {})
+            _example(row, prompt, response)
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=1)
         ]
         rows = self.template.encode(examples)
@@ -300,13 +301,19 @@ class RewardModel:
             raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
 
 
-def _turns(prompt: Prompt) -> tuple[Message, ...] | str:
-    """Return a prompt as the data room has it."""
-    if isinstance(prompt, str):
-        return prompt
-    return tuple(
-        turn if isinstance(turn, Message) else Message(turn["role"], turn["content"]) for turn in prompt
-    )
+def _example(row: int, prompt: Prompt, response: str) -> Example:
+    """Return prompt and response as the data room has them, whatever the messages are made of.
+
+    Raises:
+        BadInputError: one of them is no text.
+
+    """
+    try:
+        asked, answer = normalise_prompt(prompt), plain_text(response, "response")
+    except RowError as error:
+        where, hint = f"response {row}, {error.field}", "leave it out"
+        raise BadInputError(where, error.expected, error.found, hint) from None
+    return Example(row, None, asked, (answer,), (UNLABELLED,), None, {})
 
 
 def _check(path: Any, field: str, expected: str, found: str, hint: str) -> None:
