@@ -88,6 +88,6 @@ def bundled_sae(name: str) -> Path | None:
     """
     if not name.replace("-", "").isalnum():
         return None
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parent
     folders = (package / "assets" / "sae" / name, package.parent / "examples" / "sae" / name)
     return next((folder for folder in folders if (folder / "cfg.json").is_file()), None)

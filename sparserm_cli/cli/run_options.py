@@ -9,8 +9,16 @@ from typing import Any
 import typer
 
 from sparserm_cli.cli.parsing import config_from
-from sparserm_cli.cli.toml_settings import FILE_NAME, command_defaults
-from sparserm_cli.config import CONFIGS, DEFAULT_MODEL, DEFAULT_SAE, STAGES, RunConfig, StageConfig
+from sparserm_cli.cli.toml_settings import FILE_NAME, command_defaults, read_settings
+from sparserm_cli.config import (
+    CONFIGS,
+    DEFAULT_MODEL,
+    DEFAULT_SAE,
+    STAGES,
+    EncodeConfig,
+    RunConfig,
+    StageConfig,
+)
 from sparserm_cli.config.option import declared_fields, default_of
 from sparserm_cli.errors import UsageError
 
@@ -31,14 +39,31 @@ def stage_configs(ctx: typer.Context, settings: RunConfig) -> dict[str, StageCon
     if "data" not in given and "data" not in tables["extract"]:
         expected = f"preference pairs, or the key data under [extract] in {FILE_NAME}"
         raise UsageError("sparserm run", expected, "neither", "run `sparserm run pairs.jsonl`")
-    configs = {}
-    for name in STAGES:
-        words = _words(name, given, tables[name])
-        if ctx.params.get("config"):
-            words += ["--config", str(ctx.params["config"])]
-        with group.commands[name].make_context(name, words, parent=ctx.parent) as stage:
-            configs[name] = config_from(stage, CONFIGS[name])
-    return configs
+    return {name: _stage_config(ctx, name, _words(name, given, tables[name])) for name in STAGES}
+
+
+def planned_encoding(ctx: typer.Context) -> EncodeConfig | None:
+    """Return how the settings file of `extract` has `encode` called; None if it names no SAE.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    """
+    path = ctx.params.get("config")
+    table = read_settings(path).get("encode") if path else None
+    if not isinstance(table, dict) or not table.get("sae"):
+        return None
+    planned = _stage_config(ctx, "encode", ["--run", str(ctx.params["run"])])
+    return planned if isinstance(planned, EncodeConfig) else None
+
+
+def _stage_config(ctx: typer.Context, name: str, words: list[str]) -> StageConfig:
+    """Parse a stage's command line with the settings file of the command at work."""
+    group: Any = ctx.parent.command if ctx.parent else None
+    if ctx.params.get("config"):
+        words = [*words, "--config", str(ctx.params["config"])]
+    with group.commands[name].make_context(name, words, parent=ctx.parent) as stage:
+        return config_from(stage, CONFIGS[name])
 
 
 def _table(ctx: typer.Context, name: str, commands: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -170,9 +170,7 @@ class ExplainConfig(ResponsesConfig):
         int,
         Option("Response of the row, counted from 1; chosen ones come first.", DATA, check=AT_LEAST_1),
     ] = 1
-    prompt: Annotated[
-        str | None, Option("Prompt of the response, as a user says it, instead of a file.", DATA)
-    ] = None
+    prompt: Annotated[str | None, Option("Prompt of the response, instead of a file.", DATA)] = None
     response_text: Annotated[str | None, Option("Response to --prompt that is explained.", DATA)] = None
     top: Annotated[
         int, Option("Number of directions shown, those with the largest parts.", OUTPUT, check=AT_LEAST_1)

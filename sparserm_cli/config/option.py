@@ -49,6 +49,7 @@ ABOVE_0 = Check("a number above 0", lambda value: 0 < value < math.inf)
 RATIO = Check("a number of at least 1", lambda value: value >= 1)
 SHARE = Check("a share from 0 up to, but not, 1", lambda value: 0 <= value < 1)
 INNER_SHARE = Check("a share between 0 and 1", lambda value: 0 < value < 1)
+FINITE = Check("a finite number", math.isfinite)
 PORT = Check("a number from 0 to 65535", lambda value: 0 <= value < 65536)
 
 

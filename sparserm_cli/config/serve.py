@@ -6,7 +6,7 @@ from typing import Annotated
 
 from sparserm_cli.config import shared
 from sparserm_cli.config.base import StageConfig
-from sparserm_cli.config.option import ABOVE_0, ADDRESS, LIMITS, NOT_NEGATIVE, PORT, Option
+from sparserm_cli.config.option import ABOVE_0, ADDRESS, FINITE, LIMITS, METHOD, NOT_NEGATIVE, PORT, Option
 from sparserm_cli.config.scoring import Guards
 
 KEY_VARIABLE = "SPARSERM_API_KEY"  # the name, not a key
@@ -28,6 +28,23 @@ class ServeConfig(StageConfig, Guards):
     model: shared.MovedModel = None
     device: shared.Device = "auto"
     batch_tokens: shared.BatchTokens = None
+    strict: Annotated[
+        bool,
+        Option(
+            "Refuse a request that holds a response which cannot be scored, instead of scoring the others.",
+            METHOD,
+        ),
+    ] = False
+    unscorable: Annotated[
+        float | None,
+        Option(
+            "Score of a response that gets none; without it the answer is null, which trainers that need "
+            "numbers do not take.",
+            METHOD,
+            check=FINITE,
+            shown="null",
+        ),
+    ] = None
     max_body: Annotated[int, Option("Largest request body, in bytes.", LIMITS, check=ABOVE_0)] = 2 << 20
     max_inputs: Annotated[
         int, Option("Largest number of responses in one request.", LIMITS, check=ABOVE_0)
@@ -48,6 +65,19 @@ class ServeConfig(StageConfig, Guards):
             check=ABOVE_0,
         ),
     ] = 65536
+    max_connections: Annotated[
+        int,
+        Option(
+            "Largest number of connections at a time; for one more, the one that has waited longest to send "
+            "a request is ended.",
+            LIMITS,
+            check=ABOVE_0,
+        ),
+    ] = 640
+    max_client_connections: Annotated[
+        int,
+        Option("Largest number of connections at a time from one address.", LIMITS, check=ABOVE_0),
+    ] = 512
     prompt_cache: Annotated[
         int,
         Option(
@@ -56,6 +86,9 @@ class ServeConfig(StageConfig, Guards):
             check=NOT_NEGATIVE,
         ),
     ] = 256
+    header_seconds: Annotated[
+        float, Option("Seconds allowed for the headers of a request to arrive.", LIMITS, check=ABOVE_0)
+    ] = 10.0
     body_seconds: Annotated[
         float, Option("Seconds allowed for a request body to arrive.", LIMITS, check=ABOVE_0)
     ] = 10.0

@@ -1,14 +1,17 @@
 """The commands of the pipeline: extract, encode, frequency, select, fit."""
 
+import typer
+
 from sparserm_cli.cli.builder import command
 from sparserm_cli.cli.output import pipeline as show
 from sparserm_cli.cli.panels import PIPELINE
+from sparserm_cli.cli.run_options import planned_encoding
 from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.console import Output
 
 
 @command(ExtractConfig, PIPELINE)
-def extract(settings: ExtractConfig, out: Output) -> None:
+def extract(settings: ExtractConfig, out: Output, ctx: typer.Context) -> None:
     """Capture residual activations of preference pairs.
 
     Example: sparserm extract pairs.jsonl --model smollm2-135m --layer 14
@@ -16,7 +19,7 @@ def extract(settings: ExtractConfig, out: Output) -> None:
     from sparserm_cli.stages.extract.extract import extract as stage
 
     with out.progress("extract", "tokens") as progress:
-        summary = stage(settings, progress=progress, note=out.note)
+        summary = stage(settings, progress=progress, note=out.note, later=planned_encoding(ctx))
     show.extract(out, summary)
 
 

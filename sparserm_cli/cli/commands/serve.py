@@ -8,7 +8,7 @@ from sparserm_cli.console import Output
 
 @command(ServeConfig, USE)
 def serve(settings: ServeConfig, out: Output) -> None:
-    """Answer requests for rewards over HTTP, in the shapes of vLLM and SGLang (and so verl) and OpenRLHF.
+    """Answer requests for rewards over HTTP, in the shapes of vLLM, SGLang (so of verl), OpenRLHF and TEI.
 
     Example: sparserm serve --reward sparserm-run/reward --port 8000
     """
