@@ -10,18 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.data.example import CHOSEN, REJECTED, Example, Message, RowError
+from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example, Message, RowError
+from sparserm_cli.data.messages import listed, normalise_prompt, plain_text
 from sparserm_cli.data.shapes import example_of, recognise
 from sparserm_cli.errors import BadInputError, UsageError
 
-Prompt = str | Sequence[Message | dict[str, str]]
+Prompt = str | Sequence[Message | Mapping[str, Any]]
 """A user's text, or the conversation so far as messages."""
 
 _SIDES = (("score_chosen", CHOSEN), ("score_rejected", REJECTED))
 
 
-def paired(prompts: Any, responses: Any) -> list[tuple[str | tuple[Message, ...], str]]:
-    """Return one prompt and one response for each response that is to be scored.
+def examples_of(prompts: Any, responses: Any) -> list[Example]:
+    """Return one row for each response that is to be scored.
 
     Args:
         prompts: a prompt for all responses, or as many prompts as there are responses. A prompt is a text or
@@ -29,15 +30,21 @@ def paired(prompts: Any, responses: Any) -> list[tuple[str | tuple[Message, ...]
         responses: a text, or several.
 
     Raises:
-        UsageError: one of them is of another type, or a text stands where there are several prompts.
+        UsageError: a text stands where a list is due, or something that is neither.
         ValueError: not as many prompts as responses.
+        BadInputError: a prompt or response is neither text nor messages; names it, from 1.
 
     """
+    return [_example(number, *pair) for number, pair in enumerate(_paired(prompts, responses), start=1)]
+
+
+def _paired(prompts: Any, responses: Any) -> list[tuple[Any, Any]]:
+    """Return the prompt and the response of each row, whatever they are."""
     alone = isinstance(responses, str)
-    answers = [responses] if alone else [_text(one, at) for at, one in enumerate(_items(responses))]
+    answers = [responses] if alone else _items(responses, "responses")
     if isinstance(prompts, str) or _is_conversation(prompts):
-        return [(_prompt(prompts, "prompt"), answer) for answer in answers]
-    questions = [_prompt(one, f"prompts[{at}]") for at, one in enumerate(_items(prompts, "prompts"))]
+        return [(prompts, answer) for answer in answers]
+    questions = _items(prompts, "prompts")
     if alone:
         hint = "give one prompt with it, or a list of responses"
         raise UsageError("responses", f"a list of {len(questions)} texts", "one text", hint)
@@ -46,48 +53,27 @@ def paired(prompts: Any, responses: Any) -> list[tuple[str | tuple[Message, ...]
     return list(zip(questions, answers, strict=True))
 
 
-def _items(values: Any, name: str = "responses") -> list[Any]:
+def _items(values: Any, name: str) -> list[Any]:
     """Return the items of a list, tuple, array, column or iterator."""
     if isinstance(values, Iterable) and not isinstance(values, str | bytes | Mapping):
         return list(values)
     raise UsageError(name, "a text, or a list of them", _kind(values), "correct it")
 
 
-def _text(value: Any, number: int) -> str:
-    """Return one of several responses."""
-    if isinstance(value, str):
-        return str(value)
-    raise UsageError(f"responses[{number}]", "a text", _kind(value), "give the text of the last turn alone")
-
-
 def _is_conversation(value: Any) -> bool:
-    """Tell whether a value is one list of messages."""
-    return (
-        isinstance(value, Sequence)
-        and len(value) > 0
-        and all(isinstance(turn, Message | Mapping) for turn in value)
-    )
+    """Tell whether a value is one list of messages, and not a list of prompts."""
+    turns = listed(value)
+    return bool(turns) and all(isinstance(turn, Message | Mapping) for turn in turns or ())
 
 
-def _prompt(value: Any, name: str) -> str | tuple[Message, ...]:
-    """Return a prompt as the data room has it."""
-    if isinstance(value, str):
-        return str(value)
-    if not _is_conversation(value):
-        hint = "give each prompt as a text, or as a list of messages with role and content"
-        raise UsageError(name, "a text or a list of messages", _kind(value), hint)
-    return tuple(_message(turn, f"{name}[{at}]") for at, turn in enumerate(value))
-
-
-def _message(turn: Message | Mapping[str, Any], name: str) -> Message:
-    """Return one turn."""
-    if isinstance(turn, Message):
-        return turn
-    role, content = (turn.get(key) for key in ("role", "content"))
-    if isinstance(role, str) and isinstance(content, str):
-        return Message(role, content)
-    found = ", ".join(f"{key} of {_kind(turn[key])}" for key in turn) or "nothing"
-    raise UsageError(name, "role and content, both text", found, "correct it")
+def _example(number: int, prompt: Any, response: Any) -> Example:
+    """Return prompt and response as the data room has them."""
+    try:
+        asked, answer = normalise_prompt(prompt), plain_text(response, "response")
+    except RowError as error:
+        where, hint = f"response {number}, {error.field}", "leave it out"
+        raise BadInputError(where, error.expected, error.found, hint) from None
+    return Example(number, None, asked, (answer,), (UNLABELLED,), None, {})
 
 
 def _kind(value: Any) -> str:

@@ -25,7 +25,7 @@ from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import Pooled, pooled_vectors
 from sparserm_cli.models.reward_inputs import Prompt as Prompt
-from sparserm_cli.models.reward_inputs import paired, rows_of, with_columns
+from sparserm_cli.models.reward_inputs import examples_of, rows_of, with_columns
 from sparserm_cli.models.rewards import Rewards as Rewards
 from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward, reward_folder
 
@@ -209,15 +209,15 @@ class RewardModel:
             data set the data set with a column `score` more, or `score_chosen` and `score_rejected`.
 
         Raises:
-            UsageError: an argument is neither text nor a list of texts, or the wrong ones are combined.
+            UsageError: a text stands where a list is due, or the other way round.
             ValueError: not as many prompts as responses.
-            BadInputError: a response has no token or is longer than the model takes, or a row of the data set
-                cannot be used.
+            BadInputError: a prompt or response is neither text nor messages, has no token or is longer than
+                the model takes, or a row of the data set cannot be used.
 
         """
         how: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
         if dataset is None:
-            return self._scores(_examples(prompts, responses), **how)
+            return self._scores(examples_of(prompts, responses), **how)
         if prompts is not None or responses is not None:
             raise UsageError("score", "prompts and responses, or a dataset", "both", "give one of them")
         rows = rows_of(dataset)
@@ -240,19 +240,49 @@ class RewardModel:
         """Return one tokenised row per response; arguments as of `score`.
 
         Raises:
-            UsageError: an argument is neither text nor a list of texts.
+            UsageError: a text stands where a list is due, or the other way round.
             ValueError: not as many prompts as responses.
-            BadInputError: a response has no token or is longer than the model takes.
+            BadInputError: one is neither text nor messages, has no token or is longer than the model takes.
 
         """
-        return self._tokenised(_examples(prompts, responses))
+        return self._tokenised(examples_of(prompts, responses))
+
+    def tokenise(
+        self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str]
+    ) -> list[EncodedExample]:
+        """Return one tokenised row per response, whatever its length; arguments as of `score`.
+
+        Raises:
+            UsageError: a text stands where a list is due, or the other way round.
+            ValueError: not as many prompts as responses.
+            BadInputError: one of them is neither text nor messages.
+            IncompatibleError: the template refuses a prompt.
+
+        """
+        return self.template.encode(examples_of(prompts, responses))
 
     def _tokenised(self, examples: Sequence[Example]) -> list[EncodedExample]:
         """Tokenise rows and check the length of every response."""
         rows = self.template.encode(examples)
         for row in rows:
-            self._check_length(row)
+            self.check_length(row)
         return rows
+
+    def check_length(self, row: EncodedExample) -> None:
+        """Refuse a tokenised row that the model cannot score.
+
+        Raises:
+            BadInputError: a response has no token, or is longer with its prompt than the model takes.
+
+        """
+        where = f"response {row.example.row}" if len(row.responses) == 1 else f"row {row.example.row}"
+        for response in row.responses:
+            tokens = len(response.prompt_ids) + len(response.response_ids)
+            if not len(response.response_ids):
+                raise BadInputError(where, "a response with tokens", "none", "leave it out")
+            if tokens > self.max_length:
+                expected = f"at most {self.max_length:,} tokens"
+                raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
 
     def explain(self, prompt: Prompt, response: str) -> Explanation:
         """Divide the score of one response among directions and tokens.
@@ -264,8 +294,7 @@ class RewardModel:
             response: the assistant's answer.
 
         Raises:
-            UsageError: one of them is of another type.
-            BadInputError: the response has no token or is longer than the model takes.
+            BadInputError: one is neither text nor messages, has no token or is longer than the model takes.
             CorruptStoreError: the directions beside the reward model are damaged.
             ResourceError: the memory does not suffice.
 
@@ -366,24 +395,6 @@ class RewardModel:
     ) -> Pooled:
         """Return the pooled residual vectors of tokenised rows, a vector a response."""
         return pooled_vectors(self.lm, rows, batch_tokens=batch_tokens, deterministic=deterministic)
-
-    def _check_length(self, row: EncodedExample) -> None:
-        where = f"response {row.example.row}" if len(row.responses) == 1 else f"row {row.example.row}"
-        for response in row.responses:
-            tokens = len(response.prompt_ids) + len(response.response_ids)
-            if not len(response.response_ids):
-                raise BadInputError(where, "a response with tokens", "none", "leave it out")
-            if tokens > self.max_length:
-                expected = f"at most {self.max_length:,} tokens"
-                raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
-
-
-def _examples(prompts: Any, responses: Any) -> list[Example]:
-    """Return one row per response."""
-    return [
-        Example(number, None, prompt, (response,), (UNLABELLED,), None, {})
-        for number, (prompt, response) in enumerate(paired(prompts, responses), start=1)
-    ]
 
 
 def _reloaded(kind: type[RewardModel], path: str, digest: str, options: dict[str, Any]) -> RewardModel:

@@ -9,12 +9,11 @@ from datasets import Dataset
 
 from sparserm_cli.data.example import Message
 from sparserm_cli.errors import BadInputError, UsageError
-from sparserm_cli.models.reward_inputs import paired, rows_of, with_columns
+from sparserm_cli.models.reward_inputs import examples_of, rows_of, with_columns
 
 TALK = [{"role": "user", "content": "Is it?"}]
 TURNS = (Message("user", "Is it?"),)
 ONE_OR_LIST = "give one prompt with it, or a list of responses"
-TEXT_OR_MESSAGES = "give each prompt as a text, or as a list of messages with role and content"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +34,9 @@ TEXT_OR_MESSAGES = "give each prompt as a text, or as a list of messages with ro
 )
 def test_prompts_and_responses_are_paired(prompts: Any, responses: Any, expected: Any):
     """A text is a text, never a list of its letters; one prompt stands for all responses."""
-    assert paired(prompts, responses) == expected
+    found = examples_of(prompts, responses)
+    assert [(row.prompt, row.responses[0]) for row in found] == expected
+    assert [row.row for row in found] == list(range(1, len(expected) + 1))
 
 
 @pytest.mark.parametrize(
@@ -52,31 +53,31 @@ def test_prompts_and_responses_are_paired(prompts: Any, responses: Any, expected
         (
             ["Is it?"],
             [TALK],
-            "responses[0]: expected a text, found list; give the text of the last turn alone",
+            "response 1, response: expected a string, found a list; leave it out",
         ),
         (
             ["Is it?", 7],
             ["Yes.", "No."],
-            "prompts[1]: expected a text or a list of messages, found int; " + TEXT_OR_MESSAGES,
+            "response 2, prompt: expected a list of messages, found a number; leave it out",
         ),
         (
             [{"role": "user", "text": "Is it?"}],
             "Yes.",
-            "prompt[0]: expected role and content, both text, found role of str, text of str; correct it",
+            "response 1, prompt[0]: expected the key content, found none; leave it out",
         ),
     ],
 )
 def test_anything_else_is_refused_by_name(prompts: Any, responses: Any, message: str):
     """With what was expected and found."""
-    with pytest.raises(UsageError) as error:
-        paired(prompts, responses)
+    with pytest.raises((UsageError, BadInputError)) as error:
+        examples_of(prompts, responses)
     assert str(error.value) == message
 
 
 def test_as_many_prompts_as_responses():
     """Unless there is one prompt for all."""
     with pytest.raises(ValueError, match="2 prompts for 3 responses"):
-        paired(["a", "b"], ["c", "d", "e"])
+        examples_of(["a", "b"], ["c", "d", "e"])
 
 
 PAIRS = [

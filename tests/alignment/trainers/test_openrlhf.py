@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from sparserm_cli.alignment.trainers import openrlhf
-from sparserm_cli.alignment.trainers.scorer import scorer_of
 from sparserm_cli.config import KEY_VARIABLE
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.reward_model import RewardModel
@@ -35,7 +34,6 @@ def place(request: pytest.FixtureRequest, reward: Path, monkeypatch: pytest.Monk
         server = request.getfixturevalue("server")
         where = server.url
         monkeypatch.setenv(KEY_VARIABLE, server.key)
-        scorer_of.cache_clear()
     monkeypatch.setenv(openrlhf.REWARD_VARIABLE, where)
     return where
 

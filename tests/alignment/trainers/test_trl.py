@@ -1,6 +1,7 @@
 """Rewards for TRL: the callable by itself, against a live server, and in GRPOTrainer's hands."""
 
 import asyncio
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli.alignment.trainers.scorer import scorer_of
 from sparserm_cli.alignment.trainers.trl import AsyncSparseReward, SparseReward
 from sparserm_cli.config import KEY_VARIABLE
 from sparserm_cli.models.reward_model import RewardModel
@@ -37,7 +37,6 @@ def place(request: pytest.FixtureRequest, reward: Path, monkeypatch: pytest.Monk
         return str(reward)
     server = request.getfixturevalue("server")
     monkeypatch.setenv(KEY_VARIABLE, server.key)
-    scorer_of.cache_clear()
     return server.url
 
 
@@ -69,6 +68,55 @@ def test_the_last_turn_of_a_completion_is_scored(place: str, model: RewardModel)
     assert score == pytest.approx(float(model.score([history], ["good"])[0]), abs=1e-5)
 
 
+def parts(text: str) -> list[dict[str, Any]]:
+    """Return text in two parts, as multimodal formats have it."""
+    return [{"type": "text", "text": text[:2]}, {"type": "text", "text": text[2:]}]
+
+
+def test_row_80_parts_of_text_score_as_text(place: str, expected: list[float]) -> None:
+    """In prompts and in completions."""
+    prompts = [[{"role": "user", "content": parts(one)}] for one in PROMPTS]
+    completions = [[{"role": "assistant", "content": parts(one)}] for one in RESPONSES]
+    np.testing.assert_allclose(SparseReward(place)(prompts, completions), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("completion", "reason"),
+    [
+        ([], "completion: expected at least one message, found an empty list"),
+        (
+            [*turns("A", "assistant"), *turns("42", "tool")],
+            'completion: expected a last turn of the assistant, found one of role "tool"',
+        ),
+        (
+            [{"role": "assistant", "content": [*parts("No, none"), {"type": "image"}]}],
+            'completion[0].content[2]: expected a part of type text, found one of type "image"',
+        ),
+        (
+            turns("\ud800", "assistant"),
+            "completion[0].content: expected Unicode text, found a lone surrogate U+D800",
+        ),
+    ],
+)  # fmt: skip
+def test_row_80_what_is_no_text_has_no_reward(
+    place: str, expected: list[float], completion: Any, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And one line of the log says why; the others keep theirs."""
+    found = SparseReward(place)(PROMPTS[:2], [completion, RESPONSES[1]])
+    assert found == [None, pytest.approx(expected[1], abs=1e-5)]
+    (line,) = caplog.messages
+    assert line == f"1 of 2 responses have no reward; the first: {reason}"
+
+
+def test_row_80_null_is_never_a_word(place: str) -> None:
+    """Neither as a response nor before one."""
+    nothing = turns(None, "assistant")  # type: ignore[arg-type]
+    function = SparseReward(place)
+    silent, said = function(["Q?"] * 2, [[*nothing, *turns("good", "assistant")], nothing])
+    (empty,) = function([[*turns("Q?", "user"), *turns("", "assistant")]], ["good"])
+    assert (said, silent) == (None, pytest.approx(empty, abs=1e-5))
+
+
 def test_what_cannot_be_scored_has_none(place: str, expected: list[float]) -> None:
     """Empty and too long completions do not stop a run, wherever they stand in it."""
     responses = [RESPONSES[0], "", *["x" * 600] * 70, RESPONSES[0], ""]
@@ -93,12 +141,13 @@ def test_guards_apply(reward: Path, model: RewardModel) -> None:
     np.testing.assert_allclose(found, np.clip(scores, -0.5, 0.5), atol=1e-5)
 
 
-def test_the_coroutine_gives_the_same(place: str, expected: list[float]) -> None:
-    """And is one to those who ask, since TRL awaits only these."""
-    import inspect
-
+def test_row_82_the_coroutine_is_one_to_every_trl(place: str, expected: list[float]) -> None:
+    """Old releases ask the object itself, new ones its call; its signature stays that of the call."""
     function = AsyncSparseReward(place, name="mine")
+    assert inspect.iscoroutinefunction(function)
     assert inspect.iscoroutinefunction(function.__call__)
+    assert not inspect.iscoroutinefunction(SparseReward(place))
+    assert list(inspect.signature(function).parameters) == ["prompts", "completions", "others"]
     assert function.__name__ == "mine"
     np.testing.assert_allclose(
         asyncio.run(function(prompts=PROMPTS, completions=RESPONSES)), expected, atol=1e-5

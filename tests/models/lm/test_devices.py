@@ -15,8 +15,9 @@ from torch import nn
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm.devices import devices_of
-from sparserm_cli.models.lm.language_model import TRIAL, LanguageModel
+from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.trie import build_trie, sort_rows
+from sparserm_cli.models.lm.trie_trial import trial_rows
 
 Make = Callable[..., Path]
 IDS = torch.arange(2, 40).reshape(2, 19)
@@ -31,7 +32,7 @@ def load(folder: Path, device: str, **options: Any) -> LanguageModel:
 
 def vectors(lm: LanguageModel) -> list[torch.Tensor]:
     """Run two sequences as plain rows, and two as a trie; return what follows layers 0 and 2."""
-    trie = build_trie(*sort_rows(TRIAL))
+    trie = build_trie(*sort_rows(trial_rows(lm)))
     return [*lm.forward_rows(IDS, torch.ones_like(IDS)).values(), *lm.forward_trie(trie).values()]
 
 
