@@ -1,5 +1,6 @@
 """Load a language model up to a layer, on the device and in the type that this machine is good at."""
 
+import pickle
 import shutil
 import weakref
 from collections.abc import Sequence
@@ -9,12 +10,13 @@ import torch
 from torch import nn
 
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.checkpoints.config_shape import read_config
 from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 from sparserm_cli.models.checkpoints.tensor_names import Loaded, Renaming, fit_names, refuse_wrong_names
 from sparserm_cli.models.lm.devices import placing
 
-_FAULTS = (OSError, ValueError, KeyError, RuntimeError, ImportError)
+_FAULTS = (OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, pickle.UnpicklingError)
 """What transformers raises about files that it cannot use."""
 
 
@@ -63,26 +65,6 @@ def check_checkpoint(identity: ModelIdentity, layers: Sequence[int]) -> Renaming
         return _load(identity, layers, dtype=torch.float32, key_mapping=mapping or None, **how)
 
     return fit_names(identity.name, attempt, tied=tied)
-
-
-def read_config(identity: ModelIdentity) -> Any:
-    """Read a model's configuration; which attention it was trained with does not matter here.
-
-    Raises:
-        IncompatibleError: the configuration is not one that transformers knows.
-
-    """
-    with quiet_transformers():
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.from_pretrained(
-                str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
-            )
-        except _FAULTS as error:
-            raise _not_loaded(identity, error) from error
-    config._attn_implementation = None  # noqa: SLF001  # there is no public word for "none in particular"
-    return config
 
 
 def _load(identity: ModelIdentity, layers: Sequence[int], **options: Any) -> Loaded:

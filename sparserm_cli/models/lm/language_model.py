@@ -47,6 +47,7 @@ class LanguageModel:
         dtype_reason: why `auto` chose it, or that the user did.
         device: torch device that takes the input, such as `cpu` or `cuda:0`.
         model_type: transformers' name of the architecture, such as `llama`.
+        vocabulary: rows of the embedding, which token ids must be below.
         max_positions: longest sequence the model's positions reach, in tokens.
         supports_tree: whether a prompt is computed once for all its responses.
         tree_reason: why, or why not.
@@ -68,6 +69,7 @@ class LanguageModel:
         self.backbone, self.identity, self.layers = backbone, identity, tuple(sorted(set(layers)))
         self.blocks, self.names_note = blocks_of(backbone), names_note
         self.d_in: int = config.hidden_size
+        self.vocabulary: int = backbone.get_input_embeddings().weight.shape[0]
         dtype = next(backbone.parameters()).dtype
         self.dtype, self.dtype_reason = str(dtype).removeprefix("torch."), dtype_reason
         self.device = devices[0]

@@ -1,7 +1,7 @@
 """The first half of `extract`: from options and data to a frozen plan, without reading the model's weights.
 
 Reads: the data, the model's configuration and tokenizer. Writes: the plan inside `activations.zarr`.
-Memory: about 60 bytes a response at the end.
+Memory: some blocks of rows, however many rows there are.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
-from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_layers
+from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_ids, check_layers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
 from sparserm_cli.models.sae_match import Captured
 from sparserm_cli.models.sae_metadata import read_sae_metadata
@@ -150,7 +150,7 @@ def write_plan(root: PurePath, request: Request) -> ExtractPlan:
             offline=config.offline,
             sink=lambda reject: writer.reject(reject._asdict()),
         )
-        pairs = _Pairs(writer)
+        pairs = _Pairs(writer, identity.name, shape.vocabulary)
         for row in encoded_rows(reader, template, max_length=settings.max_length, too_long=config.too_long):
             pairs.add(row)
         # A hub data set's digest is known only now that it has been read.
@@ -237,12 +237,20 @@ def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
 class _Pairs:
     """Adds each row's responses and pairs to the plan, and counts what is worth telling."""
 
-    def __init__(self, writer: PlanWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: PlanWriter, model: str, vocabulary: int) -> None:
+        self._writer, self._model, self._vocabulary = writer, model, vocabulary
         self.straddled = self.truncated = 0
 
     def add(self, row: EncodedExample) -> None:
-        """Add one row."""
+        """Add one row.
+
+        Raises:
+            IncompatibleError: the tokenizer gave an id that the model has no embedding for.
+
+        """
+        for one in row.responses:
+            for ids in (one.prompt_ids, one.response_ids):
+                check_ids(self._model, ids, self._vocabulary)
         group = group_key(row.prompt_text)
         handles = [
             self._writer.add(
