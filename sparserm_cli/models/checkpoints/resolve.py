@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparserm_cli.config import DEFAULT_MODEL, Progress
+from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError, UsageError
-from sparserm_cli.models.checkpoints.default_model import GGUF_SHA256, default_model
 from sparserm_cli.models.checkpoints.gguf import convert_gguf, file_digest
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
+from sparserm_cli.models.checkpoints.named_models import NAMED_MODELS, named_model, named_revision
 from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 from sparserm_cli.models.checkpoints.safetensors_header import check_whole
 from sparserm_cli.models.checkpoints.weight_files import check_weight_files
@@ -49,16 +49,18 @@ def resolve_model(
     remote_code: bool = False,
     pickles: bool = False,
     progress: Progress | None = None,
+    note: Note | None = None,
 ) -> ModelIdentity:
     """Find out which model `name` means, fetching what is missing.
 
     Args:
-        name: `smollm2-135m`, a local directory, a `.gguf` file, or a hub id with an optional `@revision`.
+        name: one of `NAMED_MODELS`, a directory, a `.gguf` file, or a hub id with an optional `@revision`.
         offline: use the caches only, never the network.
         remote_code: let a model that brings code of its own run it.
         pickles: accept `.bin` weights where there are no safetensors.
-        progress: called with (bytes done, bytes in all) while files come from the hub, with (steps done, 3)
-            while the default model or a `.gguf` file is converted.
+        progress: called with (bytes done, bytes in all) while files are fetched, and while a named model or a
+            `.gguf` file is converted.
+        note: told the terms of a named model before it is fetched; without it, terms that bind are a warning.
 
     Raises:
         UsageError: `name` is none of these.
@@ -67,9 +69,9 @@ def resolve_model(
 
     """
     path = Path(name).expanduser()
-    if name == DEFAULT_MODEL:
-        folder = default_model(offline=offline, progress=progress)
-        return ModelIdentity(name, f"sha256:{GGUF_SHA256}", folder)
+    if name in NAMED_MODELS:
+        folder = named_model(name, offline=offline, progress=progress, note=note)
+        return ModelIdentity(name, named_revision(name), folder)
     if path.suffix == ".gguf" and path.is_file():
         digest = file_digest(path)
         return ModelIdentity(name, f"sha256:{digest}", convert_gguf(path, digest, progress))
@@ -78,7 +80,7 @@ def resolve_model(
         return ModelIdentity(name, folder_digest(path), path, remote_code, pickles)
     hub = None if path.suffix == ".gguf" else HUB_NAME.fullmatch(name)
     if hub is None:
-        expected = f"{DEFAULT_MODEL}, a hub id like org/name@revision, a directory or a .gguf file"
+        expected = f"{', '.join(NAMED_MODELS)}, a hub id like org/name@revision, a directory or a .gguf file"
         raise UsageError("--model", expected, f"{name!r}, which is none of these", "correct the name or path")
     hub_id, revision = hub[1], hub[2] or "main"
     extra = (*(PICKLES if pickles else ()), *(("*.py",) if remote_code else ()))
