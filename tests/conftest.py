@@ -42,6 +42,7 @@ ROOMS = (
 install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typechecks.checked")
 tiny = _module("sparserm_tiny", "models/tiny.py")
 fitted = _module("sparserm_fitted", "stages/fitted.py")
+cases = _module("sparserm_cases", "data/cases.py")
 object_store = _module("sparserm_object_store", "object_store.py")
 
 # Nearly every write is synced, which a disk takes longer for than everything else here.
