@@ -2,29 +2,15 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from helpers.typechecks import checked
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-
-def _module(name: str, path: str) -> ModuleType:
-    """Import a helper that lies beside the tests, which are no package."""
-    spec = spec_from_file_location(name, Path(__file__).parent / path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
-_module("sparserm_typechecks", "typechecks.py")
 # Not the command line (typer hands its callbacks a context that is no `typer.Context`), and not the configs,
 # which refuse wrong values in words of their own.
 ROOMS = (
@@ -39,16 +25,23 @@ ROOMS = (
     "formatting",
     "console",
 )
-install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], "sparserm_typechecks.checked")
-tiny = _module("sparserm_tiny", "models/tiny.py")
-fitted = _module("sparserm_fitted", "stages/fitted.py")
-cases = _module("sparserm_cases", "data/cases.py")
-object_store = _module("sparserm_object_store", "object_store.py")
+install_import_hook([f"sparserm_cli.{room}" for room in ROOMS], f"{checked.__module__}.{checked.__name__}")
 
 # Nearly every write is synced, which a disk takes longer for than everything else here.
 MEMORY = Path("/dev/shm")  # noqa: S108
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+SERVERS = {"ray_address": "ray", "s3_server": "s3"}
+"""Fixtures that start a server, and the marker of the tests that need it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server by the fixtures that they ask for."""
+    for item in items:
+        for fixture in SERVERS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(SERVERS[fixture])
+
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("sparserm", deadline=None)
@@ -58,12 +51,14 @@ settings.load_profile("sparserm")
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Give a function `tiny_model(arch="llama", **config changes)` that returns a saved model's folder."""
+    from helpers import tiny_models
+
     made: dict[str, Path] = {}
 
     def make(arch: str = "llama", **changes: Any) -> Path:
         key = repr((arch, sorted(changes.items())))
         if key not in made:
-            made[key] = tiny.save_tiny(tmp_path_factory.mktemp(arch), arch, **changes)
+            made[key] = tiny_models.save_tiny(tmp_path_factory.mktemp(arch), arch, **changes)
         return made[key]
 
     return make
@@ -72,13 +67,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:
     """Give the tiny models' tokenizer: one token a byte, `<|im_start|>` and `<|im_end|>`, a chat template."""
-    return tiny.tiny_tokenizer()
+    from helpers import tiny_models
+
+    return tiny_models.tiny_tokenizer()
 
 
 @pytest.fixture(scope="session")
 def fitted_run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Path:
     """Give a run directory with a reward model fitted in float32 on thirty pairs, good against poor."""
-    return fitted.fit_tiny(tmp_path_factory.mktemp("fitted"), tiny_model("llama"))
+    from helpers import fitted_run as helper
+
+    return helper.fit_tiny(tmp_path_factory.mktemp("fitted"), tiny_model("llama"))
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +85,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the address of an S3 server on this machine."""
     for package in ("s3fs", "moto"):
         pytest.importorskip(package, reason=f"{package} is not installed (extras `s3` and `test`)")
+    from helpers import object_store
+
     with object_store.serving(tmp_path_factory.mktemp("s3") / "log") as address:
         yield address
 
@@ -93,5 +94,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def bucket(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give the URL of a new bucket that this process and its children can write, with a cache of its own."""
+    from helpers import object_store
+
     with object_store.bucket(s3_server, tmp_path_factory.mktemp("bucket")) as url:
         yield url

@@ -7,19 +7,15 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 ROW = re.compile(r"^\| (\d+) \| [^|]+ \| (?P<where>[^|]+) \|$", re.MULTILINE)
-FILE = re.compile(r"(?:(\w+)/)?(test_\w+\.py)")
+FILE = re.compile(r"(?:\w+/)*test_\w+\.py")
 
 
 def claims() -> list[tuple[int, Path]]:
-    """Return row and test file of every claim; a file without a room is of the room before it."""
+    """Return row and test file of every claim."""
     table = (TESTS / "FAULTS.md").read_text(encoding="utf-8")
-    found = []
-    for row in ROW.finditer(table):
-        room = ""
-        for file in FILE.finditer(row["where"]):
-            room = file[1] or room
-            found.append((int(row[1]), TESTS / room / file[2]))
-    return found
+    return [
+        (int(row[1]), TESTS / file[0]) for row in ROW.finditer(table) for file in FILE.finditer(row["where"])
+    ]
 
 
 @pytest.mark.parametrize("claim", claims(), ids=lambda claim: f"{claim[0]}-{claim[1].name}")
@@ -39,7 +35,7 @@ def test_every_row_in_a_name_is_claimed():
 
 
 def test_every_row_is_tested_or_explained():
-    """All 63 rows stand in one of the two tables."""
+    """No row is left out; those from 64 on have numbers by room, with gaps between."""
     text = (TESTS / "FAULTS.md").read_text(encoding="utf-8")
     told = {int(row) for row in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
-    assert told == set(range(1, 64))
+    assert told >= set(range(1, 64))

@@ -17,23 +17,20 @@ import time
 from pathlib import Path
 
 WAYS = ("nothing", "dropped", "shuffled", "kept")
-SHUFFLED = 200
-"""Responses that `shuffled` reads, since each may take a whole unit of the capture."""
 
 
-def read(run: Path, layer: int, way: str) -> dict[str, float]:
-    """Read all responses in one way and return what they hold and how long it took."""
+def read(run: Path, layer: int, way: str, most: int | None) -> dict[str, float]:
+    """Read responses in one way and return what they hold and how long it took."""
     import numpy as np
 
     from sparserm_cli.store.capture.artifact import capture_path
     from sparserm_cli.store.capture.reader import ActivationsReader
 
     reader = ActivationsReader(capture_path(run))
-    numbers = range(reader.plan.layout.responses)
-    order = {
-        "nothing": [],
-        "shuffled": np.random.default_rng(0).permutation(numbers)[:SHUFFLED].tolist(),
-    }.get(way, numbers)
+    numbers = np.arange(reader.plan.layout.responses)
+    if way == "shuffled":
+        numbers = np.random.default_rng(0).permutation(numbers)
+    order = numbers[: 0 if way == "nothing" else most].tolist()
     begun, kept, size = time.perf_counter(), [], 0
     for response in order:
         tokens = reader.tokens(layer, response)
@@ -43,9 +40,10 @@ def read(run: Path, layer: int, way: str) -> dict[str, float]:
     return {"responses": len(order), "mebibytes": size / 2**20, "seconds": time.perf_counter() - begun}
 
 
-def measured(run: Path, layer: int, way: str) -> dict[str, float]:
+def measured(run: Path, layer: int, way: str, most: int | None) -> dict[str, float]:
     """Read in a process of its own and return its peak beside what it says."""
     command = [sys.executable, __file__, str(run), "--layer", str(layer), "--way", way]
+    command += [] if most is None else ["--responses", str(most)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     said = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -59,13 +57,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="run directory with a capture of response tokens")
     parser.add_argument("--layer", type=int, default=14)
+    parser.add_argument("--responses", type=int, help="read no more than this many")
     parser.add_argument("--way", choices=WAYS, help="read in this process, in one way")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     if options.way:
-        print(json.dumps(read(options.run, options.layer, options.way)))
+        print(json.dumps(read(options.run, options.layer, options.way, options.responses)))
         return
-    found = {way: measured(options.run, options.layer, way) for way in WAYS}
+    run, layer, most = options.run, options.layer, options.responses
+    found = {way: measured(run, layer, way, most) for way in WAYS}
     for way, figures in found.items():
         print(f"{way:10}" + "  ".join(f"{name} {value:,.1f}" for name, value in figures.items()))
     if options.output:

@@ -1,11 +1,12 @@
 """The step from parsed options to the config of a command, and how options given as text are read."""
 
 from dataclasses import fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import typer
 
-from sparserm_cli.config import StageConfig
+from sparserm_cli.cli.toml_settings import read_settings
+from sparserm_cli.config import CONFIGS, EncodeConfig, StageConfig
 from sparserm_cli.console import Output
 from sparserm_cli.errors import UsageError
 
@@ -44,6 +45,31 @@ def config_from(ctx: typer.Context, kind: type[ConfigType]) -> ConfigType:
     for name in values.keys() & {"columns", "sae", "other", "sweep"}:
         values[name] = tuple(values[name] or ())
     return kind(**values)
+
+
+def stage_config(ctx: typer.Context, name: str) -> StageConfig:
+    """Parse a stage's command as if it were called with this run directory and settings file alone.
+
+    Raises:
+        UsageError: a value is out of range.
+
+    """
+    group: Any = ctx.parent.command if ctx.parent else None
+    words = ["--run", str(ctx.params["run"])]
+    if ctx.params.get("config"):
+        words += ["--config", str(ctx.params["config"])]
+    with group.commands[name].make_context(name, words, parent=ctx.parent) as stage:
+        return config_from(stage, CONFIGS[name])
+
+
+def planned_encoding(ctx: typer.Context) -> EncodeConfig | None:
+    """Return how the settings file has `encode` called; None if it names no SAE."""
+    path = ctx.params.get("config")
+    table = read_settings(path).get("encode") if path else None
+    if not isinstance(table, dict) or not table.get("sae"):
+        return None
+    planned = stage_config(ctx, "encode")
+    return planned if isinstance(planned, EncodeConfig) else None
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

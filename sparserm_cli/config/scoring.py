@@ -1,5 +1,6 @@
 """Configs of what scores responses with a fitted reward model."""
 
+import math
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
@@ -23,7 +24,7 @@ class Guards:
         """Check the two limits."""
         for name in ("clip", "abstain"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise UsageError(f"--{name}", "a number above 0", str(value), "correct the option")
 
 

@@ -37,8 +37,14 @@ class ServeConfig(StageConfig, Guards):
     """Requests worked on or waiting at a time; more get 503."""
     max_waiting: int = 65536
     """Tokens waiting for the model at a time; more get 503."""
+    max_connections: int = 640
+    """Connections at a time; for one more, the one that has waited longest to send a request is ended."""
+    max_client_connections: int = 512
+    """Connections at a time from one address."""
     prompt_cache: int = 256
     """What prompts kept for later responses may take, in MiB; 0 keeps none."""
+    header_seconds: float = 10.0
+    """Longest time the headers of a request may take to arrive, in seconds."""
     body_seconds: float = 10.0
     """Longest time a body may take to arrive, in seconds."""
     timeout: float = 120.0
@@ -57,8 +63,9 @@ class ServeConfig(StageConfig, Guards):
         if self.prompt_cache < 0:
             found = str(self.prompt_cache)
             raise UsageError("--prompt-cache", "a number of MiB, 0 for none", found, "correct the option")
-        limits = ("max_body", "max_inputs", "max_requests", "max_waiting")
-        for name in (*limits, "body_seconds", "timeout", "drain_seconds"):
+        limits = ("max_body", "max_inputs", "max_requests", "max_waiting", "max_connections")
+        times = ("header_seconds", "body_seconds", "timeout", "drain_seconds")
+        for name in (*limits, "max_client_connections", *times):
             if not getattr(self, name) > 0:
                 option, found = "--" + name.replace("_", "-"), str(getattr(self, name))
                 raise UsageError(option, "a number above 0", found, "correct the option")

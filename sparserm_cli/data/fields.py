@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sparserm_cli.data.example import Message, RowError
+from sparserm_cli.data.messages import normalise_messages, response_of
 from sparserm_cli.data.sources.strict_json import kind_of, shown
 
 
@@ -46,12 +47,7 @@ def messages(row: Mapping[str, Any], field: str) -> tuple[Message, ...]:
 
     Empty contents are kept: only a response must not be empty, and that is checked where it is known.
     """
-    value = present(row, field)
-    if not isinstance(value, list):
-        raise RowError("a list of messages", kind_of(value), field=field)
-    if not value:
-        raise RowError("at least one message", "an empty list", field=field)
-    return tuple(_message(item, f"{field}[{i}]") for i, item in enumerate(value))
+    return normalise_messages(present(row, field), field)
 
 
 def prompt(row: Mapping[str, Any], field: str = "prompt") -> tuple[Message, ...] | str:
@@ -62,22 +58,5 @@ def prompt(row: Mapping[str, Any], field: str = "prompt") -> tuple[Message, ...]
 
 def answer(turns: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:
     """Split a conversation into what comes before its last turn and that turn, an assistant's."""
-    last = turns[-1]
-    if last.role != "assistant":
-        raise RowError("a last turn of the assistant", f"one of role {shown(last.role)}", field=field)
-    return turns[:-1], nonempty(last.content, f"{field}[{len(turns) - 1}].content")
-
-
-def _message(value: Any, field: str) -> Message:
-    if not isinstance(value, dict):
-        raise RowError('a message {"role", "content"}', kind_of(value), field=field)
-    parts: dict[str, str] = {}
-    for key in ("role", "content"):
-        if key not in value:
-            raise RowError(f"the key {key}", "none", field=field)
-        if not isinstance(value[key], str):
-            raise RowError("a string", kind_of(value[key]), field=f"{field}.{key}")
-        parts[key] = value[key]
-    if not parts["role"]:
-        raise RowError("a role", "an empty string", field=f"{field}.role")
-    return Message(parts["role"], parts["content"])
+    before, response = response_of(turns, field)
+    return before, nonempty(response, f"{field}[{len(before)}].content")

@@ -4,7 +4,7 @@ Reads: a `reward/` folder and the language model it names. No SAE and no sae_len
 Memory: the model's lower blocks and one batch. Axes: n (responses).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
@@ -13,7 +13,8 @@ from jaxtyping import Float32
 
 from sparserm_cli.config import Guards
 from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
-from sparserm_cli.data.example import UNLABELLED, Example, Message
+from sparserm_cli.data.example import UNLABELLED, Example, Message, RowError
+from sparserm_cli.data.messages import normalise_prompt, plain_text
 from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.locations import place
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
@@ -27,9 +28,12 @@ from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
 
-Prompt = str | Sequence[Message | dict[str, str]]
+Prompt = str | Sequence[Message | Mapping[str, Any]]
 
 UNGUARDED = Guards()
+
+PROBE_TOLERANCE = 0.25
+"""Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""
 
 
 class Rewards(NamedTuple):
@@ -82,7 +86,13 @@ class RewardModel:
 
     @classmethod
     def load(
-        cls, path: str | PurePath, *, model: str | None = None, device: str = "auto", offline: bool = False
+        cls,
+        path: str | PurePath,
+        *,
+        model: str | None = None,
+        device: str = "auto",
+        offline: bool = False,
+        check: bool = True,
     ) -> Self:
         """Load a reward model and the language model it was fitted on.
 
@@ -91,9 +101,10 @@ class RewardModel:
             model: where the language model lies on this machine, if not where the reward model says.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
+            check: score the response that the fit recorded, and refuse a model that scores it otherwise.
 
         Raises:
-            IncompatibleError: model, tokenizer or template are not those of the fit; names both values.
+            IncompatibleError: model, tokenizer, template or score are not those of the fit; names both.
             CorruptStoreError: a file of the folder is missing, cut or changed.
             ResourceError: the device is not there.
 
@@ -113,7 +124,10 @@ class RewardModel:
         lm = LanguageModel.load(
             identity, layers=config.layers, dtype=cast("DType", config.dtype), device=device
         )
-        return cls(place(path), files, lm, template)
+        loaded = cls(place(path), files, lm, template)
+        if check:
+            loaded.check_probe()
+        return loaded
 
     @property
     def max_length(self) -> int:
@@ -127,6 +141,26 @@ class RewardModel:
         prompt, response = (np.array(self.config.probe[part], np.uint32) for part in ("prompt", "response"))
         encoded = EncodedResponse(prompt, response, straddled=False, characters=0, truncated=False)
         return EncodedExample(Example(1, None, "", ("",), (UNLABELLED,), None, {}), "", (encoded,))
+
+    def check_probe(self) -> dict[str, float]:
+        """Score the response whose score the fit recorded, and return both scores; none for format 1.
+
+        Raises:
+            IncompatibleError: they differ by more than rounding could explain.
+
+        """
+        row = self.probe()
+        if row is None:
+            return {}
+        expected, found = float(self.config.probe["score"]), float(self.rewards([row]).scores[0])
+        if not abs(found - expected) <= PROBE_TOLERANCE * self.config.score_std:
+            raise IncompatibleError(
+                f"{self.path}: the score of its own probe",
+                f"{expected:.4f}",
+                f"{found:.4f}",
+                "this machine computes something else than the fit did: try --device cpu, or fit here",
+            )
+        return {"expected": expected, "found": found}
 
     def control(self, name: str) -> RewardHead:
         """Return the head of one of the controls that were fitted beside the reward model."""
@@ -170,7 +204,7 @@ class RewardModel:
         if len(prompts) != len(responses):
             raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
         examples = [
-            Example(row, None, _turns(prompt), (response,), (UNLABELLED,), None, {})
+            _example(row, prompt, response)
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=1)
         ]
         rows = self.template.encode(examples)
@@ -267,13 +301,19 @@ class RewardModel:
             raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
 
 
-def _turns(prompt: Prompt) -> tuple[Message, ...] | str:
-    """Return a prompt as the data room has it."""
-    if isinstance(prompt, str):
-        return prompt
-    return tuple(
-        turn if isinstance(turn, Message) else Message(turn["role"], turn["content"]) for turn in prompt
-    )
+def _example(row: int, prompt: Prompt, response: str) -> Example:
+    """Return prompt and response as the data room has them, whatever the messages are made of.
+
+    Raises:
+        BadInputError: one of them is no text.
+
+    """
+    try:
+        asked, answer = normalise_prompt(prompt), plain_text(response, "response")
+    except RowError as error:
+        where, hint = f"response {row}, {error.field}", "leave it out"
+        raise BadInputError(where, error.expected, error.found, hint) from None
+    return Example(row, None, asked, (answer,), (UNLABELLED,), None, {})
 
 
 def _check(path: Any, field: str, expected: str, found: str, hint: str) -> None:

@@ -8,22 +8,23 @@ Axes: d_in (width of the residual stream), d_sae (latents).
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.models.sae import SparseAutoencoder
-from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata, sae_digest
-from sparserm_cli.models.sae_match import DTYPES
-from sparserm_cli.models.sae_metadata import read_sae_metadata
-from sparserm_cli.models.safetensors_file import read_header
+from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata, plain_name, sae_digest
+from sparserm_cli.models.sae_match import DTYPES, PICKLED, check_normalization, check_pickle
+from sparserm_cli.models.safetensors_file import check_whole, read_header
 
-__all__ = ["Weights", "check_normalization", "fold", "read_sae_metadata", "read_weights"]
-
+LEAST_NORM = 1e-8
+"""SAELens' lower bound of a decoder row's norm."""
 COLUMNS_AT_ONCE = 4096
 """Latents whose encoder weights are widened to float64 together."""
 
@@ -58,7 +59,50 @@ class Weights(NamedTuple):
     b_mag: Tensor | None = None
 
 
-Tensors = Mapping[str, Tensor]
+class Tensors(dict[str, Tensor]):
+    """The tensors of a weight file; a missing one, or one that is no matrix or vector, is named.
+
+    Args:
+        where: the file.
+        tensors: what is in it.
+
+    """
+
+    def __init__(self, where: str, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.where = where
+
+    def matrix(self, name: str) -> Tensor:
+        """Return a matrix; raises IncompatibleError."""
+        return self._of(name, "a matrix", {2})
+
+    def vector(self, name: str) -> Tensor:
+        """Return a vector; raises IncompatibleError."""
+        return self._of(name, "a vector", {1})
+
+    def thresholds(self, name: str) -> Tensor:
+        """Return one number, or one for each latent, in float32; raises IncompatibleError."""
+        return self._of(name, "a number or a vector", {0, 1}).float()
+
+    def whole_number(self, name: str) -> int:
+        """Return a single whole number above 0; raises IncompatibleError."""
+        value = self._of(name, "a number", {0}).item()
+        if not value > 0 or value != int(value):
+            raise self._broken(f"{name} as a whole number above 0", str(value))
+        return int(value)
+
+    def _of(self, name: str, kind: str, axes: set[int]) -> Tensor:
+        if name not in self:
+            raise self._broken(f"a tensor {name}", ", ".join(sorted(self)) or "no tensor at all")
+        tensor = self[name]
+        if tensor.ndim not in axes or tensor.numel() == 0:
+            raise self._broken(f"{name} as {kind}", f"shape {tuple(tensor.shape)}")
+        if bool(tensor.isnan().any()):
+            raise self._broken(f"{name} of numbers", "NaN in it")
+        return tensor
+
+    def _broken(self, expected: str, found: str) -> IncompatibleError:
+        return IncompatibleError(self.where, expected, found, "download the SAE again, or check its format")
 
 
 def read_weights(
@@ -73,6 +117,7 @@ def read_weights(
     check_normalization(metadata, allow_mismatch=allow_mismatch)
     tensors = _read_tensors(files, allow_pickle=allow_pickle)
     readers: Mapping[str, Callable[[SAEMetadata, Tensors], Weights]] = {
+        "goodfire": _goodfire,
         "saelens": _saelens,
         "gemma-scope": _gemma_scope,
         "gemma-scope-2": _gemma_scope,
@@ -82,41 +127,7 @@ def read_weights(
         "qwen-scope": _qwen_scope,
         "sparsify": _sparsify,
     }
-    try:
-        weights = readers[files.format](metadata, tensors)
-        return fold(weights, metadata, sae_digest(files, metadata))
-    except KeyError as error:
-        expected = f"a tensor {error} as {files.format} has it"
-        hint = "download the SAE again, or check its format"
-        raise IncompatibleError(str(files.weights), expected, ", ".join(sorted(tensors)), hint) from None
-    except RuntimeError as error:  # torch's word for shapes that do not fit
-        found = str(error).splitlines()[0]
-        raise IncompatibleError(
-            str(files.weights), "weights of fitting shapes", found, "download it again"
-        ) from None
-
-
-def check_normalization(metadata: SAEMetadata, *, allow_mismatch: bool = False) -> None:
-    """Refuse an SAE whose input must be scaled by a number that nobody recorded, or in a way unknown here.
-
-    Raises:
-        IncompatibleError: it is such an SAE; the first kind is accepted with `allow_mismatch`, unscaled, as
-            SAELens does it.
-
-    """
-    where = f"{metadata.name}: normalize_activations"
-    known = ("none", "constant_norm_rescale", "layer_norm")
-    if metadata.normalization in known:
-        return
-    if metadata.normalization != "expected_average_only_in":
-        raise IncompatibleError(
-            where, "one of " + ", ".join(known), metadata.normalization, "use another SAE"
-        )
-    if metadata.settings.get("norm_scaling_factor") is None and not allow_mismatch:
-        hint = "save the SAE with the factor folded into its weights, or give --allow-mismatch to go without"
-        raise IncompatibleError(
-            where, "none, or a norm_scaling_factor", "expected_average_only_in without one", hint
-        )
+    return fold(readers[files.format](metadata, tensors), metadata, sae_digest(files, metadata))
 
 
 def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoencoder:
@@ -127,20 +138,17 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
 
     """
     d_in, d_sae = weights.W_enc.shape
-    told = (metadata.d_in or d_in, metadata.d_sae or d_sae)
-    if (d_in, d_sae) != told or weights.W_dec.shape != (d_sae, d_in):
-        found = f"W_enc {tuple(weights.W_enc.shape)} and W_dec {tuple(weights.W_dec.shape)}"
-        raise IncompatibleError(
-            metadata.name, f"W_enc {told} and its transpose's shape", found, "download it again"
-        )
+    _check_shapes(weights, metadata)
     w_enc, w_dec, bias = _float(weights.W_enc), _float(weights.W_dec), weights.b_enc.double()
     if weights.subtract_b_dec:
         bias = bias - _product(weights.b_dec, w_enc)
-    norms = w_dec.double().norm(dim=1) if weights.by_norm else None
-    if norms is not None:
-        w_enc, bias = w_enc * _float(norms), bias * norms
+    threshold = weights.threshold
     if weights.scale != 1.0:
         w_enc, w_dec = w_enc * weights.scale, w_dec / weights.scale
+    norms = w_dec.double().norm(dim=1).clamp(min=LEAST_NORM) if weights.by_norm else None
+    if norms is not None:  # SAELens folds the scale first, so norms and threshold are those behind it
+        w_enc, bias = w_enc * _float(norms), bias * norms
+        threshold = None if threshold is None else threshold / weights.scale
     factor = shift = None
     if weights.r_mag is not None and weights.b_mag is not None:
         factor = weights.r_mag.double().exp()
@@ -152,13 +160,28 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
         b_enc=_float(bias),
         W_dec=w_dec,
         b_dec=_float(weights.b_dec.double() / weights.scale),
-        threshold=None if weights.threshold is None else _float(weights.threshold).expand(d_sae).contiguous(),
+        threshold=None if threshold is None else _float(threshold).expand(d_sae).contiguous(),
         k=None if weights.k is None else min(weights.k, d_sae),
         magnitude_scale=None if factor is None else _float(factor),
         magnitude_shift=None if shift is None else _float(shift),
         decoder_scale=None if norms is None else _float(1 / norms),
         normalization=_by_row(metadata.normalization),
     )
+
+
+def _check_shapes(weights: Weights, metadata: SAEMetadata) -> None:
+    """Check every shape against W_enc's, and this against the metadata; raises IncompatibleError."""
+    d_in, d_sae = weights.W_enc.shape
+    told = (metadata.d_in or d_in, metadata.d_sae or d_sae)
+    wanted = {"W_enc": told, "W_dec": told[::-1], "b_enc": told[1:], "b_dec": told[:1]}
+    wanted |= {"r_mag": told[1:], "b_mag": told[1:]}
+    if weights.threshold is not None and weights.threshold.ndim:
+        wanted["threshold"] = told[1:]
+    for name, shape in wanted.items():
+        tensor = getattr(weights, name)
+        if tensor is not None and tuple(tensor.shape) != shape:
+            expected, found = f"{name} of shape {shape}", str(tuple(tensor.shape))
+            raise IncompatibleError(metadata.name, expected, found, "download it again")
 
 
 def _product(vector: Tensor, matrix: Tensor) -> Tensor:
@@ -177,117 +200,196 @@ def _by_row(normalization: str) -> Literal["none", "constant_norm_rescale", "lay
     return "layer_norm" if normalization == "layer_norm" else "none"
 
 
-def _read_tensors(files: LocalSAE, *, allow_pickle: bool) -> dict[str, Tensor]:
+def _read_tensors(files: LocalSAE, *, allow_pickle: bool) -> Tensors:
     """Read all tensors of a weight file; floating-point ones must be of a known type."""
     where = str(files.weights)
-    if files.weights.suffix == ".pt":
-        if not allow_pickle:
-            hint = "convert it to safetensors, or give --allow-pickle if you trust its origin"
-            raise IncompatibleError(where, "safetensors weights", "pickled ones", hint)
-        try:
-            tensors = torch.load(files.weights, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            found = str(error).splitlines()[0]
-            raise IncompatibleError(
-                where, "a file of tensors and nothing else", found, "do not load it"
-            ) from None
+    check_whole(files.weights)
+    check_pickle(files, allow_pickle=allow_pickle)
+    if files.weights.suffix in PICKLED:
+        tensors = _unpickled(files.weights)
     elif files.weights.suffix == ".npz":
         try:
             with np.load(files.weights, allow_pickle=False) as data:
                 tensors = {name: torch.from_numpy(np.asarray(data[name])) for name in data}
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
             found = str(error).splitlines()[0]
             raise IncompatibleError(where, "a file of arrays", found, "download it again") from None
     else:
         read_header(files.weights)
-        tensors = load_file(files.weights)
+        try:
+            tensors = load_file(files.weights)
+        except SafetensorError as error:
+            found = str(error).splitlines()[0]
+            raise CorruptStoreError(where, "a safetensors file", found, "download it again") from None
     for name, tensor in tensors.items():
         word = str(tensor.dtype).removeprefix("torch.")
         if tensor.is_floating_point() and word not in DTYPES:
             raise IncompatibleError(f"{where}: {name}", "one of " + ", ".join(DTYPES), word, "convert it")
-    return dict(tensors)
+    return Tensors(where, tensors)
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """Read a pickled file with torch's weights-only loader; it must be a dictionary of tensors."""
+    expected = "a file of tensors and nothing else"
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        found = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise IncompatibleError(str(path), expected, found, "do not load it") from None
+    value = value.get("state_dict", value) if isinstance(value, dict) else value
+    if not isinstance(value, dict) or not all(isinstance(one, Tensor) for one in value.values()):
+        raise IncompatibleError(str(path), expected, type(value).__name__, "save its state_dict alone")
+    return {str(name): tensor for name, tensor in value.items()}
 
 
 def _saelens(metadata: SAEMetadata, t: Tensors) -> Weights:
     """SAELens: act((norm(x) - b_dec [if applied]) @ W_enc + b_enc), weighed by decoder norms if told."""
     settings = metadata.settings
-    scaling = t.get("scaling_factor")
-    if scaling is not None and not torch.allclose(scaling.float(), torch.ones(())):
-        found = "other numbers"
-        raise IncompatibleError(
-            f"{metadata.name}: scaling_factor", "ones", found, "fold it into W_dec with SAELens 5"
-        )
-    gated = metadata.architecture == "gated"
+    _check_unscaled(metadata, t)
+    gated, topk = metadata.architecture == "gated", metadata.architecture == "topk"
+    batch = settings.get("architecture") in {"batchtopk", "matryoshka_batchtopk"}
     factor = settings.get("norm_scaling_factor")
+    scaled = factor is not None and metadata.normalization == "expected_average_only_in"
+    threshold = _threshold(t) if metadata.architecture == "jumprelu" else None
     return Weights(
-        t["W_enc"],
-        t["b_gate"] if gated else t["b_enc"],
-        t["W_dec"],
-        t["b_dec"],
+        t.matrix("W_enc"),
+        t.vector("b_gate" if gated else "b_enc"),
+        t.matrix("W_dec"),
+        t.vector("b_dec"),
         subtract_b_dec=bool(settings.get("apply_b_dec_to_input", True)),
-        threshold=t["threshold"] if metadata.architecture == "jumprelu" else None,
-        k=int(settings["k"]) if metadata.architecture == "topk" else None,
-        by_norm=metadata.architecture == "topk" and bool(settings.get("rescale_acts_by_decoder_norm")),
-        scale=float(factor)
-        if factor is not None and metadata.normalization == "expected_average_only_in"
-        else 1.0,
-        r_mag=t["r_mag"] if gated else None,
-        b_mag=t["b_mag"] if gated else None,
+        threshold=threshold,
+        k=int(settings["k"]) if topk else None,
+        by_norm=(topk or batch) and bool(settings.get("rescale_acts_by_decoder_norm")),
+        scale=float(factor) if scaled else 1.0,  # type: ignore[arg-type]
+        r_mag=t.vector("r_mag") if gated else None,
+        b_mag=t.vector("b_mag") if gated else None,
     )
 
 
-def _gemma_scope(_metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Gemma Scope 1 and 2: relu(pre) where pre = x @ w_enc + b_enc > threshold."""
-    return Weights(t["w_enc"], t["b_enc"], t["w_dec"], t["b_dec"], threshold=t["threshold"])
+def _threshold(t: Tensors) -> Tensor:
+    """Return SAELens' threshold: of an SAE, or of a training, which keeps its logarithm or one for all."""
+    if "log_threshold" in t:
+        return t.thresholds("log_threshold").exp()
+    return t.thresholds("topk_threshold" if "topk_threshold" in t else "threshold")
+
+
+def _check_unscaled(metadata: SAEMetadata, t: Tensors) -> None:
+    """Refuse latents that are scaled after training, which nobody publishes any more."""
+    scaling = t.get("scaling_factor")
+    if scaling is not None and not bool((scaling == 1).all()):
+        where, hint = f"{metadata.name}: scaling_factor", "fold it into W_dec with SAELens 5"
+        raise IncompatibleError(where, "ones", "other numbers", hint)
+
+
+def _gemma_scope(metadata: SAEMetadata, t: Tensors) -> Weights:
+    """Gemma Scope 1 and 2: relu(pre) where pre = x @ W_enc + b_enc > threshold; b_dec is not subtracted.
+
+    The names are in upper case (1) or lower case (2), with or without a path before them.
+    """
+    named = Tensors(t.where, {plain_name(name): tensor for name, tensor in t.items()})
+    if len(named) < len(t):
+        hint = "keep one SAE in a file"
+        raise IncompatibleError(t.where, "every tensor once", ", ".join(sorted(t)), hint)
+    _check_unscaled(metadata, named)
+    return Weights(
+        named.matrix("w_enc"),
+        named.vector("b_enc"),
+        named.matrix("w_dec"),
+        named.vector("b_dec"),
+        threshold=named.thresholds("threshold"),
+    )
+
+
+def _linear(t: Tensors, encoder: str = "encoder", decoder: str = "decoder") -> Weights:
+    """Take the four tensors of two `torch.nn.Linear`, whose matrices are the transposed ones."""
+    return Weights(
+        t.matrix(f"{encoder}.weight").T,
+        t.vector(f"{encoder}.bias"),
+        t.matrix(f"{decoder}.weight").T,
+        t.vector(f"{decoder}.bias"),
+    )
 
 
 def _llama_scope(metadata: SAEMetadata, t: Tensors) -> Weights:
     """Llama Scope: x is scaled to norm sqrt(d_in) on average, and the one threshold with it."""
-    w_enc, settings = t["encoder.weight"].T, metadata.settings
-    scale = w_enc.shape[0] ** 0.5 / float(settings["dataset_average_activation_norm"]["in"])
-    threshold = torch.tensor(float(settings["jump_relu_threshold"]) * scale)
-    w_dec, b_dec = t["decoder.weight"].T, t["decoder.bias"]
-    return Weights(w_enc, t["encoder.bias"], w_dec, b_dec, threshold=threshold, scale=scale)
+    weights = _linear(t)
+    scale = _llama_scale(metadata, weights)
+    threshold = torch.tensor(float(metadata.settings["jump_relu_threshold"]) * scale)
+    return weights._replace(threshold=threshold, scale=scale)
 
 
 def _llama_scope_r1(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Llama Scope R1-Distill: the same with a log threshold a latent, in the scaled space."""
-    w_enc, settings = t["encoder.weight"].T, metadata.settings
+    """Llama Scope R1-Distill: the same with a log threshold for each latent, in the scaled space."""
+    weights = _linear(t)
+    threshold = t.thresholds("log_jumprelu_threshold").exp()
+    return weights._replace(threshold=threshold, scale=_llama_scale(metadata, weights))
+
+
+def _llama_scale(metadata: SAEMetadata, weights: Weights) -> float:
+    """Return the factor of the release table, else sqrt(d_in) over the average norm, else 1."""
+    settings = metadata.settings
     average = (settings.get("dataset_average_activation_norm") or {}).get("in")
-    scale = settings.get("norm_scaling_factor") or (w_enc.shape[0] ** 0.5 / average if average else 1.0)
-    threshold = t["log_jumprelu_threshold"].float().exp()
-    w_dec, b_dec = t["decoder.weight"].T, t["decoder.bias"]
-    return Weights(w_enc, t["encoder.bias"], w_dec, b_dec, threshold=threshold, scale=float(scale))
+    factor = settings.get("norm_scaling_factor") if metadata.format == "llama-scope-r1" else None
+    if factor is not None or average is None:
+        return float(factor or settings.get("norm_scaling_factor") or 1.0)
+    return float(weights.W_enc.shape[0] ** 0.5 / average)
+
+
+def _goodfire(_metadata: SAEMetadata, t: Tensors) -> Weights:
+    """Goodfire: relu(encoder_linear(x)) and decoder_linear; qresearch's file has `encoder` and `decoder`."""
+    ending = "_linear" if "encoder_linear.weight" in t else ""
+    return _linear(t, f"encoder{ending}", f"decoder{ending}")
 
 
 def _qwen_scope(metadata: SAEMetadata, t: Tensors) -> Weights:
     """Qwen Scope: the k largest of x @ W_enc.T + b_enc; the file holds both matrices transposed."""
-    return Weights(t["W_enc"].T, t["b_enc"], t["W_dec"].T, t["b_dec"], k=int(metadata.settings["k"]))
+    w_enc, w_dec = t.matrix("W_enc").T, t.matrix("W_dec").T
+    return Weights(w_enc, t.vector("b_enc"), w_dec, t.vector("b_dec"), k=int(metadata.settings["k"]))
 
 
 def _sparsify(metadata: SAEMetadata, t: Tensors) -> Weights:
     """sparsify: the k largest of relu((x - b_dec) @ encoder.weight.T + encoder.bias); W_dec lies as ours."""
-    k = int(metadata.settings["k"])
-    return Weights(t["encoder.weight"].T, t["encoder.bias"], t["W_dec"], t["b_dec"], subtract_b_dec=True, k=k)
+    return Weights(
+        t.matrix("encoder.weight").T,
+        t.vector("encoder.bias"),
+        t.matrix("W_dec"),
+        t.vector("b_dec"),
+        subtract_b_dec=True,
+        k=int(metadata.settings["k"]),
+    )
 
 
 def _dictionary_learning(metadata: SAEMetadata, t: Tensors) -> Weights:
     """dictionary_learning's classes, each as its `encode` computes it."""
     kind = metadata.settings["dict_class"]
     if kind in {"JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"}:
-        subtract = kind == "MatryoshkaBatchTopKSAE"
         return Weights(
-            t["W_enc"], t["b_enc"], t["W_dec"], t["b_dec"], subtract_b_dec=subtract, threshold=t["threshold"]
-        )
-    w_enc, w_dec = t["encoder.weight"].T, t["decoder.weight"].T
-    if kind == "GatedAutoEncoder":
-        gate, mag = t["gate_bias"], t["mag_bias"]
-        return Weights(
-            w_enc, gate, w_dec, t["decoder_bias"], subtract_b_dec=True, r_mag=t["r_mag"], b_mag=mag
+            t.matrix("W_enc"),
+            t.vector("b_enc"),
+            t.matrix("W_dec"),
+            t.vector("b_dec"),
+            subtract_b_dec=kind == "MatryoshkaBatchTopKSAE",
+            threshold=t.thresholds("threshold"),
         )
     if kind == "AutoEncoderNew":
-        return Weights(w_enc, t["encoder.bias"], w_dec, t["decoder.bias"])
-    b_dec = t["bias"] if kind == "AutoEncoder" else t["b_dec"]
-    threshold = t["threshold"] if kind == "BatchTopKSAE" else None
-    k = int(t["k"]) if kind == "AutoEncoderTopK" else None
-    return Weights(w_enc, t["encoder.bias"], w_dec, b_dec, subtract_b_dec=True, threshold=threshold, k=k)
+        return _linear(t)
+    gated = kind == "GatedAutoEncoder"
+    names = {"AutoEncoder": "bias", "GatedAutoEncoder": "decoder_bias"}
+    return Weights(
+        t.matrix("encoder.weight").T,
+        t.vector("gate_bias" if gated else "encoder.bias"),
+        t.matrix("decoder.weight").T,
+        t.vector(names.get(kind, "b_dec")),
+        subtract_b_dec=True,
+        threshold=t.thresholds("threshold") if kind == "BatchTopKSAE" else None,
+        k=_dictionary_k(metadata, t) if kind == "AutoEncoderTopK" else None,
+        r_mag=t.vector("r_mag") if gated else None,
+        b_mag=t.vector("mag_bias") if gated else None,
+    )
+
+
+def _dictionary_k(metadata: SAEMetadata, t: Tensors) -> int:
+    """Return k: a tensor of newer files, the trainer's setting beside older ones."""
+    if "k" in t or metadata.settings.get("k") is None:
+        return t.whole_number("k")
+    return int(metadata.settings["k"])

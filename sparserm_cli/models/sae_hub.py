@@ -23,6 +23,8 @@ LOADERS: Mapping[str, str] = {
     "llama_scope_r1_distill": "llama-scope-r1",
     "dictionary_learning_1": "dictionary-learning",
     "qwen_scope": "qwen-scope",
+    "goodfire": "goodfire",
+    "deepseek_r1": "goodfire",
     "sparsify": "sparsify",
 }
 """SAELens' loader -> the format here."""
@@ -133,7 +135,7 @@ def _snapshot(name: str, release: Release, *, offline: bool) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     whole = release.folder == "."
-    kinds = ["*.json", "*.safetensors", "*.npz", "*.pt"]
+    kinds = ["*.json", "*.safetensors", "*.npz", "*.pt", "*.pth"]
     # sparsify keeps the model's name in the configuration above the layers' folders.
     patterns = kinds if whole else [release.folder, f"{release.folder}/*", "config.json"]
     wanted: dict[str, Any] = {

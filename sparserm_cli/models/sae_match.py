@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.sae_files import SAEMetadata
+from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Types of weights that are read; all are computed in float32."""
+
+PICKLED = {".pt", ".pth", ".bin"}
+"""Endings of files that torch pickles tensors into."""
 
 
 class Captured(NamedTuple):
@@ -83,3 +86,33 @@ def _checked_layer(metadata: SAEMetadata, captured: Captured, *, allow_mismatch:
     else:
         hint = "use an SAE of the residual stream after a block"
     raise IncompatibleError(where, expected, found, hint)
+
+
+def check_normalization(metadata: SAEMetadata, *, allow_mismatch: bool = False) -> None:
+    """Refuse an SAE whose input must be scaled by a number that nobody recorded, or in a way unknown here.
+
+    Raises:
+        IncompatibleError: it is such an SAE; the first kind is accepted with `allow_mismatch`, unscaled, as
+            SAELens does it.
+
+    """
+    where = f"{metadata.name}: normalize_activations"
+    known = ("none", "constant_norm_rescale", "layer_norm")
+    if metadata.normalization in known:
+        return
+    if metadata.normalization != "expected_average_only_in":
+        raise IncompatibleError(
+            where, "one of " + ", ".join(known), metadata.normalization, "use another SAE"
+        )
+    if metadata.settings.get("norm_scaling_factor") is None and not allow_mismatch:
+        hint = "save the SAE with the factor folded into its weights, or give --allow-mismatch to go without"
+        raise IncompatibleError(
+            where, "none, or a norm_scaling_factor", "expected_average_only_in without one", hint
+        )
+
+
+def check_pickle(files: LocalSAE, *, allow_pickle: bool) -> None:
+    """Refuse pickled weights without the flag; raises IncompatibleError."""
+    if files.weights.suffix in PICKLED and not allow_pickle:
+        hint = "convert it to safetensors, or give --allow-pickle if you trust its origin"
+        raise IncompatibleError(str(files.weights), "safetensors weights", "pickled ones", hint)

@@ -4,6 +4,7 @@ Axes: d_in (width of the residual stream), d_sae (latents).
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from sparserm_cli.models.sae_files import (
     SAEMetadata,
     Settings,
     find_local,
+    part,
+    positive_number,
     read_settings,
+    text,
     whole_number,
 )
 from sparserm_cli.models.sae_public import PUBLIC_FORMATS
@@ -53,40 +57,66 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def _saelens(files: LocalSAE) -> SAEMetadata:
-    """SAELens' own format; configurations of before version 6 are brought to the new names."""
+    """SAELens' own format; configurations of before version 6 are brought to the new names.
+
+    A folder that a training left (`save_model`, a checkpoint) says the training's architecture and keeps its
+    scale in `activation_scaler.json`; it is read as `save_inference_model` would have written it.
+    """
     settings = {**read_settings(files.folder / "cfg.json"), **files.settings}
-    metadata = settings.get("metadata") or {}
+    metadata = part(files, settings, "metadata")
     version = str(settings.get("sae_lens_version") or metadata.get("sae_lens_version") or "0")
-    if int(re.match(r"\d*", version)[0] or 0) < 6:  # type: ignore[index]
-        settings = _modern(settings)
+    if int((re.match(r"\d*", version) or [""])[0] or 0) < 6:
+        settings = _modern(files, settings)
         metadata = settings["metadata"]
-    architecture = settings.get("architecture", "standard")
-    if architecture not in {"standard", "topk", "jumprelu", "gated"}:
+    told = settings.get("architecture", "standard")
+    if not isinstance(told, str) or told not in ARCHITECTURES:
         expected = "architecture standard, topk, jumprelu or gated"
-        raise IncompatibleError(files.name, expected, repr(architecture), "use another SAE")
+        raise IncompatibleError(files.name, expected, repr(told), "use another SAE")
+    normalization = text(files, settings, "normalize_activations") or "none"
+    scaler = files.folder / "activation_scaler.json"
+    if normalization == SCALED_INPUT and scaler.is_file():
+        settings.setdefault("norm_scaling_factor", read_settings(scaler).get("scaling_factor"))
+    if settings.get("norm_scaling_factor") is not None:
+        positive_number(files, settings, "norm_scaling_factor")
+    if told == "topk":
+        whole_number(files, settings, "k")
     return SAEMetadata(
         files.name,
         files.format,
-        architecture,
+        ARCHITECTURES[told],
         whole_number(files, settings, "d_in"),
         whole_number(files, settings, "d_sae"),
-        metadata.get("hook_name"),
-        metadata.get("model_name"),
+        text(files, metadata, "hook_name"),
+        text(files, metadata, "model_name"),
         str(settings.get("dtype", "float32")).removeprefix("torch."),
-        settings.get("normalize_activations") or "none",
+        normalization,
         settings,
     )
 
 
-def _modern(old: Settings) -> dict[str, Any]:
+SCALED_INPUT = "expected_average_only_in"
+"""SAELens' word for an input that is multiplied by one number."""
+
+ARCHITECTURES: Mapping[str, str] = {
+    "standard": "standard",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "jumprelu",
+    "matryoshka_batchtopk": "jumprelu",
+}
+"""What a configuration says -> what it computes when it encodes; the last two stand in training folders."""
+
+
+def _modern(files: LocalSAE, old: Settings) -> dict[str, Any]:
     """Bring a configuration of SAELens before version 6 to the names and defaults of version 6."""
-    new = {**old, "metadata": {}}
+    names = ("hook_name", "model_name", "model_from_pretrained_kwargs")
+    new = {**old, "metadata": {name: old.get(name) for name in names}}
     new["metadata"]["hook_name"] = old.get("hook_name", old.get("hook_point"))
-    new["metadata"]["model_name"] = old.get("model_name")
     if old.get("activation_fn", old.get("activation_fn_str")) == "topk":
         new["architecture"] = "topk"
-        new["k"] = old.get("activation_fn_kwargs", {}).get("k")
+        new["k"] = part(files, old, "activation_fn_kwargs").get("k")
     if isinstance(old.get("normalize_activations"), bool):
-        new["normalize_activations"] = "expected_average_only_in" if old["normalize_activations"] else "none"
+        new["normalize_activations"] = SCALED_INPUT if old["normalize_activations"] else "none"
     new.setdefault("apply_b_dec_to_input", True)
     return new

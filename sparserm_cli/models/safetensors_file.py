@@ -1,74 +1,20 @@
-"""The safetensors format read with numpy alone: names, shapes, and single rows of a large matrix.
+"""Single rows of a large matrix in a safetensors file, read with numpy alone.
 
-A file is 8 bytes of header length (little endian), a JSON header {name: {dtype, shape, data_offsets}}, then
-the data. Reading rows this way costs what the rows cost, and needs neither torch nor the whole file.
+Reading rows this way costs what the rows cost, and needs neither torch nor the whole file.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.models.checkpoints.safetensors_header import DTYPES, TensorFact, check_whole, read_header
+
+__all__ = ["TensorFact", "check_whole", "read_header", "read_rows"]
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-_WORDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_HEADER_LIMIT = 100 << 20
-"""The format's own bound of the header's length in bytes."""
-
-
-class TensorFact(NamedTuple):
-    """What the header says of one tensor.
-
-    Fields:
-        dtype: torch's word, such as `bfloat16`, or the format's for types that no weights have.
-        shape: its axes.
-        start: offset of its first byte in the file.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-
-
-def read_header(path: Path) -> dict[str, TensorFact]:
-    """Read names, types and shapes of a file's tensors.
-
-    Raises:
-        CorruptStoreError: it is no safetensors file, or cut.
-
-    """
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header: Any = json.loads(file.read(length)) if 0 < length <= _HEADER_LIMIT else None
-        facts = {
-            name: TensorFact(
-                _WORDS.get(item["dtype"], item["dtype"]),
-                tuple(item["shape"]),
-                8 + length + item["data_offsets"][0],
-            )
-            for name, item in header.items()
-            if name != "__metadata__"
-        }
-        end = (
-            8
-            + length
-            + max(
-                (item["data_offsets"][1] for name, item in header.items() if name != "__metadata__"),
-                default=0,
-            )
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorruptStoreError(
-            str(path), "a safetensors file", type(error).__name__, "download it again"
-        ) from None
-    if path.stat().st_size != end:
-        raise CorruptStoreError(str(path), f"{end} bytes", f"{path.stat().st_size}", "download it again")
-    return facts
 
 
 def read_rows(path: Path, tensor: str, rows: Sequence[int]) -> Float32[np.ndarray, "rows width"]:
@@ -80,7 +26,7 @@ def read_rows(path: Path, tensor: str, rows: Sequence[int]) -> Float32[np.ndarra
     """
     header = read_header(path)
     fact = header.get(tensor)
-    codes = {word: code for code, word in _WORDS.items()}
+    codes = {word: code for code, word in DTYPES.items()}
     if (
         fact is None
         or len(fact.shape) != 2

@@ -4,15 +4,12 @@ Reads and writes: what the stages read and write. Memory: that of the stage at w
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from sparserm_cli.config import STAGES, Note, StageConfig
-
-Phases = Callable[[str, int, int], None]
-"""Called with (stage, work done, work in all)."""
+from sparserm_cli.config import STAGES, Note, Phases, StageConfig
 
 
 class RanStage(NamedTuple):
@@ -44,16 +41,18 @@ def run_stages(configs: Mapping[str, StageConfig], *, progress: Phases, note: No
         StoppedError: Ctrl-C or SIGTERM.
 
     """
-    return [_run_stage(name, configs[name], progress, note) for name in STAGES]
+    return [_run_stage(name, configs, progress, note) for name in STAGES]
 
 
-def _run_stage(name: str, config: StageConfig, progress: Phases, note: Note) -> RanStage:
-    begun = time.monotonic()
+def _run_stage(name: str, configs: Mapping[str, StageConfig], progress: Phases, note: Note) -> RanStage:
+    begun, config = time.monotonic(), configs[name]
     # --force makes extract and encode replace what other options made, and nothing else.
     if name in {"extract", "encode"}:
         config = replace(config, force=True)  # type: ignore[call-arg]
     stage = getattr(import_module(f"sparserm_cli.stages.{name}.{name}"), name)
     given: dict[str, Any] = {"note": note}
+    if name == "extract":
+        given["later"] = configs["encode"]
     if name != "select":
         given["progress"] = lambda done, total: progress(name, done, total)
     summary = stage(config, **given)

@@ -4,10 +4,9 @@ import io
 import json
 import shutil
 import sys
-from pathlib import Path
-from runpy import run_path
 
 import pytest
+from helpers import tiny_run
 from typer.testing import CliRunner
 
 from sparserm_cli.analysis.explain import DirectionShare, Explanation, TokenShare
@@ -15,7 +14,6 @@ from sparserm_cli.cli.main import app
 from sparserm_cli.cli.output import analysis as look_reports
 from sparserm_cli.console import Output
 
-made = run_path(str(Path(__file__).parents[1] / "study" / "tiny_run.py"))
 TOKENS = (
     TokenShare("Good", 1, 0.6),
     TokenShare(" and", 2, 0.09),
@@ -40,7 +38,7 @@ def explanation(method="exact", **changes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_model):
     """Give a run to look at."""
-    return made["tiny_run"](tmp_path_factory.mktemp("run"), tiny_model())
+    return tiny_run.tiny_run(tmp_path_factory.mktemp("run"), tiny_model())
 
 
 def sparserm(*words):
@@ -65,7 +63,7 @@ def test_explain_shows_directions_and_marked_tokens(run):
     text = done.stdout[done.stdout.index("lowers it\n") + len("lowers it\n") :]
     for strength in (3, 2, 1):
         text = text.replace("{" + "+" * strength + "}", "").replace("{" + "-" * strength + "}", "")
-    assert text == made["ROWS"][7]["rejected"] + "\n"
+    assert text == tiny_run.ROWS[7]["rejected"] + "\n"
     assert "explaining with" in done.stderr
 
 

@@ -6,14 +6,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from runpy import run_path
 
 import numpy as np
 import pytest
+from helpers import sae_files
 
 from sparserm_cli.models.reward_model import RewardModel
 
-fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
 ROWS = [
     {
         "id": f"row-{n}",
@@ -67,7 +66,7 @@ def project(tmp_path_factory, tiny_model):
     responses = [{"id": row["id"], "prompt": row["prompt"], "response": row["chosen"]} for row in ROWS]
     (folder / "responses.jsonl").write_text("".join(json.dumps(row) + "\n" for row in responses))
     (folder / "sparserm.toml").write_text(TOML)
-    fixtures["save_sae"](folder / "sae", fixtures["perfect_sae"](32))
+    sae_files.save_sae(folder / "sae", sae_files.perfect_sae(32))
     for words in (
         ["extract"],
         ["encode"],

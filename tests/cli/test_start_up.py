@@ -85,3 +85,18 @@ def test_completion_is_offered():
         env={**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"},
     )
     assert "complete" in done.stdout
+
+
+def test_the_package_loads_nothing_heavy_before_a_name_is_used():
+    """`import sparserm_cli` is instant, and every public name is there to be found."""
+    heavy = (*HEAVY, "pandas", "scipy", "pyarrow", "sklearn")
+    code = (
+        "import sys, sparserm_cli; assert set(sparserm_cli.__all__) <= set(dir(sparserm_cli)); "
+        f"print([name for name in {heavy} if name in sys.modules]); "
+        "[getattr(sparserm_cli, name) for name in sparserm_cli.__all__]; "
+        "print([name for name in ('numpy',) if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines() == ["[]", "['numpy']"]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sparserm_cases import FILES, SHAPE_CASES, TRAP_CASES, Case, case_file
+from helpers.data_cases import FILES, SHAPE_CASES, TRAP_CASES, Case, case_file
 
 from sparserm_cli.data.example import Example
 from sparserm_cli.data.reader import Reader

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytest
+from helpers.data_cases import SHAPE_CASES, TRAP_CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparserm_cases import SHAPE_CASES, TRAP_CASES
 
 from sparserm_cli.data.example import Example, Message, RowError
 from sparserm_cli.data.shapes.prompts import shared_words

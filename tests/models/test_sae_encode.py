@@ -1,12 +1,11 @@
 """Sparse encoding equals the dense formula, to the bit whatever the number of rows in a call."""
 
 from itertools import pairwise
-from pathlib import Path
-from runpy import run_path
 
 import numpy as np
 import pytest
 import torch
+from helpers import sae_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +13,7 @@ from sparserm_cli.models import sae_encode
 from sparserm_cli.models.sae import SparseAutoencoder
 from sparserm_cli.models.sae_encode import Encoded, SparseEncoder, tile_rows
 
-fixtures = run_path(str(Path(__file__).with_name("sae_fixtures.py")))
-random_sae, metadata = fixtures["random_sae"], fixtures["metadata"]
+random_sae, metadata = sae_files.random_sae, sae_files.metadata
 KINDS = ("standard", "topk", "jumprelu", "gated")
 
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from runpy import run_path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from sparserm_cli.models.sae_hub import LOADERS, Release, find_release
 from sparserm_cli.models.sae_metadata import find_sae
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-fixtures = run_path(str(Path(__file__).with_name("sae_fixtures.py")))
 
 
 class FakeHub(BaseHTTPRequestHandler):

@@ -6,31 +6,23 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+from helpers import object_store
 
-HERE = Path(__file__).parent
-WORKERS = (HERE, HERE.parent / "store")
-"""Where the modules lie that Ray's processes import."""
+TESTS = Path(__file__).parents[1]
+"""Ray's processes import the helpers below it."""
 AUTHENTICATION = "RAY_AUTH_MODE"
-
-if "sparserm_planted" not in sys.modules:
-    spec = spec_from_file_location("sparserm_planted", HERE.parent / "study" / "planted.py")
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules["sparserm_planted"] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules["sparserm_planted"])
 
 
 @pytest.fixture(scope="session")
 def ray_address(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a cluster whose processes find the package, the workers in this folder and the S3 server."""
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    told = sys.modules["sparserm_object_store"].environment(s3_server, tmp_path_factory.mktemp("ray"))
-    told |= {"PYTHONPATH": os.pathsep.join(map(str, (HERE.parents[1], *WORKERS))), AUTHENTICATION: "disabled"}
-    command = [sys.executable, str(HERE / "ray_cluster.py")]
+    told = object_store.environment(s3_server, tmp_path_factory.mktemp("ray"))
+    told |= {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS))), AUTHENTICATION: "disabled"}
+    command = [sys.executable, str(TESTS / "helpers" / "ray_cluster.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env=os.environ | told, text=True, **pipes) as process:
         yield process.stdout.readline().strip()
@@ -41,11 +33,9 @@ def ray_address(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture
 def cluster(ray_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Give the cluster's address; its actors are those of the tests before, and work in `tmp_path`."""
-    for folder in WORKERS:
-        monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv(AUTHENTICATION, "disabled")
     monkeypatch.setattr(
-        "sparserm_cli.stages.engine.ray_engine.RayEngine", import_module("ray_actors").KeptActors
+        "sparserm_cli.stages.engine.ray_engine.RayEngine", import_module("helpers.ray_actors").KeptActors
     )
     monkeypatch.setattr("ray.shutdown", lambda: None)  # actors live as long as their driver is connected
     monkeypatch.chdir(tmp_path)

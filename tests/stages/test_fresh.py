@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sparserm_planted as planted
+from helpers import planted_run as planted
 
 from sparserm_cli.config import FitConfig, FrequencyConfig, SelectConfig
 from sparserm_cli.stages.fit import fit

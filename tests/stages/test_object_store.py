@@ -2,14 +2,14 @@
 
 import json
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path, PurePath
-from runpy import run_path
 from typing import Any, NamedTuple
 
 import pytest
+from helpers import fitted_run as fitted
+from helpers import object_store, sae_files
 from typer.testing import CliRunner
 
 from sparserm_cli.alignment.server.serve import serve
@@ -37,9 +37,6 @@ from sparserm_cli.store.io import storage as places
 from sparserm_cli.store.outputs.scores import scores_path
 from sparserm_cli.store.run.status import status
 from sparserm_cli.store.run.verify import verify
-
-fitted = sys.modules["sparserm_fitted"]
-fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
 
 
 class Runs(NamedTuple):
@@ -73,11 +70,11 @@ def runs(
 ) -> Iterator[Runs]:
     """Give a run of thirty pairs, ten to evaluate, in a folder and on the S3 server."""
     folder = tmp_path_factory.mktemp("runs")
-    sae = fixtures["save_sae"](folder / "sae", fixtures["perfect_sae"](32))
+    sae = sae_files.save_sae(folder / "sae", sae_files.perfect_sae(32))
     (folder / "tiny").symlink_to(tiny_model("llama"))  # the name of the SAE's model
     data = fitted.write_rows(folder / "pairs.jsonl", fitted.ROWS[:30])
     held_out = fitted.write_rows(folder / "held-out.jsonl", fitted.ROWS[30:])
-    with sys.modules["sparserm_object_store"].bucket(s3_server, tmp_path_factory.mktemp("chain")) as bucket:
+    with object_store.bucket(s3_server, tmp_path_factory.mktemp("chain")) as bucket:
         made = Runs(folder / "run", place(f"{bucket}/run"), data, held_out, str(folder / "tiny"), str(sae))
         for run in (made.folder, made.url):
             made.capture(run)

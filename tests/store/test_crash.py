@@ -8,14 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import sparserm_store_captures as captures
+from helpers import captures, crash_driver
 
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.units.integrity import check
 
-DRIVER = Path(__file__).with_name("driver.py")
+DRIVER = Path(crash_driver.__file__)
 SAMPLE = 61
 """Every so many file operations are killed in the quick test; all of them in the slow one."""
 POINTS = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sparserm_store_captures as captures
+from helpers import captures
 
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.capture.reader import ActivationsReader

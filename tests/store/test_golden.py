@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sparserm_store_captures as captures
+from helpers import captures
 
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.store.capture.plan import ExtractSettings

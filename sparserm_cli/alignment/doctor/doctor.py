@@ -191,7 +191,7 @@ def _subject(config: DoctorConfig) -> Subject:
     """Find the model, and the reward model if one is named."""
     if config.reward is not None:
         model = RewardModel.load(
-            config.reward, model=config.model, device=config.device, offline=config.offline
+            config.reward, model=config.model, device=config.device, offline=config.offline, check=False
         )
         return Subject(model.lm.identity, model.lm.layers, model.template, model.head, model.config.score_std)
     identity = resolve_model(config.model, offline=config.offline)

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from sparserm_cli import __version__
 from sparserm_cli.alignment.server import schemas as shapes
 from sparserm_cli.alignment.server.batches import FullError
+from sparserm_cli.alignment.server.bodies import StrictRoute
 from sparserm_cli.alignment.server.gate import Gate, RefusedError
 from sparserm_cli.alignment.server.metrics import CONTENT_TYPE
 from sparserm_cli.alignment.server.service import Service
@@ -38,6 +38,8 @@ def make_app(service: Service, key: str) -> Gate:
 
     """
     app = FastAPI(title="sparserm", version=__version__, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.router.route_class = StrictRoute
     _handle_errors(app)
     _looks(app, service)
     _scores(app, service)
@@ -275,10 +277,8 @@ def _handle_errors(app: FastAPI) -> None:
         return answer(error.status_code, str(error.detail))
 
     @app.exception_handler(RequestValidationError)
-    async def misshapen(_: Request, error: RequestValidationError) -> JSONResponse | Response:
+    async def misshapen(_: Request, error: RequestValidationError) -> Response:
         found = error.errors()
-        if any(one["type"] == "json_invalid" for one in found):
-            return answer(400, "the body is no JSON")
         places = "; ".join(
             f"{'.'.join(json.dumps(part).strip(chr(34)) for part in one['loc'])}: {one['msg']}"
             for one in found[:5]

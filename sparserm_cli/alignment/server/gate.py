@@ -98,6 +98,10 @@ class Gate:
             RefusedError: a check failed.
 
         """
+        names = [name for name, _ in scope["headers"]]
+        if b"content-length" in names and b"transfer-encoding" in names:
+            # Two programs on the way may not agree on where such a request ends.
+            raise RefusedError(400, "both Content-Length and Transfer-Encoding")
         if scope["path"] not in OPEN:
             self._check_key(scope)
         if scope["method"] != "POST":

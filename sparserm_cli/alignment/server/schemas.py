@@ -6,22 +6,25 @@ that the reward model abstains from.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
-def _whole(text: str) -> str:
-    """Refuse what JSON can spell and no tokenizer can read."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair") from None
-    return text
+def _no_token_ids(value: Any) -> Any:
+    """Refuse token ids by name; whose tokenizer they are of cannot be told."""
+    first = value[0] if isinstance(value, list) and value else None
+    first = first[0] if isinstance(first, list) and first else first
+    if isinstance(first, int):
+        raise ValueError("token ids are not taken: send text")  # noqa: TRY004 - what pydantic reports
+    return value
 
 
-Text = Annotated[str, AfterValidator(_whole)]
-Texts = Text | list[Text]
+Text = str
+TextList = Annotated[list[Text], Field(fail_fast=True), BeforeValidator(_no_token_ids)]
+Texts = Annotated[Text | Annotated[list[Text], Field(fail_fast=True)], BeforeValidator(_no_token_ids)]
+MOST_TURNS = 1024
+"""Turns of one conversation."""
 ENDPOINT = {
-    400: "the body is no JSON",
+    400: "the body is no JSON, or holds what a data file must not hold either",
     401: "the key is missing or wrong",
     408: "the body came too slowly",
     413: "the body is too large, or holds too many inputs",
@@ -64,7 +67,7 @@ class _Asked(BaseModel):
     """Whether to answer a reward for each response token as well."""
 
 
-Conversation = Annotated[list[Turn], Field(min_length=2)]
+Conversation = Annotated[list[Turn], Field(min_length=2, max_length=MOST_TURNS, fail_fast=True)]
 
 
 class ConversationRequest(_Asked):
@@ -72,7 +75,7 @@ class ConversationRequest(_Asked):
 
     input: Texts | None = None
     """Templated text, one or several; the response is the last turn."""
-    messages: Conversation | list[Conversation] | None = None
+    messages: Conversation | Annotated[list[Conversation], Field(fail_fast=True)] | None = None
     """A conversation that ends with the response, or several."""
 
 
@@ -102,9 +105,9 @@ class RewardRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    query: list[Text]
+    query: TextList
     """Prompt and response as one text, decoded with their special tokens."""
-    prompts: list[Text] = []
+    prompts: TextList = []
     """The prompts alone, as many or none; they tell exactly where the responses begin."""
     labels: list[Any] = []
     """Let pass."""

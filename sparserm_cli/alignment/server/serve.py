@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ from types import FrameType
 from sparserm_cli.config import KEY_VARIABLE, Note, ServeConfig
 from sparserm_cli.errors import ResourceError, StoppedError, UsageError
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+
+LONGEST_KEY = 4096
+"""Characters of a key."""
+QUEUED = 2048
+"""Connections that may wait to be accepted."""
 
 
 def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) -> None:
@@ -36,28 +42,32 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
 
     """
     # 1. What can be refused is refused before anything heavy is imported or loaded.
-    key = read_key(config)
+    key = read_key(config, note)
     require_private(config, has_key=bool(key))
     require_packages()
     path = config.reward or reward_path(config.run)
     read_reward(path)
     with take_port(config) as listener:
         listening(address(listener))
-        import uvicorn
-
         from sparserm_cli.alignment.server.app import make_app
+        from sparserm_cli.alignment.server.connections import http_server, log_sparingly, room_for
         from sparserm_cli.alignment.server.service import Service
         from sparserm_cli.models.reward_model import RewardModel
 
         # 2. Health can be asked while the model loads; scores get 503 until it is there.
         service = Service(config)
-        app = make_app(service, key)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        server = http_server(make_app(service, key), config)
+        log_sparingly()
+        if (room := room_for(config)) < config.max_connections:
+            note(f"at most {room:,} connections, since this process may open few files (ulimit -n)")
         thread = threading.Thread(target=server.run, args=([listener],), name="http", daemon=True)
         thread.start()
         service.start(
-            RewardModel.load(path, model=config.model, device=config.device, offline=config.offline)
+            RewardModel.load(
+                path, model=config.model, device=config.device, offline=config.offline, check=False
+            )
         )
+        listener.listen(QUEUED)  # uvicorn has made the queue as short as what it accepts at once
         note(f"ready: {service.name} in {service.model.lm.dtype} on {service.model.lm.device}")
         # 3. A signal closes the door to new work; what is inside is answered.
         with signals() as received:
@@ -72,23 +82,48 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         raise StoppedError(signal.SIGINT, "every request was answered")
 
 
-def read_key(config: ServeConfig) -> str:
+def read_key(config: ServeConfig, note: Note) -> str:
     """Return the bearer key; "" for none.
 
     Raises:
-        UsageError: the file cannot be read, or holds nothing.
+        UsageError: the file cannot be read, or holds something else than one line.
 
     """
     if config.api_key_file is None:
-        return os.environ.get(KEY_VARIABLE, "").strip()
+        return _one_line(KEY_VARIABLE, os.environ.get(KEY_VARIABLE, ""))
+    file = config.api_key_file
     try:
-        key = config.api_key_file.read_text(encoding="utf-8").strip()
+        if not stat.S_ISREG(mode := file.stat().st_mode):
+            raise UsageError("--api-key-file", "a file", "something else", "correct the path")
+        with file.open(encoding="utf-8") as stream:
+            key = _one_line("--api-key-file", stream.read(LONGEST_KEY + 1))
     except (OSError, UnicodeDecodeError) as error:
         found = getattr(error, "strerror", None) or "no UTF-8"
         raise UsageError("--api-key-file", "a readable file", found, "correct the path") from None
     if not key:
         raise UsageError("--api-key-file", "a key in the file", "nothing", "write one into it")
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        note(f"other users of this machine can open {file}: run `chmod 600 {file}`")
     return key
+
+
+def _one_line(where: str, text: str) -> str:
+    """Return a key without the space around it.
+
+    Raises:
+        UsageError: it is no key that can stand in a header.
+
+    """
+    key = text.strip()
+    if len(key) > LONGEST_KEY:
+        expected, found = f"a key of at most {LONGEST_KEY:,} characters", "more"
+    elif len(lines := key.split("\n")) > 1:
+        expected, found = "one line", f"{len(lines)} lines"
+    elif not key.isprintable() or " " in key:
+        expected, found = "a key of printable characters", "a space or a control character"
+    else:
+        return key
+    raise UsageError(where, expected, found, "write the key alone")
 
 
 def require_packages() -> None:
@@ -129,7 +164,7 @@ def take_port(config: ServeConfig) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+        return socket.create_server((config.host, config.port), family=family, backlog=QUEUED)
     except OSError as error:
         where = f"--host {config.host} --port {config.port}"
         # The text of the error itself names the address again.

@@ -10,12 +10,8 @@ from sparserm_cli.alignment.server.metrics import Metrics
 from sparserm_cli.config import ServeConfig
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.templated_text import ConversationText
-from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.lm.prompt_cache import PromptCache
 from sparserm_cli.models.reward_model import RewardModel, Rewards
-
-PROBE_TOLERANCE = 0.25
-"""Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""
 
 
 class Service:
@@ -53,7 +49,7 @@ class Service:
             IncompatibleError: it does not.
 
         """
-        self._check(model)
+        self.probe = model.check_probe()  # which also warms up the model
         model.lm.prompt_cache = self._cache if self.config.prompt_cache else None
         self.texts = ConversationText(model.template)
         self._model = model
@@ -135,18 +131,3 @@ class Service:
 
     def _compute(self, rows: Sequence[EncodedExample], by_token: bool) -> Rewards:
         return self.model.rewards(rows, self.config, tokens=by_token, batch_tokens=self.config.batch_tokens)
-
-    def _check(self, model: RewardModel) -> None:
-        """Score the probe, which also warms up the model."""
-        row = model.probe()
-        if row is None:
-            return
-        expected, found = float(model.config.probe["score"]), float(model.rewards([row]).scores[0])
-        self.probe = {"expected": expected, "found": found}
-        if not abs(found - expected) <= PROBE_TOLERANCE * model.config.score_std:
-            raise IncompatibleError(
-                f"{model.path}: the score of its own probe",
-                f"{expected:.4f}",
-                f"{found:.4f}",
-                "this machine computes something else than the fit did: try --device cpu, or fit here",
-            )

@@ -1,60 +1,171 @@
-"""Asking a `sparserm serve` from Python: posts that wait for a busy server, by the standard library alone."""
+"""Asking a `sparserm serve` from Python: posts that wait for a busy server and believe no half answer.
+
+| what happens | what follows |
+|---|---|
+| no connection, a broken one, a cut answer, a bad status line | asked again until the deadline |
+| 408, 425, 429, 5xx | asked again, after as long as `Retry-After` says (a number or a date) or one second |
+| 500 three times | `BadInputError`: the server fails at what was sent, so that it is tried in smaller parts |
+| 200 with something that is no JSON object | asked again until the deadline |
+| 400, 413, 422 | `BadInputError`: what was sent cannot be scored |
+| a redirect | `IncompatibleError`: it is never followed, so the key goes to no other place |
+| other statuses | `IncompatibleError`: a wrong key or address |
+"""
 
 import json
+import math
 import time
-import urllib.error
-import urllib.request
-from typing import Any
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 
-from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
+from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, TemporaryError
+
+if TYPE_CHECKING:
+    import httpx2
 
 PATIENCE = 180.0
 """Longest time that a server may be busy or not there, in seconds."""
-_TEMPORARY = frozenset({500, 502, 503, 504})
+_MOST_BYTES = 1 << 28  # more than the token rewards of the largest request
+_MOST_PAUSE, _LEAST_PAUSE, _PAUSE = 30.0, 0.02, 1.0
+_TRIES_AT_500 = 3
+_TRY_AGAIN = frozenset({408, 425, 429})
+_FAILED = "HTTP 500"
+_UNUSABLE = frozenset({400, 413, 422})
+_SHOWN_CHARACTERS = 200
 
 
-def post(url: str, body: Any, *, key: str = "", patience: float = PATIENCE) -> Any:
-    """Post JSON and return the JSON of the answer.
-
-    A server that is busy or not there is asked again, after as long as it says or one second.
+class Client:
+    """Posts to one server; threads may share it, and so may the processes that are forked from this one.
 
     Args:
-        url: of the endpoint.
-        body: what to send.
+        url: the server's address, such as `http://127.0.0.1:8000`.
         key: bearer key; "" sends none.
-        patience: when to give up, in seconds.
-
-    Raises:
-        BadInputError: the server cannot score what was sent.
-        IncompatibleError: the key is wrong, or there is another server at this address.
-        TemporaryError: it was busy or not there for too long.
 
     """
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 - the user's URL
-    until = time.monotonic() + patience
-    while True:
+
+    def __init__(self, url: str, key: str = "") -> None:
+        import httpx2
+
+        self.url = url.rstrip("/")
+        # A connection is used once: one that a forked process shares would mix up answers.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx2.Client(limits=limits, headers=headers, follow_redirects=False)
+
+    def post(self, path: str, body: Any, *, until: float | None = None) -> dict[str, Any]:
+        """Post JSON and return the object that the server answers.
+
+        Args:
+            path: of the endpoint, such as `/score`.
+            body: what to send.
+            until: when to give up, by `time.monotonic`; None for `PATIENCE` seconds from now.
+
+        Raises:
+            BadInputError: the server cannot score what was sent.
+            IncompatibleError: the key is wrong, or there is another server at this address.
+            TemporaryError: it was busy or not there, or its answers could not be read, for too long.
+
+        """
+        until = time.monotonic() + PATIENCE if until is None else until
+        where, data = self.url + path, json.dumps(body).encode()
+        failures = 0
+        while True:
+            answer, why, pause = self._ask(where, data, until)
+            if answer is not None:
+                return answer
+            failures += why == _FAILED
+            if failures == _TRIES_AT_500:
+                raise BadInputError(where, "something to score", f"{why} {failures} times", "leave it out")
+            if time.monotonic() + pause > until:
+                raise TemporaryError(where, "a server that answers", why, "look whether it runs")
+            time.sleep(pause)
+
+    def _ask(self, where: str, data: bytes, until: float) -> tuple[dict[str, Any] | None, str, float]:
+        """Post once; return the answer, or None with the reason and how long to wait before the next try."""
+        import httpx2
+
+        left = max(_LEAST_PAUSE, until - time.monotonic())
+        headers = {"Content-Type": "application/json"}
         try:
-            with urllib.request.urlopen(request, timeout=patience) as answer:  # noqa: S310
-                return json.loads(answer.read())
-        except urllib.error.HTTPError as error:
-            if error.code not in _TEMPORARY:
-                raise _refusal(url, error) from None
-            why, pause = f"HTTP {error.code}", float(error.headers.get("Retry-After") or 1)
-        except OSError as error:
-            why, pause = str(getattr(error, "reason", error)), 1.0
-        if time.monotonic() + pause > until:
-            raise TemporaryError(url, "a server that answers", why, "look whether it runs") from None
-        time.sleep(pause)
+            with self._http.stream("POST", where, content=data, headers=headers, timeout=left) as reply:
+                content = _read(reply, until)
+        except httpx2.InvalidURL as error:
+            raise IncompatibleError(where, "an address", _shown(error), "repair it") from None
+        except httpx2.UnsupportedProtocol as error:
+            raise IncompatibleError(where, "an address", _shown(error), "repair it") from None
+        except (httpx2.HTTPError, OSError) as error:
+            return None, _shown(error) or type(error).__name__, _PAUSE
+        value = _object(content)
+        if reply.status_code == 200:
+            return value, "HTTP 200 without a JSON object", _PAUSE
+        if reply.status_code in _TRY_AGAIN or reply.status_code >= 500:
+            return None, f"HTTP {reply.status_code}", _pause(reply.headers.get("Retry-After"))
+        raise _refusal(where, reply, value)
 
 
-def _refusal(url: str, error: urllib.error.HTTPError) -> BadInputError | IncompatibleError:
-    """Return the error that a final status stands for."""
+def _read(reply: "httpx2.Response", until: float) -> bytes:
+    """Read an answer, which may neither be endless nor come drop by drop for ever.
+
+    Raises:
+        OSError: it is too large, or the deadline has passed.
+
+    """
+    parts, size = [], 0
+    for part in reply.iter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > _MOST_BYTES:
+            raise OSError(f"an answer of more than {_MOST_BYTES:,} bytes")
+        if time.monotonic() > until:
+            raise OSError("an answer that did not end in time")
+    return b"".join(parts)
+
+
+def _object(content: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of an answer; None if it is none."""
     try:
-        said = str(json.loads(error.read())["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        said = str(error.reason)
-    if error.code in {400, 413, 422}:
-        return BadInputError(url, "something to score", said, "leave it out")
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _pause(retry_after: str | None) -> float:
+    """Return how long to wait, in seconds: what the header says, within bounds, else one second."""
+    try:
+        seconds = float(retry_after or "")
+    except ValueError:
+        seconds = _until_date(retry_after or "")
+    if not math.isfinite(seconds) or seconds < 0:
+        seconds = _PAUSE
+    return min(max(seconds, _LEAST_PAUSE), _MOST_PAUSE)
+
+
+def _until_date(text: str) -> float:
+    """Return the seconds until a date of HTTP's form; NaN for what is none."""
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return math.nan
+    return (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+
+
+def _refusal(where: str, reply: "httpx2.Response", value: dict[str, Any] | None) -> SparseRMError:
+    """Return the error that a final status stands for."""
+    told = (value or {}).get("error")
+    said = told.get("message") if isinstance(told, dict) else None
+    message = _shown(said if isinstance(said, str) else reply.reason_phrase)
+    if reply.status_code in _UNUSABLE:
+        return BadInputError(where, "something to score", message, "leave it out")
+    if reply.is_redirect:
+        found = f"HTTP {reply.status_code} to {_shown(reply.headers['Location'])}"
+        return IncompatibleError(where, "an answer", found, "give the address that answers itself")
     hint = "check address and SPARSERM_API_KEY"
-    return IncompatibleError(url, "a sparserm server that lets us in", f"HTTP {error.code}: {said}", hint)
+    found = f"HTTP {reply.status_code}: {message}"
+    return IncompatibleError(where, "a sparserm server that lets us in", found, hint)
+
+
+def _shown(value: object) -> str:
+    """Return what another machine said as one short line that a terminal can show."""
+    text = " ".join(str(value).split())
+    return "".join(sign if sign.isprintable() else "?" for sign in text)[:_SHOWN_CHARACTERS]

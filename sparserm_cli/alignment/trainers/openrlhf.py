@@ -1,6 +1,7 @@
 """Rewards for OpenRLHF: the file that `--reward.remote_url` (older: `--remote_rm_url`) names.
 
-    SPARSERM_REWARD=sparserm-run/reward ... --reward.remote_url .../sparserm_cli/align/openrlhf.py
+    SPARSERM_REWARD=sparserm-run/reward ...
+        --reward.remote_url .../sparserm_cli/alignment/trainers/openrlhf.py
 
 `SPARSERM_REWARD` is the folder of a fitted reward model or the address of a `sparserm serve`, whose key is
 `SPARSERM_API_KEY`. A server without a key OpenRLHF can also ask by itself, at `URL/get_reward`.

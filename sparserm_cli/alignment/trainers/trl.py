@@ -1,6 +1,6 @@
 """Rewards for TRL: what `GRPOTrainer(reward_funcs=...)` and its kin call.
 
-    from sparserm_cli.align.trl import SparseReward
+    from sparserm_cli.alignment.trainers.trl import SparseReward
 
     trainer = GRPOTrainer(model, reward_funcs=SparseReward("sparserm-run/reward", normalize=True), ...)
 
@@ -8,12 +8,12 @@ Neither class is a `torch.nn.Module`, which TRL would take for a model of its ow
 """
 
 import asyncio
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from sparserm_cli.alignment.trainers.scorer import Judged, scorer_of
+from sparserm_cli.alignment.trainers.scorer import scorer_of
 from sparserm_cli.config import Guards
-from sparserm_cli.models.reward_model import Prompt
 
 Turns = Sequence[dict[str, Any]]
 
@@ -23,7 +23,7 @@ class SparseReward:
 
     Args:
         reward: folder of a fitted reward model, or address of a `sparserm serve`, whose key is that of the
-            environment and whose guards are its own.
+            environment and whose guards apply where none are given here.
         normalize: count scores in standard deviations of the training responses' scores, from their mean.
         clip: largest score and, negated, the smallest, after normalising.
         abstain: largest `ood` that still gets a score; 99 % of training responses are below 1.
@@ -52,11 +52,12 @@ class SparseReward:
 
         Args:
             prompts: texts, each one user turn, or lists of messages.
-            completions: texts, or lists of messages of which the last is scored.
+            completions: texts, or lists of messages of which the last is scored if it is the assistant's. The
+                content of a message may be text or parts of text.
             others: what TRL passes besides; its `log_metric` is told the mean `ood`.
 
         """
-        judged = self._judge(prompts, completions)
+        judged = self._scorer.judge(prompts, completions)
         distances = [one.ood for one in judged if one.ood is not None]
         if distances and "log_metric" in others:
             others["log_metric"](f"{self.__name__}/ood", sum(distances) / len(distances))
@@ -69,33 +70,30 @@ class SparseReward:
 
         The tokens are those of the reward model's tokenizer. Exact for linear heads, else approximate.
         """
-        return [one.tokens for one in self._judge(prompts, completions, by_token=True)]
-
-    def _judge(
-        self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], *, by_token: bool = False
-    ) -> list[Judged]:
-        parts = [_parts(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
-        return self._scorer.judge(*map(list, zip(*parts, strict=True)), by_token=by_token) if parts else []
+        return [one.tokens for one in self._scorer.judge(prompts, completions, by_token=True)]
 
 
 class AsyncSparseReward(SparseReward):
-    """The same as a coroutine, so that TRL awaits it beside other rewards."""
+    """The same as a coroutine function, so that TRL awaits it beside other rewards.
+
+    TRL below 1.14 asks `inspect.iscoroutinefunction` of the reward function itself, which knows functions
+    and what has their attributes, but does not look at the `__call__` of an object; later ones do.
+
+    Args:
+        reward: as for `SparseReward`.
+        options: as for `SparseReward`.
+
+    """
+
+    def __init__(self, reward: str, **options: Any) -> None:
+        super().__init__(reward, **options)
+        call = type(self).__call__
+        self.__signature__ = inspect.signature(self.__call__)
+        self.__code__, self.__annotations__ = call.__code__, dict(call.__annotations__)
+        self.__defaults__ = self.__kwdefaults__ = None
 
     async def __call__(  # type: ignore[override]
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **others: Any
     ) -> list[float | None]:
         """Return what `SparseReward` returns, without holding up the event loop."""
         return await asyncio.to_thread(super().__call__, prompts, completions, **others)
-
-
-def _parts(prompt: str | Turns, completion: str | Turns) -> tuple[Prompt, str]:
-    """Return prompt and response: of a completion of several turns, only the last is the response."""
-    if isinstance(completion, str):
-        return prompt if isinstance(prompt, str) else _plain(prompt), completion
-    turns = [*([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt), *completion]
-    return _plain(turns[:-1]), str(turns[-1].get("content") or "")
-
-
-def _plain(turns: Turns) -> list[dict[str, str]]:
-    """Return turns with role and words alone."""
-    return [{"role": str(turn["role"]), "content": str(turn.get("content") or "")} for turn in turns]

@@ -1,6 +1,6 @@
 """Rewards for verl: the file and function that its `custom_reward_function` names.
 
-    reward.custom_reward_function.path=.../sparserm_cli/align/verl.py
+    reward.custom_reward_function.path=.../sparserm_cli/alignment/trainers/verl.py
     reward.custom_reward_function.name=compute_score        (compute_score_batch for the batch manager)
     +reward.custom_reward_function.reward_kwargs.reward=http://127.0.0.1:8000
 
@@ -12,10 +12,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sparserm_cli.alignment.trainers.scorer import Judged, scorer_of
+from sparserm_cli.alignment.trainers.judging import Judged
+from sparserm_cli.alignment.trainers.scorer import scorer_of
 from sparserm_cli.config import Guards
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.reward_model import Prompt
 
 
 def compute_score(
@@ -108,8 +108,8 @@ def _told(one: Judged, fallback: float, *, by_token: bool) -> dict[str, Any]:
     return told | ({"token_rewards": one.tokens or []} if by_token else {})
 
 
-def _prompt(extra_info: Mapping[str, Any] | None) -> Prompt:
-    """Return the prompt, which from a parquet file comes as an array of messages.
+def _prompt(extra_info: Mapping[str, Any] | None) -> Any:
+    """Return the prompt: text, or messages, which from a Parquet file come as an array.
 
     Raises:
         BadInputError: there is none.
@@ -118,6 +118,4 @@ def _prompt(extra_info: Mapping[str, Any] | None) -> Prompt:
     prompt = (extra_info or {}).get("prompt")
     if prompt is None:
         raise BadInputError("extra_info", "a prompt", "none", "add the column extra_info.prompt to the data")
-    if isinstance(prompt, str):
-        return prompt
-    return [{"role": str(turn["role"]), "content": str(turn["content"])} for turn in prompt]
+    return prompt

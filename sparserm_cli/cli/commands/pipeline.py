@@ -7,7 +7,7 @@ import typer
 from sparserm_cli.cli import options as opt
 from sparserm_cli.cli.commands import extract_options
 from sparserm_cli.cli.output import pipeline as show
-from sparserm_cli.cli.parsing import begin
+from sparserm_cli.cli.parsing import begin, planned_encoding
 from sparserm_cli.config import (
     DEFAULT_RUN,
     EncodeConfig,
@@ -82,7 +82,7 @@ def extract(
     from sparserm_cli.stages.extract.extract import extract as stage
 
     with out.progress("extract", "tokens") as progress:
-        summary = stage(settings, progress=progress, note=out.note)
+        summary = stage(settings, progress=progress, note=out.note, later=planned_encoding(ctx))
     show.extract(out, summary)
 
 

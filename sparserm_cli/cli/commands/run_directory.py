@@ -1,13 +1,13 @@
 """The commands that look after the run directory as a whole: run, status, verify, repair."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from sparserm_cli.cli import options as opt
 from sparserm_cli.cli.output import run_directory as show
-from sparserm_cli.cli.parsing import begin, config_from
-from sparserm_cli.config import CONFIGS, DEFAULT_RUN, STAGES, StageConfig
+from sparserm_cli.cli.parsing import begin, stage_config
+from sparserm_cli.config import DEFAULT_RUN, STAGES, StageConfig
 
 
 def run(
@@ -22,7 +22,7 @@ def run(
     Example: sparserm run --config sparserm.toml
     """
     settings, out = begin(ctx, StageConfig)
-    configs = {name: _stage_config(ctx, name) for name in STAGES}
+    configs = {name: stage_config(ctx, name) for name in STAGES}
     from sparserm_cli.stages.run import run_stages
 
     with out.phases("tokens") as progress:
@@ -81,13 +81,3 @@ def repair(
     from sparserm_cli.store.run.verify import repair as mend
 
     show.repair(out, settings.run, mend(settings.run))
-
-
-def _stage_config(ctx: typer.Context, name: str) -> StageConfig:
-    """Parse a stage's command as if it were called with this run directory and settings file alone."""
-    group: Any = ctx.parent.command if ctx.parent else None
-    words = ["--run", str(ctx.params["run"])]
-    if ctx.params.get("config"):
-        words += ["--config", str(ctx.params["config"])]
-    with group.commands[name].make_context(name, words, parent=ctx.parent) as stage:
-        return config_from(stage, CONFIGS[name])

@@ -28,9 +28,18 @@ def serve(
     max_inputs: Annotated[int, typer.Option(help="Responses in a request.")] = ServeConfig.max_inputs,
     max_requests: Annotated[int, typer.Option(help="Requests at a time.")] = ServeConfig.max_requests,
     max_waiting: Annotated[int, typer.Option(help="Tokens waiting at a time.")] = ServeConfig.max_waiting,
+    max_connections: Annotated[
+        int, typer.Option(help="Connections at a time.")
+    ] = ServeConfig.max_connections,
+    max_client_connections: Annotated[
+        int, typer.Option(help="Connections at a time from one address.")
+    ] = ServeConfig.max_client_connections,
     prompt_cache: Annotated[
         int, typer.Option(help="MiB for prompts kept for later responses.")
     ] = ServeConfig.prompt_cache,
+    header_seconds: Annotated[
+        float, typer.Option(help="For the headers of a request to arrive.")
+    ] = ServeConfig.header_seconds,
     body_seconds: Annotated[float, typer.Option(help="For a body to arrive.")] = ServeConfig.body_seconds,
     timeout: Annotated[float, typer.Option(help="Seconds for an answer.")] = ServeConfig.timeout,
     drain_seconds: Annotated[

@@ -1,9 +1,12 @@
 """The sizes of a model that are known from its configuration, before any weight is read."""
 
-import json
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt32
 
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 
 
@@ -14,39 +17,74 @@ class ModelShape(NamedTuple):
         d_in: width of the residual stream.
         blocks: number of blocks.
         max_positions: longest sequence in tokens; a very large number where the model sets none.
+        vocabulary: rows of the embedding; a very large number where the configuration does not say.
     """
 
     d_in: int
     blocks: int
     max_positions: int
+    vocabulary: int
 
 
-_NAMES = {
-    "d_in": ("hidden_size", "n_embd", "d_model"),
-    "blocks": ("num_hidden_layers", "n_layer", "num_layers"),
-    "max_positions": ("max_position_embeddings", "n_positions", "n_ctx"),
-}
 NO_LIMIT = 2**31 - 1
 
 
-def read_shape(identity: ModelIdentity) -> ModelShape:
-    """Read `config.json` of a resolved model, the text part of a multimodal one.
+def read_config(identity: ModelIdentity) -> Any:
+    """Read a model's configuration; which attention it was trained with does not matter here.
 
     Raises:
-        IncompatibleError: the configuration names no width or number of blocks.
+        IncompatibleError: the configuration is not one that transformers knows.
 
     """
-    path = identity.folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config = {**config, **config.get("text_config", {})}
-    found = {
-        field: next((config[name] for name in names if config.get(name)), None)
-        for field, names in _NAMES.items()
-    }
-    if found["d_in"] is None or found["blocks"] is None:
-        missing = "hidden_size and num_hidden_layers"
-        raise IncompatibleError(str(path), missing, "neither, or one", "choose a causal language model")
-    return ModelShape(int(found["d_in"]), int(found["blocks"]), int(found["max_positions"] or NO_LIMIT))
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(
+                str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
+            )
+        except Exception as error:  # a field of another type than expected may end in any of them
+            path = str(identity.folder / "config.json")
+            hint = "give a model that this release of transformers knows, or upgrade transformers"
+            raise IncompatibleError(path, "a transformers model", first_line(error), hint) from error
+    config._attn_implementation = None  # noqa: SLF001  # there is no public word for "none in particular"
+    return config
+
+
+def read_shape(identity: ModelIdentity) -> ModelShape:
+    """Read the sizes of a resolved model, of the text part of a multimodal one.
+
+    Raises:
+        IncompatibleError: the configuration is not one that transformers knows, or it names no width or
+            number of blocks.
+
+    """
+    config = read_config(identity).get_text_config(decoder=True)
+    d_in, blocks = (getattr(config, name, None) for name in ("hidden_size", "num_hidden_layers"))
+    if not d_in or not blocks:
+        path, missing = str(identity.folder / "config.json"), "hidden_size and num_hidden_layers"
+        raise IncompatibleError(path, missing, "neither, or one", "choose a causal language model")
+    limits = (getattr(config, name, None) for name in ("max_position_embeddings", "vocab_size"))
+    return ModelShape(int(d_in), int(blocks), *(int(limit or NO_LIMIT) for limit in limits))
+
+
+def check_ids(name: str, ids: UInt32[np.ndarray, " tokens"], vocabulary: int) -> None:
+    """Refuse token ids that a model has no embedding for.
+
+    Args:
+        name: what the user calls the model.
+        ids: of a prompt or a response.
+        vocabulary: rows of the embedding.
+
+    Raises:
+        IncompatibleError: there is such an id.
+
+    """
+    highest = int(ids.max(initial=0))
+    if highest >= vocabulary:
+        expected = f"token ids below {vocabulary:,}, the rows of its embedding"
+        hint = "use the tokenizer that the model was trained with"
+        raise IncompatibleError(name, expected, f"{highest:,}", hint)
 
 
 def check_layers(identity: ModelIdentity, layers: tuple[int, ...]) -> ModelShape:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparserm_cli.config import DEFAULT_MODEL, Progress
-from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.checkpoints.default_model import GGUF_SHA256, default_model
 from sparserm_cli.models.checkpoints.gguf import convert_gguf, file_digest
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
 from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.safetensors_header import check_whole
+from sparserm_cli.models.checkpoints.weight_files import check_weight_files
 
 FILES = (
     *("*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.jinja", "vocab*"),
@@ -99,17 +101,29 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = first_line(error)
-            raise IncompatibleError(
-                identity.name, "a tokenizer beside the model", reason, "add its files"
-            ) from error
+        except Exception as error:  # the Rust library beneath raises the base class itself
+            raise _no_tokenizer(identity, error) from error
     if not tokenizer.is_fast:
         found = type(tokenizer).__name__
         raise IncompatibleError(
             identity.name, "a fast tokenizer (tokenizer.json)", found, "convert it to tokenizer.json"
         )
     return tokenizer
+
+
+def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:
+    """Say what is wrong with a tokenizer that cannot be loaded."""
+    path = identity.folder / "tokenizer.json"
+    if path.is_file():
+        try:
+            check_whole(path)
+        except CorruptStoreError as spoilt:
+            return spoilt
+        return IncompatibleError(str(path), "a tokenizer", first_line(error), "download it again")
+    others = sorted(one.name for one in identity.folder.glob("tokenizer*"))
+    found = f"no tokenizer.json ({', '.join(others) or 'and no other file of one'})"
+    hint = "copy tokenizer.json and tokenizer_config.json from the model that it was trained from"
+    return IncompatibleError(identity.name, "a tokenizer beside the model", found, hint)
 
 
 def folder_digest(folder: Path) -> str:
@@ -129,25 +143,39 @@ def folder_digest(folder: Path) -> str:
 
 def _check_folder(name: str, folder: Path, *, remote_code: bool, pickles: bool) -> None:
     """Refuse a folder without config or safetensors, and one that wants to run its own code."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        found = "no such file" if isinstance(error, FileNotFoundError) else "a file that is not JSON"
-        raise IncompatibleError(
-            f"{name}/config.json", "a transformers model", found, "give --model a model"
-        ) from error
+    config = _read_config(name, folder)
     if "auto_map" in config and not remote_code and not _is_known(config):
         hint = "give --remote-code if you trust it"
         raise IncompatibleError(
             name, "a model that transformers knows", "one that runs code of its own", hint
         )
     if any(folder.glob("*.safetensors")):
+        check_weight_files(name, folder, quantised="quantization_config" in config)
         return
-    if not any(path for pattern in PICKLES for path in folder.glob(pattern)):
+    pickled = [path for pattern in PICKLES for path in folder.glob(pattern)]
+    for path in pickled:
+        check_whole(path)
+    if not pickled:
         raise IncompatibleError(name, "safetensors weights", "no weights", "download the model again")
     if not pickles:
         hint = "convert them to safetensors, or give --allow-pickle"
         raise IncompatibleError(name, "safetensors weights", "pickle weights only", hint)
+
+
+def _read_config(name: str, folder: Path) -> dict[str, Any]:
+    """Read a model's configuration as it lies there."""
+    path, hint = folder / "config.json", "give --model a model"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        found = "no such file" if isinstance(error, FileNotFoundError) else "a file that is not JSON"
+        if path.is_file():
+            check_whole(path)
+        raise IncompatibleError(f"{name}/config.json", "a transformers model", found, hint) from error
+    if not isinstance(config, dict):
+        found = f"a JSON {type(config).__name__}"
+        raise IncompatibleError(f"{name}/config.json", "a transformers model", found, hint)
+    return config
 
 
 def _is_known(config: dict[str, Any]) -> bool:

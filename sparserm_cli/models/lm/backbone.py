@@ -1,5 +1,6 @@
 """Load a language model up to a layer, on the device and in the type that this machine is good at."""
 
+import pickle
 import shutil
 import weakref
 from collections.abc import Sequence
@@ -9,13 +10,23 @@ import torch
 from torch import nn
 
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.models.checkpoints.config_shape import read_config
 from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
+from sparserm_cli.models.checkpoints.tensor_names import Loaded, Renaming, fit_names, refuse_wrong_names
 from sparserm_cli.models.lm.devices import placing
 
+_FAULTS = (OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, pickle.UnpicklingError)
+"""What transformers raises about files that it cannot use."""
 
-def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.dtype, device: str) -> Any:
+
+def load_backbone(
+    identity: ModelIdentity, layers: Sequence[int], dtype: torch.dtype, device: str
+) -> tuple[Any, str]:
     """Load blocks 0 to max(layers), ready to run; weights above them and the LM head are not read.
+
+    Returns:
+        The blocks, and in words how names of the checkpoint were changed to fit; empty if they were not.
 
     Raises:
         UsageError: a layer that the model does not have, or a file of devices that cannot be read.
@@ -23,34 +34,69 @@ def load_backbone(identity: ModelIdentity, layers: Sequence[int], dtype: torch.d
 
     """
     shared = placing(device)
-    with quiet_transformers():
-        from transformers import AutoConfig, AutoModel
-
-        where = {"local_files_only": True, "trust_remote_code": identity.remote_code}
-        try:
-            config = AutoConfig.from_pretrained(str(identity.folder), **where)
-            text = config.get_text_config(decoder=True)
-            _check(identity, text, layers)
-            truncate(text, max(layers) + 1)
-            model = AutoModel.from_pretrained(
-                str(identity.folder),
-                config=config,
-                dtype=dtype,
-                use_safetensors=not identity.pickles,
-                **where,
-                **shared,
-            )
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = first_line(error)
-            raise IncompatibleError(
-                identity.name, "a model that transformers loads", reason, "check it"
-            ) from error
-    model = model if text is config else model.get_decoder()  # leave a vision tower behind
+    renaming = check_checkpoint(identity, layers)
+    loaded = _load(identity, layers, dtype=dtype, key_mapping=renaming.mapping or None, **shared)
+    # Quantised weights cannot be tried without reading them; for others this cannot fail any more.
+    refuse_wrong_names(identity.name, loaded)
+    model: Any = loaded.decoder
     if shared:
         weakref.finalize(model, shutil.rmtree, shared["offload_folder"], ignore_errors=True)
     else:
         model = model.to(device)
-    return model.eval().requires_grad_(requires_grad=False)
+    return model.eval().requires_grad_(requires_grad=False), renaming.note
+
+
+def check_checkpoint(identity: ModelIdentity, layers: Sequence[int]) -> Renaming:
+    """Find out from names and shapes alone whether a checkpoint has blocks 0 to max(layers); none is read.
+
+    Raises:
+        UsageError: a layer that the model does not have.
+        IncompatibleError: the model is no causal language model, or its weights do not fit its config.
+
+    """
+    config = read_config(identity)
+    if getattr(config, "quantization_config", None):
+        return Renaming({}, "")
+    text = config.get_text_config(decoder=True)
+    tied = bool(getattr(text, "tie_word_embeddings", False))
+
+    def attempt(mapping: dict[str, str]) -> Loaded:
+        how: dict[str, Any] = {"device_map": "meta", "ignore_mismatched_sizes": True}
+        return _load(identity, layers, dtype=torch.float32, key_mapping=mapping or None, **how)
+
+    return fit_names(identity.name, attempt, tied=tied)
+
+
+def _load(identity: ModelIdentity, layers: Sequence[int], **options: Any) -> Loaded:
+    """Load the blocks with these options of transformers, and ask what it did not find."""
+    config = read_config(identity)
+    with quiet_transformers():
+        from transformers import AutoModel
+
+        try:
+            text = config.get_text_config(decoder=True)
+            _check(identity, text, layers)
+            truncate(text, max(layers) + 1)
+            model, found = AutoModel.from_pretrained(
+                str(identity.folder),
+                config=config,
+                output_loading_info=True,
+                use_safetensors=not identity.pickles,
+                local_files_only=True,
+                trust_remote_code=identity.remote_code,
+                **options,
+            )
+        except _FAULTS as error:
+            raise _not_loaded(identity, error) from error
+    decoder = model if text is config else model.get_decoder()  # leave a vision tower behind
+    sizes = {name: f"{tuple(has)}, not {tuple(wants)}" for name, has, wants in found["mismatched_keys"]}
+    names = found["missing_keys"], found["unexpected_keys"]
+    return Loaded(model, decoder, blocks_of(decoder), *names, sizes)
+
+
+def _not_loaded(identity: ModelIdentity, error: Exception) -> IncompatibleError:
+    """Say in one line why transformers does not load a model."""
+    return IncompatibleError(identity.name, "a model that transformers loads", first_line(error), "check it")
 
 
 def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
@@ -60,20 +106,15 @@ def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
         IncompatibleError: the model's configuration is not one that transformers knows.
 
     """
+    config = read_config(identity).get_text_config(decoder=True)
     with quiet_transformers(), torch.device("meta"):
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoModel
 
         try:
-            config = AutoConfig.from_pretrained(
-                str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
-            ).get_text_config(decoder=True)
             truncate(config, max(layers) + 1)
             model = AutoModel.from_config(config, trust_remote_code=identity.remote_code)
-        except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            reason = first_line(error)
-            raise IncompatibleError(
-                identity.name, "a model that transformers knows", reason, "check it"
-            ) from error
+        except _FAULTS as error:
+            raise _not_loaded(identity, error) from error
     return sum(one.numel() for one in blocks_of(model).parameters())
 
 

@@ -15,34 +15,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.quiet import quiet_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 from sparserm_cli.models.lm.allocator import keep_freed_memory, limit_kernel_cache
 from sparserm_cli.models.lm.backbone import blocks_of, load_backbone
 from sparserm_cli.models.lm.devices import DType, choose_device, choose_dtype, devices_of, is_spread
 from sparserm_cli.models.lm.prompt_cache import PromptCache
-from sparserm_cli.models.lm.trie import Row, Trie, build_trie, sort_rows
+from sparserm_cli.models.lm.trie import Trie
 from sparserm_cli.models.lm.trie_attention import (
     NAME,
     KeptLayout,
     KeysLayout,
     KeysTaken,
     Layout,
-    TrieUnsupportedError,
     register,
     send,
 )
+from sparserm_cli.models.lm.trie_trial import try_trie
 
 __all__ = ["DType", "LanguageModel", "choose_device", "choose_dtype"]
-
-TRIAL = (
-    Row(0, 0, np.array([0, 1, 2, 3, 4, 5], np.uint32), 2),
-    Row(0, 1, np.array([0, 1, 2, 6, 7, 8], np.uint32), 3),
-)
-"""Two short sequences of one length that show whether an architecture computes a trie right."""
-
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest relative difference between trie and rows in that trial."""
 
 
 class LanguageModel:
@@ -56,21 +47,29 @@ class LanguageModel:
         dtype_reason: why `auto` chose it, or that the user did.
         device: torch device that takes the input, such as `cpu` or `cuda:0`.
         model_type: transformers' name of the architecture, such as `llama`.
+        vocabulary: rows of the embedding, which token ids must be below.
         max_positions: longest sequence the model's positions reach, in tokens.
         supports_tree: whether a prompt is computed once for all its responses.
         tree_reason: why, or why not.
+        names_note: how names of the checkpoint were changed to fit the model; empty if they were not.
         runs_alone: whether sequences must not share a batch, because the longest there changes the others.
         prompt_cache: keeps prompts for later responses; None, as it begins, computes each batch by itself.
 
     """
 
     def __init__(
-        self, backbone: Any, identity: ModelIdentity, layers: Sequence[int], dtype_reason: str
+        self,
+        backbone: Any,
+        identity: ModelIdentity,
+        layers: Sequence[int],
+        dtype_reason: str,
+        names_note: str = "",
     ) -> None:
         config, devices = backbone.config, devices_of(backbone)
         self.backbone, self.identity, self.layers = backbone, identity, tuple(sorted(set(layers)))
-        self.blocks = blocks_of(backbone)
+        self.blocks, self.names_note = blocks_of(backbone), names_note
         self.d_in: int = config.hidden_size
+        self.vocabulary: int = backbone.get_input_embeddings().weight.shape[0]
         dtype = next(backbone.parameters()).dtype
         self.dtype, self.dtype_reason = str(dtype).removeprefix("torch."), dtype_reason
         self.device = devices[0]
@@ -83,7 +82,7 @@ class LanguageModel:
         self._plain = "eager" if getattr(config, "attn_logit_softcapping", None) else _attention_of(config)
         self.runs_alone = _depends_on_length(config)
         several = f"its blocks are on {len(devices)} devices"
-        self.supports_tree, self.tree_reason = self._try_tree() if len(devices) == 1 else (False, several)
+        self.supports_tree, self.tree_reason = try_trie(self) if len(devices) == 1 else (False, several)
 
     @classmethod
     def load(
@@ -109,7 +108,8 @@ class LanguageModel:
             keep_freed_memory()
             limit_kernel_cache()
         placed = device if is_spread(device) else place
-        return cls(load_backbone(identity, layers, number, placed), identity, layers, reason)
+        backbone, names_note = load_backbone(identity, layers, number, placed)
+        return cls(backbone, identity, layers, reason, names_note)
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -184,32 +184,6 @@ class LanguageModel:
                 for handle in handles:
                     handle.remove()
         return taken
-
-    def _try_tree(self) -> tuple[bool, str]:
-        """Find out whether tries give what rows give, by what the model says of itself and by a trial."""
-        if not getattr(self.backbone, "_supports_attention_backend", False):
-            return False, f"{self.model_type} brings an attention of its own"
-        kinds = set(getattr(self.backbone.config, "layer_types", None) or ()) - {
-            "full_attention",
-            "sliding_attention",
-        }
-        if kinds:
-            return False, f"{self.model_type} has blocks of {', '.join(sorted(kinds))}"
-        rows, shared = sort_rows(TRIAL)
-        trie = build_trie(rows, shared)
-        try:
-            found = self.forward_trie(trie)
-        except (TrieUnsupportedError, TypeError, ValueError, RuntimeError) as error:
-            return False, f"{self.model_type}: {first_line(error)}"
-        ids = send(np.stack([row.ids for row in rows]).astype(np.int64), self.device)
-        plain = self.forward_rows(ids, torch.ones_like(ids))
-        for number, row in enumerate(rows):
-            for layer in self.layers:
-                expected = plain[layer][number, -row.keep :].float()
-                difference = found[layer][trie.rows[number]].float() - expected
-                if not difference.norm() <= TOLERANCE[self.dtype] * expected.norm():
-                    return False, f"{self.model_type} does not compute a trie as it computes rows"
-        return True, "its attention takes tries, and a trial gave what plain rows give"
 
 
 def _attention_of(config: Any) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.checkpoints.config_shape import check_ids
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.trie import Row, Tree, build_trie, sort_rows
 from sparserm_cli.models.lm.trie_attention import send
@@ -53,7 +54,8 @@ def capture(
         in any order.
 
     Raises:
-        IncompatibleError: residuals are not finite and `on_nonfinite` is `error`.
+        IncompatibleError: residuals are not finite and `on_nonfinite` is `error`, or a token id is not one of
+            the model's.
 
     """
     facts = {} if facts is None else facts
@@ -107,6 +109,8 @@ def _in_order(lm: LanguageModel, trees: Sequence[Tree]) -> tuple[list[Row], Int6
         for number, tree in enumerate(trees)
         for response, ids in enumerate(tree.responses)
     ]
+    for row in rows:
+        check_ids(lm.identity.name, row.ids, lm.vocabulary)
     if lm.supports_tree:
         return sort_rows(rows)
     rows.sort(key=lambda row: len(row.ids), reverse=True)

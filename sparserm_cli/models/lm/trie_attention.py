@@ -129,6 +129,7 @@ class Layout:
 
     def _build(self, window: int | None, groups: int, repeats: int) -> Blocks:
         rows, biases = [], []
+        bias_type = self.dtype if self.fused else torch.float32  # a fused kernel wants that of its queries
         for queries in self.queries.reshape(-1, self.size):
             near = np.flatnonzero(self.trie.ends[: queries[-1] + 1] > queries[0])
             seen = visible(self.trie, queries, near, window)
@@ -137,7 +138,7 @@ class Layout:
             keys = np.pad(near[used], fill)
             rows.append((keys * groups + np.arange(groups)[:, None]).ravel())
             hidden = send(np.pad(~seen[:, used], ((0, 0), fill), constant_values=True), self.device)
-            bias = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+            bias = torch.zeros(hidden.shape, dtype=bias_type, device=self.device)
             biases.append(bias.masked_fill_(hidden, -torch.inf).repeat(repeats, 1))
         return Blocks(send(np.concatenate(rows), self.device), list(map(len, rows)), biases)
 
@@ -245,14 +246,20 @@ def _attend(
     *,
     fused: bool,
 ) -> Float[Tensor, "groups q d_value"]:
-    """Attend within one block; on a CPU plain products beat the fused kernel on blocks this small."""
+    """Attend within one block; on a CPU plain products beat the fused kernel on blocks this small.
+
+    Scores are float32 whatever the model computes in, as within fused kernels: where keys have large biases
+    or activations are massive, scores are in the hundreds, and bfloat16 would round them to whole numbers
+    before the softmax.
+    """
     if fused and softcap is None:
         return nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=scale)[0]
+    q, k = q.float(), k.float().transpose(1, 2)
     if softcap is None:
-        scores = torch.baddbmm(bias.expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scale)
+        scores = torch.baddbmm(bias.expand(len(q), -1, -1), q, k, alpha=scale)
     else:
-        scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale / softcap).tanh_().mul_(softcap).add_(bias)
-    return torch.bmm(torch.softmax(scores, dim=-1), v)
+        scores = torch.bmm(q, k).mul_(scale / softcap).tanh_().mul_(softcap).add_(bias)
+    return torch.bmm(torch.softmax(scores, dim=-1).to(v.dtype), v)
 
 
 def register() -> None:

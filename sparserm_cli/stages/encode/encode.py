@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
 from sparserm_cli.models.sae_files import sae_digest
 from sparserm_cli.models.sae_metadata import find_sae, read_metadata
-from sparserm_cli.stages.encode.sae_layers import name_by_layer, sae_facts
+from sparserm_cli.stages.encode.sae_layers import captured_by, check_saes, fit_line, name_by_layer, sae_facts
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.capture.layout import ACTIVATIONS
@@ -89,7 +89,14 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
     """
     # 1. The capture, and what each SAE says about itself: what cannot fit is refused before weights are read.
     capture = open_capture(config.run)
-    names = name_by_layer(config.sae, capture.plan.settings, allow_mismatch=config.allow_mismatch)
+    trials = check_saes(
+        config.sae,
+        captured_by(capture.plan.settings),
+        note,
+        allow_pickle=config.allow_pickle,
+        allow_mismatch=config.allow_mismatch,
+    )
+    names = name_by_layer(trials)
     root = features_path(config.run)
     if (finished := finished_features(root, capture, names)) is not None:
         note(f"{root.name} is up to date")
@@ -151,10 +158,7 @@ def plan_encoding(
     """
     for fact in examined.facts:
         sample = examined.samples[fact.layer]
-        note(
-            f"layer {fact.layer}: {fact.architecture} SAE, {fact.d_sae:,} latents; on {sample.tokens:,}"
-            f" tokens it explains {sample.explained_variance:.3f} of the variance, L0 {sample.l0:.1f}"
-        )
+        note(fit_line(fact.layer, fact.architecture, fact.d_sae, sample))
     with plan_lock(config.run):
         _ensure_plan(root, capture, examined.facts, config, note)
 

@@ -2,39 +2,102 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
+from sparserm_cli.config import Note
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.sae_files import SAEMetadata
-from sparserm_cli.models.sae_match import Captured, check_metadata
-from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.models.sae_match import Captured, check_metadata, check_normalization, check_pickle
+from sparserm_cli.models.sae_metadata import find_sae, read_metadata
 from sparserm_cli.store.capture.plan import ExtractSettings
 from sparserm_cli.store.features.plan import SAEFacts
 
+if TYPE_CHECKING:
+    from sparserm_cli.models.sae_check import SAEQuality
 
-def name_by_layer(saes: Sequence[str], settings: ExtractSettings, *, allow_mismatch: bool) -> dict[int, str]:
-    """Return which SAE encodes which layer, in the order of layers.
+
+class SAETrial(NamedTuple):
+    """An SAE that is to encode a capture, and how strictly it is checked.
+
+    Fields:
+        name: as the user gave it.
+        layer: the captured layer that it encodes.
+        allow_pickle: read pickled weights.
+        allow_mismatch: accept one that was made for another model, hook or scale.
+    """
+
+    name: str
+    layer: int
+    allow_pickle: bool
+    allow_mismatch: bool
+
+
+def check_saes(
+    saes: Sequence[str],
+    captured: Captured,
+    note: Note,
+    *,
+    allow_pickle: bool,
+    allow_mismatch: bool,
+    offline: bool = False,
+) -> list[SAETrial]:
+    """Check all that SAEs say about themselves against what is captured, before anything is computed.
 
     Args:
         saes: their names.
-        settings: of the capture that they encode.
+        captured: what they are to encode.
+        note: told what makes an SAE fit worse than its makers measured.
+        allow_pickle: accept pickled weights.
         allow_mismatch: accept SAEs of another model, hook or scale.
+        offline: take a release from the hub's cache only.
+
+    Raises:
+        UsageError: no such SAE.
+        IncompatibleError: an SAE does not fit, is broken, or is pickled without the flag.
+
+    """
+    trials = []
+    for name in saes:
+        files = find_sae(name, offline=offline)
+        metadata = read_metadata(files)
+        layer = check_metadata(metadata, captured, allow_mismatch=allow_mismatch)
+        check_normalization(metadata, allow_mismatch=allow_mismatch)
+        check_pickle(files, allow_pickle=allow_pickle)
+        if metadata.caution is not None:
+            note(metadata.caution)
+        trials.append(SAETrial(name, layer, allow_pickle, allow_mismatch))
+    return trials
+
+
+def captured_by(settings: ExtractSettings) -> Captured:
+    """Return what a capture's plan says of the model and its layers."""
+    return Captured(settings.model, settings.model_revision, settings.layers, settings.d_in)
+
+
+def name_by_layer(trials: Sequence[SAETrial]) -> dict[int, str]:
+    """Return which SAE encodes which layer, in the order of layers.
 
     Raises:
         UsageError: no SAE is given, or two for one layer.
-        IncompatibleError: an SAE does not fit the capture.
 
     """
-    captured = Captured(settings.model, settings.model_revision, settings.layers, settings.d_in)
     names: dict[int, str] = {}
-    for name in saes:
-        layer = check_metadata(read_sae_metadata(name), captured, allow_mismatch=allow_mismatch)
-        if layer in names:
-            found = f"{names[layer]} and {name} for layer {layer}"
+    for trial in trials:
+        if trial.layer in names:
+            found = f"{names[trial.layer]} and {trial.name} for layer {trial.layer}"
             raise UsageError("--sae", "one SAE a layer", found, "encode with them in two run directories")
-        names[layer] = name
+        names[trial.layer] = trial.name
     if not names:
         raise UsageError("--sae", "an SAE for a captured layer", "none", "give a directory or RELEASE/SAE_ID")
     return dict(sorted(names.items()))
+
+
+def fit_line(layer: int, architecture: str, d_sae: int, sample: "SAEQuality") -> str:
+    """Say how well an SAE fits a sample of the activations."""
+    return (
+        f"layer {layer}: {architecture} SAE, {d_sae:,} latents; on {sample.tokens:,}"
+        f" tokens it explains {sample.explained_variance:.3f} of the variance, L0 {sample.l0:.1f}"
+    )
 
 
 def sae_facts(metadata: SAEMetadata, digest: str, layer: int) -> SAEFacts:

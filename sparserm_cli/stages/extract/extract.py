@@ -10,15 +10,15 @@ from functools import partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from sparserm_cli.config import ExtractConfig, Note, Progress
+from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
 from sparserm_cli.formatting import size
 from sparserm_cli.models.checkpoints.resolve import resolve_model
-from sparserm_cli.stages.encode.sae_layers import name_by_layer
+from sparserm_cli.stages.encode.sae_layers import SAETrial, name_by_layer
 from sparserm_cli.stages.engine.engine import Engine
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.stages.extract.estimate import Estimate, estimate
 from sparserm_cli.stages.extract.fused import FusedWorker, finish_latents, plan_latents
-from sparserm_cli.stages.extract.request import Request, check_request, request_of, write_plan
+from sparserm_cli.stages.extract.request import Request, check_request, request_of, tried_saes, write_plan
 from sparserm_cli.stages.extract.worker import CaptureWorker
 from sparserm_cli.store.capture.artifact import capture_path, remove_capture
 from sparserm_cli.store.capture.plan import ExtractPlan, check_space
@@ -59,18 +59,22 @@ class ExtractSummary(NamedTuple):
         return self.state == "complete" and self.computed == 0
 
 
-def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> ExtractSummary:
+def extract(
+    config: ExtractConfig, *, progress: Progress, note: Note, later: EncodeConfig | None = None
+) -> ExtractSummary:
     """Capture what `config` asks for, or continue where an earlier call was cut off.
 
     Args:
         config: the options.
         progress: called with response tokens computed and response tokens in all.
         note: told what is worth knowing on the way.
+        later: how `encode` is going to be called; its SAEs are checked now, since a capture that none of
+            them fits would be made in vain.
 
     Raises:
         UsageError: options that cannot be.
         BadInputError: the data cannot be read.
-        IncompatibleError: the run directory holds another capture.
+        IncompatibleError: the run directory holds another capture, or an SAE does not fit the model.
         CorruptStoreError: a finished capture is damaged.
         ResourceError: disk, memory or device are not to be had.
         TemporaryError: another run holds the directory.
@@ -87,6 +91,7 @@ def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> Extract
         progress=progress,
     )
     request = request_of(config, identity)
+    trials = tried_saes(request, later, note)
     root = capture_path(config.run)
     if config.dry_run:
         return _priced(root, request)
@@ -98,22 +103,27 @@ def extract(config: ExtractConfig, *, progress: Progress, note: Note) -> Extract
         writer = ActivationsWriter(root)
         check_space(config.run, writer.plan.bytes_left(writer.store.done()))
         # 3. Units without a receipt are computed, and whoever finds none missing writes the manifest.
-        manifest, engine = _fill(request, writer, progress, note)
+        manifest, engine = _fill(request, writer, trials, progress, note)
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
     free = free_bytes(config.run)
     return ExtractSummary(root, writer.plan, state, engine.computed, engine.seconds, free, digest)
 
 
 def _fill(
-    request: Request, writer: ActivationsWriter, progress: Progress, note: Note
+    request: Request, writer: ActivationsWriter, trials: list[SAETrial], progress: Progress, note: Note
 ) -> tuple[Manifest | None, Engine[CaptureWorker]]:
     """Compute what is missing; `latents` are kept in features beside the capture."""
     config, tokens = request.config, writer.plan.layout.response_tokens
     place = request, writer.root, writer.store.run_id
     if request.positions != "latents":
-        with open_engine(config, partial(CaptureWorker, *place), progress=progress, note=note) as engine:
+        make = partial(CaptureWorker, *place, trials=trials)
+        with open_engine(config, make, progress=progress, note=note) as engine:
+            # An SAE with the right labels and the wrong weights is found before the capture, too.
+            if trials and writer.store.manifest() is None:
+                for line in engine.ask(CaptureWorker.try_saes):
+                    note(line)
             return engine.fill(writer.store, tokens, config.worker), engine
-    names = name_by_layer(config.sae, writer.plan.settings, allow_mismatch=config.allow_mismatch)
+    names = name_by_layer([trial for trial in trials if trial.name in config.sae])
     with open_engine(config, partial(FusedWorker, *place, names), progress=progress, note=note) as fused:
         features = plan_latents(fused, request, writer, names, note)
         manifest = fused.fill(writer.store, tokens, config.worker)

@@ -25,8 +25,6 @@ from sparserm_cli.store.features.writer import FeaturesWriter
 from sparserm_cli.store.units.unit_store import UnitStore
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from sparserm_cli.stages.encode.worker import Examined, UnitEncoder
 
 
@@ -65,7 +63,9 @@ class FusedWorker(CaptureWorker):
 
     def examine(self) -> "Examined":
         """Load the SAEs and measure them on what the model computes; raises as `UnitEncoder.examine`."""
-        sampled = self._sample()
+        from sparserm_cli.stages.encode.worker import SAMPLE_ROWS
+
+        sampled = self.sample(SAMPLE_ROWS)
         return self._encoder.examine(lambda layer: sampled[layer])
 
     def take_tokens(
@@ -80,23 +80,6 @@ class FusedWorker(CaptureWorker):
         self._encoder.compute(
             unit, lambda layer: usable_activations(tokens.pop(layer), span, lengths, rejected)
         )
-
-    def _sample(self) -> "dict[int, Tensor]":
-        """Return residual vectors of each layer, shape (rows, d_in), on the first responses of the plan."""
-        import torch
-
-        from sparserm_cli.models.lm.residuals import capture
-        from sparserm_cli.models.lm.trie import Tree
-        from sparserm_cli.stages.encode.worker import SAMPLE_ROWS
-
-        trees, tokens = [], 0
-        for tree in self.writer.trees(0):
-            trees.append(Tree(tree.prompt_ids, tree.responses))
-            tokens += sum(map(len, tree.responses))
-            if tokens >= SAMPLE_ROWS:
-                break
-        taken = [residuals for _, _, residuals in capture(self.model, trees, on_nonfinite="reject")]
-        return {layer: torch.cat([one[layer] for one in taken]) for layer in self.writer.plan.settings.layers}
 
 
 def plan_latents(

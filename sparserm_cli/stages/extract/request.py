@@ -1,7 +1,7 @@
 """The first half of `extract`: from options and data to a frozen plan, without reading the model's weights.
 
 Reads: the data, the model's configuration and tokenizer. Writes: the plan inside `activations.zarr`.
-Memory: about 60 bytes a response at the end.
+Memory: some blocks of rows, however many rows there are.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
-from sparserm_cli.config import ExtractConfig, column_map
+from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, column_map
 from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, tokenizer_digest
 from sparserm_cli.data.example import CHOSEN, REJECTED, InputFile
 from sparserm_cli.data.reader import Reader
@@ -20,9 +20,11 @@ from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
-from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_layers
+from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_ids, check_layers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
+from sparserm_cli.models.sae_match import Captured
 from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.stages.encode.sae_layers import SAETrial, check_saes
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.capture.plan_writer import PlanWriter
 from sparserm_cli.store.capture.writer import ActivationsWriter
@@ -125,12 +127,15 @@ def write_plan(root: PurePath, request: Request) -> ExtractPlan:
 
     Raises:
         BadInputError: a bad row, or no row at all.
-        IncompatibleError: the model has no chat template, or no usable tokenizer.
+        IncompatibleError: the model has no chat template, no usable tokenizer, or not all of its weights.
         ResourceError: the disk is full.
 
     """
     config, identity = request.config, request.identity
+    from sparserm_cli.models.lm.backbone import check_checkpoint
+
     shape = check_layers(identity, request.layers)
+    check_checkpoint(identity, request.layers)
     tokenizer = load_tokenizer(identity)
     template = PromptTemplate(tokenizer, config.template, model=identity.name)
     settings = _settings(request, shape, template, tokenizer_digest(tokenizer))
@@ -145,7 +150,7 @@ def write_plan(root: PurePath, request: Request) -> ExtractPlan:
             offline=config.offline,
             sink=lambda reject: writer.reject(reject._asdict()),
         )
-        pairs = _Pairs(writer)
+        pairs = _Pairs(writer, identity.name, shape.vocabulary)
         for row in encoded_rows(reader, template, max_length=settings.max_length, too_long=config.too_long):
             pairs.add(row)
         # A hub data set's digest is known only now that it has been read.
@@ -174,6 +179,38 @@ def _input_fact(read: InputFile, run: PurePath) -> InputFact:
     return InputFact(path, read.bytes, read.sha256)
 
 
+def tried_saes(request: Request, later: EncodeConfig | None, note: Note) -> list[SAETrial]:
+    """Check what is said of the SAEs that this command or `encode` names, before data and weights are read.
+
+    Args:
+        request: what is captured.
+        later: how `encode` is going to be called, if that is known. With extract's own --allow-mismatch its
+            SAEs are left alone, for a capture that they are not meant for.
+        note: told what is worth knowing of an SAE.
+
+    Raises:
+        UsageError: no such SAE, or a layer that the model does not have.
+        IncompatibleError: an SAE does not fit the model or the layers, is broken, or pickled without a flag.
+
+    """
+    config, identity = request.config, request.identity
+    later = None if config.allow_mismatch else later
+    trials: list[SAETrial] = []
+    for wanted in (config, later):
+        known = {trial.name for trial in trials}
+        if wanted is not None and (names := [name for name in wanted.sae if name not in known]):
+            d_in = check_layers(identity, request.layers).d_in
+            trials += check_saes(
+                names,
+                Captured(identity.name, identity.revision, request.layers, d_in),
+                note,
+                allow_pickle=wanted.allow_pickle,
+                allow_mismatch=wanted.allow_mismatch,
+                offline=config.offline,
+            )
+    return trials
+
+
 def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
     """Return the layers to capture: those asked for, which the SAEs must not contradict, or the SAEs' own.
 
@@ -182,7 +219,7 @@ def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
         IncompatibleError: an SAE is for a layer that is not asked for.
 
     """
-    theirs = _sae_layers(config.sae)
+    theirs = {name: read_sae_metadata(name, offline=config.offline).layer for name in config.sae}
     known = tuple(sorted({layer for layer in theirs.values() if layer is not None}))
     layers = config.layer or known
     if not layers:
@@ -197,20 +234,23 @@ def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
     return layers
 
 
-def _sae_layers(names: tuple[str, ...]) -> Mapping[str, int | None]:
-    """Return the layer that each SAE was trained on; read without its weights."""
-    return {name: read_sae_metadata(name).layer for name in names}
-
-
 class _Pairs:
     """Adds each row's responses and pairs to the plan, and counts what is worth telling."""
 
-    def __init__(self, writer: PlanWriter) -> None:
-        self._writer = writer
+    def __init__(self, writer: PlanWriter, model: str, vocabulary: int) -> None:
+        self._writer, self._model, self._vocabulary = writer, model, vocabulary
         self.straddled = self.truncated = 0
 
     def add(self, row: EncodedExample) -> None:
-        """Add one row."""
+        """Add one row.
+
+        Raises:
+            IncompatibleError: the tokenizer gave an id that the model has no embedding for.
+
+        """
+        for one in row.responses:
+            for ids in (one.prompt_ids, one.response_ids):
+                check_ids(self._model, ids, self._vocabulary)
         group = group_key(row.prompt_text)
         handles = [
             self._writer.add(

@@ -7,7 +7,7 @@ Axes: rows (response tokens of a unit), responses (of a unit), d_in (width of th
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +17,9 @@ import numpy as np
 from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.lm.allocator import return_freed_memory
+from sparserm_cli.stages.encode.sae_layers import SAETrial, fit_line
 from sparserm_cli.stages.engine.engine import UnitWorker
+from sparserm_cli.stages.engine.progress import tokens_done
 from sparserm_cli.stages.extract.request import Request
 from sparserm_cli.store.arrays.bfloat16 import NAN_BITS
 from sparserm_cli.store.capture.writer import ActivationsWriter
@@ -25,9 +27,14 @@ from sparserm_cli.store.units.records import UnitFacts
 from sparserm_cli.store.units.unit_store import UnitStore
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from sparserm_cli.models.lm.devices import DType
     from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.stages.engine.progress import tokens_done
+
+
+TRIAL_ROWS = 1024
+"""Tokens that an SAE is tried on before a capture that it is to encode later."""
 
 
 class CaptureWorker(UnitWorker):
@@ -39,6 +46,7 @@ class CaptureWorker(UnitWorker):
         run_id: of the run, for receipts.
         progress: called with response tokens computed and response tokens in all.
         note: told which type and device were chosen, and why.
+        trials: SAEs that are to encode the capture later.
 
     Attributes:
         writer: the planned capture.
@@ -46,9 +54,16 @@ class CaptureWorker(UnitWorker):
     """
 
     def __init__(
-        self, request: Request, root: PurePath, run_id: str, *, progress: Progress, note: Note
+        self,
+        request: Request,
+        root: PurePath,
+        run_id: str,
+        *,
+        progress: Progress,
+        note: Note,
+        trials: Sequence[SAETrial] = (),
     ) -> None:
-        self._request, self._progress, self._note = request, progress, note
+        self._request, self._progress, self._note, self._trials = request, progress, note, trials
         self.writer = ActivationsWriter(root, run_id)
 
     @property
@@ -99,6 +114,44 @@ class CaptureWorker(UnitWorker):
             rejected: numbers of the responses that could not be computed.
 
         """
+
+    def try_saes(self) -> list[str]:
+        """Measure the SAEs that are to encode later on what the model computes, and say how well they fit.
+
+        Raises:
+            IncompatibleError: an SAE's weights are broken, or do not fit the activations.
+
+        """
+        from sparserm_cli.models.sae import load_sae
+        from sparserm_cli.models.sae_check import check_sample
+
+        sampled, lines = self.sample(TRIAL_ROWS), []
+        for name, layer, pickles, mismatch in self._trials:
+            sae = load_sae(name, allow_pickle=pickles, allow_mismatch=mismatch)
+            quality = check_sample(sae, sampled[layer][:TRIAL_ROWS].cpu(), allow_mismatch=mismatch)
+            lines.append(fit_line(layer, sae.metadata.architecture, sae.d_sae, quality))
+        return lines
+
+    def sample(self, rows: int) -> "dict[int, Tensor]":
+        """Return residual vectors of each layer, shape (rows, d_in), on the first responses of the plan.
+
+        Args:
+            rows: at least this many, if the first unit has them.
+
+        """
+        import torch
+
+        from sparserm_cli.models.lm.residuals import capture
+        from sparserm_cli.models.lm.trie import Tree
+
+        trees, tokens = [], 0
+        for tree in self.writer.trees(0):
+            trees.append(Tree(tree.prompt_ids, tree.responses))
+            tokens += sum(map(len, tree.responses))
+            if tokens >= rows:
+                break
+        taken = [residuals for _, _, residuals in capture(self.model, trees, on_nonfinite="reject")]
+        return {layer: torch.cat([one[layer] for one in taken]) for layer in self.writer.plan.settings.layers}
 
     def _captured(
         self, lm: "LanguageModel", unit: int
@@ -170,6 +223,8 @@ def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "Lang
     chosen, reason = choose_dtype(request.config.dtype, lm.device)
     if str(chosen) != f"torch.{lm.dtype}":
         reason = "as planned"
+    if lm.names_note:
+        note(lm.names_note)
     note(f"computing in {lm.dtype} on {lm.device}: {reason}; {shared}")
     return lm
 

@@ -123,9 +123,13 @@ def write_frequency(run: PurePath, frequency: Frequency) -> Frequency:
         "totals": frequency.totals._asdict(),
         "layers": {str(layer): m.difference.size for layer, m in frequency.layers.items()},
     }
-    tables = [_table(layer, measures) for layer, measures in frequency.layers.items()]
-    write_sealed_table(frequency_path(run), pa.concat_tables(tables), head)
+    write_sealed_table(frequency_path(run), frequency_columns(frequency), head)
     return frequency
+
+
+def frequency_columns(frequency: Frequency) -> Any:
+    """Return the columns of all layers as the file has them, as a `pyarrow.Table`."""
+    return pa.concat_tables([_table(layer, measures) for layer, measures in frequency.layers.items()])
 
 
 def read_frequency(run: PurePath) -> Frequency:
@@ -151,7 +155,7 @@ def read_frequency(run: PurePath) -> Frequency:
         totals, unit = _totals(head["totals"]), head["unit"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"something else ({error})"
-        raise CorruptStoreError(str(path), "the columns of format 1", found, again) from None
+        raise CorruptStoreError(str(path), f"the columns of format {VERSION}", found, again) from None
     return Frequency(lineage, unit, totals, layers)
 
 

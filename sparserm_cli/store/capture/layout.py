@@ -5,7 +5,8 @@
     layers/14/tokens         bfloat16 bits as uint16, or float32, [units * tokens_per_unit, d_in], the same
 
 Response i of unit u is row `u * responses_per_unit + i - start[u]` of the pooled arrays; its tokens begin at
-row `u * tokens_per_unit` plus the lengths of the unit's responses before it.
+row `u * tokens_per_unit` plus the lengths of the unit's responses before it. Every array says so itself, in
+attributes that captures of older releases lack; `public.capture` reads both one row per response.
 """
 
 from collections.abc import Mapping
@@ -70,13 +71,28 @@ def create_arrays(store: SafeStore, plan: ExtractPlan) -> None:
         pooled = (layout.units * layout.responses_per_unit, settings.d_in)
         for name in POOLED:
             chunk = (layout.responses_per_unit, settings.d_in)
-            create_array(store, f"layers/{layer}/{name}", pooled, chunk, np.float32(np.nan))
+            path, told = f"layers/{layer}/{name}", _layout_of("responses", layer, name, chunk[0])
+            create_array(store, path, pooled, chunk, np.float32(np.nan), told)
         if settings.positions == "response":
             shape = (layout.units * layout.tokens_per_unit, settings.d_in)
             chunk = (layout.tokens_per_unit, settings.d_in)
             fill = np.uint16(NAN_BITS) if settings.dtype == "bfloat16" else np.float32(np.nan)
-            logical = {"logical_dtype": settings.dtype}
-            create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, logical)
+            told = {"logical_dtype": settings.dtype, **_layout_of("tokens", layer, "tokens", chunk[0])}
+            create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, told)
+
+
+def _layout_of(what: str, layer: int, name: str, height: int) -> dict[str, Any]:
+    """Return what an array says of its own rows, for those who open it without this program."""
+    row = f"u * {height} + i - rows/unit_response_start[u]"
+    if what == "tokens":
+        row = f"u * {height} + the sum of rows/response_length from rows/unit_response_start[u] to before i"
+    call = f"tokens({layer}, i)" if what == "tokens" else f'pooled({layer}, "{name}")'
+    return {
+        "rows_are": f"{what}, unit by unit, with unused rows of NaN at the end of each unit",
+        "rows_per_unit": height,
+        "row_of_response": f"response i of unit u {'is' if what == 'responses' else 'begins at'} row {row}",
+        "read_with": f"sparserm_cli.open_capture(run).{call}",
+    }
 
 
 def freeze(part: Path, plan: ExtractPlan, identity: Mapping[str, Any]) -> Plan:

@@ -17,7 +17,7 @@ from sparserm_cli.store.arrays.checked_zarr import read_rows
 from sparserm_cli.store.arrays.object_zarr import zarr_store
 from sparserm_cli.store.capture.layout import ACTIVATIONS, COMMAND, VERSION
 from sparserm_cli.store.capture.plan import POOLED, ExtractPlan, check_inputs, plan_of
-from sparserm_cli.store.capture.rows import Pairs, Rows
+from sparserm_cli.store.capture.rows import Pairs, Rows, check_response
 from sparserm_cli.store.provenance import Lineage
 from sparserm_cli.store.units.integrity import open_complete
 from sparserm_cli.store.units.records import Manifest
@@ -155,7 +155,7 @@ class ActivationsReader:
 
         """
         self.require(layer, "response")
-        check_response(response, self.plan.layout.responses)
+        self.check_response(response)
         unit = self.rows.unit_of(response)
         if self._last_read is None or (self._last_read[0], self._last_read[1].unit) != (layer, unit):
             self._last_read = None  # the old unit goes before the new one comes
@@ -206,8 +206,6 @@ class ActivationsReader:
             hint = f"run `{COMMAND} --positions response --force`, or `{COMMAND} --sae SAE --force`"
             raise UsageError(str(self.root), "response tokens", "pooled vectors only", hint)
 
-
-def check_response(response: int, responses: int) -> None:
-    """Raise UsageError unless there is a response of this number."""
-    if not 0 <= response < responses:
-        raise UsageError("response", f"a number from 0 to {responses - 1}", str(response), "correct it")
+    def check_response(self, response: int) -> None:
+        """Raise UsageError unless there is a response of this number."""
+        check_response(response, self.plan.layout)

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
 
-from sparserm_cli.errors import CorruptStoreError
+from sparserm_cli.errors import CorruptStoreError, UsageError
 from sparserm_cli.store.arrays.checked_zarr import (
     CheckedStore,
     create_array,
@@ -291,3 +291,11 @@ class Rows:
 def _offsets(lengths: Int32[np.ndarray, " n"] | list[np.int64]) -> Int64[np.ndarray, " offsets"]:
     """Return the cumulative sums of lengths, from 0."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])
+
+
+def check_response(response: int, layout: Layout) -> None:
+    """Raise UsageError unless there is a response of this number."""
+    if not 0 <= response < layout.responses:
+        raise UsageError(
+            "response", f"a number from 0 to {layout.responses - 1}", str(response), "correct it"
+        )

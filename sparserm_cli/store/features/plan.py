@@ -29,6 +29,12 @@ COMMAND = "sparserm encode"
 VERSION = 1
 """Of the format of features.zarr."""
 
+_ROWS_ARE = (
+    "part u has one row per response token of unit u, which holds the responses from "
+    "rows/unit_response_start[u] to before [u + 1], each of them rows/response_length tokens"
+)
+_READ_WITH = "sparserm_cli.open_features(run).tokens({layer}, i) or .pooled({layer})"
+
 
 @dataclass(frozen=True)
 class SAEFacts:
@@ -118,7 +124,8 @@ def plan_features(
         store = SafeStore(part, sync=False)
         create_group(store, "", {"sparserm": {"type": FEATURES, "version": VERSION}})
         for sae in saes:
-            create_group(store, f"layers/{sae.layer}/parts", {"sae": asdict(sae)})
+            layout = {"rows_are": _ROWS_ARE, "read_with": _READ_WITH.format(layer=sae.layer)}
+            create_group(store, f"layers/{sae.layer}/parts", {"sae": asdict(sae), **layout})
         for name in ROW_TYPES:
             if name not in TOKEN_IDS:
                 write_array(store, name, capture.rows.length(name), capture.rows.blocks(name))

@@ -96,9 +96,13 @@ class FeaturesReader:
             CorruptStoreError: a part is damaged; names the unit.
 
         """
-        self.plan.sae(layer)
         for unit in self.units:
-            lengths = self.rows.lengths(unit)
-            path = part_path(layer, unit)
-            csr = read_csr(self._zarr, path, unit, int(lengths.sum()), with_data=not only_counts)
-            yield FeatureBlock(unit, self.rows.span(unit), lengths, csr)
+            yield self.block(layer, unit, only_counts=only_counts)
+
+    def block(self, layer: int, unit: int, *, only_counts: bool = False) -> FeatureBlock:
+        """Return the latents of one unit; arguments and errors as of `iter_blocks`."""
+        self.plan.sae(layer)
+        lengths = self.rows.lengths(unit)
+        path = part_path(layer, unit)
+        csr = read_csr(self._zarr, path, unit, int(lengths.sum()), with_data=not only_counts)
+        return FeatureBlock(unit, self.rows.span(unit), lengths, csr)

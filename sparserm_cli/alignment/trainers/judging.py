@@ -1,0 +1,152 @@
+"""What a scorer is: something that gives each response of a policy a reward, or says why it has none.
+
+A policy writes all kinds of things. What cannot be scored (nothing, too much, no text, or what the reward
+model abstains from) has None for a score, with the reason; it never stops a training run.
+"""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sparserm_cli.alignment.trainers.client import PATIENCE
+from sparserm_cli.data.example import Message, RowError
+from sparserm_cli.data.messages import normalise_messages, normalise_prompt, plain_text, response_of
+from sparserm_cli.errors import BadInputError
+
+AT_A_TIME = 64
+"""Responses in one request or one computation."""
+
+Conversation = tuple[tuple[Message, ...] | str, str]
+"""A prompt, as messages or as the words of one user turn, and a response."""
+_LOG = logging.getLogger("sparserm")
+
+
+class Judged(NamedTuple):
+    """What is known of one response.
+
+    Fields:
+        score: its reward; None if there is none.
+        ood: how far it is from the training responses, 99 % of which are below 1; None if it was not scored.
+        tokens: its tokens' rewards if they were asked for; they add up to the score.
+        reason: why it could not be scored; empty if it was, and if the reward model abstains.
+    """
+
+    score: float | None = None
+    ood: float | None = None
+    tokens: list[float] | None = None
+    reason: str = ""
+
+
+class Scorer(ABC):
+    """Scores what a policy wrote."""
+
+    def judge(
+        self, prompts: Sequence[Any], completions: Sequence[Any], *, by_token: bool = False
+    ) -> list[Judged]:
+        """Score completions of prompts.
+
+        Args:
+            prompts: texts, each one user turn, or conversations that `normalise_messages` can read.
+            completions: texts, or conversations whose last turn, the assistant's, is scored; the turns before
+                it belong to the prompt.
+            by_token: give the rewards of tokens as well.
+
+        Raises:
+            ValueError: not as many prompts as completions.
+
+        """
+        return _judge(list(zip(prompts, completions, strict=True)), _conversation, self._score, by_token)
+
+    def judge_texts(
+        self, texts: Sequence[Any], prompts: Sequence[Any], *, by_token: bool = False
+    ) -> list[Judged]:
+        """Score conversations that have been through the chat template; prompts are their beginnings, or "".
+
+        Raises:
+            ValueError: not as many prompts as texts.
+
+        """
+        return _judge(list(zip(texts, prompts, strict=True)), _texts, self._score_texts, by_token)
+
+    @abstractmethod
+    def _score(self, pairs: Sequence[Conversation], by_token: bool, until: float) -> list[Judged]:
+        """Score prompts and responses until a time of `time.monotonic`.
+
+        Raises:
+            BadInputError: one of them cannot be scored.
+
+        """
+
+    @abstractmethod
+    def _score_texts(self, pairs: Sequence[tuple[str, str]], by_token: bool, until: float) -> list[Judged]:
+        """Score texts and prompts in the same way."""
+
+
+def _judge(
+    pairs: Sequence[tuple[Any, Any]],
+    read: Callable[[Any, Any], Any],
+    score: Callable[[Sequence[Any], bool, float], list[Judged]],
+    by_token: bool,
+) -> list[Judged]:
+    """Score all pairs that can be read, and log once how many could not be scored."""
+    found = [_read_or_reason(read, *pair) for pair in pairs]
+    good = [place for place, one in enumerate(found) if not isinstance(one, Judged)]
+    until = time.monotonic() + PATIENCE
+    scored = _salvaged(lambda part: score(part, by_token, until), [found[place] for place in good])
+    for place, judged in zip(good, scored, strict=True):
+        found[place] = judged
+    reasons = [one.reason for one in found if one.reason]
+    if reasons:
+        _LOG.warning("%d of %d responses have no reward; the first: %s", len(reasons), len(found), reasons[0])
+    return found
+
+
+def _read_or_reason(read: Callable[[Any, Any], Any], *pair: Any) -> Any:
+    """Return what `read` makes of two values, or a `Judged` with the reason why it cannot."""
+    try:
+        return read(*pair)
+    except RowError as error:
+        return Judged(reason=f"{error.field}: {error.reason}")
+
+
+def _conversation(prompt: Any, completion: Any) -> Conversation:
+    """Return prompt and response.
+
+    Raises:
+        RowError: one of them is no text, or the last turn is not the assistant's.
+
+    """
+    asked = normalise_prompt(prompt)
+    if isinstance(completion, str):
+        return asked, plain_text(completion, "completion")
+    before, response = response_of(normalise_messages(completion, "completion"), "completion")
+    if not before:
+        return asked, response
+    return (*((Message("user", asked),) if isinstance(asked, str) else asked), *before), response
+
+
+def _texts(text: Any, prompt: Any) -> tuple[str, str]:
+    """Return a templated conversation and its beginning.
+
+    Raises:
+        RowError: one of them is no text.
+
+    """
+    return plain_text(text, "query"), plain_text(prompt, "prompt")
+
+
+def _salvaged(score: Callable[[Sequence[Any]], list[Judged]], pairs: Sequence[Any]) -> list[Judged]:
+    """Score all that can be scored: a part that is refused is halved until what is to blame stands alone."""
+    found: list[Judged] = []
+    for start in range(0, len(pairs), AT_A_TIME):
+        part = pairs[start : start + AT_A_TIME]
+        try:
+            found += score(part)
+        except BadInputError as error:
+            middle = len(part) // 2
+            halves = (part[:middle], part[middle:])
+            alone = [Judged(reason=str(error))]
+            found += [one for half in halves for one in _salvaged(score, half)] if middle else alone
+    return found

@@ -1,0 +1,74 @@
+"""The table of frequencies as a notebook reads it.
+
+open_frequency("sparserm-run").table.to_pandas().nlargest(20, "difference")
+"""
+
+from functools import cached_property
+from pathlib import PurePath
+
+from sparserm_cli.errors import UsageError
+from sparserm_cli.locations import place
+from sparserm_cli.store.artifacts.frequency import (
+    Frequency,
+    Measures,
+    Totals,
+    frequency_columns,
+    read_frequency,
+)
+from sparserm_cli.store.public.table import Table
+
+
+def open_frequency(run: str | PurePath) -> "Frequencies":
+    """Read how often each latent fires on chosen and on rejected responses.
+
+    Args:
+        run: the run directory, or its URL on an object store.
+
+    Raises:
+        IncompatibleError: there is no such table, or it is newer than this program.
+        CorruptStoreError: a byte of it has changed.
+
+    """
+    return Frequencies(read_frequency(place(run)))
+
+
+class Frequencies:
+    """How often each latent fires on chosen and on rejected responses, and what follows from that.
+
+    Args:
+        frequency: as it was read.
+
+    """
+
+    def __init__(self, frequency: Frequency) -> None:
+        self._frequency = frequency
+        self.layers: tuple[int, ...] = tuple(frequency.layers)
+        """Blocks, counted from 0."""
+        self.unit: str = frequency.unit
+        """What the rates are shares of: `token` or `response`."""
+        self.totals: Totals = frequency.totals
+        """How many tokens, responses, pairs and prompts were counted."""
+
+    def __repr__(self) -> str:
+        layers = ", ".join(map(str, self.layers))
+        return f"Frequencies of {len(self.table):,} latents by {self.unit}, layer {layers}"
+
+    @cached_property
+    def table(self) -> Table:
+        """One row per latent, layer by layer; the columns are those of `frequency.parquet`.
+
+        A positive measure speaks for chosen. Columns of one side end in `_chosen` and `_rejected`.
+        """
+        return Table(frequency_columns(self._frequency))
+
+    def measures(self, layer: int) -> Measures:
+        """Return the measures of a layer as arrays over its latents.
+
+        Raises:
+            UsageError: the layer was not counted.
+
+        """
+        if layer not in self._frequency.layers:
+            shown = ", ".join(map(str, self.layers))
+            raise UsageError("layer", f"one of {shown}", str(layer), "choose one")
+        return self._frequency.layers[layer]

@@ -1,0 +1,483 @@
+"""The report on a tiny run: every section, what is missing, nothing that runs or loads, in a browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from helpers import tiny_run
+from plotly.offline import get_plotlyjs
+
+from sparserm_cli.analysis.evaluate.evaluate import evaluate
+from sparserm_cli.analysis.report.figures.sweeps import sweep_figure
+from sparserm_cli.analysis.report.page import script_json
+from sparserm_cli.analysis.report.report import ReportSummary, report
+from sparserm_cli.config import EvaluateConfig, ReportConfig
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
+from sparserm_cli.store.artifacts.directions import directions_path
+from sparserm_cli.store.artifacts.frequency import frequency_path
+from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.features.artifact import features_path
+
+tiny_run, NASTY, quiet = tiny_run.tiny_run, tiny_run.NASTY, tiny_run.quiet
+SECTIONS = ["accuracy", "frequency", "directions", "scores", "calibration", "length", "wrong", "provenance"]
+FIGURES = {
+    "accuracy-figure",
+    "frequency-figure-1",
+    "frequency-figure-2",
+    "score-figure",
+    "margin-figure",
+    "reliability-figure",
+    "length-figure",
+    "length-accuracy-figure",
+}
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--disable-extensions",
+    "--enable-logging=stderr",
+    "--virtual-time-budget=10000",
+    "--window-size=1280,800",
+)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium")
+
+
+class Parsed(HTMLParser):
+    """What a browser would make of a page: elements with their attributes, and the text outside scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self._inside = ""
+        self.feed(page.replace(get_plotlyjs(), ""))  # five million characters of no interest here
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note an element."""
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        """Leave an element."""
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        """Note text."""
+        if self._inside == "script":
+            self.scripts.append(data)
+        elif self._inside != "style":
+            self.text += data
+
+    def ids(self) -> list[str | None]:
+        """Return the ids of all elements that have one."""
+        return [attributes["id"] for _, attributes in self.elements if "id" in attributes]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> Path:
+    """Give a run of two layers with an evaluation and a report; tests do not change it."""
+    run = tiny_run(tmp_path_factory.mktemp("run"), tiny_model(), layers=(1, 2))
+    rows = [{"prompt": f"Other {n}?", "chosen": "Yes, it is.", "rejected": f"no {n}"} for n in range(30)]
+    held_out = run.parent / "held-out.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluate(EvaluateConfig(run=run, file=str(held_out)), progress=quiet, note=quiet)
+    do(run)
+    return run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """Give a copy of the run to be spoilt."""
+    shutil.copytree(whole, tmp_path / "run")
+    (tmp_path / "run" / "report.html").unlink()
+    return tmp_path / "run"
+
+
+def do(run: Path, **asked: Any) -> ReportSummary:
+    """Report quietly."""
+    return report(ReportConfig(run=run, **asked), progress=quiet, note=quiet)
+
+
+def page_of(run: Path) -> Parsed:
+    """Read the report of a run."""
+    return Parsed((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_every_section_and_figure_is_there(whole: Path) -> None:
+    """In order, each figure with its data; nothing is reported missing."""
+    summary, page = do(whole), page_of(whole)
+    assert summary.missing == {}
+    assert (summary.path, summary.bytes) == (whole / "report.html", (whole / "report.html").stat().st_size)
+    assert summary.pairs == 40
+    assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
+    figures = json.loads(page.scripts[0])
+    assert set(figures) == FIGURES
+    assert {one for one in page.ids() if one in FIGURES} == FIGURES
+    assert "Not shown" not in page.text
+
+
+def test_headline_is_the_held_out_accuracy_beside_the_best_control(whole: Path) -> None:
+    """The numbers are those of evaluation.json, the tables name every scorer."""
+    scorers = json.loads(EVALUATION.path(whole).read_text())["scorers"]
+    text = " ".join(page_of(whole).text.split())
+    own = scorers["reward"]
+    interval = f"{100 * own['low']:.1f} to {100 * own['high']:.1f} %"
+    assert f"Held-out accuracy{100 * own['accuracy']:.1f} %{interval}, 30 pairs" in text
+    best = max(one["accuracy"] for name, one in scorers.items() if name != "reward")
+    assert f"Best control{100 * best:.1f} %" in text
+    for name in [*scorers, *(one.scorer for one in read_reward(reward_path(whole)).config.metrics)]:
+        assert name in text
+
+
+def test_text_of_the_data_is_shown_and_never_runs(whole: Path) -> None:
+    """Markup in prompts and responses stays text; the page has no element of it."""
+    page = page_of(whole)
+    assert NASTY in page.text
+    assert [tag for tag, _ in page.elements if tag == "script"] == ["script"] * 3
+    assert NASTY not in (whole / "report.html").read_text(encoding="utf-8")
+    wrong = page.text[page.text.index("Most wrong pairs") : page.text.index("Every artifact knows")]
+    assert NASTY in wrong
+
+
+def test_nothing_is_loaded_from_anywhere(whole: Path) -> None:
+    """No address in any attribute or style, and the page itself forbids every request."""
+    page = page_of(whole)
+    addresses = ("src", "href", "action", "srcset", "poster", "data", "formaction", "background")
+    found = [value for _, one in page.elements for name, value in one.items() if name in addresses]
+    assert found
+    assert all(value is not None and value.startswith("#") for value in found)
+    text = (whole / "report.html").read_text(encoding="utf-8")
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert not re.search(r"url\(|@import|https?:", style)
+    (policy,) = [one["content"] for tag, one in page.elements if "http-equiv" in one and tag == "meta"]
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';")
+
+
+def test_each_direction_has_its_row_and_its_texts(whole: Path) -> None:
+    """Sixteen directions: three contexts and three responses at either end, the head's weight."""
+    page = page_of(whole)
+    rows = [one for tag, one in page.elements if tag == "details" and one.get("class") == "direction"]
+    assert len(rows) == 16
+    headings = ("Fires most", "Fires least", "Responses furthest along it", "Responses furthest against it")
+    assert [page.text.count(one) for one in headings] == [16] * 4
+    marks = [one for tag, one in page.elements if tag == "mark"]
+    assert len([one for one in marks if one.get("class") == "peak"]) == 16 * 6
+    weights = read_reward(reward_path(whole)).head.weights["weight"]
+    for weight in weights:
+        assert f"{weight:+.3f}" in page.text
+
+
+def test_provenance_names_digests_of_everything(whole: Path) -> None:
+    """Each artifact's, the data's, and the model."""
+    page, capture = page_of(whole), ActivationsReader(capture_path(whole))
+    expected = [capture.digest, capture.plan.settings.inputs[0].sha256, capture.plan.settings.model_revision]
+    expected.append(read_reward(reward_path(whole)).config.lineage.digest)
+    for digest in expected:
+        assert digest in page.text
+    for name in ("activations", "features", "frequency", "directions", "reward", "transformers"):
+        assert name in page.text
+
+
+def test_report_is_the_same_twice_but_for_its_date(whole: Path, tmp_path: Path) -> None:
+    """Nothing in it is random; --output puts it elsewhere."""
+    pages = []
+    for name in ("a.html", "b/c.html"):
+        assert do(whole, output=tmp_path / name).path == tmp_path / name
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        pages.append(re.sub(r"on [0-9-]{10} [0-9:]{5} UTC", "", text))
+    assert pages[0] == pages[1]
+
+
+def test_without_evaluation_the_validation_pairs_lead(run: Path) -> None:
+    """And the page says what to run."""
+    EVALUATION.path(run).unlink()
+    summary, page = do(run), page_of(run)
+    assert summary.missing == {"evaluation": "no held-out evaluation: run `sparserm evaluate FILE` first"}
+    assert "Not shown: no held-out evaluation" in page.text
+    assert "Validation accuracy" in page.text
+
+
+def test_evaluation_of_another_reward_model_is_not_shown(run: Path) -> None:
+    """Its figures would stand beside the wrong directions."""
+    told = json.loads(EVALUATION.path(run).read_text())
+    del told["seal"]
+    EVALUATION.write(EVALUATION.path(run), {**told, "reward": "another"})
+    assert do(run).missing == {
+        "evaluation": f"{EVALUATION.path(run)} is of another reward model: run `sparserm evaluate FILE` again"
+    }
+
+
+def test_calibration_and_length_on_held_out_pairs_come_first(run: Path) -> None:
+    """What `evaluate` measured stands before what the fitted pairs show."""
+    told = json.loads(EVALUATION.path(run).read_text())
+    del told["seal"]
+    accuracy = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "pairs": 9, "prompts": 9, "ties": 0}
+    measured = {"bins": [{"confidence": 0.75, "right": accuracy}], "error": 0.25}
+    lengths = {**told["length_bias"], "correlation": 0.43}
+    EVALUATION.write(EVALUATION.path(run), {**told, "reliability": measured, "length_bias": lengths})
+    do(run)
+    page = page_of(run)
+    assert "Expected calibration error on held-out pairs: 25.0 %." in page.text
+    assert "Rank correlation of length difference and margin on held-out pairs: +0.43." in page.text
+    for name in ("reliability-figure", "length-accuracy-figure"):
+        figure = json.loads(page.scripts[0])[name]
+        assert [trace["name"] for trace in figure["data"]] == ["held-out", "fitted"]
+
+
+@pytest.mark.parametrize("benchmark", ["rm-bench", "reward-bench-2"])
+def test_other_benchmarks_have_their_tables(benchmark: str, run: Path) -> None:
+    """Hard, normal, easy; or a column a subset."""
+    told = json.loads(EVALUATION.path(run).read_text())
+    del told["seal"]
+    if benchmark == "rm-bench":
+        parts = {"hard": 0.25, "normal": 0.5, "easy": 0.75}
+        one: dict[str, Any] = {"domains": {"chat": parts, "math": parts}, "total": 0.5}
+        expected = ["hard", "normal", "easy", "total", "25.0 %", "31.0 to 71.0 %"]
+    else:
+        told["prompts"] = {"factuality": 7}
+        one = {"subsets": {"factuality": 0.625}, "score": 0.625}
+        expected = ["factuality", "score", "62.5 %", "31.0 to 71.0 %"]
+    scorers = {name: {**one, "low": 0.31, "high": 0.71} for name in told["scorers"]}
+    EVALUATION.write(EVALUATION.path(run), {**told, "benchmark": benchmark, "scorers": scorers})
+    assert do(run).missing == {}
+    text = page_of(run).text
+    assert f"by the rules of {benchmark}" in text
+    for cell in expected:
+        assert cell in text
+    assert "Validation accuracy" in text
+
+
+def test_without_features_there_are_no_contexts(run: Path) -> None:
+    """Everything else is shown."""
+    shutil.rmtree(features_path(run))
+    missing = do(run).missing
+    assert list(missing) == ["contexts of directions"]
+    assert missing["contexts of directions"].endswith("found nothing; run `sparserm encode` first")
+    text = page_of(run).text
+    assert "Fires most" not in text
+    assert "Responses furthest along it" in text
+
+
+def test_before_the_fit_there_are_frequencies_and_contexts(run: Path) -> None:
+    """No reward model: no scores, no calibration, no wrong pairs."""
+    shutil.rmtree(reward_path(run))
+    summary, page = do(run), page_of(run)
+    assert summary.pairs == 0
+    assert {"fit", "length", "wrong", "ends of directions", "score figure"} <= set(summary.missing)
+    assert set(json.loads(page.scripts[0])) == {"frequency-figure-1", "frequency-figure-2"}
+    assert "Fires most" in page.text
+    assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
+
+
+def test_a_capture_alone_is_a_report(run: Path) -> None:
+    """Every later section names the stage to run."""
+    for path in (features_path(run), directions_path(run), reward_path(run)):
+        shutil.rmtree(path)
+    frequency_path(run).unlink()
+    EVALUATION.path(run).unlink()
+    missing = do(run).missing
+    assert "run `sparserm frequency` first" in missing["frequencies"]
+    assert "run `sparserm select` first" in missing["directions"]
+    assert "run `sparserm fit` first" in missing["fit"]
+
+
+def test_without_the_model_there_are_no_texts(run: Path) -> None:
+    """The tokenizer is gone; numbers and figures are shown."""
+    model = run.parent / "elsewhere"
+    missing = do(run, model=str(model)).missing
+    assert set(missing) == {"wrong", "contexts of directions", "ends of directions"}
+    assert all(str(model) in reason for reason in missing.values())
+
+
+def test_a_stale_artifact_is_named_on_top(run: Path) -> None:
+    """The data have changed since."""
+    settings = ActivationsReader(capture_path(run)).plan.settings
+    data = Path(settings.inputs[0].path)
+    before = data.read_bytes()
+    try:
+        data.write_bytes(before.replace(b"good", b"fine"))
+        do(run)
+    finally:
+        data.write_bytes(before)
+    assert "activations is stale: " in page_of(run).text
+
+
+def test_a_damaged_artifact_is_an_error(run: Path) -> None:
+    """Figures of damaged bytes would be worse than none."""
+    (directions_path(run) / "directions.json").write_text("{}")
+    with pytest.raises(CorruptStoreError):
+        do(run)
+    assert not (run / "report.html").exists()
+
+
+def swept(names: tuple[str, ...], value: float) -> list[dict[str, Any]]:
+    """Give rows as `compare` tells them."""
+    ahead = {"value": 0.05, "low": 0.01, "high": 0.09, "p": 0.01}
+    return [
+        {
+            "method": {"name": name},
+            "accuracy": {"accuracy": value - 0.05 * i, "low": value - 0.1, "high": value + 0.1},
+            "fold_sd": None if i else 0.012,
+            "parameters": 1000 + i,
+            "seconds": 0.5,
+            "against": ahead if i else None,
+        }
+        for i, name in enumerate(names)
+    ]
+
+
+def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
+    """A line a method along each sweep, the table of methods, the other data; names may be anything."""
+    names = ("SparseRM", "random <directions>")
+    one = {
+        "pairs": 1234,
+        "prompts": 99,
+        "sweeps": {
+            "directions": {"4": swept(names, 0.7), "8": swept(names, 0.8)},
+            "methods": {"all": swept(names, 0.75)},
+            "labels": {"100": swept(names, 0.6), "all": swept(names, 0.8)},
+            "transfer": {"other": swept(names, 0.65)},
+        },
+    }
+    told = {"protocol": {"folds": 5}, "runs": {"my run/é": one}}
+    COMPARISON.write(COMPARISON.path(run), told)
+    assert do(run).missing == {}
+    page = page_of(run)
+    assert "comparison" in page.ids()
+    figures = json.loads(page.scripts[0])
+    curves = {name: figure for name, figure in figures.items() if name.startswith("sweep-")}
+    assert set(curves) == {"sweep-directions-my_20_run_2f__e9_", "sweep-labels-my_20_run_2f__e9_"}
+    assert set(curves) <= set(page.ids())
+    first, second = curves["sweep-directions-my_20_run_2f__e9_"]["data"]
+    assert (first["name"], first["x"], first["y"]) == ("SparseRM", ["4", "8"], [0.7, 0.8])
+    assert second["y"] == pytest.approx([0.65, 0.75])
+    for figure in curves.values():
+        go.Figure(figure)
+    for text in (
+        "1,234 pairs of 99 prompts, 5 folds",
+        "random <directions>",
+        "75.0 %",
+        "1.2",
+        "+5.0 [+1.0, +9.0]",
+        "SparseRM less this",
+        "Tested on other",
+    ):
+        assert text in page.text
+
+
+def test_no_two_lines_look_alike() -> None:
+    """More methods than colours differ by their dashes, and the figure grows with its legend."""
+    few, many = (
+        sweep_figure({"4": swept(tuple(map(str, range(number))), 0.7)}, "directions a side")
+        for number in (6, 9)
+    )
+    looks = {(one["line"]["color"], one["line"]["dash"]) for one in many["data"]}
+    assert len(looks) == 9
+    assert {one["line"]["dash"] for one in few["data"]} == {"solid"}
+    plots = [one["layout"]["height"] - one["layout"]["margin"]["t"] for one in (few, many)]
+    assert plots[0] == plots[1]
+    assert many["layout"]["height"] > few["layout"]["height"]
+
+
+def test_nothing_to_report_on_is_an_error(tmp_path: Path) -> None:
+    """An empty directory, and an evaluation that is not there."""
+    with pytest.raises(IncompatibleError) as caught:
+        do(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: expected a run directory, found none of its artifacts; "
+        "run `sparserm extract` first, or name the run directory with --run"
+    )
+
+
+@pytest.mark.parametrize(("name", "command"), [("evaluation", "evaluate"), ("comparison", "compare")])
+def test_what_is_named_must_be_there(name: str, command: str, whole: Path) -> None:
+    """A typing mistake is no gap."""
+    with pytest.raises(UsageError) as caught:
+        do(whole, **{name: whole / "no.json"})
+    assert str(caught.value) == (
+        f"--{name}: expected a file that `sparserm {command}` wrote, found none; correct the path"
+    )
+
+
+def test_json_in_a_script_cannot_end_it() -> None:
+    """What would close the element or open a comment is spelled otherwise, and reads back."""
+    text = "</script><!--<script>"
+    assert "<" not in script_json({"a": text})
+    assert json.loads(script_json({"a": text})) == {"a": text}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        script_json(np.nan)
+
+
+def browse(page: Path, folder: Path, *more: str) -> tuple[str, str]:
+    """Open a page in headless Chromium; return the page as it is then, and what the browser logged."""
+    assert CHROMIUM is not None
+    words = [CHROMIUM, *FLAGS, "--dump-dom", f"--user-data-dir={folder}", *more, page.as_uri()]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100, check=False)
+    return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+
+
+@pytest.mark.browser
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_draws_every_figure_without_a_complaint(scheme: str, whole: Path, tmp_path: Path) -> None:
+    """No console message, every figure drawn within the window, no button that sends data anywhere."""
+    dark = ("--blink-settings=preferredColorScheme=0",) if scheme == "dark" else ()
+    log = tmp_path / "net.json"
+    dom, console = browse(whole / "report.html", tmp_path / "profile", f"--log-net-log={log}", *dark)
+    assert console == ""
+    page = Parsed(dom)
+    drawn = [one for tag, one in page.elements if "js-plotly-plot" in (one.get("class") or "")]
+    assert {one["id"] for one in drawn} == FIGURES
+    buttons = {one["data-title"] for _, one in page.elements if "data-title" in one}
+    assert buttons == {"Download plot as a PNG", "Zoom", "Pan", "Reset axes"}
+    assert requested_by_page(log) == []
+
+
+def requested_by_page(log: Path) -> list[str]:
+    """Return the addresses on a network that a file's page asked for, from Chromium's own record."""
+    text = log.read_text(encoding="utf-8")
+    told = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")
+    found = []
+    for event in told["events"]:
+        params = event.get("params", {})
+        if str(params.get("initiator", "")).startswith(("file:", "null")) and "url" in params:
+            found.append(params["url"])
+    return [url for url in found if url.startswith(("http", "ws"))]
+
+
+@pytest.mark.browser
+@needs_browser
+def test_the_browser_would_notice(whole: Path, tmp_path: Path) -> None:
+    """A script that fails is heard; an image from elsewhere is seen, or refused by the page's own policy."""
+    address = "http://127.0.0.1:59999/x.png"
+    text = (whole / "report.html").read_text(encoding="utf-8")
+    text = text.replace("</body>", f'<img src="{address}"><script>nothing.there</script></body>')
+    found = {}
+    for name, page in (("with", text), ("without", text.replace("Content-Security-Policy", "nothing"))):
+        (tmp_path / f"{name}.html").write_text(page, encoding="utf-8")
+        log = tmp_path / f"{name}.json"
+        _, console = browse(tmp_path / f"{name}.html", tmp_path / "profile", f"--log-net-log={log}")
+        assert "ReferenceError: nothing is not defined" in console
+        found[name] = ("violates the following Content Security Policy" in console, requested_by_page(log))
+    assert found["with"] == (True, [])
+    assert found["without"][0] is False
+    assert set(found["without"][1]) == {address}

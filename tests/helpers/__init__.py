@@ -1,0 +1,1 @@
+"""What tests share: tiny models, runs with planted latents, servers, drivers of child processes."""

@@ -1,0 +1,86 @@
+"""The cohorts of units, found a unit at a time, against the cohort of all responses, made at once."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import planted_run as planted
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sparserm_cli.stages.frequency.cohort import FOLDS, Cohort, make_cohort
+from sparserm_cli.stages.frequency.unit_cohorts import Rule, UnitCohorts
+from sparserm_cli.store.arrays import external_sort as tables
+from sparserm_cli.store.arrays.external_sort import Scratch
+from sparserm_cli.store.capture import rows as rows_module
+from sparserm_cli.store.capture.artifact import capture_path
+from sparserm_cli.store.capture.plan_writer import PlanWriter
+from sparserm_cli.store.capture.rows import Rows
+from sparserm_cli.store.capture.writer import ActivationsWriter
+
+row = st.tuples(st.integers(0, 5), st.lists(st.integers(1, 9), min_size=2, max_size=3), st.integers(0, 30))
+"""Prompt, lengths of its responses, and how far back a response of another row makes one more pair."""
+
+
+def planned(run: Path, data: list[tuple[int, list[int], int]], unit_tokens: int) -> Rows:
+    """Plan a capture of some rows; every two prompts have one group."""
+    with PlanWriter(capture_path(run), planted.settings((3,), unit_tokens)) as writer:
+        handles: list[int] = []
+        for number, (prompt, lengths, back) in enumerate(data):
+            ids, group = np.array([prompt], np.uint32), (prompt // 2) * 0x9E3779B97F4A7C15 % 2**64
+            handles += [writer.add(ids, np.arange(one, dtype=np.uint32), group=group) for one in lengths]
+            writer.add_pair(handles[-1], handles[-2], number)
+            writer.add_pair(handles[-1], handles[max(0, len(handles) - 1 - back)], number)
+        writer.freeze({})
+    return ActivationsWriter(capture_path(run)).rows
+
+
+def at_once(rows: Rows, rule: Rule) -> Cohort:
+    """Make the cohort of all responses with arrays of all of them."""
+    group = rows.prompt_group[rows.response_prompt]
+    pairs = np.stack([rows.pairs.chosen, rows.pairs.rejected], axis=1)
+    kept = rule.keeps(pairs[:, 0], pairs[:, 1], group[pairs[:, 0]])
+    _, rank = np.unique(rows.prompt_group, return_inverse=True)
+    return make_cohort(rows.response_length, group, (rank % FOLDS)[rows.response_prompt], pairs[kept])
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    data=st.lists(row, min_size=1, max_size=10),
+    unit_tokens=st.sampled_from([1, 12, 1000]),
+    gone=st.sets(st.integers(0, 20), max_size=2),
+    fraction=st.sampled_from([0.0, 0.5]),
+    block=st.sampled_from([1, 2, 5, tables.BLOCK]),
+)
+def test_units_have_the_cohort_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: list[tuple[int, list[int], int]],
+    unit_tokens: int,
+    gone: set[int],
+    fraction: float,
+    block: int,
+):
+    """Whatever the units and the blocks, every class, pair and weight is what it is when all is at hand."""
+    folder = tmp_path_factory.mktemp("cohorts")
+    rows, rule = planned(folder, data, unit_tokens), Rule(tuple(gone), fraction, seed=1)
+    whole = at_once(rows, rule)
+    before = tables.BLOCK, rows_module._WINDOW
+    tables.BLOCK, rows_module._WINDOW = block, max(block, 5)
+    try:
+        with Scratch(folder / "scratch") as scratch:
+            cohorts = UnitCohorts(rows, rule, scratch)
+            found = [cohorts.of(unit) for unit in range(rows.layout.units)]
+    finally:
+        tables.BLOCK, rows_module._WINDOW = before
+    assert cohorts.pairs == len(whole.pairs)
+    assert cohorts.longest == max(whole.lengths[whole.chosen | whole.rejected], default=-1)
+    for one in found:
+        assert_same(one, planted.part_of(whole, one.start, one.start + len(one.lengths)))
+
+
+def assert_same(one: Cohort, other: Cohort) -> None:
+    """Compare two cohorts; the order of pairs says nothing."""
+    for name in ("lengths", "chosen", "rejected", "fold", "stratum"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist(), name
+    pairs = [sorted(zip(x.pairs.tolist(), x.pair_weight.tolist(), strict=True)) for x in (one, other)]
+    assert pairs[0] == pairs[1]

@@ -1,0 +1,251 @@
+"""reward/: what is written is read, and damage or another version is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.artifacts.reward import (
+    HeadArrays,
+    Metric,
+    RewardConfig,
+    RewardFiles,
+    read_reward,
+    write_reward,
+)
+from sparserm_cli.store.provenance import Lineage, Parent
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "version-1" / "reward"
+FILES = ("model.safetensors", "controls.safetensors", "config.json")
+
+
+def head(p: int, hidden: int = 0, layers: tuple[int, ...] = (), seed: int = 0) -> HeadArrays:
+    """Make up a head: linear, or with a hidden layer; with directions, or on the vectors themselves."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    weights = {"weight": drawn(p), "bias": drawn(1)}
+    if hidden:
+        weights = {
+            "weight_1": drawn(p, hidden),
+            "bias_1": drawn(hidden),
+            "weight_2": drawn(hidden),
+            "bias": drawn(1),
+        }
+    directions = {layer: drawn(p // len(layers), 5) for layer in layers}
+    return HeadArrays(drawn(p), np.abs(drawn(p)) + 0.1, weights, directions)
+
+
+def config(**changes: object) -> RewardConfig:
+    """Make up a config in which every field is set."""
+    values = {
+        "lineage": Lineage("reward", 2, {"pool": "mean"}, {"directions": Parent("ab", {"by": "difference"})}),
+        "model": "tiny",
+        "model_revision": "sha256:0",
+        "tokenizer": "t0",
+        "template_digest": "d0",
+        "layers": (2, 9),
+        "hook_names": ("blocks.2.hook_resid_post", "blocks.9.hook_resid_post"),
+        "d_in": 5,
+        "dtype": "bfloat16",
+        "pool": "mean",
+        "head": "linear",
+        "loss": "bt",
+        "template": "raw",
+        "template_text": "{{ messages }}",
+        "max_length": 99,
+        "seed": 3,
+        "val_fraction": 0.1,
+        "selection": {"by": "difference", "top_k": 1, "latents": {"2": [4, 1], "9": [0, 3]}, "sae": ["s"]},
+        "training": {"train_pairs": 12, "validation_pairs": 3, "inputs": ["ff (3 bytes)"]},
+        "metrics": (
+            Metric("reward", "validation", 0.75, 0.5, 0.9, 4, 1),
+            Metric("dense", "train", 1.0, 0.9, 1.0, 8),
+        ),
+        "score_mean": 0.25,
+        "score_std": 1.5,
+        "distance": {"0.5": 1.0, "0.99": 1.75},
+        "probe": {"prompt": [1, 2], "response": [3], "score": 0.5},
+        "length_preference": -1,
+    }  # fmt: skip
+    return RewardConfig(**{**values, **changes})
+
+
+def files(**changes: object) -> RewardFiles:
+    """Make up a reward model with two controls."""
+    return RewardFiles(
+        config(**changes),
+        head(4, layers=(2, 9)),
+        {"dense": head(10), "random directions": head(4, layers=(2, 9))},
+    )
+
+
+def same(found: HeadArrays, expected: HeadArrays) -> bool:
+    """Tell whether two heads are equal to the bit."""
+    parts = [(found.mean, expected.mean), (found.std, expected.std)]
+    parts += [(found.weights[name], one) for name, one in expected.weights.items()]
+    parts += [(found.directions[layer], one) for layer, one in expected.directions.items()]
+    keys = set(found.weights) == set(expected.weights) and list(found.directions) == list(expected.directions)
+    return keys and all(np.array_equal(one, other) for one, other in parts)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    hidden=st.integers(0, 3),
+    layers=st.lists(st.integers(0, 30), min_size=0, max_size=3, unique=True).map(sorted),
+    k=st.integers(1, 4),
+)
+def test_what_is_written_is_read(tmp_path: Path, hidden: int, layers: list[int], k: int):
+    """Every tensor and every field, whatever the head."""
+    made = replace(files(), head=head(k * max(1, len(layers)), hidden, tuple(layers)))
+    written = write_reward(tmp_path / "reward", made)
+    read = read_reward(tmp_path / "reward")
+    assert read.config == written.config
+    assert read.config == replace(made.config, lineage=read.config.lineage)
+    assert same(read.head, made.head)
+    assert list(read.controls) == list(made.controls)
+    assert all(same(read.controls[name], one) for name, one in made.controls.items())
+
+
+def test_layers_come_back_in_order(tmp_path: Path):
+    """Layer 10 after layer 9, although its name sorts before."""
+    write_reward(tmp_path / "reward", replace(files(), head=head(4, layers=(9, 10))))
+    assert list(read_reward(tmp_path / "reward").head.directions) == [9, 10]
+
+
+def test_parameters_are_counted():
+    """Four weights and a bias; with three hidden units 4 * 3 + 3 + 3 + 1."""
+    assert head(4).parameters == 5
+    assert head(4, 3).parameters == 19
+
+
+def test_the_folder_is_portable(tmp_path: Path):
+    """Moved elsewhere it reads the same, and no path of this machine stands in it."""
+    write_reward(tmp_path / "reward", files())
+    (tmp_path / "reward").rename(tmp_path / "moved")
+    read_reward(tmp_path / "moved")
+    for path in (tmp_path / "moved").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_the_card_tells_what_it_is(tmp_path: Path):
+    """Model, pooling and accuracies for people and hubs."""
+    write_reward(tmp_path / "reward", files())
+    card = (tmp_path / "reward" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sparserm\nbase_model: tiny\n")
+    assert (
+        "It is 4 directions in the residual stream of `tiny` (revision `sha256:0`) after\nblocks 2, 9" in card
+    )
+    assert "| reward | validation | 0.750 | 0.500 to 0.900 | 4 |" in card
+    assert "- training pairs: 12" in card
+
+
+def test_nothing_there(tmp_path: Path):
+    """The error says what to run."""
+    with pytest.raises(IncompatibleError) as caught:
+        read_reward(tmp_path / "reward")
+    assert str(caught.value) == (
+        f"{tmp_path}/reward: expected a fitted reward model, found no folder; run `sparserm fit` first"
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_row_11_missing_file(tmp_path: Path, name: str):
+    """Each file is needed."""
+    write_reward(tmp_path / "reward", files())
+    (tmp_path / "reward" / name).unlink()
+    with pytest.raises(CorruptStoreError) as caught:
+        read_reward(tmp_path / "reward")
+    assert name in str(caught.value)
+
+
+def test_the_card_may_be_missing(tmp_path: Path):
+    """It is for people only."""
+    write_reward(tmp_path / "reward", files())
+    (tmp_path / "reward" / "README.md").unlink()
+    assert read_reward(tmp_path / "reward").config.model == files().config.model
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_row_10_and_12_cut_or_flipped(tmp_path: Path, name: str):
+    """A cut file or a flipped bit anywhere is found."""
+    write_reward(tmp_path / "reward", files())
+    path = tmp_path / "reward" / name
+    whole = path.read_bytes()
+    damaged = [b"", whole[:-7]]
+    for place in range(8, len(whole), max(1, len(whole) // 25)):
+        flipped = bytearray(whole)
+        flipped[place] ^= 4
+        damaged.append(bytes(flipped))
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises((CorruptStoreError, IncompatibleError)):
+            read_reward(tmp_path / "reward")
+
+
+def test_row_13_tensors_of_another_model(tmp_path: Path):
+    """Tensors of the same shape from another fit are refused."""
+    write_reward(tmp_path / "a", files())
+    write_reward(tmp_path / "b", replace(files(), head=head(4, layers=(2, 9), seed=1)))
+    (tmp_path / "b" / "model.safetensors").rename(tmp_path / "a" / "model.safetensors")
+    with pytest.raises(CorruptStoreError) as caught:
+        read_reward(tmp_path / "a")
+    assert "expected xxh3-128" in str(caught.value)
+
+
+def test_row_37_version_1_opens_with_its_digest():
+    """What the first release wrote: no whitening, no probe, and every number as it was."""
+    read = read_reward(GOLDEN)
+    assert read.config.lineage.digest == "94c7a202e21b9eb81e98e7bbf124a8d2"
+    assert same(read.head, files().head)
+    assert (read.whitening, read.config.probe) == (None, {})
+    assert read.config.distance == {"0.5": 1.0, "0.99": 1.75}
+
+
+def test_the_whitening_is_kept_and_digested(tmp_path: Path):
+    """A reward model with another whitening is another reward model."""
+    plain = write_reward(tmp_path / "plain", files())
+    made = write_reward(tmp_path / "reward", replace(files(), whitening=np.eye(4, dtype=np.float32)))
+    read = read_reward(tmp_path / "reward")
+    assert read.whitening is not None
+    assert np.array_equal(read.whitening, np.eye(4))
+    assert plain.config.lineage.digest != made.config.lineage.digest == read.config.lineage.digest
+
+
+def test_a_whitening_of_another_size_is_refused(tmp_path: Path):
+    """It must take the projections that the head takes."""
+    write_reward(tmp_path / "reward", replace(files(), whitening=np.eye(3, dtype=np.float32)))
+    with pytest.raises(CorruptStoreError, match=r"a whitening of shape \(3, 3\) for 4 projections"):
+        read_reward(tmp_path / "reward")
+
+
+def test_row_37_newer_version(tmp_path: Path):
+    """A reward model of a newer program is refused by name."""
+    write_reward(tmp_path / "reward", files(lineage=Lineage("reward", 3, {})))
+    with pytest.raises(IncompatibleError) as caught:
+        read_reward(tmp_path / "reward")
+    assert caught.value.hint == "upgrade sparserm"
+
+
+def test_tensors_that_are_no_head(tmp_path: Path):
+    """Weights that do not fit the projections are refused even with a right digest."""
+    wrong = HeadArrays(np.zeros(3, np.float32), np.ones(3, np.float32), head(4).weights)
+    write_reward(tmp_path / "reward", replace(files(), head=wrong))
+    with pytest.raises(CorruptStoreError) as caught:
+        read_reward(tmp_path / "reward")
+    assert "4 weights for 3 projections" in str(caught.value)
+
+
+def test_no_pickle_and_plain_json(tmp_path: Path):
+    """The config is JSON without NaN, the tensors safetensors; nothing else is there."""
+    write_reward(tmp_path / "reward", files())
+    assert {path.name for path in (tmp_path / "reward").iterdir()} == {*FILES, "README.md"}
+    told = json.loads((tmp_path / "reward" / "config.json").read_text())
+    assert (told["type"], told["version"], told["controls"]) == ("reward", 2, ["dense", "random directions"])
