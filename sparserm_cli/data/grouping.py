@@ -44,30 +44,35 @@ def grouped(examples: Iterable[Example], refuse: Callable[[Example, RowError], N
         yield merged(current)
 
 
+def best_first(rows: Sequence[Example]) -> list[int]:
+    """Return the places of rows by rating, the best first; as they are where one has none."""
+    ratings = [row.rating for row in rows]
+    known = [0.0 if rating is None else rating for rating in ratings]
+    return sorted(range(len(rows)), key=lambda place: 0.0 if None in ratings else -known[place])
+
+
 def merged(rows: Sequence[Example]) -> Example:
     """Return rows of one prompt as one example, the best rating first; equal ratings make no pair."""
-    first, turns = rows[0], [row.turns[0] if row.turns else "" for row in rows]
-    ratings = [row.rating for row in rows]
-    if None in ratings:
-        order = list(range(len(rows)))
-        known: list[float] = [0.0] * len(rows)
-    else:
-        known = [float(rating or 0) for rating in ratings]
-        order = sorted(range(len(rows)), key=lambda place: -known[place])
-    best = [known[place] for place in order]
-    places = range(len(order))
+    ordered = [rows[place] for place in best_first(rows)]
+    ratings = [row.rating for row in ordered]
+    best = [float(rating or 0.0) if None not in ratings else 0.0 for rating in ratings]
+    places = range(len(best))
     pairs = tuple((good, bad) for good in places for bad in places if best[good] > best[bad])
-    sides = tuple(
-        UNLABELLED if best[0] == best[-1] else CHOSEN * (value == best[0]) + REJECTED * (value == best[-1])
-        for value in best
-    )
-    undecided = "" if pairs else "one answer" if len(rows) == 1 else "tie"
-    return first._replace(
-        responses=tuple(rows[place].responses[0] for place in order),
-        sides=sides,
+    turns = tuple(row.turns[0] if row.turns else "" for row in ordered)
+    return rows[0]._replace(
+        responses=tuple(row.responses[0] for row in ordered),
+        sides=sides_of(best),
         better=pairs,
         margins=tuple(best[good] - best[bad] for good, bad in pairs),
-        turns=tuple(turns[place] for place in order) if any(turns) else (),
-        undecided=undecided,
+        turns=turns if any(turns) else (),
+        undecided="" if pairs else "one answer" if len(rows) == 1 else "tie",
+        rating=None,
         rows=len(rows),
     )
+
+
+def sides_of(scores: Sequence[float]) -> tuple[int, ...]:
+    """Return sides for scores that fall: chosen for the first, rejected for the last, neither between."""
+    if not scores or scores[0] == scores[-1]:
+        return (UNLABELLED,) * len(scores)
+    return tuple(CHOSEN * (value == scores[0]) + REJECTED * (value == scores[-1]) for value in scores)

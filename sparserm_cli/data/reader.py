@@ -268,6 +268,17 @@ class Reader:
                 self._turned.append(_hash(prompt, *reversed(both)))
 
 
+def without_pair(reader: Reader) -> list[str]:
+    """Return sentences on what a reader has accepted that makes no pair to learn from; none if all does."""
+    told = []
+    if reader.undecided:
+        kinds = ", ".join(f"{count:,} {why}" for why, count in reader.undecided.items())
+        told.append(f"{reader.undecided.total():,} rows prefer no response: {kinds}")
+    if reader.identical_pairs:
+        told.append(f"{reader.identical_pairs:,} pairs have identical answers")
+    return told
+
+
 def _hash(*texts: str) -> int:
     return xxhash.xxh3_64_intdigest(json.dumps(texts).encode())
 

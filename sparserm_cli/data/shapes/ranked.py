@@ -5,6 +5,7 @@ from typing import Any
 
 from sparserm_cli.data import fields
 from sparserm_cli.data.example import Message, RowError
+from sparserm_cli.data.grouping import sides_of
 from sparserm_cli.data.shapes.margins import number
 from sparserm_cli.data.shapes.preferences import text, texts
 from sparserm_cli.data.shapes.prompts import prompt
@@ -33,8 +34,7 @@ def ordered(
     if not pairs:
         return Parts(before, ranked, (0,) * len(ranked), better=(), undecided="tie")
     gaps = tuple(best[good] - best[bad] for good, bad in pairs) if margins else ()
-    sides = tuple((value == best[0]) - (value == best[-1]) for value in best)
-    return Parts(before, ranked, sides, pairs, gaps)
+    return Parts(before, ranked, sides_of(best), pairs, gaps)
 
 
 def _ranked(row: Row) -> Parts:
