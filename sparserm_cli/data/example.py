@@ -60,7 +60,7 @@ class Example(NamedTuple):
     prompt: tuple[Message, ...] | str
     """The conversation before the response; a string is one user turn for chat templates."""
     responses: tuple[str, ...]
-    """The responses, chosen ones first."""
+    """The responses: of `chosen` and `rejected` the chosen ones first, else in the order of the row."""
     sides: tuple[int, ...]
     """+1 chosen, -1 rejected, 0 unlabelled; as long as `responses`."""
     subset: str | None

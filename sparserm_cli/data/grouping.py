@@ -4,6 +4,7 @@ Memory: the rows of one prompt, and a number for each prompt that has been.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
 
 import xxhash
 
@@ -44,26 +45,17 @@ def grouped(examples: Iterable[Example], refuse: Callable[[Example, RowError], N
         yield merged(current)
 
 
-def best_first(rows: Sequence[Example]) -> list[int]:
-    """Return the places of rows by rating, the best first; as they are where one has none."""
-    ratings = [row.rating for row in rows]
-    known = [0.0 if rating is None else rating for rating in ratings]
-    return sorted(range(len(rows)), key=lambda place: 0.0 if None in ratings else -known[place])
-
-
 def merged(rows: Sequence[Example]) -> Example:
-    """Return rows of one prompt as one example, the best rating first; equal ratings make no pair."""
-    ordered = [rows[place] for place in best_first(rows)]
-    ratings = [row.rating for row in ordered]
-    best = [float(rating or 0.0) if None not in ratings else 0.0 for rating in ratings]
-    places = range(len(best))
-    pairs = tuple((good, bad) for good in places for bad in places if best[good] > best[bad])
-    turns = tuple(row.turns[0] if row.turns else "" for row in ordered)
+    """Return rows of one prompt as one example, in their order; equal ratings make no pair."""
+    ratings = [row.rating for row in rows]
+    scores = [0.0 if rating is None or None in ratings else rating for rating in ratings]
+    pairs = pairs_of(scores)
+    turns = tuple(row.turns[0] if row.turns else "" for row in rows)
     return rows[0]._replace(
-        responses=tuple(row.responses[0] for row in ordered),
-        sides=sides_of(best),
+        responses=tuple(row.responses[0] for row in rows),
+        sides=sides_of(scores),
         better=pairs,
-        margins=tuple(best[good] - best[bad] for good, bad in pairs),
+        margins=tuple(scores[good] - scores[bad] for good, bad in pairs),
         turns=turns if any(turns) else (),
         undecided="" if pairs else "one answer" if len(rows) == 1 else "tie",
         rating=None,
@@ -71,8 +63,15 @@ def merged(rows: Sequence[Example]) -> Example:
     )
 
 
+def pairs_of(scores: Sequence[float]) -> tuple[tuple[int, int], ...]:
+    """Return every pair of a larger and a smaller score, by place, those of the largest first."""
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    return tuple((good, bad) for good, bad in combinations(order, 2) if scores[good] > scores[bad])
+
+
 def sides_of(scores: Sequence[float]) -> tuple[int, ...]:
-    """Return sides for scores that fall: chosen for the first, rejected for the last, neither between."""
-    if not scores or scores[0] == scores[-1]:
+    """Return chosen for the largest scores, rejected for the smallest, neither for those between."""
+    best, worst = max(scores, default=0.0), min(scores, default=0.0)
+    if best == worst:
         return (UNLABELLED,) * len(scores)
-    return tuple(CHOSEN * (value == scores[0]) + REJECTED * (value == scores[-1]) for value in scores)
+    return tuple(CHOSEN * (value == best) + REJECTED * (value == worst) for value in scores)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+_ROWS = Path(__file__).parents[1] / "data" / "cases.json"
 FILES: dict[str, Any] = json.loads(
     (Path(__file__).parents[1] / "data" / "cases.json").read_text(encoding="utf-8")
 )
@@ -67,7 +68,7 @@ SHAPE_CASES = {
     "orca_dpo_pairs.jsonl": Case("preference", PIRATE),
     "orpo_dpo_mix_40k.parquet": Case(_TOLD, ASKED, ignored="source question"),
     "pku_saferlhf.jsonl": Case(
-        "pku-saferlhf",
+        "pku-saferlhf", EGG, (BAD, GOOD), (-1, 1),
         ignored="prompt_source response_0_source response_1_source is_response_0_safe is_response_1_safe "
         "response_0_harm_category response_1_harm_category response_0_severity_level "
         "response_1_severity_level better_response_id response_0_sha256 response_1_sha256",

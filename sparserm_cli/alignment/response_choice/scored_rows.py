@@ -13,7 +13,7 @@ from jaxtyping import Float32
 
 from sparserm_cli.config import Note, Progress, ResponsesConfig, ScoreConfig
 from sparserm_cli.data.example import Example, Reject
-from sparserm_cli.data.grouping import best_first, merged
+from sparserm_cli.data.grouping import merged
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.score.responses import responses_reader
 from sparserm_cli.stages.score.windows import all_rows, score_log
@@ -46,7 +46,6 @@ def together(rows: Sequence[Scored]) -> Scored:
     if len(rows) == 1:
         return rows[0]
     examples = [row.example for row in rows]
-    order = best_first(examples)
     scores, ood = (
         np.concatenate(parts)[order] for parts in ([one.scores for one in rows], [one.ood for one in rows])
     )

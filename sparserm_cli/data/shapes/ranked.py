@@ -1,11 +1,10 @@
 """Rows with several answers in a list and a rank, a score or a truth value for each."""
 
-import itertools
 from typing import Any
 
 from sparserm_cli.data import fields
 from sparserm_cli.data.example import Message, RowError
-from sparserm_cli.data.grouping import sides_of
+from sparserm_cli.data.grouping import pairs_of, sides_of
 from sparserm_cli.data.shapes.margins import number
 from sparserm_cli.data.shapes.preferences import text, texts
 from sparserm_cli.data.shapes.prompts import prompt
@@ -17,7 +16,7 @@ from sparserm_cli.data.sources.strict_json import kind_of
 def ordered(
     before: tuple[Message, ...] | str, answers: list[Message], scores: list[float], *, margins: bool = True
 ) -> Parts:
-    """Return every pair of a better and a worse answer, the best answer first; equal scores make no pair.
+    """Return answers, in their order, with every pair of a better and a worse; equal scores make none.
 
     Args:
         before: the conversation before the answers.
@@ -26,15 +25,9 @@ def ordered(
         margins: whether a difference of two scores means how much better.
 
     """
-    order = sorted(range(len(answers)), key=lambda place: -scores[place])
-    best, ranked = [scores[place] for place in order], tuple(answers[place] for place in order)
-    pairs = tuple(
-        (good, bad) for good, bad in itertools.combinations(range(len(order)), 2) if best[good] > best[bad]
-    )
-    if not pairs:
-        return Parts(before, ranked, (0,) * len(ranked), better=(), undecided="tie")
-    gaps = tuple(best[good] - best[bad] for good, bad in pairs) if margins else ()
-    return Parts(before, ranked, sides_of(best), pairs, gaps)
+    pairs = pairs_of(scores)
+    gaps = tuple(scores[good] - scores[bad] for good, bad in pairs) if margins else ()
+    return Parts(before, tuple(answers), sides_of(scores), pairs, gaps, undecided="" if pairs else "tie")
 
 
 def _ranked(row: Row) -> Parts:

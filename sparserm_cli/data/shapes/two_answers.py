@@ -65,12 +65,12 @@ def _winner(row: Row, value: Any) -> int:
 def decided(
     before: tuple[Message, ...] | str, first: Message, second: Message, said: tuple[int, float | None]
 ) -> Parts:
-    """Return two answers by a verdict, the better one first."""
+    """Return two answers, in their order, with a verdict."""
     sign, margin = said
     if sign == 0:
         return Parts(before, (first, second), (0, 0), undecided="tie")
-    good, bad = (first, second) if sign > 0 else (second, first)
-    return Parts(before, (good, bad), (1, -1), margins=() if margin is None else (margin,))
+    margins = () if margin is None else (margin,)
+    return Parts(before, (first, second), (sign, -sign), margins=margins)
 
 
 def _answers(row: Row) -> Parts:
