@@ -6,6 +6,7 @@ Only `load_sae` needs torch; nothing here needs sae_lens.
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparserm_cli.locations import bundled_sae
 from sparserm_cli.models.sae.formats import FORMATS, find_local
 from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata
 
@@ -34,6 +35,8 @@ def find_sae(name: str | Path, *, offline: bool = False) -> LocalSAE:
     path = Path(name).expanduser()
     if path.exists() or str(name).startswith(("/", "./", "../", "~")):
         return find_local(path, str(name))
+    if folder := bundled_sae(str(name)):
+        return find_local(folder, str(name))
     from sparserm_cli.models.sae.releases import fetch_release
 
     return fetch_release(str(name), offline=offline)
