@@ -19,11 +19,12 @@ from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.locations import place
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.head.attribution import Method, attributions
-from sparserm_cli.models.head.out_of_distribution import BORDER, distances
+from sparserm_cli.models.head.out_of_distribution import distances
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import Pooled, pooled_vectors
 from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward
+from sparserm_cli.store.artifacts.reward_checks import BORDER
 
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
