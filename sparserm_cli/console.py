@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sparserm_cli.config import Progress
+from sparserm_cli.errors import SparseRMError, StoppedError
 from sparserm_cli.formatting import duration, one_line, plain, strict
 
 
@@ -24,6 +25,9 @@ class Output:
         quiet: print no notes and no progress.
 
     """
+
+    printed = False
+    """Whether this process has printed a result."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
@@ -37,6 +41,7 @@ class Output:
             styled: whether `text` holds colours, and nothing of others that has not been made plain.
 
         """
+        Output.printed = True
         if self.as_json:
             text = plain(json.dumps(strict(data), ensure_ascii=False, allow_nan=False))
         elif not styled:
@@ -113,10 +118,24 @@ class Output:
             yield _LineProgress(title, unit)
 
 
-def error(text: str) -> None:
-    """Print an error's one line on stderr."""
-    sys.stderr.write(f"sparserm: {one_line(text)}\n")
+def error(problem: SparseRMError | StoppedError, *, as_json: bool = False) -> None:
+    """Print an error's one line on stderr, and with `as_json` the error as one JSON object on stdout."""
+    sys.stderr.write(f"sparserm: {one_line(str(problem))}\n")
     sys.stderr.flush()
+    if as_json:
+        error_object(problem)
+
+
+def error_object(problem: SparseRMError | StoppedError) -> None:
+    """Print an error as one JSON object on stdout, unless a result stands there already."""
+    if Output.printed:
+        return
+    if isinstance(problem, SparseRMError):
+        facts = {"where": problem.where, "expected": problem.expected, "found": problem.found}
+        facts["next"] = problem.hint
+    else:
+        facts = {"where": "", "expected": "", "found": str(problem), "next": "run the same command again"}
+    Output(as_json=True).result({"error": {"code": problem.exit_code, **facts}}, "")
 
 
 def _silent(done: int, total: int) -> None:

@@ -32,6 +32,17 @@ MEMORY = Path("/dev/shm")  # noqa: S108
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
+SERVERS = {"ray_address": "ray", "s3_server": "s3"}
+"""Fixtures that start a server, and the marker of the tests that need it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server by the fixtures that they ask for."""
+    for item in items:
+        for fixture in SERVERS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(SERVERS[fixture])
+
+
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("sparserm", deadline=None)
 settings.load_profile("sparserm")

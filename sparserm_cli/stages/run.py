@@ -4,15 +4,12 @@ Reads and writes: what the stages read and write. Memory: that of the stage at w
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from sparserm_cli.config import STAGES, Note, StageConfig
-
-Phases = Callable[[str, int, int], None]
-"""Called with (stage, work done, work in all)."""
+from sparserm_cli.config import STAGES, Note, Phases, StageConfig
 
 
 class RanStage(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Integer
 from scipy.special import expit
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from sparserm_cli.statistics.pair_accuracy import PairAccuracy, pair_accuracy
 
@@ -189,4 +189,4 @@ def _spearman(a: Integer[np.ndarray, " pairs"], b: Margins) -> float:
     """Return Spearman's rank correlation; NaN where one side is constant."""
     if len(a) < 2 or (a == a[0]).all() or (b == b[0]).all():
         return float("nan")
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(spearmanr(a, b).statistic)

@@ -3,6 +3,7 @@
 import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.special import ndtr, ndtri, xlogy
+from scipy.stats import false_discovery_control
 
 Latents = Float64[np.ndarray, " d_sae"]
 """One number per latent."""
@@ -75,10 +76,7 @@ def two_sided_p(z: Latents) -> Latents:
 
 def q_values(p: Float64[np.ndarray, " tests"]) -> Float64[np.ndarray, " tests"]:
     """Return Benjamini-Hochberg q-values: the smallest false discovery rate at which each test passes."""
-    order = np.argsort(p, kind="stable")
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    q = np.empty_like(p)
-    q[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    q: Float64[np.ndarray, " tests"] = false_discovery_control(p, method="bh")
     return q
 
 

@@ -1,1 +1,1 @@
-"""Serve rewards over HTTP in the shapes of vLLM, SGLang and OpenRLHF."""
+"""Serve rewards over HTTP in the shapes of vLLM, SGLang, OpenRLHF and Text Embeddings Inference."""

@@ -10,15 +10,28 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import NamedTuple
 
+from sparserm_cli.config import Guards
 from sparserm_cli.data.chat_template import EncodedExample
-from sparserm_cli.models.reward_model import Rewards
+from sparserm_cli.models.reward_model import UNGUARDED, Rewards
 
 BATCH_TOKENS = 16_384
 """Tokens taken into one batch, each prompt counted once."""
 
-Compute = Callable[[Sequence[EncodedExample], bool], Rewards]
-"""From tokenised rows of one response, and whether token rewards are wanted, to rewards."""
+
+class Kind(NamedTuple):
+    """How a request wants its rewards; only requests of one kind are computed together."""
+
+    by_token: bool = False
+    """Whether token rewards are wanted."""
+    guards: Guards = UNGUARDED
+    """What is done to the scores."""
+
+
+PLAIN = Kind()
+Compute = Callable[[Sequence[EncodedExample], Kind], Rewards]
+"""From tokenised rows of one response, and how they are wanted, to rewards."""
 Observe = Callable[[int, int], None]
 """Told the responses and the tokens of each batch."""
 
@@ -30,8 +43,8 @@ class FullError(Exception):
 class _Job:
     """What one request wants to know."""
 
-    def __init__(self, rows: Sequence[EncodedExample], *, by_token: bool) -> None:
-        self.rows, self.by_token = rows, by_token
+    def __init__(self, rows: Sequence[EncodedExample], kind: Kind) -> None:
+        self.rows, self.kind = rows, kind
         self.result: Future[Rewards] = Future()
         responses = [row.responses[0] for row in rows]
         self.prompts = {one.prompt_ids.tobytes(): len(one.prompt_ids) for one in responses}
@@ -78,14 +91,14 @@ class Batcher:
         with self._changed:
             return sum(job.tokens for job in self._jobs)
 
-    def submit(self, rows: Sequence[EncodedExample], *, by_token: bool = False) -> "Future[Rewards]":
+    def submit(self, rows: Sequence[EncodedExample], kind: Kind = PLAIN) -> "Future[Rewards]":
         """Queue rows of one response each; a future that is cancelled before its turn is never computed.
 
         Raises:
             FullError: too many tokens wait already, or no more are taken.
 
         """
-        job = _Job(rows, by_token=by_token)
+        job = _Job(rows, kind)
         with self._changed:
             full = self._jobs and self.waiting + job.tokens > self._most_waiting
             if full or self._closed:
@@ -117,7 +130,7 @@ class Batcher:
             while self._jobs:
                 job = self._jobs[0]
                 added = job.tokens_beside(prompts)
-                if taken and (tokens + added > self._batch_tokens or job.by_token != taken[0].by_token):
+                if taken and (tokens + added > self._batch_tokens or job.kind != taken[0].kind):
                     break
                 taken.append(self._jobs.popleft())
                 tokens += added
@@ -129,7 +142,7 @@ class Batcher:
     def _work(self, jobs: Sequence[_Job]) -> None:
         """Compute jobs together; if that fails, each by itself, so that only the guilty one fails."""
         try:
-            found = self._compute([row for job in jobs for row in job.rows], jobs[0].by_token)
+            found = self._compute([row for job in jobs for row in job.rows], jobs[0].kind)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked, not to this thread
             if len(jobs) == 1:
                 jobs[0].result.set_exception(error)

@@ -1,12 +1,30 @@
-"""What the server is sent and what it answers: the shapes of vLLM's, SGLang's and OpenRLHF's reward servers.
+"""What the requests and answers of every client protocol share.
 
-Fields that those have and this server has no use for are let pass. `null` stands for the score of a response
-that the reward model abstains from.
+Fields that a client's other server has and that change nothing here are let pass; those that would change a
+score and that this server does not know are refused by name. `null` stands for the score of a response that
+gets none, and a `reason` says why.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from sparserm_cli.config import Guards
+
+MOST_TURNS = 1024
+"""Turns of one conversation, and parts of one turn."""
+NOT_KNOWN: dict[str, tuple[Any, ...]] = {
+    "dimensions": (),
+    "encoding_format": ("float",),
+    "truncation_side": ("left",),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "add_generation_prompt": (False,),
+    "continue_final_message": (False,),
+    "mm_processor_kwargs": ({},),
+    "multi_modal_data": (),
+}
+"""Fields of other servers that would change a score: what each may say here besides null."""
 
 
 def _no_token_ids(value: Any) -> Any:
@@ -18,17 +36,15 @@ def _no_token_ids(value: Any) -> Any:
     return value
 
 
-Text = str
-TextList = Annotated[list[Text], Field(fail_fast=True), BeforeValidator(_no_token_ids)]
-Texts = Annotated[Text | Annotated[list[Text], Field(fail_fast=True)], BeforeValidator(_no_token_ids)]
-MOST_TURNS = 1024
-"""Turns of one conversation."""
+# A list stops at its first wrong element, or a body of wrong values would become as many errors.
+TextList = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_no_token_ids)]
+Texts = Annotated[str | Annotated[list[str], Field(fail_fast=True)], BeforeValidator(_no_token_ids)]
 ENDPOINT = {
     400: "the body is no JSON, or holds what a data file must not hold either",
     401: "the key is missing or wrong",
     408: "the body came too slowly",
     413: "the body is too large, or holds too many inputs",
-    422: "the body is not of this shape, or a response is empty or too long",
+    422: "the body is not of this shape; with --strict also: a response cannot be scored",
     503: "loading, draining, or too much is waiting: try again after Retry-After seconds",
     504: "the answer took too long",
 }
@@ -49,14 +65,28 @@ class Refusal(BaseModel):
     error: Problem
 
 
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": text} for status, text in ENDPOINT.items()
+}
+
+
+Parts = Annotated[list[dict[str, Any]], Field(max_length=MOST_TURNS, fail_fast=True)]
+
+
 class Turn(BaseModel):
     """One turn of a conversation."""
 
-    role: Text = Field(min_length=1)
-    content: Text
+    role: str = Field(min_length=1)
+    content: str | Parts | None
+    """Text, or parts of type text; null for an assistant that only called tools."""
 
 
-class _Asked(BaseModel):
+Conversation = Annotated[list[Turn], Field(min_length=2, max_length=MOST_TURNS, fail_fast=True)]
+Conversations = Conversation | Annotated[list[Conversation], Field(fail_fast=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Request(BaseModel):
     """What every request may say."""
 
     model_config = ConfigDict(extra="ignore")
@@ -65,54 +95,52 @@ class _Asked(BaseModel):
     """Let pass: there is one model."""
     token_rewards: bool = False
     """Whether to answer a reward for each response token as well."""
+    normalize: bool | None = None
+    """Count scores in standard deviations of the training responses' scores, from their mean. Null is what
+    the server was started with, as for the next two."""
+    clip: Positive | None = None
+    """Largest score and, negated, the smallest, after normalising."""
+    abstain: Positive | None = None
+    """Largest `ood` that still gets a score."""
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    """Most tokens of prompt and response together: the oldest tokens of a longer prompt are left out, never
+    any of the response. -1 is as many as the reward model takes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_by_name(cls, data: Any) -> Any:
+        for name, values in NOT_KNOWN.items():
+            value = data.get(name) if isinstance(data, dict) else None
+            if value is not None and value not in values:
+                raise ValueError(f"{name} is not known to this server, and is not ignored")
+        return data
+
+    def guards(self, usual: Guards) -> Guards:
+        """Return what is done to the scores of this request, `usual` being what the server does."""
+        own = (self.normalize, self.clip, self.abstain)
+        pairs = zip(own, (usual.normalize, usual.clip, usual.abstain), strict=True)
+        normalize, clip, abstain = (other if mine is None else mine for mine, other in pairs)
+        return Guards(bool(normalize), clip, abstain)
 
 
-Conversation = Annotated[list[Turn], Field(min_length=2, max_length=MOST_TURNS, fail_fast=True)]
+class Activated(Request):
+    """What a request may say where the answer can be made to look like a classifier's."""
 
-
-class ConversationRequest(_Asked):
-    """`/v1/embeddings`: conversations, as messages or as text that has been through the chat template."""
-
-    input: Texts | None = None
-    """Templated text, one or several; the response is the last turn."""
-    messages: Conversation | Annotated[list[Conversation], Field(fail_fast=True)] | None = None
-    """A conversation that ends with the response, or several."""
-
-
-class ClassifyRequest(ConversationRequest):
-    """`/classify`: the same."""
-
-    use_activation: bool = False
+    use_activation: bool | None = None
     """Whether to answer the logistic function of the score, as classifiers do, instead of the score."""
+    activation: bool | None = None
+    """The older name of `use_activation`."""
 
+    @model_validator(mode="after")
+    def _refuse_both(self) -> Self:
+        if None not in (self.activation, self.use_activation) and self.activation != self.use_activation:
+            raise ValueError("use_activation and activation contradict each other")
+        return self
 
-class ScoreRequest(_Asked):
-    """`/score`: prompts and responses by themselves; one prompt stands for all responses."""
-
-    queries: Texts | None = None
-    """Prompts, each the words of one user turn. Also as `text_1` or `data_1`."""
-    text_1: Texts | None = None
-    data_1: Texts | None = None
-    documents: Texts | None = None
-    """Responses. Also as `items`, `text_2` or `data_2`."""
-    items: Texts | None = None
-    text_2: Texts | None = None
-    data_2: Texts | None = None
-
-
-class RewardRequest(BaseModel):
-    """`/get_reward`: OpenRLHF's rollouts."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    query: TextList
-    """Prompt and response as one text, decoded with their special tokens."""
-    prompts: TextList = []
-    """The prompts alone, as many or none; they tell exactly where the responses begin."""
-    labels: list[Any] = []
-    """Let pass."""
-    token_rewards: bool = False
-    """Whether to answer a reward for each response token as well."""
+    @property
+    def logistic(self) -> bool:
+        """Whether the logistic function was asked for."""
+        return bool(self.use_activation or self.activation)
 
 
 class Usage(BaseModel):
@@ -133,72 +161,31 @@ class TokenRewards(BaseModel):
     """The latter are approximate."""
 
 
-class Classified(BaseModel):
-    """The class of one conversation, of which there is one."""
+class Member(BaseModel):
+    """What every answer says of one response."""
 
     index: int
-    label: str = "reward"
-    probs: list[float | None]
-    """The score alone; no probability, unless an activation was asked for."""
-    num_classes: int = 1
-    ood: float
-    """Distance from the training responses, 99 % of which are below 1."""
+    ood: float | None
+    """Distance from the training responses, 99 % of which are below 1; null if it was not computed."""
     tokens: TokenRewards | None = None
+    reason: str | None = None
+    """Why there is no score."""
 
 
-class Embedded(BaseModel):
-    """The embedding of one conversation, of one number."""
+class Applied(BaseModel):
+    """What was done to the scores of an answer."""
 
-    index: int
-    object: Literal["embedding"] = "embedding"
-    embedding: list[float | None]
-    """The score alone."""
-    ood: float
-    tokens: TokenRewards | None = None
+    normalize: bool
+    clip: float | None
+    abstain: float | None
 
 
-class Scored(BaseModel):
-    """The score of one response."""
-
-    index: int
-    object: Literal["score"] = "score"
-    score: float | None
-    ood: float
-    tokens: TokenRewards | None = None
-
-
-class _Answer(BaseModel):
-    """What every answer says."""
+class Answer(BaseModel):
+    """What every answer in the shape of OpenAI's says."""
 
     id: str
     object: Literal["list"] = "list"
     created: int
     model: str
     usage: Usage
-
-
-class ClassifyAnswer(_Answer):
-    """Answer of `/classify`."""
-
-    data: list[Classified]
-
-
-class EmbeddingsAnswer(_Answer):
-    """Answer of `/v1/embeddings`."""
-
-    data: list[Embedded]
-
-
-class ScoreAnswer(_Answer):
-    """Answer of `/score`."""
-
-    data: list[Scored]
-
-
-class RewardAnswer(BaseModel):
-    """Answer of `/get_reward`."""
-
-    rewards: list[float | None]
-    scores: list[float | None]
-    extra_logs: dict[str, list[float]]
-    tokens: list[TokenRewards | None] | None = None
+    guards: Applied

@@ -5,13 +5,13 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sparserm_cli.alignment.server.batches import Batcher, FullError
+from sparserm_cli.alignment.server.batches import Batcher, FullError, Kind
 from sparserm_cli.alignment.server.metrics import Metrics
-from sparserm_cli.config import ServeConfig
+from sparserm_cli.config import Guards, ServeConfig
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.templated_text import ConversationText
 from sparserm_cli.models.lm.prompt_cache import PromptCache
-from sparserm_cli.models.reward_model import RewardModel, Rewards
+from sparserm_cli.models.reward_model import UNGUARDED, RewardModel, Rewards
 
 
 class Service:
@@ -85,7 +85,9 @@ class Service:
         """Why no work is taken now; "" if it is."""
         return "" if self.state == "ready" else f"the server is {self.state}; try again"
 
-    async def rewards(self, rows: Sequence[EncodedExample], *, by_token: bool = False) -> Rewards:
+    async def rewards(
+        self, rows: Sequence[EncodedExample], *, by_token: bool = False, guards: Guards = UNGUARDED
+    ) -> Rewards:
         """Queue rows and wait for their rewards; a caller that is cancelled takes them out of the queue.
 
         Raises:
@@ -95,7 +97,7 @@ class Service:
         """
         if self._batches is None:
             raise FullError
-        result = self._batches.submit(rows, by_token=by_token)
+        result = self._batches.submit(rows, Kind(by_token, guards))
         async with asyncio.timeout(self.config.timeout):
             return await asyncio.wrap_future(result)
 
@@ -120,6 +122,10 @@ class Service:
             "normalize": self.config.normalize,
             "clip": self.config.clip,
             "abstain": self.config.abstain,
+            "per_request": ["normalize", "clip", "abstain"],
+            "unscorable": self.config.unscorable,
+            "strict": self.config.strict,
+            "max_inputs": self.config.max_inputs,
             "probe": self.probe,
         }
 
@@ -129,5 +135,6 @@ class Service:
         config = self.model.config
         return f"{config.model.rstrip('/').rpartition('/')[2]}-reward-{config.lineage.digest[:8]}"
 
-    def _compute(self, rows: Sequence[EncodedExample], by_token: bool) -> Rewards:
-        return self.model.rewards(rows, self.config, tokens=by_token, batch_tokens=self.config.batch_tokens)
+    def _compute(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
+        batch_tokens = self.config.batch_tokens
+        return self.model.rewards(rows, kind.guards, tokens=kind.by_token, batch_tokens=batch_tokens)

@@ -5,7 +5,7 @@ penalty, when to stop) is made on the validation pairs, and a seed fixes everyth
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,6 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from sparserm_cli.models.head.pair_data import Fitted, PairData, centred, pair_loss
-
-Head = Literal["linear", "mlp"]
-
-
-Loss = Literal["margin", "bt", "bce"]
-
 
 STRENGTHS = tuple(float(one) for one in np.logspace(1, -4, 11))
 """Strengths of the penalty that are tried, from strong to weak."""

@@ -1,7 +1,7 @@
 """The first half of `extract`: from options and data to a frozen plan, without reading the model's weights.
 
 Reads: the data, the model's configuration and tokenizer. Writes: the plan inside `activations.zarr`.
-Memory: about 60 bytes a response at the end.
+Memory: some blocks of rows, however many rows there are.
 """
 
 import hashlib

@@ -155,7 +155,7 @@ def read_frequency(run: PurePath) -> Frequency:
         totals, unit = _totals(head["totals"]), head["unit"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         found = f"something else ({error})"
-        raise CorruptStoreError(str(path), "the columns of format 1", found, again) from None
+        raise CorruptStoreError(str(path), f"the columns of format {VERSION}", found, again) from None
     return Frequency(lineage, unit, totals, layers)
 
 

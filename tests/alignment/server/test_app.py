@@ -114,7 +114,8 @@ def test_get_reward_takes_what_openrlhf_posts(server: Any, model: RewardModel, e
 def test_get_reward_answers_empty_lists(server: Any) -> None:
     """As OpenRLHF sends to all but the first of several servers."""
     answer = ask(server, "/get_reward", {"query": [], "prompts": [], "labels": []})
-    assert (answer["rewards"], answer["scores"], answer["extra_logs"]) == ([], [], {"ood": []})
+    assert (answer["rewards"], answer["scores"], answer["reasons"]) == ([], [], [])
+    assert answer["extra_logs"] == {"ood": [], "scored": []}
 
 
 @pytest.mark.parametrize("path", POSTS)
@@ -195,11 +196,8 @@ BAD = [
     (b'{"queries": 3, "documents": "x"}', 422, "body.queries"),
     (b'{"queries": ["a", "b"], "documents": ["x"]}', 422, "2 prompts for 1 responses"),
     (b'{"queries": "a", "documents": NaN}', 400, "the body: expected finite numbers, found NaN"),
-    (b'{"queries": "a", "documents": ""}', 422, "response 1: expected a response with tokens, found none"),
-    (b'{"queries": "a", "documents": ["x", ""]}', 422, "response 2: expected a response with tokens"),
     (b'{"queries": "a", "text_1": "b", "documents": "x"}', 422, "exactly one of queries, text_1, data_1"),
     (b"[" * 100_000, 400, ""),
-    (b'{"queries": "a", "documents": "' + b"x" * 600 + b'"}', 422, "expected at most 512 tokens, found"),
 ]
 
 
@@ -216,17 +214,15 @@ def test_bad_requests_are_told_what_is_wrong(server: Any, body: bytes, status: i
 @pytest.mark.parametrize(
     ("path", "body", "said"),
     [
-        ("/classify", {"input": "no header"}, "expected a conversation with '<|im_start|>assistant"),
         ("/classify", {}, "either input or messages is needed"),
         ("/classify", {"input": "x", "messages": conversation("x")}, "either input or messages is needed"),
         ("/classify", {"messages": [{"role": "user", "content": "x"}]}, "messages"),
-        ("/classify", {"messages": [{"role": "user", "content": "x"}] * 2}, "must end with the assistant's"),
         ("/get_reward", {"query": ["a", "b"], "prompts": ["a"]}, "1 prompts for 2 queries"),
         ("/get_reward", {"prompts": ["a"]}, "body.query: Field required"),
     ],
 )
 def test_conversations_that_are_none(server: Any, path: str, body: Any, said: str) -> None:
-    """A text without a response, and messages of one turn."""
+    """Neither or both of text and messages, messages of one turn, and numbers that do not fit."""
     status, answer = server.ask(path, body)
     assert status == 422
     assert said in answer["error"]["message"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sparserm_cli.alignment.server.batches import Batcher, FullError
+from sparserm_cli.alignment.server.batches import Batcher, FullError, Kind
 from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse
 from sparserm_cli.data.example import Example
 from sparserm_cli.models.reward_model import Rewards
@@ -29,10 +29,10 @@ class Model:
         self.kinds: list[bool] = []
         self.entered, self.go = threading.Semaphore(0), threading.Event()
 
-    def __call__(self, rows: Sequence[EncodedExample], by_token: bool) -> Rewards:
+    def __call__(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
         """Wait, then score."""
         self.batches.append(len(rows))
-        self.kinds.append(by_token)
+        self.kinds.append(kind.by_token)
         self.entered.release()
         assert self.go.wait(10)
         ids = [one.responses[0].response_ids for one in rows]
@@ -120,7 +120,7 @@ def test_only_the_guilty_request_fails(batcher: Batcher, model: Model) -> None:
 
 def test_token_rewards_are_batched_by_themselves(batcher: Batcher, model: Model) -> None:
     """Requests of another kind wait for the next batch."""
-    futures = [batcher.submit([row([1], [2])], by_token=kind) for kind in (False, False, True, False)]
+    futures = [batcher.submit([row([1], [2])], Kind(by_token=kind)) for kind in (False, False, True, False)]
     model.go.set()
     results(futures)
     assert model.batches == [1, 2, 1, 1]

@@ -17,7 +17,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 REQUESTS = int(os.environ.get("SPARSERM_FUZZ_REQUESTS", "300"))
 KEY = "key-that-no-answer-repeats"
-SCORES = {"/classify", "/v1/classify", "/v1/embeddings", "/score", "/v1/score", "/get_reward"}
+SCORES = {
+    "/classify",
+    "/v1/classify",
+    "/v1/embeddings",
+    "/score",
+    "/v1/score",
+    "/get_reward",
+    "/predict",
+    "/rerank",
+}
 EXPECTED = {200, 400, 401, 404, 405, 408, 413, 422, 503, 504}
 
 

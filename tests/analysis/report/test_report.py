@@ -435,7 +435,7 @@ def browse(page: Path, folder: Path, *more: str) -> tuple[str, str]:
     return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
 
-@pytest.mark.slow
+@pytest.mark.browser
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_every_figure_without_a_complaint(scheme: str, whole: Path, tmp_path: Path) -> None:
@@ -464,7 +464,7 @@ def requested_by_page(log: Path) -> list[str]:
     return [url for url in found if url.startswith(("http", "ws"))]
 
 
-@pytest.mark.slow
+@pytest.mark.browser
 @needs_browser
 def test_the_browser_would_notice(whole: Path, tmp_path: Path) -> None:
     """A script that fails is heard; an image from elsewhere is seen, or refused by the page's own policy."""

@@ -87,6 +87,8 @@ def test_trained_sae_is_what_saelens_loads(
     assert done.held_out.explained_variance > 0.7
     assert done.held_out.l0 == pytest.approx(own["held_out"]["l0"])
     assert done.held_out.sinks == 1
+    if architecture != "jumprelu":  # whose L0 nears its target only after many more steps
+        assert WIDE["k"] / 1.5 < done.held_out.l0 < WIDE["k"] * 1.5
     assert done.rows == 2700 - 5
     assert ("training", 250 * 128, 250 * 128) in [(what.split(",")[0], n, total) for what, n, total in steps]
     assert read_sae_metadata(tmp_path / "sae").model_revision == "sha256:0"

@@ -2,10 +2,10 @@
 
 import json
 from pathlib import Path
-from runpy import run_path
 
 import pytest
 import torch
+from helpers import sae_files
 from safetensors.torch import load_file, save_file
 
 from sparserm_cli.cli.main import app
@@ -15,7 +15,6 @@ from sparserm_cli.stages.extract.extract import extract
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.writer import ActivationsWriter
 
-fixtures = run_path(str(Path(__file__).parents[1] / "models" / "sae_fixtures.py"))
 HOOK = "blocks.1.hook_resid_post"
 
 
@@ -26,7 +25,7 @@ def made(tmp_path, tiny_model):
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     model = tiny_model("llama")
-    sae = fixtures["save_sae"](tmp_path / "sae", fixtures["perfect_sae"](32, hook=HOOK, model=model.name))
+    sae = sae_files.save_sae(tmp_path / "sae", sae_files.perfect_sae(32, hook=HOOK, model=model.name))
     return data, model, sae
 
 

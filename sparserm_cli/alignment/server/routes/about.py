@@ -1,0 +1,53 @@
+"""Routes that tell about the server: whether it lives and is ready, what it serves, and what it counts."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from sparserm_cli.alignment.server.gate import RefusedError
+from sparserm_cli.alignment.server.metrics import CONTENT_TYPE
+from sparserm_cli.alignment.server.schemas import Refusal
+from sparserm_cli.alignment.server.scoring import Served
+from sparserm_cli.alignment.server.service import Service
+
+router = APIRouter()
+
+
+@router.get("/health")
+async def health() -> dict[str, str]:
+    """Tell that the process lives."""
+    return {"status": "ok"}
+
+
+@router.get("/ready", responses={503: {"model": Refusal}})
+async def ready(service: Served) -> dict[str, Any]:
+    """Tell whether scores can be had: the model is loaded and scored its probe as at the fit."""
+    _require_open(service)
+    return {"status": "ready", "probe": service.probe}
+
+
+@router.get("/v1/models", responses={503: {"model": Refusal}})
+async def models(service: Served) -> dict[str, Any]:
+    """List the one model."""
+    _require_open(service)
+    one = {"id": service.name, "object": "model", "created": 0, "owned_by": "sparserm"}
+    return {"object": "list", "data": [{**one, "max_model_len": service.model.max_length}]}
+
+
+@router.get("/info", responses={503: {"model": Refusal}})
+async def info(service: Served) -> dict[str, Any]:
+    """Tell what the reward model is made of, and what is done to its scores."""
+    _require_open(service)
+    return service.info()
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(service: Served) -> Response:
+    """Give Prometheus its numbers."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _require_open(service: Service) -> None:
+    """Refuse while loading or draining."""
+    if service.closed:
+        raise RefusedError(503, service.closed)

@@ -1,0 +1,46 @@
+"""What the protocols share that send conversations: as messages, or as text that has been templated."""
+
+from collections.abc import Sequence
+
+from sparserm_cli.alignment.server.gate import RefusedError
+from sparserm_cli.alignment.server.schemas import Conversations, Request, Texts, Turn
+from sparserm_cli.alignment.server.scoring import Pair, Unscorable, cut_text
+from sparserm_cli.alignment.server.service import Service
+from sparserm_cli.data.example import RowError
+from sparserm_cli.data.messages import normalise_messages, response_of
+
+
+class ConversationRequest(Request):
+    """Conversations, as messages or as text that has been through the chat template."""
+
+    input: Texts | None = None
+    """Templated text, one or several; the response is the last turn."""
+    messages: Conversations | None = None
+    """A conversation that ends with the response, or several."""
+
+
+def pairs_of(service: Service, asked: ConversationRequest) -> list[Pair]:
+    """Return prompts and responses of a request with conversations.
+
+    Raises:
+        RefusedError: neither text nor messages, or both.
+
+    """
+    if (asked.input is None) == (asked.messages is None):
+        raise RefusedError(422, "either input or messages is needed")
+    if asked.input is not None:
+        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+        return [cut_text(service, text) for text in texts]
+    return [_pair(turns) for turns in _listed(asked.messages or [])]
+
+
+def _listed(messages: Conversations) -> Sequence[Sequence[Turn]]:
+    """Return a list of conversations, of which one may have been sent alone."""
+    return [messages] if messages and isinstance(messages[0], Turn) else messages  # type: ignore[return-value]
+
+
+def _pair(turns: Sequence[Turn]) -> Pair:
+    try:
+        return response_of(normalise_messages([turn.model_dump() for turn in turns]))
+    except RowError as error:
+        return Unscorable(f"{error.field}: {error.reason}")

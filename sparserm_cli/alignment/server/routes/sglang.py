@@ -1,0 +1,36 @@
+"""SGLang's embeddings, by which its reward models are asked, as verl does too."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+
+from sparserm_cli.alignment.server.bodies import StrictRoute
+from sparserm_cli.alignment.server.routes.conversations import ConversationRequest, pairs_of
+from sparserm_cli.alignment.server.schemas import REFUSALS, Answer, Member
+from sparserm_cli.alignment.server.scoring import Served, judge
+
+router = APIRouter(route_class=StrictRoute)
+
+
+class Embedded(Member):
+    """The embedding of one conversation, of one number."""
+
+    object: Literal["embedding"] = "embedding"
+    embedding: list[float | None]
+    """The score alone."""
+
+
+class EmbeddingsAnswer(Answer):
+    """Answer of `/v1/embeddings`."""
+
+    data: list[Embedded]
+
+
+@router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=REFUSALS)
+async def embeddings(asked: ConversationRequest, service: Served) -> dict[str, Any]:
+    """Score conversations."""
+    found = await judge(service, asked, pairs_of(service, asked))
+    data = [
+        {"index": index, "embedding": [one.score], **one.told()} for index, one in enumerate(found.members)
+    ]
+    return {**found.head("embeddings", service), "data": data}

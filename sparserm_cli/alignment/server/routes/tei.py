@@ -1,0 +1,116 @@
+"""Text Embeddings Inference's predict and rerank: answers are bare lists, best first where they are ranked.
+
+As there, scores go through the logistic function unless `raw_scores` is asked for.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field, model_validator
+
+from sparserm_cli.alignment.server.bodies import StrictRoute
+from sparserm_cli.alignment.server.schemas import REFUSALS, Request, TextList
+from sparserm_cli.alignment.server.scoring import Judged, Pair, Served, cut_text, judge
+from sparserm_cli.alignment.server.service import Service
+
+router = APIRouter(route_class=StrictRoute)
+Sequence = Annotated[TextList, Field(min_length=1, max_length=2)]
+
+
+class _Request(Request):
+    """What both may say."""
+
+    raw_scores: bool = False
+    """Whether to answer scores instead of their logistic function."""
+    truncate: bool | None = None
+    """Whether to leave out the oldest tokens of a prompt that is too long."""
+    truncation_direction: Literal["left", "Left", "right", "Right"] | None = None
+    """Where tokens are left out: `left` alone, since the end of a response decides its score."""
+
+    @model_validator(mode="after")
+    def _left_alone(self) -> Self:
+        if not self.truncate:
+            return self
+        if self.truncation_direction not in ("left", "Left"):
+            raise ValueError('truncate is known with "truncation_direction": "left" alone')
+        if self.truncate_prompt_tokens is None:
+            self.truncate_prompt_tokens = -1
+        return self
+
+
+class PredictRequest(_Request):
+    """`/predict`: one text, one pair of prompt and response, or a list of lists of either."""
+
+    inputs: str | Sequence | Annotated[list[Sequence], Field(min_length=1, fail_fast=True)]
+    """A lone text is a conversation that has been through the chat template."""
+
+
+class RerankRequest(_Request):
+    """`/rerank`: responses to one prompt."""
+
+    query: str
+    """The prompt, the words of one user turn."""
+    texts: Annotated[TextList, Field(min_length=1)]
+    """The responses."""
+    return_text: bool = False
+    """Whether to repeat each response in the answer."""
+
+
+class Prediction(BaseModel):
+    """The class of one input, of which there is one."""
+
+    score: float | None
+    label: str = "reward"
+    reason: str | None = None
+    """Why there is no score."""
+
+
+class Rank(BaseModel):
+    """One response among those to its prompt."""
+
+    index: int
+    text: str | None = None
+    score: float | None
+    reason: str | None = None
+    """Why there is no score."""
+
+
+@router.post(
+    "/predict",
+    response_model=list[Prediction] | list[list[Prediction]],
+    responses=REFUSALS,
+)
+async def predict(asked: PredictRequest, service: Served) -> list[Any]:
+    """Score one input, or several."""
+    inputs = asked.inputs
+    alone = isinstance(inputs, str) or isinstance(inputs[0], str)
+    sequences: list[Any] = [inputs] if alone else list(inputs)
+    pairs = [_pair(service, [one] if isinstance(one, str) else one) for one in sequences]
+    found = await judge(service, asked, pairs, logistic=not asked.raw_scores)
+    predictions = [[Prediction(score=one.score, reason=one.reason)] for one in found.members]
+    return list(predictions[0] if alone else predictions)
+
+
+@router.post("/rerank", response_model=list[Rank], responses=REFUSALS)
+async def rerank(asked: RerankRequest, service: Served) -> list[Rank]:
+    """Rank responses to a prompt, best first; those without a score come last."""
+    pairs: list[Pair] = [(asked.query, text) for text in asked.texts]
+    found = await judge(service, asked, pairs, logistic=not asked.raw_scores)
+
+    def place(index: int) -> tuple[bool, float, int]:
+        member: Judged = found.members[index]
+        return member.reason is not None, -(member.score or 0.0), index
+
+    return [
+        Rank(
+            index=index,
+            text=asked.texts[index] if asked.return_text else None,
+            score=found.members[index].score,
+            reason=found.members[index].reason,
+        )
+        for index in sorted(range(len(pairs)), key=place)
+    ]
+
+
+def _pair(service: Service, sequence: list[str]) -> Pair:
+    return cut_text(service, sequence[0]) if len(sequence) == 1 else (sequence[0], sequence[1])

@@ -1,0 +1,98 @@
+"""vLLM's classify, which verl posts to, and vLLM's score."""
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from sparserm_cli.alignment.server.bodies import StrictRoute
+from sparserm_cli.alignment.server.gate import RefusedError
+from sparserm_cli.alignment.server.routes.conversations import ConversationRequest, pairs_of
+from sparserm_cli.alignment.server.schemas import REFUSALS, Activated, Answer, Member, Texts
+from sparserm_cli.alignment.server.scoring import Pair, Served, judge
+
+router = APIRouter(route_class=StrictRoute)
+
+
+class ClassifyRequest(ConversationRequest, Activated):
+    """`/classify`: conversations, as messages or as text that has been through the chat template."""
+
+
+class ScoreRequest(Activated):
+    """`/score`: prompts and responses by themselves; one prompt stands for all responses."""
+
+    queries: Texts | None = None
+    """Prompts, each the words of one user turn. Also as `text_1` or `data_1`."""
+    text_1: Texts | None = None
+    data_1: Texts | None = None
+    documents: Texts | None = None
+    """Responses. Also as `items`, `text_2` or `data_2`."""
+    items: Texts | None = None
+    text_2: Texts | None = None
+    data_2: Texts | None = None
+
+
+class Classified(Member):
+    """The class of one conversation, of which there is one."""
+
+    label: str = "reward"
+    probs: list[float | None]
+    """The score alone; no probability, unless an activation was asked for."""
+    num_classes: int = 1
+
+
+class ClassifyAnswer(Answer):
+    """Answer of `/classify`."""
+
+    data: list[Classified]
+
+
+class Scored(Member):
+    """The score of one response."""
+
+    object: str = "score"
+    score: float | None
+
+
+class ScoreAnswer(Answer):
+    """Answer of `/score`."""
+
+    data: list[Scored]
+
+
+@router.post("/classify", response_model=ClassifyAnswer, responses=REFUSALS)
+@router.post("/v1/classify", response_model=ClassifyAnswer, responses=REFUSALS)
+async def classify(asked: ClassifyRequest, service: Served) -> dict[str, Any]:
+    """Score conversations."""
+    found = await judge(service, asked, pairs_of(service, asked), logistic=asked.logistic)
+    data = [{"index": index, "probs": [one.score], **one.told()} for index, one in enumerate(found.members)]
+    return {**found.head("classify", service), "data": data}
+
+
+@router.post("/score", response_model=ScoreAnswer, responses=REFUSALS)
+@router.post("/v1/score", response_model=ScoreAnswer, responses=REFUSALS)
+async def score(asked: ScoreRequest, service: Served) -> dict[str, Any]:
+    """Score responses to prompts, a query being a prompt and a document a response."""
+    found = await judge(service, asked, _pairs(asked), logistic=asked.logistic)
+    data = [{"index": index, "score": one.score, **one.told()} for index, one in enumerate(found.members)]
+    return {**found.head("score", service), "data": data}
+
+
+def _pairs(asked: ScoreRequest) -> list[Pair]:
+    """Return prompts and responses of a score request, one prompt standing for all responses.
+
+    Raises:
+        RefusedError: one of both is missing or there twice, or their numbers do not fit.
+
+    """
+    sides = []
+    for names in (("queries", "text_1", "data_1"), ("documents", "items", "text_2", "data_2")):
+        given = [value for name in names if (value := getattr(asked, name)) is not None]
+        if len(given) != 1:
+            raise RefusedError(422, f"exactly one of {', '.join(names)} is needed")
+        sides.append([given[0]] if isinstance(given[0], str) else given[0])
+    queries, documents = sides
+    if len(queries) == 1:
+        queries *= len(documents)
+    if len(queries) != len(documents):
+        raise RefusedError(422, f"{len(queries)} prompts for {len(documents)} responses")
+    return list(zip(queries, documents, strict=True))

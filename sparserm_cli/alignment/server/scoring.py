@@ -1,0 +1,205 @@
+"""From the prompts and responses of a request to what is said of each, whatever the client's protocol.
+
+A response that cannot be scored gets no score and a reason; it never refuses those beside it, unless the
+server is strict.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from fastapi import Depends
+from fastapi import Request as HTTPRequest
+
+from sparserm_cli.alignment.server.gate import RefusedError
+from sparserm_cli.alignment.server.schemas import Request
+from sparserm_cli.alignment.server.service import Service
+from sparserm_cli.config import Guards
+from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError
+from sparserm_cli.models.reward_model import Prompt, RewardModel, Rewards
+
+
+class Unscorable(NamedTuple):
+    """A response that cannot be scored."""
+
+    reason: str
+
+
+Pair = tuple[Prompt, str] | Unscorable
+"""Prompt and response."""
+
+
+class Judged(NamedTuple):
+    """What is known of one response."""
+
+    score: float | None = None
+    """Its score, or what stands for none."""
+    ood: float | None = None
+    """Its distance from the training responses; None if it was not computed."""
+    tokens: dict[str, Any] | None = None
+    """Its tokens' rewards, if they were asked for."""
+    reason: str | None = None
+    """Why there is no score."""
+
+    def told(self) -> dict[str, Any]:
+        """Return what every answer says besides the score."""
+        return {"ood": self.ood, "tokens": self.tokens, "reason": self.reason}
+
+
+class Verdict(NamedTuple):
+    """What is known of all responses of a request."""
+
+    members: list[Judged]
+    tokens: int
+    """Tokens of all prompts and responses that were scored."""
+    guards: Guards
+    """What was done to the scores."""
+
+    @property
+    def scores(self) -> list[float | None]:
+        """The scores alone."""
+        return [member.score for member in self.members]
+
+    def head(self, kind: str, service: Service) -> dict[str, Any]:
+        """Return what an answer in the shape of OpenAI's says besides the data."""
+        return {
+            "id": f"{kind}-{uuid.uuid4().hex}",
+            "created": int(time.time()),
+            "model": service.name,
+            "usage": {"prompt_tokens": self.tokens, "total_tokens": self.tokens},
+            "guards": asdict(self.guards),
+        }
+
+
+def service_of(request: HTTPRequest) -> Service:
+    """Return the service behind an application."""
+    service: Service = request.app.state.service
+    return service
+
+
+Served = Annotated[Service, Depends(service_of)]
+
+
+def cut_text(service: Service, text: str, prompt: str = "") -> Pair:
+    """Return prompt and response of a conversation that has been through the chat template."""
+    try:
+        return service.texts.cut(text, prompt)
+    except BadInputError as error:
+        return Unscorable(_reason(error))
+
+
+async def judge(
+    service: Service, asked: Request, pairs: Sequence[Pair], *, logistic: bool = False
+) -> Verdict:
+    """Tokenise prompts and responses and have them scored.
+
+    Args:
+        service: what scores.
+        asked: what the request says of all of them.
+        pairs: prompts and responses.
+        logistic: whether to answer the logistic function of the scores.
+
+    Raises:
+        RefusedError: there are too many; or one cannot be scored, and the server is strict.
+
+    """
+    most, guards = service.config.max_inputs, asked.guards(service.config)
+    if len(pairs) > most:
+        raise RefusedError(413, f"{len(pairs):,} inputs, where {most:,} are the most")
+    rows = await asyncio.to_thread(encoded, service.model, pairs, asked.truncate_prompt_tokens)
+    for number, row in enumerate(rows, start=1):
+        if service.config.strict and isinstance(row, Unscorable):
+            raise RefusedError(422, f"response {number}: {row.reason}")
+    able = [row for row in rows if not isinstance(row, Unscorable)]
+    found = Rewards(np.empty(0, np.float32), np.empty(0, np.float32))
+    if able:
+        found = await service.rewards(able, by_token=asked.token_rewards, guards=guards)
+    scored = iter(_scored(able, found, guards, logistic=logistic))
+    floor = service.config.unscorable
+    members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(scored) for row in rows]
+    members = [one if one.score is not None else one._replace(score=floor) for one in members]
+    return Verdict(members, sum(map(_size, able)), guards)
+
+
+def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list[EncodedExample | Unscorable]:
+    """Return each pair as token ids, or why it cannot be scored.
+
+    Args:
+        model: the reward model.
+        pairs: prompts and responses.
+        most: tokens that longer prompts are cut to fit, -1 for what the model takes; None cuts nothing.
+
+    """
+    usable = [pair for pair in pairs if not isinstance(pair, Unscorable)]
+    try:
+        rows = iter(model.tokenise(*zip(*usable, strict=True)) if usable else [])
+    except IncompatibleError:  # the template refuses one of them: find out which
+        return [_encoded_alone(model, pair, most) for pair in pairs]
+    return [pair if isinstance(pair, Unscorable) else _checked(model, next(rows), most) for pair in pairs]
+
+
+def _encoded_alone(model: RewardModel, pair: Pair, most: int | None) -> EncodedExample | Unscorable:
+    if isinstance(pair, Unscorable):
+        return pair
+    try:
+        (row,) = model.tokenise([pair[0]], [pair[1]])
+    except IncompatibleError as error:
+        return Unscorable(_reason(error))
+    return _checked(model, row, most)
+
+
+def _checked(model: RewardModel, row: EncodedExample, most: int | None) -> EncodedExample | Unscorable:
+    """Shorten the prompt if that was asked for, and look whether the model takes the rest."""
+    response = row.responses[0]
+    if most is not None:
+        limit = model.max_length if most < 0 else min(most, model.max_length)
+        if len(response.response_ids) >= limit:
+            size = len(response.response_ids)
+            return Unscorable(f"expected a response of under {limit:,} tokens, found {size:,}")
+        row = row._replace(responses=(model.template.truncate_left(response, limit),))
+    try:
+        model.check_length(row)
+    except BadInputError as error:
+        return Unscorable(_reason(error))
+    return row
+
+
+def _scored(
+    rows: Sequence[EncodedExample], found: Rewards, guards: Guards, *, logistic: bool
+) -> list[Judged]:
+    """Return what is known of responses that were computed."""
+    scores = 0.5 * (1 + np.tanh(0.5 * found.scores)) if logistic else found.scores
+    tokens = _tokens(rows, found)
+    return [
+        Judged(float(score), float(ood), part)
+        if np.isfinite(score)
+        else Judged(None, float(ood), part, f"its ood is above the {guards.abstain:g} of abstain")
+        for score, ood, part in zip(scores, found.ood, tokens, strict=True)
+    ]
+
+
+def _tokens(rows: Sequence[EncodedExample], found: Rewards) -> list[dict[str, Any] | None]:
+    """Return what is said of each response's tokens."""
+    if found.method is None:
+        return [None] * len(rows)
+    return [
+        {
+            "ids": row.responses[0].response_ids.tolist(),
+            "rewards": None if rewards is None else rewards.tolist(),
+            "method": found.method,
+        }
+        for row, rewards in zip(rows, found.tokens, strict=True)
+    ]
+
+
+def _size(row: EncodedExample) -> int:
+    return sum(len(one.prompt_ids) + len(one.response_ids) for one in row.responses)
+
+
+def _reason(error: SparseRMError) -> str:
+    return f"expected {error.expected}, found {error.found}; {error.hint}"
