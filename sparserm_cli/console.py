@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from sparserm_cli.config import Progress
+from sparserm_cli.errors import SparseRMError, StoppedError
 from sparserm_cli.formatting import duration, strict
 
 
@@ -25,11 +26,15 @@ class Output:
 
     """
 
+    printed = False
+    """Whether this process has printed a result."""
+
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
 
     def result(self, data: Mapping[str, Any], text: str) -> None:
         """Print a command's result: `data` as JSON where asked for, else `text`."""
+        Output.printed = True
         sys.stdout.write(
             (json.dumps(strict(data), ensure_ascii=False, allow_nan=False) if self.as_json else text) + "\n"
         )
@@ -101,10 +106,24 @@ class Output:
             yield _LineProgress(title, unit)
 
 
-def error(text: str) -> None:
-    """Print an error's one line on stderr."""
-    sys.stderr.write("sparserm: " + " ".join(text.split("\n")) + "\n")
+def error(problem: SparseRMError | StoppedError, *, as_json: bool = False) -> None:
+    """Print an error's one line on stderr, and with `as_json` the error as one JSON object on stdout."""
+    sys.stderr.write("sparserm: " + " ".join(str(problem).split("\n")) + "\n")
     sys.stderr.flush()
+    if as_json:
+        error_object(problem)
+
+
+def error_object(problem: SparseRMError | StoppedError) -> None:
+    """Print an error as one JSON object on stdout, unless a result stands there already."""
+    if Output.printed:
+        return
+    if isinstance(problem, SparseRMError):
+        facts = {"where": problem.where, "expected": problem.expected, "found": problem.found}
+        facts["next"] = problem.hint
+    else:
+        facts = {"where": "", "expected": "", "found": str(problem), "next": "run the same command again"}
+    Output(as_json=True).result({"error": {"code": problem.exit_code, **facts}}, "")
 
 
 def _silent(done: int, total: int) -> None:

@@ -79,3 +79,15 @@ def cache_folder() -> Path:
     if own := os.environ.get("SPARSERM_CACHE"):
         return Path(own)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sparserm"
+
+
+def bundled_sae(name: str) -> Path | None:
+    """Return the folder of an SAE that is installed with this package, by its name; None if there is none.
+
+    A wheel carries it inside the package, a checkout under `examples/sae`.
+    """
+    if not name.replace("-", "").isalnum():
+        return None
+    package = Path(__file__).resolve().parent
+    folders = (package / "assets" / "sae" / name, package.parent / "examples" / "sae" / name)
+    return next((folder for folder in folders if (folder / "cfg.json").is_file()), None)

@@ -7,6 +7,7 @@ import pytest
 
 from sparserm_cli import console
 from sparserm_cli.console import Output
+from sparserm_cli.errors import UsageError
 from sparserm_cli.formatting import duration, size
 
 
@@ -55,8 +56,9 @@ def test_progress_lines_in_a_log(capsys, monkeypatch):
 
 def test_an_error_is_one_line(capsys):
     """Line breaks in an error's text would break what scripts read."""
-    console.error("a\nb")
-    assert capsys.readouterr() == ("", "sparserm: a b\n")
+    problem = UsageError("--x", "a", "b\nc", "correct it")
+    console.error(problem)
+    assert capsys.readouterr() == ("", "sparserm: --x: expected a, found b c; correct it\n")
 
 
 @pytest.mark.parametrize(

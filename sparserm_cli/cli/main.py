@@ -2,37 +2,34 @@
 
 import signal
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from sparserm_cli import __version__, console
-from sparserm_cli.cli.commands import (
-    alignment,
-    analysis,
-    pipeline,
-    run_directory,
-    sae,
-    scoring,
-    serve,
-    transfer,
-)
-from sparserm_cli.errors import SparseRMError, StoppedError
+from sparserm_cli.cli.builder import COMMANDS
+from sparserm_cli.cli.commands import MODULES
+from sparserm_cli.cli.panels import PanelCommand, PanelGroup, context_settings
+from sparserm_cli.errors import SparseRMError, StoppedError, UsageError
 
 app = typer.Typer(
     name="sparserm",
     help="Turn a frozen language model into a reward model with sparse-autoencoder directions (SparseRM).",
     epilog="Start: sparserm extract pairs.jsonl --model smollm2-135m --layer 14",
+    cls=PanelGroup,
+    context_settings=context_settings(),
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+ClickError: Any = typer.BadParameter.__mro__[2]
+"""What typer raises for a command line that it cannot parse; some versions bring a click of their own."""
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(given: bool) -> None:
+    if given:
         sys.stdout.write(__version__ + "\n")
         raise typer.Exit
 
@@ -40,52 +37,40 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Turn a frozen language model into a reward model with sparse-autoencoder directions (SparseRM)."""
 
 
-COMMANDS: tuple[Callable[..., None], ...] = (
-    pipeline.extract,
-    pipeline.encode,
-    pipeline.frequency,
-    pipeline.select,
-    pipeline.fit,
-    scoring.score,
-    scoring.evaluate,
-    run_directory.run,
-    run_directory.status,
-    run_directory.verify,
-    run_directory.repair,
-    sae.train_sae,
-    transfer.export,
-    transfer.import_,
-    analysis.compare,
-    analysis.explain,
-    analysis.report,
-    serve.serve,
-    alignment.rank,
-    alignment.pairs,
-    alignment.doctor,
-)
-for command in COMMANDS:
-    app.command(command.__name__.strip("_").replace("_", "-"))(command)
+for module in MODULES:
+    import_module(f"sparserm_cli.cli.commands.{module}")
+for name, declared in COMMANDS.items():
+    app.command(name, cls=PanelCommand, context_settings=context_settings(), rich_help_panel=declared.panel)(
+        declared.callback
+    )
 
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes one line on stderr and its exit code."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    switches: dict[str, Any] = {"json": "--json" in sys.argv}
     try:
-        app()
-    except SparseRMError as problem:
-        console.error(str(problem))
+        code = app(standalone_mode=False, obj=switches)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (SparseRMError, StoppedError) as problem:
+        console.error(problem, as_json=switches["json"])
         sys.exit(problem.exit_code)
-    except StoppedError as stop:
-        console.error(str(stop))
-        sys.exit(stop.exit_code)
-    sys.exit(0)
+    except ClickError as problem:
+        problem.show()
+        if switches["json"]:
+            said, command = problem.format_message(), getattr(problem.ctx, "command_path", "sparserm")
+            hint = f"run `{command} --help`"
+            console.error_object(UsageError("command line", "options of this command", said, hint))
+        sys.exit(problem.exit_code)
+    except typer.Abort:
+        sys.exit(1)
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

@@ -1,75 +1,57 @@
 """The step from parsed options to the config of a command, and how options given as text are read."""
 
-from dataclasses import fields
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import typer
 
-from sparserm_cli.cli.toml_settings import read_settings
-from sparserm_cli.config import CONFIGS, EncodeConfig, StageConfig
-from sparserm_cli.console import Output
+from sparserm_cli.config import StageConfig
+from sparserm_cli.config.option import Field, declared_fields
 from sparserm_cli.errors import UsageError
+from sparserm_cli.locations import place
 
 ConfigType = TypeVar("ConfigType", bound=StageConfig)
 
 
-def begin(ctx: typer.Context, kind: type[ConfigType]) -> tuple[ConfigType, Output]:
-    """Build the stage's config from the command's options, and the output as its switches say.
-
-    An option is named like the field it fills, so nothing is listed twice.
+def run_directory(text: str) -> PurePath:
+    """Read `--run`, which is no file.
 
     Raises:
-        UsageError: a value is out of range.
+        UsageError: it is a file.
 
     """
-    return config_from(ctx, kind), Output(
-        as_json=bool(ctx.params.get("json")), quiet=bool(ctx.params.get("quiet"))
-    )
+    folder = place(text)
+    if isinstance(folder, Path) and folder.is_file():
+        raise UsageError("--run", "a directory", f"{folder}, a file", "correct the option")
+    return folder
 
 
 def config_from(ctx: typer.Context, kind: type[ConfigType]) -> ConfigType:
-    """Build the stage's config from a parsed command.
+    """Build the config of a parsed command; an option is named like the field it fills.
 
     Raises:
         UsageError: a value is out of range.
 
     """
-    names = {item.name for item in fields(kind)}
-    values = {name: value for name, value in ctx.params.items() if name in names}
-    if "layer" in values:
-        values["layer"] = parse_layers(values["layer"])
-    if "worker" in values:
-        values["worker"] = parse_worker(values["worker"])
-    if isinstance(values.get("top_k"), str):
-        values["top_k"] = parse_numbers("--top-k", values["top_k"], "a number or several", "8 or 4,8,16")
-    for name in values.keys() & {"columns", "sae", "other", "sweep"}:
-        values[name] = tuple(values[name] or ())
+    values = {}
+    for name, field in declared_fields(kind).items():
+        value = ctx.params.get(name)
+        if name in ctx.params and (value is not None or field.optional):
+            values[name] = _value(field, value)
     return kind(**values)
 
 
-def stage_config(ctx: typer.Context, name: str) -> StageConfig:
-    """Parse a stage's command as if it were called with this run directory and settings file alone.
-
-    Raises:
-        UsageError: a value is out of range.
-
-    """
-    group: Any = ctx.parent.command if ctx.parent else None
-    words = ["--run", str(ctx.params["run"])]
-    if ctx.params.get("config"):
-        words += ["--config", str(ctx.params["config"])]
-    with group.commands[name].make_context(name, words, parent=ctx.parent) as stage:
-        return config_from(stage, CONFIGS[name])
-
-
-def planned_encoding(ctx: typer.Context) -> EncodeConfig | None:
-    """Return how the settings file has `encode` called; None if it names no SAE."""
-    path = ctx.params.get("config")
-    table = read_settings(path).get("encode") if path else None
-    if not isinstance(table, dict) or not table.get("sae"):
-        return None
-    planned = stage_config(ctx, "encode")
-    return planned if isinstance(planned, EncodeConfig) else None
+def _value(field: Field, value: Any) -> Any:
+    """Return the value of a field, from what typer has parsed."""
+    if not field.several or value is None:
+        return value
+    if field.name == "worker":
+        return parse_worker(value)
+    if field.name == "layer":
+        return parse_layers(value)
+    if field.kind is int:
+        return parse_numbers(field.flag, value, "a number or several", "8 or 4,8,16")
+    return tuple(value)
 
 
 def parse_layers(text: str | None) -> tuple[int, ...] | None:

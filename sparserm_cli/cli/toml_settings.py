@@ -1,58 +1,73 @@
-"""`sparserm.toml`: a table a command; every option may stand in it, and the command line wins."""
+"""`sparserm.toml`: a table per command; every option may stand in it, and the command line wins."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from sparserm_cli.config.option import Field, declared_fields
 from sparserm_cli.errors import UsageError
 
 FILE_NAME = "sparserm.toml"
 
-ALWAYS_PATHS = {"run", "file", "reward", "output", "target", "evaluation", "comparison", "api_key_file"}
-"""Options that name a place in the file system, whatever they say."""
 
-PERHAPS_PATHS = {"data", "model", "sae", "template"}
-"""Options that name a place or something else (a hub id, a release): a place if it exists beside the file."""
+def settings_reader(config: Any) -> Callable[[typer.Context, Path | None], Path | None]:
+    """Return what gives a command its defaults from `sparserm.toml` before its other options are read.
 
-NUMBERS = {"layer", "top_k"}
-"""Options that the command line takes as numbers with commas."""
-
-
-def apply_settings(ctx: typer.Context, config: Path | None) -> Path | None:
-    """Give the command its defaults from `sparserm.toml` before its other options are read.
-
-    Raises:
-        UsageError: the file is absent though named, is no TOML, or has a table or key nobody knows.
+    Args:
+        config: class whose fields are the options of the command.
 
     """
-    path = config or (Path(FILE_NAME) if Path(FILE_NAME).is_file() else None)
-    if path is None or ctx.parent is None:
-        return None
+
+    def apply_settings(ctx: typer.Context, named: Path | None) -> Path | None:
+        path = named or (Path(FILE_NAME) if Path(FILE_NAME).is_file() else None)
+        if path is None or ctx.parent is None:
+            return None
+        commands = getattr(ctx.parent.command, "commands", {})
+        ctx.default_map = command_defaults(path, str(ctx.info_name), declared_fields(config), commands)
+        return path
+
+    return apply_settings
+
+
+def command_defaults(
+    path: Path, command: str, known: Mapping[str, Field], commands: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the values that the settings file has for a command, by parameter.
+
+    Args:
+        path: the settings file.
+        command: name of the command.
+        known: fields of its config.
+        commands: all commands by name.
+
+    Raises:
+        UsageError: the file is absent though named, is no TOML, or has a table or key that is unknown.
+
+    """
     tables = read_settings(path)
-    commands = getattr(ctx.parent.command, "commands", {})
+    for name, value in tables.items():
+        if isinstance(value, dict) and name not in commands:
+            expected = "a table named like a command"
+            raise UsageError(f"{path} [{name}]", expected, repr(name), _near(name, list(commands)))
+    table = tables.get(command, {})
+    names = {spelling: field.name for field in known.values() for spelling in _spellings(field)}
+    names |= {"json": "json", "quiet": "quiet"}
     shared = {key: value for key, value in tables.items() if not isinstance(value, dict)}
-    for name in tables:
-        if name not in commands and name != "run":
-            raise UsageError(
-                f"{path} [{name}]", "a table named like a command", repr(name), "correct the file"
-            )
-    table = tables.get(str(ctx.info_name), {})
-    table = shared | (table if isinstance(table, dict) else {})
-    known = {str(parameter.name): parameter for parameter in ctx.command.params}
-    values = {key.replace("-", "_"): value for key, value in table.items()}
-    for key in values:
-        if key not in known:
-            listed = ", ".join(sorted(known.keys() - {"config", "help"}))
-            raise UsageError(f"{path} [{ctx.info_name}]", f"one of {listed}", repr(key), "correct the file")
-    plain = {key: _plain(key, value, path.parent) for key, value in values.items()}
-    ctx.default_map = {
-        key: [value] if getattr(known[key], "multiple", False) and not isinstance(value, list) else value
-        for key, value in plain.items()
-    }
-    return path
+    own = table if isinstance(table, dict) else {}
+    values: dict[str, Any] = {}
+    for key, value in (shared | own).items():
+        parameter = names.get(key.replace("-", "_"))
+        if parameter is None:
+            listed = ", ".join(sorted(names.keys() - {"json", "quiet"}))
+            where = f"{path} [{command}]"
+            raise UsageError(where, f"one of {listed}", repr(key), _near(key, list(names)))
+        field = known.get(parameter)
+        values[parameter] = value if field is None else _typed(field, value, path.parent)
+    return values
 
 
 def read_settings(path: Path) -> Mapping[str, Any]:
@@ -72,17 +87,37 @@ def read_settings(path: Path) -> Mapping[str, Any]:
         raise UsageError(str(path), "TOML", str(problem), "correct the file") from problem
 
 
-def _plain(key: str, value: Any, folder: Path) -> Any:
+def _spellings(field: Field) -> list[str]:
+    """Return the names under which an option may stand in the file, with underscores; [] for no option."""
+    if field.option is None:
+        return []
+    flags = (field.flag, *field.option.aliases)
+    return [field.name, *(flag.removeprefix("--").replace("-", "_") for flag in flags)]
+
+
+def _near(name: str, known: list[str]) -> str:
+    """Return what to do about an unknown name: the near one, where there is one."""
+    near = get_close_matches(name.replace("-", "_"), known, n=1) or get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else "correct the file"
+
+
+def _typed(field: Field, value: Any, folder: Path) -> Any:
     """Turn a TOML value into what the command line would have said; paths are relative to the file."""
-    if isinstance(value, list) and key in NUMBERS:
-        return ",".join(str(item) for item in value)
-    if isinstance(value, list):
-        return [_plain(key, item, folder) for item in value]
-    if isinstance(value, str) and value != "-" and "://" not in value:
-        if key == "other":
-            name, _, run = value.partition("=")
-            return f"{name}={folder / run}"
-        beside = folder / value
-        if key in ALWAYS_PATHS or (key in PERHAPS_PATHS and beside.exists()):
-            return str(beside)
+    if field.several and field.kind is int:
+        return ",".join(map(str, value)) if isinstance(value, list) else value
+    if field.several:
+        return [_beside(field, item, folder) for item in (value if isinstance(value, list) else [value])]
+    return _beside(field, value, folder)
+
+
+def _beside(field: Field, value: Any, folder: Path) -> Any:
+    """Return a path as seen from here, where the value names one beside the settings file."""
+    if field.option is None or not isinstance(value, str) or value == "-" or "://" in value:
+        return value
+    if field.name == "other":
+        name, _, run = value.partition("=")
+        return f"{name}={folder / run}"
+    beside = folder / value
+    if field.option.path == "always" or (field.option.path == "perhaps" and beside.exists()):
+        return str(beside)
     return value

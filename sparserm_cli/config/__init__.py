@@ -1,14 +1,15 @@
-"""What each stage can be told: one frozen dataclass a stage, in the order of the pipeline.
+"""Options of every command: one frozen dataclass per command, checked on construction.
 
-The command line reads its defaults from these classes and the library takes them as they are. A sentence with
-its unit stands below each field. Nothing heavy is imported here.
+An option is declared once, as the field's type with its `Option`; the command line is made from the fields
+and the library takes the classes as they are. Nothing heavy is imported here.
 """
 
-from sparserm_cli.config.alignment import DoctorConfig, ExportConfig, PairsConfig, RankConfig
+from sparserm_cli.config.alignment import DoctorConfig, PairsConfig, RankConfig
 from sparserm_cli.config.analysis import CompareConfig, EvaluateConfig, ExplainConfig, ReportConfig
 from sparserm_cli.config.base import (
     DEFAULT_MODEL,
     DEFAULT_RUN,
+    DEFAULT_SAE,
     STAGES,
     EngineConfig,
     Note,
@@ -27,14 +28,24 @@ from sparserm_cli.config.pipeline import (
     HeadSetting,
     SelectConfig,
 )
+from sparserm_cli.config.run_directory import (
+    ExportConfig,
+    ImportConfig,
+    RepairConfig,
+    RunConfig,
+    StatusConfig,
+    VerifyConfig,
+)
 from sparserm_cli.config.scoring import Guards, ResponsesConfig, ScoreConfig
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
+from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.locations import RemotePath, local_folder, place
 
 __all__ = [
     "CONFIGS",
     "DEFAULT_MODEL",
     "DEFAULT_RUN",
+    "DEFAULT_SAE",
     "KEY_VARIABLE",
     "STAGES",
     "CompareConfig",
@@ -49,19 +60,26 @@ __all__ = [
     "FrequencyConfig",
     "Guards",
     "HeadSetting",
+    "ImportConfig",
     "Note",
     "PairsConfig",
     "Phases",
     "Progress",
     "RankConfig",
     "RemotePath",
+    "RepairConfig",
     "ReportConfig",
     "ResponsesConfig",
+    "RunConfig",
+    "SAERecipe",
     "ScoreConfig",
     "SelectConfig",
     "ServeConfig",
     "StageConfig",
+    "StatusConfig",
+    "TrainSAEConfig",
     "UnitsConfig",
+    "VerifyConfig",
     "column_map",
     "default_run",
     "local_folder",

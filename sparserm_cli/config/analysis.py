@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
+from sparserm_cli.config import shared
 from sparserm_cli.config.base import StageConfig
-from sparserm_cli.config.pipeline import FrequencyConfig, HeadSetting, SelectConfig
+from sparserm_cli.config.option import AT_LEAST_1, DATA, LIMITS, MODEL, OUTPUT, Check, Option
+from sparserm_cli.config.pipeline import MEASURES, FrequencyConfig, HeadSetting, SelectConfig
 from sparserm_cli.config.scoring import ResponsesConfig
 from sparserm_cli.errors import UsageError
 from sparserm_cli.locations import place
@@ -16,61 +18,123 @@ from sparserm_cli.locations import place
 class EvaluateConfig(ResponsesConfig):
     """`evaluate`: accuracy of the reward model on labelled data."""
 
-    benchmark: Literal["pairs", "rm-bench", "reward-bench-2"] = "pairs"
-    """Whose rules count: pairs won, RM-Bench's matrix, or RewardBench 2's best of four."""
-    allow_overlap: bool = False
-    """Evaluate although prompts were trained on."""
+    benchmark: Annotated[
+        Literal["pairs", "rm-bench", "reward-bench-2"],
+        Option(
+            "Benchmark whose scoring rules are applied: pairs won (pairs), RM-Bench's matrix (rm-bench), or "
+            "the best of four of RewardBench 2 (reward-bench-2).",
+            DATA,
+        ),
+    ] = "pairs"
+    output: Annotated[
+        str | None,
+        Option(
+            "JSON file the metrics are written to as well.",
+            OUTPUT,
+            shown="RUN/evaluation.json",
+            path="always",
+        ),
+    ] = None
+    allow_overlap: Annotated[bool, Option("Evaluate although prompts were trained on.", DATA)] = False
 
 
-USUAL_SWEEPS = ("directions", "methods", "variants", "labels", "noise", "layers", "saes", "transfer")
-"""What `compare` tries."""
-
-
-SWEEPS = (*USUAL_SWEEPS, "choice", "lora")
-"""What it can try: `choice` fits every setting many times, `lora` trains the whole model: both are tried only
-if asked for."""
+Sweep = Literal[
+    "directions",
+    "methods",
+    "variants",
+    "labels",
+    "noise",
+    "layers",
+    "saes",
+    "transfer",
+    "choice",
+    "lora",
+]
+SWEEPS: tuple[str, ...] = get_args(Sweep)
+"""What `compare` can try: `choice` fits every setting many times, `lora` trains the whole model."""
+USUAL_SWEEPS: tuple[Sweep, ...] = (
+    "directions",
+    "methods",
+    "variants",
+    "labels",
+    "noise",
+    "layers",
+    "saes",
+    "transfer",
+)
+"""What it tries where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
 class CompareConfig(StageConfig):
     """`compare`: SparseRM beside everything it must beat, cross-validated over prompts."""
 
-    name: str | None = None
-    """What tables call the run; None is the name of its directory."""
-    other: tuple[str, ...] = ()
-    """Other runs, each as NAME=RUN: what is fitted on this one is tested on them; of those of one capture the
-    SAEs are compared instead."""
-    sweep: tuple[str, ...] = USUAL_SWEEPS
-    """What is tried, of SWEEPS."""
-    quick: bool = False
-    """Only two points of the sweep over directions, the methods and the other runs."""
-    layer: tuple[int, ...] | None = None
-    """Layers that everything but the sweeps `layers` and `choice` uses; None for all that are encoded."""
-    top_k: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512)
-    """Directions a side that are tried."""
-    by: str = SelectConfig.by
-    """Measure that selects SparseRM's latents."""
-    unit: Literal["token", "response"] = FrequencyConfig.unit
-    """What their rates are shares of."""
-    pool: Literal["mean", "last", "both"] = HeadSetting.pool
-    """Which pooled vector SparseRM and its controls project."""
-    head: Literal["linear", "mlp"] = "linear"
-    """Their head; a linear one is convex and fast."""
-    loss: Literal["margin", "bt", "bce"] = "bt"
-    """Their loss."""
-    folds: int = 5
-    """Parts of the prompts, each tested once."""
-    train_pairs: int | None = None
-    """Most pairs learned from in a fold, drawn at random; None for all."""
-    seed: int = 0
-    """Of the folds and of everything random in a fit."""
+    name: Annotated[
+        str | None, Option("Name of the run in the tables.", OUTPUT, shown="the directory's name")
+    ] = None
+    other: Annotated[
+        tuple[str, ...],
+        Option(
+            "Another run to test on, by a name of its own; of runs of the same capture the SAEs are compared "
+            "instead. The option may be repeated.",
+            DATA,
+            metavar="NAME=RUN",
+        ),
+    ] = ()
+    sweep: Annotated[
+        tuple[Sweep, ...],
+        Option("Sweep to run; the option may be repeated.", LIMITS, metavar="|".join(SWEEPS)),
+    ] = USUAL_SWEEPS
+    quick: Annotated[
+        bool,
+        Option("Run only two points of the sweep over directions, the methods and the other runs.", LIMITS),
+    ] = False
+    layer: Annotated[
+        tuple[int, ...] | None,
+        Option(
+            "Layers that are used; the sweeps layers and choice always use all.",
+            metavar="L[,L...]",
+            shown="all that are encoded",
+        ),
+    ] = None
+    top_k: Annotated[
+        tuple[int, ...],
+        Option("Numbers of directions per side that are tried.", metavar="K[,K...]", check=AT_LEAST_1),
+    ] = (4, 8, 16, 32, 64, 128, 256, 512)
+    by: Annotated[
+        str,
+        Option("Measure that selects SparseRM's latents, as for select.", complete=lambda: MEASURES),
+    ] = SelectConfig.by
+    unit: shared.Unit = FrequencyConfig.unit
+    pool: shared.Pool = HeadSetting.pool
+    head: shared.Head = "linear"
+    loss: shared.Loss = "bt"
+    folds: Annotated[
+        int,
+        Option(
+            "Number of parts of the prompts, each of which is tested once.",
+            check=Check("a whole number of at least 2", lambda value: value >= 2),
+        ),
+    ] = 5
+    train_pairs: Annotated[
+        int | None,
+        Option(
+            "Learn from at most this many pairs per fold, drawn at random.",
+            LIMITS,
+            check=AT_LEAST_1,
+            shown="all",
+        ),
+    ] = None
+    seed: Annotated[int, Option("Seed of the folds and of all randomness in a fit.")] = 0
 
     def __post_init__(self) -> None:
-        """Check the lists."""
+        """Check the names of the other runs.
+
+        Raises:
+            UsageError: one of them has none, or a value is out of range.
+
+        """
         super().__post_init__()
-        for one in self.sweep:
-            if one not in SWEEPS:
-                raise UsageError("--sweep", f"one of {', '.join(SWEEPS)}", repr(one), "correct the option")
         self.named_runs()
 
     def named_runs(self) -> Mapping[str, PurePath]:
@@ -80,10 +144,10 @@ class CompareConfig(StageConfig):
             UsageError: one does not read NAME=RUN.
 
         """
-        parts = {one: one.partition("=") for one in self.other}
-        for one, (name, _, folder) in parts.items():
+        parts = {text: text.partition("=") for text in self.other}
+        for text, (name, _, folder) in parts.items():
             if not name or not folder:
-                raise UsageError("--other", "NAME=RUN", repr(one), "correct the option")
+                raise UsageError("--other", "NAME=RUN", repr(text), "correct the option")
         return {name: place(folder) for name, _, folder in parts.values()}
 
 
@@ -91,24 +155,35 @@ class CompareConfig(StageConfig):
 class ExplainConfig(ResponsesConfig):
     """`explain`: why one response got its score. It is row and response of `file`, or given as text."""
 
-    row: int = 1
-    """Row of the file, from 1."""
-    response: int = 1
-    """Response of the row, from 1; chosen ones come first."""
-    prompt: str | None = None
-    """A user's words, instead of a file."""
-    response_text: str | None = None
-    """The answer to them."""
-    top: int = 10
-    """Directions shown, those with the largest parts."""
+    file: Annotated[
+        str,
+        Option(
+            "File or data set with rows like {prompt, response}, {prompt, responses: [..]}, {messages}, or "
+            "preference pairs.",
+            DATA,
+            argument=True,
+            path="always",
+        ),
+    ] = ""
+    row: Annotated[int, Option("Row of the file, counted from 1.", DATA, check=AT_LEAST_1)] = 1
+    response: Annotated[
+        int,
+        Option("Response of the row, counted from 1; chosen ones come first.", DATA, check=AT_LEAST_1),
+    ] = 1
+    prompt: Annotated[str | None, Option("Prompt of the response, instead of a file.", DATA)] = None
+    response_text: Annotated[str | None, Option("Response to --prompt that is explained.", DATA)] = None
+    top: Annotated[
+        int, Option("Number of directions shown, those with the largest parts.", OUTPUT, check=AT_LEAST_1)
+    ] = 10
 
     def __post_init__(self) -> None:
-        """Check that one response is meant."""
+        """Check that exactly one response is meant.
+
+        Raises:
+            UsageError: none or several are, or a value is out of range.
+
+        """
         super().__post_init__()
-        for name in ("row", "response", "top"):
-            if getattr(self, name) < 1:
-                found = str(getattr(self, name))
-                raise UsageError(f"--{name}", "a whole number of at least 1", found, "correct the option")
         texts = {"--prompt": self.prompt, "--response-text": self.response_text}
         given = ["FILE"] * bool(self.file) + [name for name, text in texts.items() if text is not None]
         if given not in (["FILE"], list(texts)):
@@ -120,15 +195,38 @@ class ExplainConfig(ResponsesConfig):
 class ReportConfig(StageConfig):
     """`report`: one page that shows what a run has found."""
 
-    reward: PurePath | None = None
-    """Fitted reward model; None is the run directory's own."""
-    evaluation: PurePath | None = None
-    """What `evaluate` wrote; None is evaluation.json in the run directory."""
-    comparison: PurePath | None = None
-    """What `compare` wrote; None is comparison.json in the run directory."""
-    output: PurePath | None = None
-    """The page; None is report.html in the run directory."""
-    model: str | None = None
-    """Where the model lies on this machine, for its tokenizer, if not where the capture says."""
-    offline: bool = False
-    """Never call the hub."""
+    reward: shared.Reward = None
+    evaluation: Annotated[
+        PurePath | None,
+        Option(
+            "Metrics that `sparserm evaluate` wrote.",
+            DATA,
+            metavar="PATH|URL",
+            shown="RUN/evaluation.json, if there",
+            path="always",
+        ),
+    ] = None
+    comparison: Annotated[
+        PurePath | None,
+        Option(
+            "Comparison that `sparserm compare` wrote.",
+            DATA,
+            metavar="PATH|URL",
+            shown="RUN/comparison.json, if there",
+            path="always",
+        ),
+    ] = None
+    output: Annotated[
+        PurePath | None,
+        Option("File of the page.", OUTPUT, metavar="PATH|URL", shown="RUN/report.html", path="always"),
+    ] = None
+    model: Annotated[
+        str | None,
+        Option(
+            "Directory in which the language model lies now, for its tokenizer.",
+            MODEL,
+            shown="as captured",
+            path="perhaps",
+        ),
+    ] = None
+    offline: shared.Offline = False

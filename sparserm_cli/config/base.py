@@ -1,13 +1,14 @@
-"""What all configs share: the run directory, the checks of fields, and how options given as text are read."""
+"""What all configs share: the run directory, and how stages share out their work."""
 
-import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated
 
+from sparserm_cli.config.option import AT_LEAST_1, CLUSTER, OUTPUT, Option, check_fields
+from sparserm_cli.config.shared import Device, Engine
 from sparserm_cli.errors import UsageError
 from sparserm_cli.locations import place
 
@@ -15,6 +16,8 @@ STAGES = ("extract", "encode", "frequency", "select", "fit")
 """The stages that leave an artifact in the run directory, in order; `score` reads the last one."""
 
 DEFAULT_MODEL = "smollm2-135m"
+DEFAULT_SAE = "smollm2-135m"
+"""The SAE for the default model, which is installed with this package."""
 DEFAULT_RUN = Path("sparserm-run")
 
 Progress = Callable[[int, int], None]
@@ -34,64 +37,56 @@ def default_run() -> PurePath:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What all stages share: the run directory and checks that read the field types."""
+    """What all commands share: the run directory, and the check of every field by its type and range."""
 
-    run: PurePath = field(default_factory=default_run)
-    """Run directory that holds the artifacts of all stages; `place("s3://bucket/run")` on an object store."""
+    run: Annotated[
+        PurePath,
+        Option(
+            "Run directory that holds the artifacts of all stages, or s3://BUCKET/PREFIX.",
+            OUTPUT,
+            metavar="DIRECTORY|URL",
+            path="always",
+        ),
+    ] = field(default_factory=default_run)
 
     def __post_init__(self) -> None:
-        """Check every field that has a fixed set of values or must be positive."""
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            value, hint = getattr(self, item.name), hints[item.name]
-            option = "--" + item.name.replace("_", "-")
-            choices = _choices(hint)
-            if choices and value not in choices:
-                listed = ", ".join(str(choice) for choice in choices if choice is not None)
-                raise UsageError(option, f"one of {listed}", repr(value), "correct the option")
-            self._check_number(option, item.name, value)
+        """Check every field.
 
-    @staticmethod
-    def _check_number(option: str, name: str, value: Any) -> None:
-        if name in {"tokens_per_second", "price_per_hour"} and value is not None and not 0 < value < math.inf:
-            raise UsageError(option, "a number above 0", str(value), "correct the option")
-        if name.endswith("_fraction") and not 0 <= value < 1:
-            raise UsageError(option, "a share from 0 up to, but not, 1", str(value), "correct the option")
-        positive = name in {
-            "top_k",
-            "chunk_rows",
-            "batch_tokens",
-            "max_length",
-            "limit",
-            "unit_tokens",
-            "train_pairs",
-            "gpus",
-            "actor_cpus",
-            "actor_gpus",
-        }
-        if positive and value is not None:
-            least = min(value, default=0) if isinstance(value, tuple) else value
-            if least < 1:
-                raise UsageError(option, "a whole number of at least 1", str(least), "correct the option")
+        Raises:
+            UsageError: a value is of another type, none of the choices, or out of range.
+
+        """
+        check_fields(self)
 
 
 @dataclass(frozen=True)
 class EngineConfig(StageConfig):
-    """Of stages that share out their work: who does it."""
+    """Options of stages whose work can run on several workers."""
 
-    engine: Literal["serial", "ray"] = "serial"
-    """Work in this process, or by the actors of a Ray cluster, all of which see the run directory."""
-    ray_address: str | None = None
-    """Address of a running Ray cluster; None starts one on this machine."""
-    actor_cpus: int = 1
-    """CPUs, and so threads, of each Ray actor."""
-    actor_gpus: int = 1
-    """GPUs of each Ray actor, where the cluster has any and `device` is not cpu."""
-    device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu."""
+    engine: Engine = "serial"
+    ray_address: Annotated[
+        str | None, Option("Address of a running Ray cluster.", CLUSTER, shown="a local one is started")
+    ] = None
+    actor_cpus: Annotated[
+        int, Option("Number of CPUs, and so of threads, of each Ray actor.", CLUSTER, check=AT_LEAST_1)
+    ] = 1
+    actor_gpus: Annotated[
+        int,
+        Option(
+            "Number of GPUs of each Ray actor, where the cluster has any and the device is not cpu.",
+            CLUSTER,
+            check=AT_LEAST_1,
+        ),
+    ] = 1
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
-        """Check that Ray is there and that its options mean something."""
+        """Check that Ray is there and that its options mean something.
+
+        Raises:
+            UsageError: Ray is absent or not asked for, or a value is out of range.
+
+        """
         super().__post_init__()
         if self.engine == "ray" and find_spec("ray") is None:
             raise UsageError("--engine ray", "the package ray", "none", "pip install 'sparserm[ray]'")
@@ -101,24 +96,28 @@ class EngineConfig(StageConfig):
 
 @dataclass(frozen=True)
 class UnitsConfig(EngineConfig):
-    """Of stages that fill a store unit by unit."""
+    """Options of stages that fill a store unit by unit."""
 
-    worker: tuple[int, int] = (0, 1)
-    """This worker's rank and the number of workers on one plan."""
+    worker: Annotated[
+        tuple[int, int],
+        Option(
+            "Do only this worker's share of the units, like 0/4 for the first of four.",
+            CLUSTER,
+            metavar="RANK/WORLD",
+            shown="all units",
+        ),
+    ] = (0, 1)
 
     def __post_init__(self) -> None:
-        """Check that only one of the two shares out the units."""
+        """Check that only one of the two shares out the units.
+
+        Raises:
+            UsageError: both do, or a value is out of range.
+
+        """
         super().__post_init__()
         if self.engine == "ray" and self.worker != (0, 1):
             raise UsageError("--engine ray", "no --worker beside it", "--worker", "leave one of them out")
-
-
-def _choices(hint: Any) -> tuple[Any, ...]:
-    """Return what a field with a fixed set of values can be, None included if it may be; () for others."""
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    literals = [choice for part in get_args(hint) if get_origin(part) is Literal for choice in get_args(part)]
-    return (*literals, None) if literals else ()
 
 
 def column_map(columns: tuple[str, ...]) -> Mapping[str, str]:

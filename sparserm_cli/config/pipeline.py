@@ -1,79 +1,161 @@
 """Configs of the pipeline, in its order: extract, encode, frequency, select, fit."""
 
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from sparserm_cli.config import option, shared
 from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig, UnitsConfig
+from sparserm_cli.config.option import ABOVE_0, AT_LEAST_1, DATA, LIMITS, MODEL, PRICE, Option
 from sparserm_cli.errors import UsageError
+
+MEASURES = (
+    "difference",
+    "standardised",
+    "z",
+    "mcnemar",
+    "mutual-information",
+    "stability",
+    "greedy",
+    "forward",
+    "length-controlled",
+    "random-latents",
+    "random-directions",
+)
+"""Names that the shell offers for `--by`; `stages.selection` knows what each means and refuses others."""
 
 
 @dataclass(frozen=True)
 class ExtractConfig(UnitsConfig):
     """`extract`: residual activations of preference pairs."""
 
-    data: str = ""
-    """Preference pairs: a .jsonl, .jsonl.gz, .json, .csv or .parquet file, or a Hugging Face data set."""
-    model: str = DEFAULT_MODEL
-    """Language model: smollm2-135m, a hub id (with @revision), a local directory or a .gguf file."""
-    layer: tuple[int, ...] | None = None
-    """Blocks, counted from 0, after which the residual stream is kept; None takes the layer of `sae`."""
-    sae: tuple[str, ...] = ()
-    """SAEs that give the layers when `layer` is left out, and encode in the same pass (`latents`)."""
-    positions: Literal["auto", "response", "pooled", "latents"] = "auto"
-    """response keeps every response token and the pooled vectors, pooled only these, latents these and every
-    token's SAE latents; auto is latents if an SAE is given, else response."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type the model computes in; auto is bfloat16 where this machine multiplies it faster."""
-    device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu; balanced or a JSON file shares the model's
-    blocks among several."""
-    batch_tokens: int | None = None
-    """Tokens in one forward pass, padding included; None chooses by the machine."""
-    max_length: int | None = None
-    """Longest prompt plus response in tokens; None is the model's own limit."""
-    too_long: Literal["error", "reject", "truncate-left"] = "error"
-    """What happens to a longer one: stop, reject its row, or drop the oldest prompt tokens."""
-    template: str | None = None
-    """Chat template: None is the model's own, raw is none at all, else the path of a Jinja file."""
-    columns: tuple[str, ...] = ()
-    """Column names of the data mapped onto ours, each like prompt=question."""
-    split: str = "train"
-    """Split of a Hugging Face data set."""
-    limit: int | None = None
-    """Most rows read from the data; None reads all."""
-    on_bad_row: Literal["error", "reject"] = "error"
-    """Stop at a bad row, or write it to rejects.jsonl and go on."""
-    on_nonfinite: Literal["error", "reject"] = "error"
-    """Stop at residuals with NaN or infinity, or leave the response out and count it."""
-    dedupe: bool = False
-    """Keep only the first of several equal pairs."""
-    unit_tokens: int = 65536
-    """Response tokens in one unit of work, which is what a crash can lose at most."""
-    dry_run: bool = False
-    """Stop after the plan and its price."""
-    calibrate: bool = False
-    """Let the dry run measure the rate for 20 seconds instead of 3."""
-    tokens_per_second: float | None = None
-    """Rate of one device that a dry run counts with; None measures this machine's."""
-    gpu: str | None = None
-    """Name of the device that the dry run's figures are for; one that is not here needs a rate."""
-    gpus: int = 1
-    """Devices that would share the work."""
-    price_per_hour: float | None = None
-    """Price of one device an hour, in any currency."""
-    force: bool = False
-    """Throw away an existing capture made with other settings."""
-    offline: bool = False
-    """Never call the hub."""
-    remote_code: bool = False
-    """Let a model run code of its own; off unless you trust it."""
-    allow_pickle: bool = False
-    """Read a model's .bin weights or an SAE's .pt, with torch's weights_only loader."""
-    allow_mismatch: bool = False
-    """Encode although an SAE was trained for another model, hook or scale."""
+    data: Annotated[
+        str,
+        Option(
+            "Preference pairs: a .jsonl, .jsonl.gz, .json, .csv or .parquet file, or a Hugging Face data "
+            "set.",
+            DATA,
+            argument=True,
+            required=True,
+            path="perhaps",
+        ),
+    ] = ""
+    model: shared.Model = DEFAULT_MODEL
+    layer: shared.Layers = None
+    sae: Annotated[
+        tuple[str, ...],
+        Option(
+            "Encode with this SAE in the same pass and keep its latents instead of the tokens; repeat the "
+            "option for further layers.",
+            MODEL,
+            metavar="SAE",
+            path="perhaps",
+        ),
+    ] = ()
+    positions: Annotated[
+        Literal["auto", "response", "pooled", "latents"],
+        Option(
+            "Keep response tokens and pooled vectors (response), pooled vectors only (pooled), or pooled "
+            "vectors and the latents of --sae (latents).",
+            DATA,
+            metavar="response|pooled|latents",
+            shown="latents with --sae, else response",
+        ),
+    ] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Option("Number type the model computes in; auto takes bfloat16 where it is faster.", MODEL),
+    ] = "auto"
+    device: shared.Device = "auto"
+    batch_tokens: shared.BatchTokens = None
+    max_length: Annotated[
+        int | None,
+        Option(
+            "Longest prompt plus response, in tokens.",
+            LIMITS,
+            check=AT_LEAST_1,
+            shown="the model's limit",
+        ),
+    ] = None
+    too_long: Annotated[
+        Literal["error", "reject", "truncate-left"],
+        Option(
+            "Stop at a longer one (error), leave its row out (reject), or drop its oldest prompt tokens "
+            "(truncate-left).",
+            LIMITS,
+        ),
+    ] = "error"
+    template: shared.Template = None
+    columns: shared.Columns = ()
+    split: shared.Split = "train"
+    limit: shared.Limit = None
+    on_bad_row: Annotated[
+        Literal["error", "reject"],
+        Option("Stop at a bad row (error), or write it to rejects.jsonl and go on (reject).", DATA),
+    ] = "error"
+    on_nonfinite: Annotated[
+        Literal["error", "reject"],
+        Option(
+            "Stop at NaN or infinite residuals (error), or leave the response out and count it (reject).",
+            DATA,
+        ),
+    ] = "error"
+    dedupe: Annotated[bool, Option("Keep only the first of several equal pairs.", DATA)] = False
+    unit_tokens: Annotated[
+        int,
+        Option(
+            "Number of response tokens in one unit of work, which is the most that a crash can lose.",
+            LIMITS,
+            check=AT_LEAST_1,
+        ),
+    ] = 65536
+    dry_run: Annotated[bool, Option("Stop after the plan, and print what it will take and cost.", PRICE)] = (
+        False
+    )
+    calibrate: Annotated[
+        bool, Option("Let a dry run measure the rate of this machine for 20 seconds instead of 3.", PRICE)
+    ] = False
+    tokens_per_second: Annotated[
+        float | None,
+        Option(
+            "Rate of one device in tokens per second, for a dry run.",
+            PRICE,
+            check=ABOVE_0,
+            shown="measured here",
+        ),
+    ] = None
+    gpu: Annotated[
+        str | None,
+        Option("Name of the device a dry run computes for.", PRICE, shown="this machine's"),
+    ] = None
+    gpus: Annotated[
+        int, Option("Number of devices that would share the work of a dry run.", PRICE, check=AT_LEAST_1)
+    ] = 1
+    price_per_hour: Annotated[
+        float | None,
+        Option("Price of one device per hour, in any currency.", PRICE, check=ABOVE_0, shown="none"),
+    ] = None
+    force: shared.Force = False
+    offline: shared.Offline = False
+    remote_code: Annotated[
+        bool,
+        Option(
+            "Let the model run code of its own; use it only for a model that you trust.",
+            MODEL,
+            aliases=("--trust-remote-code",),
+        ),
+    ] = False
+    allow_pickle: Annotated[
+        bool, Option("Read a model's .bin weights or an SAE's .pt file, with weights_only.", MODEL)
+    ] = False
+    allow_mismatch: shared.AllowMismatch = False
 
     def __post_init__(self) -> None:
-        """Check that there is something to encode with."""
+        """Check that there is something to encode with.
+
+        Raises:
+            UsageError: latents are wanted without an SAE, or a value is out of range.
+
+        """
         super().__post_init__()
         if self.positions == "latents" and not self.sae:
             hint = "give --sae, or leave --positions out"
@@ -84,86 +166,126 @@ class ExtractConfig(UnitsConfig):
 class EncodeConfig(UnitsConfig):
     """`encode`: SAE latents of the captured tokens."""
 
-    sae: tuple[str, ...] = ()
-    """SAEs, one a captured layer: a directory, or a SAELens release and id like RELEASE/SAE_ID."""
-    chunk_rows: int = 8192
-    """Tokens that go through the SAE at a time."""
-    allow_mismatch: bool = False
-    """Encode although the SAE was trained for another model, hook or scale."""
-    allow_pickle: bool = False
-    """Read .pt weights, with torch's weights_only loader."""
-    force: bool = False
-    """Throw away existing features made with other settings."""
+    sae: Annotated[
+        tuple[str, ...],
+        Option(
+            "SAE: a directory, or a SAELens release and id like RELEASE/SAE_ID; repeat the option for "
+            "further layers.",
+            MODEL,
+            metavar="SAE",
+            required=True,
+            path="perhaps",
+        ),
+    ] = ()
+    chunk_rows: Annotated[
+        int, Option("Number of tokens that go through the SAE at a time.", LIMITS, check=AT_LEAST_1)
+    ] = 8192
+    allow_mismatch: shared.AllowMismatch = False
+    allow_pickle: Annotated[bool, Option("Read an SAE's .pt file, with weights_only.", MODEL)] = False
+    force: shared.Force = False
 
 
 @dataclass(frozen=True)
 class FrequencyConfig(StageConfig):
     """`frequency`: how often each latent fires on chosen and on rejected responses."""
 
-    unit: Literal["token", "response"] = "token"
-    """Rates are shares of response tokens, or of responses with at least one firing token."""
-    val_fraction: float = 0.1
-    """Share of prompts kept out of the rates, so that the head's validation split stays unseen."""
-    seed: int = 0
-    """Seed of that split."""
+    unit: shared.Unit = "token"
+    val_fraction: Annotated[
+        float,
+        Option(
+            "Share of the prompts that is left out of the counts, so that the validation split of the head "
+            "stays unseen.",
+            DATA,
+            check=option.SHARE,
+        ),
+    ] = 0.1
+    seed: Annotated[int, Option("Seed of the validation split.")] = 0
 
 
 @dataclass(frozen=True)
 class SelectConfig(StageConfig):
     """`select`: preference directions."""
 
-    top_k: int = 64
-    """Directions a side: this many preferred and this many dispreferred."""
-    by: str = "difference"
-    """Measure that ranks the latents."""
-    seed: int = 0
-    """Seed of the random controls and the bootstrap."""
+    top_k: Annotated[
+        int,
+        Option(
+            "Number of directions per side: this many preferred and this many dispreferred.",
+            check=AT_LEAST_1,
+        ),
+    ] = 64
+    by: Annotated[
+        str, Option("Measure that ranks the latents; a wrong name lists them all.", complete=lambda: MEASURES)
+    ] = "difference"
+    seed: Annotated[int, Option("Seed of the random controls and of the bootstrap.")] = 0
 
 
 @dataclass(frozen=True)
 class HeadSetting:
     """What a head is fitted to and how; the defaults are those of `fit`."""
 
-    pool: Literal["mean", "last", "both"] = "mean"
-    """Which pooled vector of a response is projected."""
-    head: Literal["linear", "mlp"] = "mlp"
-    """A weight a direction, or one hidden layer."""
-    loss: Literal["margin", "bt", "bce"] = "margin"
-    """Margin loss (the paper's), Bradley-Terry, or binary cross-entropy."""
+    pool: shared.Pool = "mean"
+    head: shared.Head = "mlp"
+    loss: shared.Loss = "margin"
 
 
 @dataclass(frozen=True)
 class FitConfig(StageConfig):
-    """`fit`: the reward head on projections."""
+    """`fit`: the reward head on projections. None of pool, head and loss is the default, or chosen."""
 
-    choose: bool = False
-    """Choose pool, head and loss by folds of the training prompts."""
-    pool: Literal["mean", "last", "both"] | None = None
-    """Which pooled vector of a response is projected; None is HeadSetting's default, or chosen."""
-    head: Literal["linear", "mlp"] | None = None
-    """A weight a direction, or one hidden layer; None likewise."""
-    loss: Literal["margin", "bt", "bce"] | None = None
-    """Margin loss, Bradley-Terry, or binary cross-entropy; None likewise."""
-    val_fraction: float = 0.1
-    """Share of prompts that choose the regularisation and stop the training."""
-    seed: int = 0
-    """Seed of the split, the first weights, the order of pairs and the folds that choose."""
+    choose: Annotated[
+        bool,
+        Option("Choose pool, head and loss by folds of the training prompts; the layers stay as selected."),
+    ] = False
+    pool: Annotated[
+        Literal["mean", "last", "both"] | None,
+        Option("Vector of a response that is projected on the directions.", shown=HeadSetting.pool),
+    ] = None
+    head: Annotated[
+        Literal["linear", "mlp"] | None,
+        Option(
+            "Reward head: one weight per direction (linear), or one hidden layer (mlp).",
+            shown=HeadSetting.head,
+        ),
+    ] = None
+    loss: Annotated[
+        Literal["margin", "bt", "bce"] | None,
+        Option(
+            "Loss of the head: margin, Bradley-Terry (bt) or binary cross-entropy (bce).",
+            shown=HeadSetting.loss,
+        ),
+    ] = None
+    val_fraction: Annotated[
+        float,
+        Option(
+            "Share of the prompts that chooses the regularisation and stops the training.",
+            DATA,
+            check=option.SHARE,
+        ),
+    ] = 0.1
+    seed: Annotated[
+        int, Option("Seed of the split, the first weights, the order of the pairs and the folds.")
+    ] = 0
 
     def __post_init__(self) -> None:
-        """Check that what is to be chosen is not told as well."""
+        """Check that what is to be chosen is not given as well.
+
+        Raises:
+            UsageError: it is, or a value is out of range.
+
+        """
         super().__post_init__()
-        if self.choose and self._told:
+        if self.choose and self._given:
             expected = "no --pool, --head or --loss beside it, nor in sparserm.toml"
-            found = ", ".join(f"--{name}" for name in self._told)
+            found = ", ".join(f"--{name}" for name in self._given)
             raise UsageError("--choose", expected, found, "leave --choose out, or what it chooses")
 
     @property
     def setting(self) -> HeadSetting:
-        """The setting of the head where it is told."""
-        return HeadSetting(**self._told)
+        """The setting of the head; what was not given is the default."""
+        return HeadSetting(**self._given)
 
     @property
-    def _told(self) -> dict[str, Any]:
+    def _given(self) -> dict[str, Any]:
         """The options of the setting that were given."""
-        values = {one.name: getattr(self, one.name) for one in fields(HeadSetting)}
+        values = {item.name: getattr(self, item.name) for item in fields(HeadSetting)}
         return {name: value for name, value in values.items() if value is not None}

@@ -1,12 +1,13 @@
 """Config of `serve`: where it listens, who may ask, and how much at a time."""
 
-import math
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
+from typing import Annotated
 
+from sparserm_cli.config import shared
 from sparserm_cli.config.base import StageConfig
+from sparserm_cli.config.option import ABOVE_0, ADDRESS, FINITE, LIMITS, METHOD, NOT_NEGATIVE, PORT, Option
 from sparserm_cli.config.scoring import Guards
-from sparserm_cli.errors import UsageError
 
 KEY_VARIABLE = "SPARSERM_API_KEY"  # the name, not a key
 
@@ -15,64 +16,86 @@ KEY_VARIABLE = "SPARSERM_API_KEY"  # the name, not a key
 class ServeConfig(StageConfig, Guards):
     """`serve`: rewards over HTTP."""
 
-    reward: PurePath | None = None
-    """Fitted reward model; None is the run directory's own."""
-    host: str = "127.0.0.1"
-    """Address to listen on; any but a loopback address needs a key."""
-    port: int = 8000
-    """Port to listen on; 0 takes a free one."""
-    api_key_file: Path | None = None
-    """File that holds the bearer key; None takes the environment's `SPARSERM_API_KEY`, if it is set."""
-    model: str | None = None
-    """Where the model lies on this machine, if not where the reward model says; it must be the same model."""
-    device: str = "auto"
-    """Torch device; auto is cuda where there is one, else cpu; balanced or a JSON file shares the model's
-    blocks among several."""
-    batch_tokens: int | None = None
-    """Tokens in one forward pass; None chooses by the machine."""
-    strict: bool = False
-    """Refuse a request that holds a response which cannot be scored, instead of scoring the others."""
-    unscorable: float | None = None
-    """Score of a response that gets none; None answers null, which trainers that need numbers do not take."""
-    max_body: int = 2 << 20
-    """Largest body of a request, in bytes."""
-    max_inputs: int = 256
-    """Most responses in one request."""
-    max_requests: int = 256
-    """Requests worked on or waiting at a time; more get 503."""
-    max_waiting: int = 65536
-    """Tokens waiting for the model at a time; more get 503."""
-    max_connections: int = 640
-    """Connections at a time; for one more, the one that has waited longest to send a request is ended."""
-    max_client_connections: int = 512
-    """Connections at a time from one address."""
-    prompt_cache: int = 256
-    """What prompts kept for later responses may take, in MiB; 0 keeps none."""
-    header_seconds: float = 10.0
-    """Longest time the headers of a request may take to arrive, in seconds."""
-    body_seconds: float = 10.0
-    """Longest time a body may take to arrive, in seconds."""
-    timeout: float = 120.0
-    """Longest time an answer may take, in seconds; `max_waiting` should be less work than that."""
-    drain_seconds: float = 30.0
-    """Longest time that SIGTERM waits for answers in the making, in seconds."""
-    offline: bool = False
-    """Never call the hub."""
-
-    def __post_init__(self) -> None:
-        """Check what both parents have, and that every limit is one."""
-        StageConfig.__post_init__(self)
-        Guards.__post_init__(self)
-        if not 0 <= self.port < 65536:
-            raise UsageError("--port", "a number from 0 to 65535", str(self.port), "correct the option")
-        if self.prompt_cache < 0:
-            found = str(self.prompt_cache)
-            raise UsageError("--prompt-cache", "a number of MiB, 0 for none", found, "correct the option")
-        if self.unscorable is not None and not math.isfinite(self.unscorable):
-            raise UsageError("--unscorable", "a finite number", str(self.unscorable), "correct the option")
-        limits = ("max_body", "max_inputs", "max_requests", "max_waiting", "max_connections")
-        times = ("header_seconds", "body_seconds", "timeout", "drain_seconds")
-        for name in (*limits, "max_client_connections", *times):
-            if not getattr(self, name) > 0:
-                option, found = "--" + name.replace("_", "-"), str(getattr(self, name))
-                raise UsageError(option, "a number above 0", found, "correct the option")
+    reward: shared.Reward = None
+    host: Annotated[str, Option("Address to listen on; any but a loopback address needs a key.", ADDRESS)] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, Option("Port to listen on; 0 takes a free one.", ADDRESS, check=PORT)] = 8000
+    api_key_file: Annotated[
+        Path | None,
+        Option("File that holds the bearer key.", ADDRESS, shown=f"${KEY_VARIABLE}", path="always"),
+    ] = None
+    model: shared.MovedModel = None
+    device: shared.Device = "auto"
+    batch_tokens: shared.BatchTokens = None
+    strict: Annotated[
+        bool,
+        Option(
+            "Refuse a request that holds a response which cannot be scored, instead of scoring the others.",
+            METHOD,
+        ),
+    ] = False
+    unscorable: Annotated[
+        float | None,
+        Option(
+            "Score of a response that gets none; without it the answer is null, which trainers that need "
+            "numbers do not take.",
+            METHOD,
+            check=FINITE,
+            shown="null",
+        ),
+    ] = None
+    max_body: Annotated[int, Option("Largest request body, in bytes.", LIMITS, check=ABOVE_0)] = 2 << 20
+    max_inputs: Annotated[
+        int, Option("Largest number of responses in one request.", LIMITS, check=ABOVE_0)
+    ] = 256
+    max_requests: Annotated[
+        int,
+        Option(
+            "Largest number of requests that are worked on or wait at a time; further ones get 503.",
+            LIMITS,
+            check=ABOVE_0,
+        ),
+    ] = 256
+    max_waiting: Annotated[
+        int,
+        Option(
+            "Largest number of tokens that wait for the model at a time; further requests get 503.",
+            LIMITS,
+            check=ABOVE_0,
+        ),
+    ] = 65536
+    max_connections: Annotated[
+        int,
+        Option(
+            "Largest number of connections at a time; for one more, the one that has waited longest to send "
+            "a request is ended.",
+            LIMITS,
+            check=ABOVE_0,
+        ),
+    ] = 640
+    max_client_connections: Annotated[
+        int,
+        Option("Largest number of connections at a time from one address.", LIMITS, check=ABOVE_0),
+    ] = 512
+    prompt_cache: Annotated[
+        int,
+        Option(
+            "Memory for prompts that are kept for later responses, in MiB; 0 keeps none.",
+            LIMITS,
+            check=NOT_NEGATIVE,
+        ),
+    ] = 256
+    header_seconds: Annotated[
+        float, Option("Seconds allowed for the headers of a request to arrive.", LIMITS, check=ABOVE_0)
+    ] = 10.0
+    body_seconds: Annotated[
+        float, Option("Seconds allowed for a request body to arrive.", LIMITS, check=ABOVE_0)
+    ] = 10.0
+    timeout: Annotated[
+        float, Option("Seconds allowed for a request to be answered.", LIMITS, check=ABOVE_0)
+    ] = 120.0
+    drain_seconds: Annotated[
+        float, Option("Seconds to finish open requests after SIGTERM.", LIMITS, check=ABOVE_0)
+    ] = 30.0
+    offline: shared.Offline = False

@@ -1,75 +1,144 @@
-"""What an SAE is trained with: one frozen dataclass, light enough to be read by the command line."""
+"""Config of `train-sae`: what an SAE is trained on and with."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
 
-from sparserm_cli.errors import UsageError
-
-_POSITIVE = (
-    "d_sae",
-    "k",
-    "steps",
-    "batch_rows",
-    "lr",
-    "warm_up_steps",
-    "buffer_rows",
-    "context_size",
-    "l0_coefficient",
+from sparserm_cli.config import shared
+from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
+from sparserm_cli.config.option import (
+    AT_LEAST_1,
+    DATA,
+    INNER_SHARE,
+    LIMITS,
+    MODEL,
+    OUTPUT,
+    TRAINING,
+    Check,
+    Option,
+    check_fields,
 )
+
+SIZE = Check("more than 0", lambda value: value > 0)
 
 
 @dataclass(frozen=True)
 class SAERecipe:
     """Settings of one training, which stand in the SAE's metadata."""
 
-    architecture: Literal["topk", "batchtopk", "jumprelu"] = "topk"
-    """SAELens' training class. BatchTopK is saved as JumpReLU, as SAELens does it."""
-    d_sae: int | None = None
-    """Number of latents; None is 8 times the width of the residual stream."""
-    k: int = 64
-    """Latents active on a token: exactly at most (topk), on average (batchtopk), aimed at (jumprelu)."""
-    steps: int = 4000
-    """Optimiser steps."""
-    batch_rows: int = 1024
-    """Tokens in one step."""
-    lr: float = 2e-3
-    """Highest learning rate of Adam, which decays linearly to zero over the last fifth of the steps.
-
-    At d_in 576 it beat 8e-4 (explained variance 0.855 against 0.842 after 800 steps); wide models need less.
-    """
-    warm_up_steps: int = 100
-    """Steps over which the learning rate rises from zero."""
-    l0_coefficient: float = 1.0
-    """Weight of the sparsity loss (jumprelu only)."""
-    buffer_rows: int = 1_000_000
-    """Most tokens whose activations are held in memory, in bfloat16: 2 * d_in bytes each."""
-    context_size: int = 1024
-    """Longest sequence in tokens; longer texts are cut into pieces, conversations are cut at their end."""
-    held_out_fraction: float = 0.05
-    """Share of the documents that is kept out of training and measured at the end."""
+    architecture: Annotated[
+        Literal["topk", "batchtopk", "jumprelu"],
+        Option("Kind of SAE, by SAELens' names; a batchtopk SAE is saved as jumprelu.", TRAINING),
+    ] = "topk"
+    d_sae: Annotated[int | None, Option("Number of latents.", TRAINING, check=SIZE, shown="8 times d_in")] = (
+        None
+    )
+    k: Annotated[
+        int,
+        Option(
+            "Number of latents active per token: at most (topk), on average (batchtopk) or aimed at "
+            "(jumprelu).",
+            TRAINING,
+            check=SIZE,
+        ),
+    ] = 64
+    steps: Annotated[int, Option("Number of optimiser steps.", TRAINING, check=SIZE)] = 4000
+    batch_rows: Annotated[int, Option("Number of tokens per step.", TRAINING, check=SIZE)] = 1024
+    lr: Annotated[
+        float,
+        Option(
+            "Highest learning rate of Adam, which falls linearly to zero over the last fifth of the steps.",
+            TRAINING,
+            check=SIZE,
+        ),
+    ] = 2e-3
+    """At d_in 576 it beat 8e-4 (explained variance 0.855 against 0.842 after 800 steps); wide models need
+    less."""
+    warm_up_steps: Annotated[
+        int, Option("Number of steps over which the learning rate rises from zero.", TRAINING, check=SIZE)
+    ] = 100
+    l0_coefficient: Annotated[
+        float, Option("Weight of the sparsity loss (jumprelu only).", TRAINING, check=SIZE)
+    ] = 1.0
+    buffer_rows: Annotated[
+        int,
+        Option("Largest number of tokens held in memory, at 2 * d_in bytes each.", LIMITS, check=SIZE),
+    ] = 1_000_000
+    context_size: Annotated[
+        int,
+        Option(
+            "Longest sequence, in tokens; longer texts are cut into pieces, conversations at their end.",
+            LIMITS,
+            check=SIZE,
+        ),
+    ] = 1024
+    held_out_fraction: Annotated[
+        float,
+        Option(
+            "Share of the documents that is kept out of the training and measured at the end.",
+            DATA,
+            check=INNER_SHARE,
+        ),
+    ] = 0.05
     autocast: bool | None = None
     """Multiply in bfloat16; None does so where the machine is faster that way."""
-    weights_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the saved weights. Whatever is saved is what is measured."""
-    seed: int = 0
-    """Seed of the first weights and of the order of tokens."""
+    weights_dtype: Annotated[
+        Literal["float32", "bfloat16"],
+        Option("Number type of the saved weights, which are the ones that are measured.", OUTPUT),
+    ] = "float32"
+    seed: Annotated[int, Option("Seed of the first weights and of the order of the tokens.", TRAINING)] = 0
 
     def __post_init__(self) -> None:
         """Check the ranges.
 
         Raises:
-            UsageError: a number out of range, named with its option.
+            UsageError: a number is out of range; it is named with its option.
 
         """
-        for item in fields(self):
-            value = getattr(self, item.name)
-            option = "--" + item.name.replace("_", "-")
-            if item.name in _POSITIVE and value is not None and value <= 0:
-                raise UsageError(option, "more than 0", str(value), "correct the option")
-        if not 0 < self.held_out_fraction < 1:
-            found = str(self.held_out_fraction)
-            raise UsageError("--held-out-fraction", "a share between 0 and 1", found, "correct the option")
-        if self.architecture not in {"topk", "batchtopk", "jumprelu"}:
-            raise UsageError(
-                "--architecture", "topk, batchtopk or jumprelu", self.architecture, "correct the option"
-            )
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class TrainSAEConfig(StageConfig, SAERecipe):
+    """`train-sae`: an SAE for a model that has none."""
+
+    data: Annotated[
+        tuple[str, ...],
+        Option(
+            "Text to train on: .txt files, rows with a text, preferences or responses of any shape, or a "
+            "data set.",
+            DATA,
+            argument=True,
+            shown="the run's captured tokens",
+            path="perhaps",
+        ),
+    ] = ()
+    output: Annotated[Path, Option("Folder of the new SAE.", OUTPUT, required=True, path="always")] = Path()
+    layer: Annotated[
+        int | None,
+        Option("Transformer block, counted from 0, whose output the SAE encodes.", MODEL, shown="the run's"),
+    ] = None
+    model: shared.Model = DEFAULT_MODEL
+    tests: Annotated[
+        tuple[str, ...],
+        Option(
+            "Further text that is only measured; the option may be repeated.",
+            DATA,
+            flag="--test",
+            path="perhaps",
+        ),
+    ] = ()
+    test_limit: Annotated[
+        int | None,
+        Option("Read at most this many rows of each further text.", DATA, check=AT_LEAST_1, shown="all"),
+    ] = None
+    limit: shared.Limit = None
+    split: shared.Split = "train"
+    template: shared.Template = None
+    device: shared.Device = "auto"
+    offline: shared.Offline = False
+
+    @property
+    def recipe(self) -> SAERecipe:
+        """The settings of the training alone."""
+        return SAERecipe(**{item.name: getattr(self, item.name) for item in fields(SAERecipe)})

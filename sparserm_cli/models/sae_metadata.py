@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.locations import bundled_sae
 from sparserm_cli.models.sae_files import (
     LocalSAE,
     SAEMetadata,
@@ -46,6 +47,8 @@ def find_sae(name: str | Path, *, offline: bool = False) -> LocalSAE:
     path = Path(name).expanduser()
     if path.exists() or str(name).startswith(("/", "./", "../", "~")):
         return find_local(path, str(name))
+    if folder := bundled_sae(str(name)):
+        return find_local(folder, str(name))
     from sparserm_cli.models.sae_hub import fetch_release
 
     return fetch_release(str(name), offline=offline)

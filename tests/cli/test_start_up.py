@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from sparserm_cli.cli.builder import COMMANDS
 from sparserm_cli.cli.main import app
+from sparserm_cli.config.option import PANELS, declared_fields
+from sparserm_cli.config.pipeline import MEASURES
 
 HEAVY = ("torch", "transformers", "sae_lens", "datasets", "zarr", "h5py", "numpy")
 
@@ -48,15 +51,75 @@ def test_the_import_probe_can_fail():
     assert loaded_by(["--help"], extra="import numpy\n")[1] == ["numpy"]
 
 
-def test_help_lists_the_commands_in_pipeline_order():
-    """The order of the pipeline is the order of the help."""
-    done, _ = loaded_by(["--help"])
-    names = [
-        line.split()[0]
-        for line in done.stdout.split("Commands:")[1].splitlines()
-        if line.startswith("  ") and line[2] != " "
+def test_help_lists_the_commands_in_panels_and_pipeline_order():
+    """The order of the pipeline is the order of the help; every command stands in one panel."""
+    done, _ = loaded_by(["-h"])
+    panels = {}
+    for line in done.stdout.splitlines():
+        if line.endswith(":") and not line.startswith(" "):
+            names = panels.setdefault(line.removesuffix(":"), [])
+        elif line.startswith("  ") and line[2] != " " and panels:
+            names.append(line.split()[0])
+    assert list(panels)[:4] == ["Pipeline", "Use a reward model", "Inspect", "Maintain"]
+    assert panels["Pipeline"][:5] == ["extract", "encode", "frequency", "select", "fit"]
+    shown = [name for panel in list(panels)[:4] for name in panels[panel]]
+    assert sorted(shown) == sorted(COMMANDS)
+
+
+def test_options_stand_in_panels():
+    """A reader of 38 options finds those of the data, the model, a cluster and a price."""
+    done, _ = loaded_by(["extract", "-h"])
+    heads = [line for line in done.stdout.splitlines() if line.endswith(":") and line[0] != " "]
+    assert heads == [
+        "Arguments:",
+        "Data:",
+        "Model and SAE:",
+        "Limits:",
+        "Cluster:",
+        "Price of a dry run:",
+        "Run directory and output:",
     ]
-    assert names[:7] == ["extract", "encode", "frequency", "select", "fit", "score", "evaluate"]
+
+
+def test_every_help_text_is_a_sentence():
+    """A capital, a full stop, at least three words, no private fragment, and a panel that is shown."""
+    for name, made in COMMANDS.items():
+        for field in declared_fields(made.config).values():
+            if field.option is None:
+                continue
+            text, where = field.option.help, f"{name} {field.flag}"
+            assert text[0].isupper(), where
+            assert text.endswith("."), where
+            assert len(text.split()) >= 3, where
+            assert not text.startswith(("Of ", "For a", "What ")), where
+            assert field.option.panel in PANELS, where
+
+
+def complete(words):
+    """Return what the shell is offered after `sparserm WORDS`, the last of which is begun."""
+    told = {"COMP_WORDS": "sparserm " + " ".join(words), "COMP_CWORD": str(len(words))}
+    done = subprocess.run(
+        [sys.executable, "-c", "from sparserm_cli.cli.main import app; app(prog_name='sparserm')"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **told, "_SPARSERM_COMPLETE": "complete_bash"},
+    )
+    return done.stdout.split()
+
+
+def test_choices_complete_in_the_shell():
+    """Those of a field with few values, and the measures that only the stage knows."""
+    assert complete(["fit", "--head", ""]) == ["linear", "mlp"]
+    assert complete(["select", "--by", "random-"]) == ["random-latents", "random-directions"]
+
+
+def test_the_measures_offered_are_those_there_are():
+    """The config names them without importing the stage."""
+    from sparserm_cli.stages.select import rankings as selection
+
+    assert selection.MEASURES == MEASURES
 
 
 @pytest.mark.parametrize("name", [info.name for info in app.registered_commands])

@@ -1,64 +1,20 @@
 """`sparserm.toml`: options from a file, the command line wins, mistakes are named."""
 
 from pathlib import Path
-from typing import Annotated
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from sparserm_cli.cli import options as opt
-from sparserm_cli.cli.parsing import config_from
-from sparserm_cli.config import DEFAULT_RUN, CompareConfig, EncodeConfig, ExtractConfig, SelectConfig
+from sparserm_cli.cli.builder import typer_function
+from sparserm_cli.config import CompareConfig, EncodeConfig, ExtractConfig, SelectConfig
 from sparserm_cli.errors import UsageError
 
 seen = []
 probe = typer.Typer()
-
-
-@probe.command()
-def select(
-    ctx: typer.Context,
-    top_k: int = SelectConfig.top_k,
-    run: opt.RunOption = DEFAULT_RUN,
-    config: opt.ConfigOption = None,
-):
-    """Remember the parsed config."""
-    seen.append(config_from(ctx, SelectConfig))
-
-
-@probe.command()
-def extract(
-    ctx: typer.Context,
-    data: str,
-    layer: str | None = None,
-    columns: opt.ColumnOption = None,
-    run: opt.RunOption = DEFAULT_RUN,
-    config: opt.ConfigOption = None,
-):
-    """Remember the parsed config."""
-    seen.append(config_from(ctx, ExtractConfig))
-
-
-@probe.command()
-def encode(
-    ctx: typer.Context,
-    sae: Annotated[list[str], typer.Option()],
-    config: opt.ConfigOption = None,
-):
-    """Remember the parsed config."""
-    seen.append(config_from(ctx, EncodeConfig))
-
-
-@probe.command()
-def compare(
-    ctx: typer.Context,
-    other: Annotated[list[str] | None, typer.Option()] = None,
-    top_k: str = "64",
-    config: opt.ConfigOption = None,
-):
-    """Remember the parsed config."""
-    seen.append(config_from(ctx, CompareConfig))
+for kind in (SelectConfig, ExtractConfig, EncodeConfig, CompareConfig):
+    name = kind.__name__.removesuffix("Config").lower()
+    probe.command(name)(typer_function(kind, lambda settings, out: seen.append(settings)))
 
 
 def parsed(tmp_path, monkeypatch, toml, *words):
@@ -117,11 +73,14 @@ def test_paths_are_relative_to_the_file(tmp_path, monkeypatch):
     [
         (
             "[select]\ntopk = 7\n",
-            "sparserm.toml [select]: expected one of run, top_k, found 'topk'; correct the file",
+            "sparserm.toml [select]: expected one of by, run, seed, top_k, found 'topk'; did you mean top_k?",
         ),
         (
             "[slect]\n",
-            "sparserm.toml [slect]: expected a table named like a command, found 'slect'; correct the file",
+            (
+                "sparserm.toml [slect]: expected a table named like a command, found 'slect'; "
+                "did you mean select?"
+            ),
         ),
         (
             "[select\n",

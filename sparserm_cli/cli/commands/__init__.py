@@ -1,1 +1,4 @@
-"""One module per command group: its options, one call of the library, one call of the output."""
+"""One module per command group: each command takes its config and the output, and calls the library once."""
+
+MODULES = ("pipeline", "scoring", "run_directory", "sae", "transfer", "analysis", "serve", "alignment")
+"""All modules, in the order in which the help lists their commands."""

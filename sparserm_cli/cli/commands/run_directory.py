@@ -1,83 +1,63 @@
 """The commands that look after the run directory as a whole: run, status, verify, repair."""
 
-from typing import Annotated
-
 import typer
 
-from sparserm_cli.cli import options as opt
+from sparserm_cli.cli.builder import command
 from sparserm_cli.cli.output import run_directory as show
-from sparserm_cli.cli.parsing import begin, stage_config
-from sparserm_cli.config import DEFAULT_RUN, STAGES, StageConfig
+from sparserm_cli.cli.panels import MAINTAIN, PIPELINE
+from sparserm_cli.cli.run_options import stage_configs, write_settings
+from sparserm_cli.config import RepairConfig, RunConfig, StatusConfig, VerifyConfig
+from sparserm_cli.console import Output
 
 
-def run(
-    ctx: typer.Context,
-    run: opt.RunOption = DEFAULT_RUN,
-    config: opt.ConfigOption = None,
-    json: opt.JsonOption = False,
-    quiet: opt.QuietOption = False,
-) -> None:
-    """Bring all stages up to date, as sparserm.toml says.
+@command(RunConfig, PIPELINE)
+def run(settings: RunConfig, out: Output, ctx: typer.Context) -> None:
+    """Turn preference pairs into a reward model: all stages in order, each skipped if it is up to date.
 
-    Example: sparserm run --config sparserm.toml
+    What is given here passes through to the stages; all else is as sparserm.toml says, if there is one.
+
+    Example: sparserm run pairs.jsonl --top-k 64
     """
-    settings, out = begin(ctx, StageConfig)
-    configs = {name: stage_config(ctx, name) for name in STAGES}
+    configs = stage_configs(ctx, settings)
+    if settings.write_config is not None:
+        write_settings(configs, settings.write_config)
+        show.settings_written(out, settings.write_config)
+        return
     from sparserm_cli.stages.run import run_stages
 
     with out.phases("tokens") as progress:
-        summaries = run_stages(configs, progress=progress, note=out.note)
-    show.run(out, settings.run, summaries)
+        stages = run_stages(configs, progress=progress, note=out.note)
+    show.run(out, settings.run, stages)
 
 
-def status(
-    ctx: typer.Context,
-    deep: Annotated[bool, typer.Option("--deep", help="Read input files, however large they are.")] = False,
-    run: opt.RunOption = DEFAULT_RUN,
-    config: opt.ConfigOption = None,
-    json: opt.JsonOption = False,
-    quiet: opt.QuietOption = False,
-) -> None:
+@command(StatusConfig, MAINTAIN)
+def status(settings: StatusConfig, out: Output) -> None:
     """Show the chain of artifacts, what is stale, and what to run next.
 
     Example: sparserm status
     """
-    settings, out = begin(ctx, StageConfig)
     from sparserm_cli.store.run.status import status as look
 
-    show.status(out, settings.run, look(settings.run, deep=deep))
+    show.status(out, settings.run, look(settings.run, deep=settings.deep))
 
 
-def verify(
-    ctx: typer.Context,
-    deep: Annotated[bool, typer.Option("--deep", help="Read and hash every byte, not only sizes.")] = False,
-    run: opt.RunOption = DEFAULT_RUN,
-    config: opt.ConfigOption = None,
-    json: opt.JsonOption = False,
-    quiet: opt.QuietOption = False,
-) -> None:
-    """Check that every byte the run directory promises is there.
+@command(VerifyConfig, MAINTAIN)
+def verify(settings: VerifyConfig, out: Output) -> None:
+    """Check that every byte is there that the run directory promises.
 
     Example: sparserm verify --deep
     """
-    settings, out = begin(ctx, StageConfig)
     from sparserm_cli.store.run.verify import verify as check
 
-    show.verify(out, settings.run, check(settings.run, deep=deep))
+    show.verify(out, settings.run, check(settings.run, deep=settings.deep))
 
 
-def repair(
-    ctx: typer.Context,
-    run: opt.RunOption = DEFAULT_RUN,
-    config: opt.ConfigOption = None,
-    json: opt.JsonOption = False,
-    quiet: opt.QuietOption = False,
-) -> None:
-    """Give up damaged units, so that extract and encode redo exactly those.
+@command(RepairConfig, MAINTAIN)
+def repair(settings: RepairConfig, out: Output) -> None:
+    """Give up damaged units, so that extract and encode compute exactly those again.
 
     Example: sparserm repair && sparserm run
     """
-    settings, out = begin(ctx, StageConfig)
     from sparserm_cli.store.run.verify import repair as mend
 
     show.repair(out, settings.run, mend(settings.run))

@@ -10,8 +10,8 @@ from sparserm_cli.formatting import duration, size
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.compare.compare import CompareSummary
-    from sparserm_cli.analysis.explain import DirectionShare, Explanation, TokenShare
     from sparserm_cli.analysis.report.report import ReportSummary
+    from sparserm_cli.models.explanation import DirectionShare, Explanation, TokenShare
 
 LEVELS = 3
 """Strengths of a mark."""
@@ -78,7 +78,7 @@ def coloured_tokens(tokens: "Sequence[TokenShare]") -> str:
     from rich.console import Console
     from rich.text import Text
 
-    from sparserm_cli.analysis.token_text import printable
+    from sparserm_cli.models.token_text import printable
 
     text = Text("tokens: blue raises the score, orange lowers it\n")
     for one, level in zip(tokens, _levels(tokens), strict=True):
@@ -91,7 +91,7 @@ def coloured_tokens(tokens: "Sequence[TokenShare]") -> str:
 
 def marked_tokens(tokens: "Sequence[TokenShare]") -> str:
     """Return the tokens with {+} to {+++} after those that raise the score, {-} to {---} after the others."""
-    from sparserm_cli.analysis.token_text import printable
+    from sparserm_cli.models.token_text import printable
 
     parts = ["tokens: {+} to {+++} raises the score, {-} to {---} lowers it\n"]
     for one, level in zip(tokens, _levels(tokens), strict=True):

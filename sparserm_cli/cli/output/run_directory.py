@@ -1,8 +1,8 @@
 """What the commands that look after the run directory say: words for people, the same facts as JSON."""
 
 from collections.abc import Sequence
-from pathlib import PurePath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, size
@@ -22,12 +22,23 @@ def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
         }
         for one in stages
     }
-    data = {"run": str(path), "stages": told}
+    data: dict[str, Any] = {"run": str(path), "stages": told}
     lines = [
         f"{one.name}: " + ("was up to date" if one.summary.fresh else f"done in {duration(one.seconds)}")
         for one in stages
     ]
-    out.result(data, "\n".join([*lines, f"{path}: complete", "next: sparserm score responses.jsonl"]))
+    fitted = next(stage.summary for stage in stages if stage.name == "fit")
+    data["reward"] = str(fitted.path)
+    where = f"{path}: complete, the reward model is {fitted.path}"
+    then = "next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl"
+    out.result(data, "\n".join([*lines, where, then]))
+
+
+def settings_written(out: Output, path: Path) -> None:
+    """Tell where the settings file is and what runs it."""
+    data = {"settings": str(path)}
+    command = "sparserm run" if str(path) == "sparserm.toml" else f"sparserm run --config {path}"
+    out.result(data, f"{path}: written\nnext: {command}")
 
 
 def status(out: Output, run: PurePath, found: "Status") -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sparserm_cli.analysis.token_text import decoded, printable, token_texts
+from sparserm_cli.models.token_text import decoded, printable, token_texts
 
 
 def ids_of(tokenizer: Any, text: str) -> np.ndarray:
