@@ -21,8 +21,8 @@ from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_ids, check_layers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
-from sparserm_cli.models.sae_match import Captured
-from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.models.sae.compatibility import Captured
+from sparserm_cli.models.sae.load import read_sae_metadata
 from sparserm_cli.stages.encode.sae_layers import SAETrial, check_saes
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.capture.plan_writer import PlanWriter

@@ -4,17 +4,13 @@ Axes: rows (tokens), d_in (width of the residual stream), d_sae (latents).
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from sparserm_cli.models.sae_files import SAEMetadata
-from sparserm_cli.models.sae_metadata import find_sae, read_metadata, read_sae_metadata
-
-__all__ = ["SAEMetadata", "SparseAutoencoder", "load_sae", "read_sae_metadata"]
+from sparserm_cli.models.sae.metadata import SAEMetadata
 
 Normalization = Literal["none", "constant_norm_rescale", "layer_norm"]
 
@@ -129,37 +125,3 @@ class SparseAutoencoder:
             deviation = (x - mean).std(dim=1, keepdim=True)
             return (x - mean) / (deviation + LAYER_NORM_EPSILON), (deviation, mean)
         return x, None
-
-
-def load_sae(
-    name: str | Path,
-    *,
-    device: str = "cpu",
-    allow_pickle: bool = False,
-    allow_mismatch: bool = False,
-    offline: bool = False,
-) -> SparseAutoencoder:
-    """Load an SAE of any known format.
-
-    Folders are read here, with the formula of their own format; only release names whose format this package
-    does not read go through sae_lens. Weights are widened to float32, in which everything is computed: what a
-    bfloat16 file holds is exact in it.
-
-    Args:
-        name: a local folder or file, or RELEASE/SAE_ID of SAELens, or ORG/REPO/FOLDER of the hub.
-        device: torch device.
-        allow_pickle: read `.pt` weights, with torch's weights-only loader.
-        allow_mismatch: read an SAE whose input needs a factor that is not recorded, and go without it.
-        offline: take a release from the hub's cache only.
-
-    Raises:
-        UsageError: no such path or release.
-        IncompatibleError: broken, of an unknown architecture, pickled, or without its scale.
-        TemporaryError: the hub does not answer and the cache has no copy.
-
-    """
-    from sparserm_cli.models.sae_formats import read_weights
-
-    files = find_sae(name, offline=offline)
-    metadata = read_metadata(files)
-    return read_weights(files, metadata, allow_pickle=allow_pickle, allow_mismatch=allow_mismatch).to(device)

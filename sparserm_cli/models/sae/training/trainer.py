@@ -19,8 +19,8 @@ from torch import Tensor
 from sparserm_cli.config.train_sae import SAERecipe
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.lm.devices import choose_dtype
-from sparserm_cli.models.sae_lens_bridge import quiet_imports
-from sparserm_cli.models.sae_tokens import ShuffleBuffer
+from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
+from sparserm_cli.models.sae.training.shuffle_buffer import ShuffleBuffer
 
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, explained variance of a recent batch)."""

@@ -9,9 +9,9 @@ from helpers import sae_files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.models import sae_encode
-from sparserm_cli.models.sae import SparseAutoencoder
-from sparserm_cli.models.sae_encode import Encoded, SparseEncoder, tile_rows
+from sparserm_cli.models.sae import sparse_encoder
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+from sparserm_cli.models.sae.sparse_encoder import Encoded, SparseEncoder, tile_rows
 
 random_sae, metadata = sae_files.random_sae, sae_files.metadata
 KINDS = ("standard", "topk", "jumprelu", "gated")
@@ -28,8 +28,8 @@ def dense(encoded: Encoded, d_sae: int) -> torch.Tensor:
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make tiles of 16 rows, so that tests cross their borders with little work."""
-    monkeypatch.setattr(sae_encode, "LOWEST_TILE", 16)
-    monkeypatch.setitem(sae_encode.TILE_NUMBERS, "cpu", 16 * 96)
+    monkeypatch.setattr(sparse_encoder, "LOWEST_TILE", 16)
+    monkeypatch.setitem(sparse_encoder.TILE_NUMBERS, "cpu", 16 * 96)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,8 +132,8 @@ def test_odd_widths_take_the_plain_way() -> None:
 
 def test_tile_depends_on_width_and_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """4,608 latents on a processor: tiles of 512 rows; a wide SAE has low ones, but not lower than 256."""
-    monkeypatch.setattr(sae_encode, "LOWEST_TILE", 256)
-    monkeypatch.setitem(sae_encode.TILE_NUMBERS, "cpu", 1 << 22)
+    monkeypatch.setattr(sparse_encoder, "LOWEST_TILE", 256)
+    monkeypatch.setitem(sparse_encoder.TILE_NUMBERS, "cpu", 1 << 22)
     assert tile_rows(4608) == 512
     assert tile_rows(131072) == 256
     assert tile_rows(64) == 8192

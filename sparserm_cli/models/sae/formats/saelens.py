@@ -1,65 +1,40 @@
-"""What an SAE of each format says about itself, read without its weights, torch or sae_lens.
-
-Axes: d_in (width of the residual stream), d_sae (latents).
-"""
+"""SAELens' own format, of every version, and the folders that its trainings leave."""
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.locations import bundled_sae
-from sparserm_cli.models.sae_files import (
-    LocalSAE,
-    SAEMetadata,
-    Settings,
-    find_local,
+from sparserm_cli.models.sae.formats.base import (
+    SCALED_INPUT,
+    SAEFormat,
+    Tensors,
+    Weights,
+    check_unscaled,
     part,
     positive_number,
     read_settings,
     text,
     whole_number,
 )
-from sparserm_cli.models.sae_public import PUBLIC_FORMATS
+from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata, Settings
 
-__all__ = ["SAEMetadata", "find_sae", "read_metadata", "read_sae_metadata"]
-
-
-def read_sae_metadata(name: str | Path, *, offline: bool = False) -> SAEMetadata:
-    """Read what an SAE says about itself.
-
-    Args:
-        name: a local folder or file, or RELEASE/SAE_ID of SAELens, or ORG/REPO/FOLDER of the hub.
-        offline: take a release from the hub's cache only.
-
-    Raises:
-        UsageError: no such path or release.
-        IncompatibleError: the configuration is broken, or of an architecture that is no SAE of one place.
-        TemporaryError: the hub does not answer and the cache has no copy.
-
-    """
-    return read_metadata(find_sae(name, offline=offline))
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def find_sae(name: str | Path, *, offline: bool = False) -> LocalSAE:
-    """Find an SAE's files on this machine, fetching those of a release; raises as `read_sae_metadata`."""
-    path = Path(name).expanduser()
-    if path.exists() or str(name).startswith(("/", "./", "../", "~")):
-        return find_local(path, str(name))
-    if folder := bundled_sae(str(name)):
-        return find_local(folder, str(name))
-    from sparserm_cli.models.sae_hub import fetch_release
-
-    return fetch_release(str(name), offline=offline)
+ARCHITECTURES: Mapping[str, str] = {
+    "standard": "standard",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "gated": "gated",
+    "batchtopk": "jumprelu",
+    "matryoshka_batchtopk": "jumprelu",
+}
+"""What a configuration says -> what it computes when it encodes; the last two stand in training folders."""
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """Read what the configuration beside the weights says; raises as `read_sae_metadata`."""
-    return {"saelens": _saelens, **PUBLIC_FORMATS}[files.format](files)
-
-
-def _saelens(files: LocalSAE) -> SAEMetadata:
     """SAELens' own format; configurations of before version 6 are brought to the new names.
 
     A folder that a training left (`save_model`, a checkpoint) says the training's architecture and keeps its
@@ -97,20 +72,6 @@ def _saelens(files: LocalSAE) -> SAEMetadata:
     )
 
 
-SCALED_INPUT = "expected_average_only_in"
-"""SAELens' word for an input that is multiplied by one number."""
-
-ARCHITECTURES: Mapping[str, str] = {
-    "standard": "standard",
-    "topk": "topk",
-    "jumprelu": "jumprelu",
-    "gated": "gated",
-    "batchtopk": "jumprelu",
-    "matryoshka_batchtopk": "jumprelu",
-}
-"""What a configuration says -> what it computes when it encodes; the last two stand in training folders."""
-
-
 def _modern(files: LocalSAE, old: Settings) -> dict[str, Any]:
     """Bring a configuration of SAELens before version 6 to the names and defaults of version 6."""
     names = ("hook_name", "model_name", "model_from_pretrained_kwargs")
@@ -123,3 +84,44 @@ def _modern(files: LocalSAE, old: Settings) -> dict[str, Any]:
         new["normalize_activations"] = SCALED_INPUT if old["normalize_activations"] else "none"
     new.setdefault("apply_b_dec_to_input", True)
     return new
+
+
+def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
+    """SAELens: act((norm(x) - b_dec [if applied]) @ W_enc + b_enc), weighed by decoder norms if told."""
+    settings = metadata.settings
+    check_unscaled(metadata, t)
+    gated, topk = metadata.architecture == "gated", metadata.architecture == "topk"
+    batch = settings.get("architecture") in {"batchtopk", "matryoshka_batchtopk"}
+    factor = settings.get("norm_scaling_factor")
+    scaled = factor is not None and metadata.normalization == SCALED_INPUT
+    threshold = _threshold(t) if metadata.architecture == "jumprelu" else None
+    return Weights(
+        t.matrix("W_enc"),
+        t.vector("b_gate" if gated else "b_enc"),
+        t.matrix("W_dec"),
+        t.vector("b_dec"),
+        subtract_b_dec=bool(settings.get("apply_b_dec_to_input", True)),
+        threshold=threshold,
+        k=int(settings["k"]) if topk else None,
+        by_norm=(topk or batch) and bool(settings.get("rescale_acts_by_decoder_norm")),
+        scale=float(factor) if scaled else 1.0,  # type: ignore[arg-type]
+        r_mag=t.vector("r_mag") if gated else None,
+        b_mag=t.vector("b_mag") if gated else None,
+    )
+
+
+def _threshold(t: Tensors) -> "Tensor":
+    """Return SAELens' threshold: of an SAE, or of a training, which keeps its logarithm or one for all."""
+    if "log_threshold" in t:
+        return t.thresholds("log_threshold").exp()
+    return t.thresholds("topk_threshold" if "topk_threshold" in t else "threshold")
+
+
+FORMAT = SAEFormat(
+    "saelens",
+    read_metadata,
+    to_weights,
+    files=("cfg.json", "sae_weights.safetensors"),
+    sae_lens_loaders=("sae_lens",),
+    decoder_tensor="W_dec",
+)

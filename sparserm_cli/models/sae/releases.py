@@ -13,21 +13,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
-from sparserm_cli.models.sae_files import LocalSAE, find_local
-
-LOADERS: Mapping[str, str] = {
-    "sae_lens": "saelens",
-    "gemma_2": "gemma-scope",
-    "gemma_3": "gemma-scope-2",
-    "llama_scope": "llama-scope",
-    "llama_scope_r1_distill": "llama-scope-r1",
-    "dictionary_learning_1": "dictionary-learning",
-    "qwen_scope": "qwen-scope",
-    "goodfire": "goodfire",
-    "deepseek_r1": "goodfire",
-    "sparsify": "sparsify",
-}
-"""SAELens' loader -> the format here."""
+from sparserm_cli.models.sae.formats import FORMATS, find_local
+from sparserm_cli.models.sae.metadata import LocalSAE
 
 _SHOWN_IDS = 5
 
@@ -99,7 +86,7 @@ def _from_table(name: str, release: str, sae_id: str, table: Mapping[str, Any]) 
         where, expected = f"--sae {name}", f"an id of {release}, such as {shown}"
         raise UsageError(where, expected, sae_id or "no id", "correct the id after the first /")
     loader = table.get("conversion_func") or "sae_lens"
-    if loader not in LOADERS:
+    if not any(loader in kind.sae_lens_loaders for kind in FORMATS.values()):
         hint = "save it with SAELens' save_model, and give the folder"
         raise IncompatibleError(
             name, "an SAE of a format that is read here", f"SAELens' loader {loader}", hint

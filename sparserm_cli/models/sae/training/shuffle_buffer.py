@@ -1,40 +1,15 @@
-"""Activations as SAE training wants them: without sink tokens, shuffled, within a stated amount of memory.
+"""Activations as SAE training wants them: shuffled, within a stated amount of memory.
 
 Axes: rows (tokens), d_in (width of the residual stream).
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, Self
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sparserm_cli.errors import BadInputError
-
-SINK_FACTOR = 10.0
-"""A token is a sink if its norm is more than this many times the median norm. Sinks exceed it 100-fold."""
-
-
-class SinkRule(NamedTuple):
-    """Which tokens are left out of training and of statistics because the model parks attention on them.
-
-    Fields:
-        median_norm: median Euclidean norm of the tokens that the rule was fitted on.
-        factor: tokens with a norm of more than `factor * median_norm` are sinks.
-    """
-
-    median_norm: float
-    factor: float = SINK_FACTOR
-
-    @classmethod
-    def fit(cls, activations: Float[Tensor, "rows d_in"]) -> Self:
-        """Take the median norm of a sample, sinks included: a few of them do not move it."""
-        return cls(float(activations.float().norm(dim=1).median()))
-
-    def keeps(self, activations: Float[Tensor, "rows d_in"]) -> Bool[Tensor, " rows"]:
-        """Return which rows are ordinary tokens."""
-        return activations.float().norm(dim=1) <= self.factor * self.median_norm
 
 
 class ShuffleBuffer:

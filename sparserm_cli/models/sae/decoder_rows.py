@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.models.sae_metadata import find_sae, read_metadata
-from sparserm_cli.models.safetensors_file import read_rows
-
-ROW_FORMATS = {"saelens": "W_dec", "sparsify": "W_dec", "gemma-scope-2": "w_dec"}
-"""Formats whose safetensors hold the directions as rows -> the tensor's name."""
+from sparserm_cli.models.checkpoints.safetensors_header import read_header
+from sparserm_cli.models.sae.formats import FORMATS
+from sparserm_cli.models.sae.formats.base import SCALED_INPUT, plain_name
+from sparserm_cli.models.sae.formats.safetensors_rows import read_rows
+from sparserm_cli.models.sae.load import find_sae, read_metadata
 
 
 def load_decoder(
@@ -29,12 +29,13 @@ def load_decoder(
 
     """
     files = find_sae(name, offline=offline)
-    tensor = ROW_FORMATS.get(files.format)
-    if tensor is not None and read_metadata(files).normalization != "expected_average_only_in":
-        return read_rows(files.weights, tensor, latents)
+    tensor = FORMATS[files.format].decoder_tensor
+    if tensor is not None and read_metadata(files).normalization != SCALED_INPUT:
+        names = [name for name in read_header(files.weights) if plain_name(name) == plain_name(tensor)]
+        return read_rows(files.weights, names[0] if names else tensor, latents)
     import torch
 
-    from sparserm_cli.models.sae import load_sae
+    from sparserm_cli.models.sae.load import load_sae
 
     sae = load_sae(name, allow_pickle=True, allow_mismatch=True, offline=offline)
     return sae.W_dec[torch.as_tensor(latents, dtype=torch.int64)].numpy()

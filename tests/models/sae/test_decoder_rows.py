@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_decoder import load_decoder
+from sparserm_cli.models.sae.decoder_rows import load_decoder
+from sparserm_cli.models.sae.load import load_sae
 
 
 def saelens(folder: Path, **changes: object) -> Path:
@@ -52,8 +52,8 @@ def test_metadata_and_directions_need_neither_torch_nor_sae_lens(tmp_path: Path)
     folder = saelens(tmp_path / "sae")
     program = (
         "import sys\n"
-        "from sparserm_cli.models.sae_metadata import read_sae_metadata\n"
-        "from sparserm_cli.models.sae_decoder import load_decoder\n"
+        "from sparserm_cli.models.sae.load import read_sae_metadata\n"
+        "from sparserm_cli.models.sae.decoder_rows import load_decoder\n"
         f"assert read_sae_metadata({str(folder)!r}).d_sae == 10\n"
         f"assert load_decoder({str(folder)!r}, [3]).shape == (1, 4)\n"
         "sys.exit(len({'torch', 'sae_lens', 'transformers'} & set(sys.modules)))\n"

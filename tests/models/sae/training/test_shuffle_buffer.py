@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
+from sparserm_cli.models.sae.quality import SinkRule
+from sparserm_cli.models.sae.training.shuffle_buffer import ShuffleBuffer
 
 
 def test_sinks_are_told_by_ten_times_the_median_norm() -> None:

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.sae import SparseAutoencoder, load_sae
-from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+from sparserm_cli.models.sae.load import load_sae, read_sae_metadata
 
 D_IN, D_SAE, K = 6, 20, 4
 HOOK = "blocks.3.hook_resid_post"
@@ -107,7 +107,7 @@ def saelens_folder(folder: Path, changes: Mapping[str, Any], dtype: torch.dtype 
 @pytest.fixture(scope="module")
 def theirs() -> Callable[[Path], Any]:
     """Give SAELens' own loader."""
-    from sparserm_cli.models.sae_lens_bridge import quiet_imports
+    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
 
     with quiet_imports():
         from sae_lens import SAE
@@ -141,7 +141,7 @@ def test_training_folder_is_read_as_its_inference_model(
     kind: str, tmp_path: Path, theirs: Callable[[Path], Any]
 ) -> None:
     """What `save_model` leaves, with the scale beside it, encodes like `save_inference_model`."""
-    from sparserm_cli.models.sae_lens_bridge import quiet_imports
+    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
 
     with quiet_imports():
         from sae_lens.registry import get_sae_training_class

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.sae_files import LocalSAE, SAEMetadata
+from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 """Types of weights that are read; all are computed in float32."""

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from sparserm_cli.models.lm.devices import choose_dtype
-from sparserm_cli.models.sae import SparseAutoencoder
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 
 TILE_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
 """Pre-activations in a tile, at most: what fits into a processor's cache, or fills a GPU."""

@@ -5,16 +5,17 @@ Axes: rows (tokens), d_in (width of the residual stream), d_sae (latents).
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.sae import SparseAutoencoder
-from sparserm_cli.models.sae_tokens import SinkRule
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 
+SINK_FACTOR = 10.0
+"""A token is a sink if its norm is more than this many times the median norm. Sinks exceed it 100-fold."""
 MEASURE_ROWS = 2048
 """Rows reconstructed at a time while measuring."""
 LEAST_EXPLAINED = 0.3
@@ -23,6 +24,27 @@ L0_FACTOR = 5.0
 """How far L0 may be from what the SAE's makers say, either way."""
 FLOAT16_LIMIT = 0.5 * 65504
 """Activations above this are too near to float16's end for an SAE that was made for float16."""
+
+
+class SinkRule(NamedTuple):
+    """Which tokens are left out of training and of statistics because the model parks attention on them.
+
+    Fields:
+        median_norm: median Euclidean norm of the tokens that the rule was fitted on.
+        factor: tokens with a norm of more than `factor * median_norm` are sinks.
+    """
+
+    median_norm: float
+    factor: float = SINK_FACTOR
+
+    @classmethod
+    def fit(cls, activations: Float[Tensor, "rows d_in"]) -> Self:
+        """Take the median norm of a sample, sinks included: a few of them do not move it."""
+        return cls(float(activations.float().norm(dim=1).median()))
+
+    def keeps(self, activations: Float[Tensor, "rows d_in"]) -> Bool[Tensor, " rows"]:
+        """Return which rows are ordinary tokens."""
+        return activations.float().norm(dim=1) <= self.factor * self.median_norm
 
 
 def check_sample(

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.models.safetensors_file import TensorFact, read_header, read_rows
+from sparserm_cli.models.checkpoints.safetensors_header import TensorFact, read_header
+from sparserm_cli.models.sae.formats.safetensors_rows import read_rows
 
 JSON_VALUES = st.recursive(
     st.none() | st.integers() | st.text(max_size=5),

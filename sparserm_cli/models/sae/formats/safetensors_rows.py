@@ -10,9 +10,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.models.checkpoints.safetensors_header import DTYPES, TensorFact, check_whole, read_header
-
-__all__ = ["TensorFact", "check_whole", "read_header", "read_rows"]
+from sparserm_cli.models.checkpoints.safetensors_header import DTYPES, read_header
 
 _TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
