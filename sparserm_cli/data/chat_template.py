@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from jaxtyping import UInt32
 from tokenizers import Encoding, Tokenizer, processors
 
 from sparserm_cli.data.example import Example, Message
+from sparserm_cli.data.rendering.renderer import RENDERER, RenderError
 from sparserm_cli.errors import IncompatibleError, UsageError
 
 RAW = "raw"
@@ -84,6 +84,13 @@ class PromptTemplate:
         """Whether texts begin with the BOS token, written or not."""
         # Neither special tokens nor trimmed offsets: the offsets must tile the text.
         self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
+        self._special_tokens = {
+            name: list(map(str, token)) if isinstance(token, list | tuple) else str(token)
+            for name, token in tokenizer.special_tokens_map.items()
+        }
+        self._jinja = self.jinja
+        if self._jinja is not None:
+            RENDERER.start()  # it is there when the model is
 
     @property
     def bos(self) -> str:
@@ -128,20 +135,21 @@ class PromptTemplate:
 
     def _apply(self, turns: tuple[Message, ...], *, to_be_continued: bool) -> str:
         """Render turns, with the header of a response after them or without."""
+        if self._jinja is None:
+            raise ValueError("there is no template to apply")
         try:
-            text = self._tokenizer.apply_chat_template(
+            return RENDERER.render(
+                self._jinja,
                 [turn._asdict() for turn in turns],
-                chat_template=self.jinja,
-                tokenize=False,
-                add_generation_prompt=to_be_continued,
+                self._special_tokens,
+                to_be_continued=to_be_continued,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+        except RenderError as error:
             roles = ", ".join(turn.role for turn in turns)
             found = f"{' '.join(str(error).split())} (turns: {roles})"
             raise IncompatibleError(
                 self._model, "a chat template for these turns", found, "use --template raw or --template FILE"
             ) from None
-        return str(text)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
         """Render and tokenise examples, all in one call of the tokenizer.
