@@ -1,8 +1,8 @@
 """A second Ctrl-C or SIGTERM ends the program at once, whatever it is doing.
 
-Python runs signal handlers between two steps of the main thread. Where that computes in a library for minutes,
-or some library swallows the exception that a handler raises, a second Ctrl-C would do nothing. The kernel's
-part of the handler writes each signal into a pipe at once, and a thread that reads it counts them.
+Python runs signal handlers between two steps of the main thread. Where that computes in a library for
+minutes, or some library swallows the exception that a handler raises, a second Ctrl-C would do nothing. The
+kernel's part of the handler writes each signal into a pipe at once, and a thread that reads it counts them.
 """
 
 import os

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,6 +16,24 @@ _WORKER = Path(__file__).with_name("worker.py")
 
 class RenderError(Exception):
     """A template that refuses a conversation, or does not come to an end with it."""
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """A conversation and how to write it; the fields are those of transformers' `apply_chat_template`."""
+
+    template: str
+    """Jinja text."""
+    messages: Sequence[Mapping[str, Any]]
+    """The turns."""
+    tokens: Mapping[str, Any]
+    """Name to text of the tokenizer's special tokens, which templates may use."""
+    tools: Sequence[Any] | None = None
+    """Descriptions of the tools that may be called."""
+    add_generation_prompt: bool = False
+    """Whether the header of a response follows."""
+    continue_final_message: bool = False
+    """Whether the last turn is left open, to be continued."""
 
 
 class Renderer:
@@ -36,29 +55,15 @@ class Renderer:
         with self._lock:
             self._running()
 
-    def render(
-        self,
-        template: str,
-        messages: Sequence[Mapping[str, str]],
-        tokens: Mapping[str, Any],
-        *,
-        to_be_continued: bool,
-    ) -> str:
+    def render(self, request: RenderRequest) -> str:
         """Return a conversation as a template writes it.
-
-        Args:
-            template: Jinja text.
-            messages: the turns.
-            tokens: name to text of the tokenizer's special tokens, which templates may use.
-            to_be_continued: whether the header of a response follows.
 
         Raises:
             RenderError: the template refuses the turns, or takes too long, too much memory or too many
                 characters.
 
         """
-        request = {"template": template, "messages": list(messages), "tokens": dict(tokens)}
-        line = json.dumps({**request, "to_be_continued": to_be_continued, "seconds": self._seconds})
+        line = json.dumps({**asdict(request), "seconds": self._seconds})
         with self._lock:
             answer = self._ask(line)
         if not answer:

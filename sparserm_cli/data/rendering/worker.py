@@ -23,8 +23,10 @@ def render(request: dict[str, Any]) -> str:
 
     texts, _ = render_jinja_template(
         conversations=[request["messages"]],
+        tools=request["tools"],
         chat_template=request["template"],
-        add_generation_prompt=request["to_be_continued"],
+        add_generation_prompt=request["add_generation_prompt"],
+        continue_final_message=request["continue_final_message"],
         **request["tokens"],
     )
     return str(texts[0])

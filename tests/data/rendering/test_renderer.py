@@ -14,7 +14,7 @@ from helpers.tiny_models import tiny_tokenizer
 
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Message
-from sparserm_cli.data.rendering.renderer import Renderer, RenderError
+from sparserm_cli.data.rendering.renderer import Renderer, RenderError, RenderRequest
 from sparserm_cli.errors import IncompatibleError
 
 TURNS = [{"role": "user", "content": "Is 3 good? 🙂"}, {"role": "assistant", "content": "Yes"}]
@@ -32,7 +32,7 @@ def quick() -> Iterator[Renderer]:
 
 def render(renderer: Renderer, template: str) -> str:
     """Render the turns."""
-    return renderer.render(template, TURNS, {"bos_token": "<s>"}, to_be_continued=True)
+    return renderer.render(RenderRequest(template, TURNS, {"bos_token": "<s>"}))
 
 
 @pytest.mark.parametrize(
@@ -91,9 +91,10 @@ def test_row_90_the_text_is_that_of_transformers(template: str, continued: bool)
     """Special tokens, white space, extensions and all."""
     tokenizer: Any = tiny_tokenizer()
     made = PromptTemplate(tokenizer, text=template)
-    turns = tuple(Message(**turn) for turn in TURNS)
+    rows = TURNS[:1] if continued else TURNS
+    turns = tuple(Message(**turn) for turn in rows)
     expected = tokenizer.apply_chat_template(
-        TURNS, chat_template=template, tokenize=False, add_generation_prompt=continued
+        rows, chat_template=template, tokenize=False, add_generation_prompt=continued
     )
     assert (made.render(turns) if continued else made.render_whole(turns)) == expected
 
@@ -104,7 +105,7 @@ def test_row_90_threads_get_their_own_texts(quick: Renderer) -> None:
 
     def ask(number: int) -> None:
         turns = [{"role": "user", "content": str(number)}]
-        found[number] = quick.render(PLAIN, turns, {}, to_be_continued=False)
+        found[number] = quick.render(RenderRequest(PLAIN, turns, {}))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(50)]
     for thread in threads:
