@@ -24,8 +24,9 @@ from sparserm_cli.models.checkpoints.default_model import HUB_ID as DEFAULT_MODE
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.results import EVALUATION
-from sparserm_cli.store.artifacts.reward import POOLINGS, reward_path, write_reward
+from sparserm_cli.store.artifacts.reward import reward_path, write_reward
 from sparserm_cli.store.artifacts.reward_card import hub_card
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.io.atomic import building_folder
 from sparserm_cli.store.io.storage import size_of
 
