@@ -47,7 +47,7 @@ def together(rows: Sequence[Scored]) -> Scored:
         return rows[0]
     examples = [row.example for row in rows]
     scores, ood = (
-        np.concatenate(parts)[order] for parts in ([one.scores for one in rows], [one.ood for one in rows])
+        np.concatenate(parts) for parts in ([one.scores for one in rows], [one.ood for one in rows])
     )
     return Scored(merged(examples), scores, ood)
 
