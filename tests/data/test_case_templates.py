@@ -1,4 +1,4 @@
-"""Rows of the cases through chat templates: what these render reaches them, what they leave out is refused."""
+"""Rows of the cases through chat templates: what they render or must refuse."""
 
 from pathlib import Path
 from typing import Any
