@@ -99,7 +99,10 @@ def test_row_70_a_floor_stands_for_no_score(
     """For trainers that need numbers; the reason stays. Abstaining is no score as well."""
     with live_server.live(reward, unscorable=-3.5) as server:
         for path, (body, name, reasons) in bodies(model, too_long).items():
-            scores, found = scores_and_reasons(server.ask(path, body)[1], name)
+            answer = server.ask(path, body)[1]
+            scores, found = scores_and_reasons(answer, name)
+            if path == "/get_reward":
+                assert answer["extra_logs"]["ood"][1:] == [-1.0] * len(reasons)
             assert scores == [pytest.approx(expected, abs=1e-5), *[-3.5] * len(reasons)]
             assert None not in found[1:]
         answer = server.ask("/score", {"queries": PROMPT, "documents": GOOD, "abstain": 1e-6})[1]
