@@ -9,7 +9,7 @@ from sparserm_cli.alignment.server.batches import Batcher, FullError, Kind
 from sparserm_cli.alignment.server.metrics import Metrics
 from sparserm_cli.config import ServeConfig
 from sparserm_cli.data.chat_template import EncodedExample
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.models.lm.prompt_cache import PromptCache
 from sparserm_cli.models.reward_model import RewardModel, Rewards
 
