@@ -123,10 +123,10 @@ def test_row_70_a_prompt_that_the_template_refuses(server: Any, monkeypatch: pyt
     """Is found among the others."""
     render = server.service.model.template.render
 
-    def refuse(prompt: Any) -> str:
+    def refuse(prompt: Any, *others: Any) -> str:
         if prompt == "refused":
             raise IncompatibleError("template", "a role it knows", "'x'", "use another")
-        return str(render(prompt))
+        return str(render(prompt, *others))
 
     monkeypatch.setattr(server.service.model.template, "render", refuse)
     body = {"queries": [PROMPT, "refused", PROMPT], "documents": [GOOD] * 3}
