@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read, size
+from sparserm_cli.statistics.verdict import FEW_PROMPTS, gaps, too_few, verdict
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode.encode import EncodeSummary
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from sparserm_cli.stages.fit.fit import FitSummary
     from sparserm_cli.stages.frequency.frequency import FrequencySummary
     from sparserm_cli.stages.select.select import SelectSummary
+    from sparserm_cli.store.artifacts.reward import RewardConfig
 
 SHOWN_DIRECTIONS = 5
 """Directions a side and layer that `select` shows."""
@@ -172,7 +174,7 @@ def select(out: Output, summary: "SelectSummary") -> None:
 def fit(out: Output, summary: "FitSummary") -> None:
     """Show the settings tried, then the accuracy on the validation prompts above that of the controls."""
     config, metrics = summary.config, [one for one in summary.config.metrics if one.split == "validation"]
-    data = {
+    data: dict[str, Any] = {
         "path": str(summary.path),
         "digest": config.lineage.digest,
         "metrics": [vars(one) for one in config.metrics],
@@ -189,8 +191,23 @@ def fit(out: Output, summary: "FitSummary") -> None:
     choice = config.training.get("choice")
     if choice and not out.as_json:
         _choice(out, choice)
+    data["verdict"] = fit_verdict(config)
     out.table(data, title, ["scorer", "accuracy", "95 % interval", "ties"], rows)
+    if not out.as_json:
+        out.result({}, data["verdict"])
+    if warning := too_few(config.training.get("validation", {}).get("prompts", FEW_PROMPTS)):
+        out.note(f"warning: {warning}")
     out.note("next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl")
+
+
+def fit_verdict(config: "RewardConfig") -> str:
+    """Return one sentence about a reward model on its validation prompts."""
+    shown = [one for one in config.metrics if (one.scorer, one.split) == ("reward", "validation")]
+    compared = config.training.get("validation")
+    if not shown or compared is None:
+        return "verdict: unknown, since this reward model was not compared with its controls; fit it again"
+    pairs = f"{shown[0].pairs:,} validation pairs"
+    return verdict(vars(shown[0]), pairs, compared["prompts"], gaps(compared["reward_less"]))
 
 
 def _choice(out: Output, choice: Mapping[str, Any]) -> None:

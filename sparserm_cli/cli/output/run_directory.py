@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from sparserm_cli.cli.output.pipeline import fit_verdict
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, size
 
@@ -28,10 +29,10 @@ def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
         for one in stages
     ]
     fitted = next(stage.summary for stage in stages if stage.name == "fit")
-    data["reward"] = str(fitted.path)
+    data |= {"reward": str(fitted.path), "verdict": fit_verdict(fitted.config)}
     where = f"{path}: complete, the reward model is {fitted.path}"
     then = "next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl"
-    out.result(data, "\n".join([*lines, where, then]))
+    out.result(data, "\n".join([*lines, data["verdict"], where, then]))
 
 
 def settings_written(out: Output, path: Path) -> None:
