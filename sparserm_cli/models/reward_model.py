@@ -23,7 +23,7 @@ from sparserm_cli.models.head.out_of_distribution import BORDER, distances
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import Pooled, pooled_vectors
-from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward
+from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward, reward_folder
 
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
@@ -97,7 +97,7 @@ class RewardModel:
         """Load a reward model and the language model it was fitted on.
 
         Args:
-            path: a `reward/` folder.
+            path: a `reward/` folder, or a run directory that holds one.
             model: where the language model lies on this machine, if not where the reward model says.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
@@ -109,7 +109,8 @@ class RewardModel:
             ResourceError: the device is not there.
 
         """
-        files = read_reward(place(path))
+        path = reward_folder(place(path), place(path))
+        files = read_reward(path)
         config = files.config
         identity = resolve_model(model or config.model, offline=offline)
         hint = "give --model with the model of the fit, or fit again"
@@ -124,7 +125,7 @@ class RewardModel:
         lm = LanguageModel.load(
             identity, layers=config.layers, dtype=cast("DType", config.dtype), device=device
         )
-        loaded = cls(place(path), files, lm, template)
+        loaded = cls(path, files, lm, template)
         if check:
             loaded.check_probe()
         return loaded

@@ -36,7 +36,7 @@ from sparserm_cli.store.artifacts.reward_card import card
 from sparserm_cli.store.io.atomic import building_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
-from sparserm_cli.store.io.storage import is_there, read_cached, write_atomic
+from sparserm_cli.store.io.storage import is_there, read_cached, size_of, write_atomic
 from sparserm_cli.store.provenance import Lineage, check_version, now
 
 FOLDER = "reward"
@@ -168,6 +168,20 @@ class RewardFiles:
 def reward_path(run: PurePath) -> PurePath:
     """Return where the reward model of a run directory lies."""
     return run / FOLDER
+
+
+def reward_folder(named: PurePath | None, run: PurePath) -> PurePath:
+    """Return the folder of a reward model.
+
+    Args:
+        named: that folder, or a run directory that holds one; None means that of `run`.
+        run: the run directory.
+
+    """
+    if named is None:
+        return reward_path(run)
+    inside = reward_path(named)
+    return inside if size_of(named / CONFIG) < 0 <= size_of(inside / CONFIG) else named
 
 
 def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
