@@ -4,60 +4,42 @@ Reads: a `reward/` folder and the language model it names. No SAE and no sae_len
 Memory: the model's lower blocks and one batch. Axes: n (responses).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import numpy as np
 from jaxtyping import Float32
 
 from sparserm_cli.config import Guards
 from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
-from sparserm_cli.data.example import UNLABELLED, Example, Message, RowError
-from sparserm_cli.data.messages import normalise_prompt, plain_text
-from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.data.example import UNLABELLED, Example
+from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
 from sparserm_cli.locations import place
-from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
-from sparserm_cli.models.head.attribution import Method, attributions
-from sparserm_cli.models.head.out_of_distribution import BORDER, distances
+from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
+from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer, resolve_model
+from sparserm_cli.models.explanation import Explainer, Explanation, direction_rows
+from sparserm_cli.models.head.attribution import attributions
+from sparserm_cli.models.head.out_of_distribution import distances
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import Pooled, pooled_vectors
+from sparserm_cli.models.reward_inputs import Prompt as Prompt
+from sparserm_cli.models.reward_inputs import examples_of, rows_of, with_columns
+from sparserm_cli.models.rewards import Rewards as Rewards
 from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward, reward_folder
+from sparserm_cli.store.artifacts.reward_checks import BORDER
 
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
 
-Prompt = str | Sequence[Message | Mapping[str, Any]]
-
 UNGUARDED = Guards()
+WINDOW_ROWS = 512
+"""Rows computed together by `score`; responses to one prompt share it within a window."""
+_PUBLISHED = ("config.json", "*.safetensors", "README.md")
 
 PROBE_TOLERANCE = 0.25
 """Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""
-
-
-class Rewards(NamedTuple):
-    """What a reward model says of some responses.
-
-    Fields:
-        scores: one a response, NaN where it abstains.
-        ood: how far each lies from the training responses; 99 % of these are below 1.
-        tokens: for each response one reward a token, adding up to its score; None where it abstains.
-        method: how token rewards were found, only `exact` ones add up exactly; None if not asked for.
-    """
-
-    scores: Float32[np.ndarray, " n"]
-    ood: Float32[np.ndarray, " n"]
-    tokens: tuple[Float32[np.ndarray, " _"] | None, ...] = ()
-    method: Method | None = None
-
-    def split(self, counts: Sequence[int]) -> Iterator["Rewards"]:
-        """Yield the rewards of the first `counts[0]` responses, of the next `counts[1]`, and so on."""
-        start = 0
-        for count in counts:
-            at = slice(start, start + count)
-            yield Rewards(self.scores[at], self.ood[at], self.tokens[at], self.method)
-            start += count
 
 
 class RewardModel:
@@ -81,6 +63,7 @@ class RewardModel:
     ) -> None:
         self.path, self.files, self.lm, self.template = path, files, lm, template
         self.config: RewardConfig = files.config
+        self._load_options: dict[str, Any] = {}
         self.head = RewardHead.from_files(files)
         self.normalised_head = self.head.normalised(self.config.score_mean, self.config.score_std)
 
@@ -125,10 +108,33 @@ class RewardModel:
         lm = LanguageModel.load(
             identity, layers=config.layers, dtype=cast("DType", config.dtype), device=device
         )
-        loaded = cls(path, files, lm, template)
+        loaded = cls(place(path), files, lm, template)
+        loaded._load_options = {"model": model, "device": device, "offline": offline, "check": check}
         if check:
             loaded.check_probe()
         return loaded
+
+    @classmethod
+    def from_pretrained(cls, name: str | PurePath, **options: Any) -> Self:
+        """Load a reward model from a folder or from the Hugging Face hub.
+
+        Args:
+            name: a `reward/` folder, a run directory with one, the URL of either on an object store, or a
+                hub id like `owner/name@revision`, whose repository holds the files of a `reward/` folder.
+            options: `model`, `device`, `offline` and `check` as of `load`.
+
+        Raises:
+            IncompatibleError: there is none, or no access to it; otherwise as `load`.
+            CorruptStoreError, ResourceError: as `load`.
+            TemporaryError: the hub does not answer and the cache has no copy.
+
+        """
+        path = place(name)
+        hub = HUB_NAME.fullmatch(str(name)) if isinstance(path, Path) and not path.exists() else None
+        if hub is not None and "/" in hub[1]:
+            offline = bool(options.get("offline"))
+            path = hub_folder(hub[1], hub[2] or "main", _PUBLISHED, offline=offline, progress=None)
+        return cls.load(reward_folder(path), **options)
 
     @property
     def max_length(self) -> int:
@@ -167,76 +173,166 @@ class RewardModel:
         """Return the head of one of the controls that were fitted beside the reward model."""
         return RewardHead.from_files(self.files, name)
 
+    @overload
     def score(
         self,
-        prompts: Sequence[Prompt],
-        responses: Sequence[str],
+        prompts: Prompt | Iterable[Prompt],
+        responses: str | Iterable[str],
         *,
         batch_tokens: int | None = None,
         deterministic: bool = False,
-    ) -> Float32[np.ndarray, " n"]:
-        """Return one score a response; higher is better, only differences mean something.
+    ) -> Float32[np.ndarray, " n"]: ...
+
+    @overload
+    def score(self, *, dataset: Any, batch_tokens: int | None = None, deterministic: bool = False) -> Any: ...
+
+    def score(
+        self,
+        prompts: Any = None,
+        responses: Any = None,
+        *,
+        dataset: Any = None,
+        batch_tokens: int | None = None,
+        deterministic: bool = False,
+    ) -> Any:
+        """Score responses; higher is better, only differences mean something.
 
         Args:
-            prompts: one a response: a user's text, or the conversation so far as messages.
-            responses: the assistant's answers.
+            prompts: one for all responses, or one per response. A prompt is a user's text, or the
+                conversation so far as messages.
+            responses: the assistant's answer, or several.
+            dataset: instead of the two: a `datasets.Dataset`, a `pandas.DataFrame` or a list of rows, of any
+                shape that `sparserm score` takes.
             batch_tokens: most tokens in one forward pass; None chooses by the machine.
             deterministic: compute each prompt alone, so that scores are equal to the bit in any company.
 
+        Returns:
+            an array of one score per response, float32, shape (responses,); of one response as well. For a
+            data set the data set with a column `score` more, or `score_chosen` and `score_rejected`.
+
         Raises:
+            UsageError: a text stands where a list is due, or the other way round.
             ValueError: not as many prompts as responses.
-            BadInputError: a response has no token or is longer than the model takes.
+            BadInputError: a prompt or response is neither text nor messages, has no token or is longer than
+                the model takes, or a row of the data set cannot be used.
 
         """
-        rows = self.encode(prompts, responses)
-        if not rows:
-            return np.empty(0, np.float32)
-        vectors = self.pooled(rows, batch_tokens=batch_tokens, deterministic=deterministic)
-        return self.scores_of(vectors, deterministic=deterministic)
+        how: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
+        if dataset is None:
+            return self._scores(examples_of(prompts, responses), **how)
+        if prompts is not None or responses is not None:
+            raise UsageError("score", "prompts and responses, or a dataset", "both", "give one of them")
+        rows = rows_of(dataset)
+        return with_columns(dataset, rows.columns(self._scores(rows.examples, **how)))
 
-    def encode(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedExample]:
-        """Return one tokenised row a response.
+    __call__ = score
+
+    def _scores(self, examples: Sequence[Example], **how: Any) -> Float32[np.ndarray, " n"]:
+        """Score all responses of some rows, a window of them at a time."""
+        found = [np.empty(0, np.float32)]
+        for start in range(0, len(examples), WINDOW_ROWS):
+            rows = self._tokenised(examples[start : start + WINDOW_ROWS])
+            vectors = self.pooled(rows, **how)
+            found.append(self.scores_of(vectors, deterministic=how["deterministic"]))
+        return np.concatenate(found)
+
+    def encode(
+        self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str]
+    ) -> list[EncodedExample]:
+        """Return one tokenised row per response; arguments as of `score`.
 
         Raises:
+            UsageError: a text stands where a list is due, or the other way round.
             ValueError: not as many prompts as responses.
-            BadInputError: a response has no token or is longer than the model takes.
+            BadInputError: one is neither text nor messages, has no token or is longer than the model takes.
 
         """
-        rows = self.tokenise(prompts, responses)
-        for row in rows:
-            self.check_length(row)
-        return rows
+        return self._tokenised(examples_of(prompts, responses))
 
-    def tokenise(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[EncodedExample]:
-        """Return one tokenised row a response, whatever its length.
+    def tokenise(
+        self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str]
+    ) -> list[EncodedExample]:
+        """Return one tokenised row per response, whatever its length; arguments as of `score`.
 
         Raises:
+            UsageError: a text stands where a list is due, or the other way round.
             ValueError: not as many prompts as responses.
+            BadInputError: one of them is neither text nor messages.
             IncompatibleError: the template refuses a prompt.
 
         """
-        if len(prompts) != len(responses):
-            raise ValueError(f"{len(prompts)} prompts for {len(responses)} responses")
-        examples = [
-            _example(row, prompt, response)
-            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True), start=1)
-        ]
-        return self.template.encode(examples)
+        return self.template.encode(examples_of(prompts, responses))
+
+    def _tokenised(self, examples: Sequence[Example]) -> list[EncodedExample]:
+        """Tokenise rows and check the length of every response."""
+        rows = self.template.encode(examples)
+        for row in rows:
+            self.check_length(row)
+        return rows
 
     def check_length(self, row: EncodedExample) -> None:
         """Refuse a tokenised row that the model cannot score.
 
         Raises:
-            BadInputError: its response has no token, or is longer with its prompt than the model takes.
+            BadInputError: a response has no token, or is longer with its prompt than the model takes.
 
         """
-        response = row.responses[0]
-        tokens, where = len(response.prompt_ids) + len(response.response_ids), f"response {row.example.row}"
-        if not len(response.response_ids):
-            raise BadInputError(where, "a response with tokens", "none", "leave it out")
-        if tokens > self.max_length:
-            expected = f"at most {self.max_length:,} tokens"
-            raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
+        where = f"response {row.example.row}" if len(row.responses) == 1 else f"row {row.example.row}"
+        for response in row.responses:
+            tokens = len(response.prompt_ids) + len(response.response_ids)
+            if not len(response.response_ids):
+                raise BadInputError(where, "a response with tokens", "none", "leave it out")
+            if tokens > self.max_length:
+                expected = f"at most {self.max_length:,} tokens"
+                raise BadInputError(where, expected, f"{tokens:,}", "shorten it")
+
+    def explain(self, prompt: Prompt, response: str) -> Explanation:
+        """Divide the score of one response among directions and tokens.
+
+        `pandas.DataFrame(list(explanation.directions))` and the same of `tokens` make tables of the parts.
+
+        Args:
+            prompt: a user's text, or the conversation so far as messages.
+            response: the assistant's answer.
+
+        Raises:
+            BadInputError: one is neither text nor messages, has no token or is longer than the model takes.
+            CorruptStoreError: the directions beside the reward model are damaged.
+            ResourceError: the memory does not suffice.
+
+        """
+        rows = self.encode(prompt, [response])
+        return self.explained(rows[0])
+
+    def explained(self, row: EncodedExample, number: int = 1) -> Explanation:
+        """Divide the score of a tokenised row with one response, which is `number` in the row of its file."""
+        return Explainer(self.path, self.config, self.head, self.lm).explain(row, number)
+
+    def directions(self) -> Any:
+        """Return what the head looks at as a `pandas.DataFrame` of one row per projection.
+
+        Columns: `layer`, `pool` (mean or last), `direction` (its row among those of the layer), `feature`
+        (latent of the SAE, missing for a random direction), `side` (1 preferred, -1 dispreferred),
+        `rate_chosen` and `rate_rejected` (share of tokens or responses on which the latent fires; missing
+        without the run's `directions/`), `mean` and `std` over the training responses, and `effect`: half the
+        difference in score between one standard deviation above the mean and one below, the others at their
+        means. It is the weight of a linear head.
+        """
+        import pandas as pd
+
+        found = pd.DataFrame(direction_rows(self.path, self.config, self.head))
+        return found.astype({"feature": "Int64", "rate_chosen": float, "rate_rejected": float})
+
+    def __repr__(self) -> str:
+        config, count = self.config, len(self.head.arrays.mean)
+        return (
+            f"RewardModel({str(self.path)!r}: {config.head} head on {count} projections, {config.pool} over "
+            f"layer {', '.join(map(str, config.layers))} of {config.model}, on {self.lm.device})"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by name: another process loads the folder again and checks that it is the same."""
+        return _reloaded, (type(self), str(self.path), self.config.lineage.digest, self._load_options)
 
     def rewards(
         self,
@@ -268,31 +364,16 @@ class RewardModel:
             found = attributions(self.lm, head, rows, **how)
             scores = np.array([one.score for one in found], np.float32)
             x = np.stack([one.projections for one in found]).astype(np.float32)
-            shares = [one.tokens.astype(np.float32) for one in found]
-            return self._guarded(guards, scores, x, shares, found[0].method)
+            shares = tuple(one.tokens.astype(np.float32) for one in found)
+            return Rewards(scores, self._ood(x), shares, found[0].method).guarded(guards)
         vectors = self.pooled(rows, **how)
         scores = self.scores_of(vectors, deterministic=deterministic, head=head)
-        return self._guarded(guards, scores, head.standardised(vectors).cpu().numpy())
+        return Rewards(scores, self._ood(head.standardised(vectors).cpu().numpy())).guarded(guards)
 
-    def _guarded(
-        self,
-        guards: Guards,
-        scores: Float32[np.ndarray, " n"],
-        x: Float32[np.ndarray, "n p"],
-        shares: Sequence[Float32[np.ndarray, " _"]] = (),
-        method: Method | None = None,
-    ) -> Rewards:
-        """Clip, and abstain where a response is too far from those of the fit."""
+    def _ood(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
+        """Return how far standardised projections lie from those of the training responses."""
         ood = distances(x, self.files.whitening) / self.config.distance[BORDER]
-        kept = np.ones(len(x), bool) if guards.abstain is None else ood <= guards.abstain
-        bound = np.inf if guards.clip is None else guards.clip
-        clipped = np.clip(scores, -bound, bound)
-        tokens = tuple(
-            # Where the score was clipped its parts shrink with it, so that they still add up.
-            (share if new == old else share * (new / old)) if keep else None
-            for share, old, new, keep in zip(shares, scores, clipped, kept, strict=False)
-        )
-        return Rewards(np.where(kept, clipped, np.float32(np.nan)), ood.astype(np.float32), tokens, method)
+        return np.asarray(ood, np.float32)
 
     def scores_of(
         self, pooled: Pooled, *, deterministic: bool = False, head: RewardHead | None = None
@@ -318,19 +399,16 @@ class RewardModel:
         return pooled_vectors(self.lm, rows, batch_tokens=batch_tokens, deterministic=deterministic)
 
 
-def _example(row: int, prompt: Prompt, response: str) -> Example:
-    """Return prompt and response as the data room has them, whatever the messages are made of.
+def _reloaded(kind: type[RewardModel], path: str, digest: str, options: dict[str, Any]) -> RewardModel:
+    """Load the reward model that was pickled.
 
     Raises:
-        BadInputError: one of them is no text.
+        IncompatibleError: another one has taken its place.
 
     """
-    try:
-        asked, answer = normalise_prompt(prompt), plain_text(response, "response")
-    except RowError as error:
-        where, hint = f"response {row}, {error.field}", "leave it out"
-        raise BadInputError(where, error.expected, error.found, hint) from None
-    return Example(row, None, asked, (answer,), (UNLABELLED,), None, {})
+    model = kind.load(path, **options)
+    _check(path, "digest", digest, model.config.lineage.digest, "pickle the reward model again")
+    return model
 
 
 def _check(path: Any, field: str, expected: str, found: str, hint: str) -> None:

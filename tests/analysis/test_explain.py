@@ -10,10 +10,11 @@ import pytest
 import torch
 from helpers import tiny_run
 
-from sparserm_cli.analysis.explain import Explanation, explain
+from sparserm_cli.analysis.explain import explain
 from sparserm_cli.config import ExplainConfig, FitConfig
 from sparserm_cli.data.example import Example
 from sparserm_cli.errors import BadInputError, CorruptStoreError, UsageError
+from sparserm_cli.models.explanation import Explanation
 from sparserm_cli.models.head.attribution import attribution, attributions, columns
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.reward_model import RewardModel

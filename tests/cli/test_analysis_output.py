@@ -9,10 +9,10 @@ import pytest
 from helpers import tiny_run
 from typer.testing import CliRunner
 
-from sparserm_cli.analysis.explain import DirectionShare, Explanation, TokenShare
 from sparserm_cli.cli.main import app
 from sparserm_cli.cli.output import analysis as look_reports
 from sparserm_cli.console import Output
+from sparserm_cli.models.explanation import DirectionShare, Explanation, TokenShare
 
 TOKENS = (
     TokenShare("Good", 1, 0.6),

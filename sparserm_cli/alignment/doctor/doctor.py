@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from sparserm_cli.alignment.doctor.probes import Probe, Trial, edited, pooled_probes, probe_rows, probes_of
+from sparserm_cli.alignment.doctor.rounding import ROWS, TRIE, Rounding, rounding_table
 from sparserm_cli.config import DoctorConfig, Note
-from sparserm_cli.data.chat_template import RAW, EncodedExample, PromptTemplate
+from sparserm_cli.data.chat_template import RAW, PromptTemplate
 from sparserm_cli.models.checkpoints.config_shape import check_layers, read_shape
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer, resolve_model
 from sparserm_cli.models.head.reward_head import RewardHead
@@ -67,6 +68,7 @@ class Diagnosis(NamedTuple):
         absmax: largest residual of all tokens tried.
         tree: whether a prompt is computed once for all its responses, and why.
         checks: what was tried.
+        rounding: what is lost to rounding, by type and way.
     """
 
     model: str
@@ -79,6 +81,7 @@ class Diagnosis(NamedTuple):
     absmax: float
     tree: str
     checks: tuple[Check, ...]
+    rounding: tuple[Rounding, ...]
 
 
 class Subject(NamedTuple):
@@ -115,18 +118,19 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
     note(f"trying {len(probes)} responses on {lm.identity.name} after blocks {subject.layers}")
     trial = pooled_probes(lm, probes, together=False)
     scale = _Scale(subject, trial.pooled, [row for row, one in enumerate(rows) for _ in one.responses])
-    raw = probe_rows(config, PromptTemplate(tokenizer, RAW, model=subject.identity.name))
+    as_trie = pooled_vectors(lm, rows)
     checks = [
-        *_pass_checks(scale, lm, rows),
+        *_pass_checks(scale, lm, probes, as_trie),
         *_token_checks(scale, lm, probes, tokenizer),
-        scale.check(
-            "without the chat template",
-            pooled_vectors(lm, raw),
-            "the template makes no difference",
-            "render every prompt with the template of the fit",
-        ),
-        *_type_checks(scale, subject, config, probes, trial),
+        _template_check(scale, subject, config, lm),
     ]
+    coarse = _load(subject, config, "bfloat16")
+    checks += _type_checks(scale, coarse, probes, trial)
+    vectors = {
+        (lm.dtype, TRIE): as_trie,
+        (coarse.dtype, ROWS): pooled_probes(coarse, probes, together=False).pooled,
+        (coarse.dtype, TRIE): pooled_vectors(coarse, rows),
+    }
     return Diagnosis(
         lm.identity.name,
         lm.identity.revision,
@@ -136,8 +140,9 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
         str(tokenizer.eos_token or ""),
         str(tokenizer.pad_token or ""),
         trial.absmax,
-        lm.tree_reason,
+        coarse.tree_reason,
         tuple(checks),
+        rounding_table(trial.pooled, vectors),
     )
 
 
@@ -197,18 +202,31 @@ def _subject(config: DoctorConfig) -> Subject:
     identity = resolve_model(config.model, offline=config.offline)
     layers = config.layer or ((read_shape(identity).blocks - 1) // 2,)
     check_layers(identity, layers)
-    return Subject(
-        identity, layers, PromptTemplate(load_tokenizer(identity), config.template, model=config.model)
-    )
+    tokenizer = load_tokenizer(identity)
+    template = config.template or (None if tokenizer.chat_template else RAW)
+    return Subject(identity, layers, PromptTemplate(tokenizer, template, model=config.model))
 
 
 def _load(subject: Subject, config: DoctorConfig, dtype: "DType") -> LanguageModel:
     return LanguageModel.load(subject.identity, layers=subject.layers, dtype=dtype, device=config.device)
 
 
-def _pass_checks(scale: _Scale, lm: LanguageModel, rows: Sequence[EncodedExample]) -> list[Check]:
-    """Try other ways to run the same tokens."""
-    probes = probes_of(rows)
+def _template_check(scale: _Scale, subject: Subject, config: DoctorConfig, lm: LanguageModel) -> Check:
+    """Try conversations without the chat template."""
+    name = "without the chat template"
+    if subject.template.text is None:
+        return Check(name, None, None, None, None, "the model has no chat template: give --template raw")
+    raw = PromptTemplate(load_tokenizer(subject.identity), RAW, model=subject.identity.name)
+    return scale.check(
+        name,
+        pooled_vectors(lm, probe_rows(config, raw)),
+        "the template makes no difference",
+        "render every prompt with the template of the fit",
+    )
+
+
+def _pass_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], as_trie: Pooled) -> list[Check]:
+    """Try other ways to run the same tokens; `as_trie` are the vectors of prompts computed once."""
     return [
         scale.check(
             "in one padded batch",
@@ -217,8 +235,8 @@ def _pass_checks(scale: _Scale, lm: LanguageModel, rows: Sequence[EncodedExample
             "keep --deterministic, or batches of one",
         ),
         scale.check(
-            "prompt computed once for all its responses",
-            pooled_vectors(lm, rows),
+            TRIE,
+            as_trie,
             "leave it on",
             "report this model; it should not happen",
         ),
@@ -263,11 +281,9 @@ def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tok
     return checks
 
 
-def _type_checks(
-    scale: _Scale, subject: Subject, config: DoctorConfig, probes: Sequence[Probe], trial: Trial
-) -> list[Check]:
+def _type_checks(scale: _Scale, coarse: LanguageModel, probes: Sequence[Probe], trial: Trial) -> list[Check]:
     """Try bfloat16, and tell whether float16 could hold the residual stream."""
-    found = pooled_probes(_load(subject, config, "bfloat16"), probes).pooled
+    found = pooled_probes(coarse, probes).pooled
     advice = "fit and score in one type: --dtype, or the one that auto chose for extract"
     share = trial.absmax / FLOAT16_MOST
     holds = f"the largest residual is {100 * share:.0f} % of what float16 holds"

@@ -20,6 +20,8 @@ from sparserm_cli.alignment.server.schemas import Request
 from sparserm_cli.alignment.server.service import Service
 from sparserm_cli.config import Guards
 from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.example import RowError
+from sparserm_cli.data.sources.strict_json import check_text
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError
 from sparserm_cli.models.reward_model import Prompt, RewardModel, Rewards
 
@@ -111,7 +113,8 @@ async def judge(
     most, guards = service.config.max_inputs, asked.guards(service.config)
     if len(pairs) > most:
         raise RefusedError(413, f"{len(pairs):,} inputs, where {most:,} are the most")
-    rows = await asyncio.to_thread(encoded, service.model, pairs, asked.truncate_prompt_tokens)
+    readable = [_readable(pair) for pair in pairs]
+    rows = await asyncio.to_thread(encoded, service.model, readable, asked.truncate_prompt_tokens)
     for number, row in enumerate(rows, start=1):
         if service.config.strict and isinstance(row, Unscorable):
             raise RefusedError(422, f"response {number}: {row.reason}")
@@ -141,6 +144,15 @@ def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list
     except IncompatibleError:  # the template refuses one of them: find out which
         return [_encoded_alone(model, pair, most) for pair in pairs]
     return [pair if isinstance(pair, Unscorable) else _checked(model, next(rows), most) for pair in pairs]
+
+
+def _readable(pair: Pair) -> Pair:
+    """Return a pair of text that a tokenizer can read, or why it is none."""
+    try:
+        check_text(list(pair))
+    except RowError as error:
+        return Unscorable(error.reason)
+    return pair
 
 
 def _encoded_alone(model: RewardModel, pair: Pair, most: int | None) -> EncodedExample | Unscorable:

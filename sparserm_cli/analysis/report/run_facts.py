@@ -84,7 +84,7 @@ def open_run(config: ReportConfig) -> RunFacts:
     """
     run = config.run
     artifacts = status(run).artifacts
-    folder = reward_folder(config.reward, run)
+    folder = reward_folder(config.reward or reward_path(run))
     if all(one.state == ABSENT for one in artifacts) and not is_there(folder, CONFIG):
         hint = "run `sparserm extract` first, or name the run directory with --run"
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)

@@ -7,6 +7,7 @@ from sparserm_cli.formatting import duration, rows_read
 
 if TYPE_CHECKING:
     from sparserm_cli.alignment.doctor.doctor import Check, Diagnosis
+    from sparserm_cli.alignment.doctor.rounding import Rounding
     from sparserm_cli.alignment.response_choice.pairs import PairsSummary
     from sparserm_cli.alignment.response_choice.rank import RankSummary
 
@@ -43,14 +44,24 @@ def pairs(out: Output, summary: "PairsSummary") -> None:
 
 def doctor(out: Output, found: "Diagnosis") -> None:
     """Show how far everything drifts, and what to set."""
-    data = {**found._asdict(), "checks": [one._asdict() for one in found.checks]}
+    tables = {name: [one._asdict() for one in getattr(found, name)] for name in ("checks", "rounding")}
+    data = found._asdict() | tables
     blocks = ", ".join(map(str, found.layers))
     tokens = ", ".join(f"{name} {getattr(found, name) or 'none'}" for name in ("bos", "eos", "pad"))
     title = f"{found.model} after block {blocks}, {found.responses} responses; {tokens}; tree: {found.tree}"
     columns = ["done otherwise", "largest drift", "mean", "score drift", "order turned"]
     out.table(data, title, columns, [_check_row(one) for one in found.checks])
     if not out.as_json:
-        out.result({}, "\n" + "\n".join(f"{one.name}: {one.advice}" for one in found.checks))
+        out.result({}, "\n" + "\n".join(f"{one.name}: {one.advice}" for one in found.checks) + "\n")
+        title = "relative error of a response's vectors against float32, each response alone"
+        columns = ["computed", "in", "vector", "median", "95 %", "times rows: median", "95 %"]
+        out.table({}, title, columns, [_rounding_row(one) for one in found.rounding])
+
+
+def _rounding_row(one: "Rounding") -> list[str]:
+    """Return the cells of one way to compute vectors."""
+    times = ("", "") if one.times_rows is None else (f"{each:.2f}" for each in one.times_rows)
+    return [one.way, one.dtype, one.pooling, f"{one.median:.3%}", f"{one.high:.3%}", *times]
 
 
 def _check_row(check: "Check") -> list[str]:

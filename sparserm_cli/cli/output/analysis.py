@@ -11,8 +11,8 @@ from sparserm_cli.statistics.verdict import gaps, verdict
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.compare.compare import CompareSummary
-    from sparserm_cli.analysis.explain import DirectionShare, Explanation, TokenShare
     from sparserm_cli.analysis.report.report import ReportSummary
+    from sparserm_cli.models.explanation import DirectionShare, Explanation, TokenShare
 
 LEVELS = 3
 """Strengths of a mark."""
@@ -64,7 +64,9 @@ def explain(out: Output, found: "Explanation", top: int) -> None:
     title = f"score {found.score:+.4f} of response {found.response} of row {found.row} ({_method(found)})"
     columns = ["direction", "layer", "feature", "on chosen", "on rejected", "sd", "adds"]
     out.table({}, title, columns, rows)
-    out.result({}, "\n" + (coloured_tokens if _takes_colours() else marked_tokens)(found.tokens))
+    coloured = _takes_colours()
+    tokens = (coloured_tokens if coloured else marked_tokens)(found.tokens)
+    out.result({}, "\n" + tokens, styled=coloured)
 
 
 def report(out: Output, summary: "ReportSummary") -> None:
@@ -95,7 +97,7 @@ def coloured_tokens(tokens: "Sequence[TokenShare]") -> str:
     from rich.console import Console
     from rich.text import Text
 
-    from sparserm_cli.analysis.token_text import printable
+    from sparserm_cli.models.token_text import printable
 
     text = Text("tokens: blue raises the score, orange lowers it\n")
     for one, level in zip(tokens, _levels(tokens), strict=True):
@@ -108,7 +110,7 @@ def coloured_tokens(tokens: "Sequence[TokenShare]") -> str:
 
 def marked_tokens(tokens: "Sequence[TokenShare]") -> str:
     """Return the tokens with {+} to {+++} after those that raise the score, {-} to {---} after the others."""
-    from sparserm_cli.analysis.token_text import printable
+    from sparserm_cli.models.token_text import printable
 
     parts = ["tokens: {+} to {+++} raises the score, {-} to {---} lowers it\n"]
     for one, level in zip(tokens, _levels(tokens), strict=True):

@@ -127,6 +127,16 @@ def method_of(head: RewardHead) -> Method:
     return "exact" if "weight" in head.arrays.weights else "integrated gradients"
 
 
+def effects(head: RewardHead) -> Float64[np.ndarray, " p"]:
+    """Return half the difference that each projection makes from one standard deviation below to one above.
+
+    The others stay at their means. For a linear head this is the weight.
+    """
+    steps = torch.eye(len(head.arrays.mean), dtype=torch.float32, device=head.device)
+    found = (head.score(steps) - head.score(-steps)) / 2
+    return found.cpu().double().numpy()
+
+
 def _slope(head: RewardHead, x: Float32[Tensor, " p"]) -> Float64[np.ndarray, " p"]:
     """Return the mean gradient of the score on the line from the mean training response to `x`."""
     weight = head.arrays.weights.get("weight")

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from sparserm_cli.store.artifacts.reward import POOLINGS, HeadArrays, RewardFiles
+from sparserm_cli.store.artifacts.reward import HeadArrays, RewardFiles
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
 """Layer to pooling to one vector a response."""
@@ -32,7 +33,7 @@ class RewardHead:
     """
 
     def __init__(self, arrays: HeadArrays, layers: Sequence[int], pool: str, device: str = "cpu") -> None:
-        self.arrays, self.layers, self._pool, self._device = arrays, tuple(layers), pool, device
+        self.arrays, self.layers, self._pool, self.device = arrays, tuple(layers), pool, device
         self.poolings = POOLINGS[pool]
         self._directions = {
             layer: torch.as_tensor(rows, device=device) for layer, rows in arrays.directions.items()
@@ -54,7 +55,7 @@ class RewardHead:
         last = "weight" if "weight" in weights else "weight_2"
         weights[last] = weights[last] / np.float32(std)
         weights["bias"] = (weights["bias"] - np.float32(mean)) / np.float32(std)
-        return type(self)(replace(self.arrays, weights=weights), self.layers, self._pool, self._device)
+        return type(self)(replace(self.arrays, weights=weights), self.layers, self._pool, self.device)
 
     def __call__(self, pooled: Pooled) -> Float32[np.ndarray, " n"]:
         """Score pooled vectors, layer to pooling to one row a response."""

@@ -20,10 +20,10 @@ from sparserm_cli.errors import BadInputError, UsageError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.devices import DType, choose_device
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_check import SAEQuality, measure
-from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
-from sparserm_cli.models.sae_training import add_metadata, save, train
+from sparserm_cli.models.sae.load import load_sae
+from sparserm_cli.models.sae.quality import SAEQuality, SinkRule, measure
+from sparserm_cli.models.sae.training.shuffle_buffer import ShuffleBuffer
+from sparserm_cli.models.sae.training.trainer import add_metadata, save, train
 from sparserm_cli.stages.train_sae.capture_source import RunSource
 from sparserm_cli.stages.train_sae.text_source import TextReading, TokenSource, text_source
 from sparserm_cli.store.io.atomic import building_folder

@@ -134,6 +134,32 @@ def test_row_70_a_prompt_that_the_template_refuses(server: Any, monkeypatch: pyt
     assert data[0]["score"] == pytest.approx(data[2]["score"], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("character", "found"), [("\0", "a NUL character"), ("\udfff", "a lone surrogate U+DFFF")]
+)
+@pytest.mark.parametrize("path", ["/score", "/classify", "/v1/embeddings", "/get_reward", "/predict"])
+def test_row_68_text_that_no_tokenizer_reads_costs_its_own_score(
+    server: Any, model: RewardModel, expected: float, path: str, character: str, found: str
+) -> None:
+    """As a data file's row is refused and not the file."""
+    bad = f"half {character} a word"
+    body = {
+        "/score": {"queries": [PROMPT, PROMPT, bad], "documents": [GOOD, bad, GOOD]},
+        "/classify": {
+            "messages": [turns(GOOD), turns(bad), [{"role": "user", "content": bad}, turns(GOOD)[1]]]
+        },
+        "/v1/embeddings": {"input": [text(model, GOOD), text(model, bad), bad + text(model, GOOD)]},
+        "/get_reward": {"query": [text(model, GOOD), text(model, bad), bad + text(model, GOOD)]},
+        "/predict": {"inputs": [[PROMPT, GOOD], [PROMPT, bad], [bad, GOOD]], "raw_scores": True},
+    }[path]
+    name = {"/score": "score", "/classify": "probs", "/v1/embeddings": "embedding"}.get(path, "")
+    status, answer = server.ask(path, body)
+    assert status == 200, answer
+    scores, reasons = scores_and_reasons(answer, name)
+    assert scores == [pytest.approx(expected, abs=1e-5), None, None]
+    assert all(reason.endswith(f"expected Unicode text, found {found}") for reason in reasons[1:]), reasons
+
+
 @pytest.mark.parametrize("path", ["/classify", "/v1/embeddings"])
 def test_text_in_parts_is_the_text(server: Any, expected: float, path: str) -> None:
     """Joined with nothing between, in the prompt and in the response."""

@@ -13,10 +13,8 @@ import torch
 from sparserm_cli.config import EncodeConfig, ExtractConfig
 from sparserm_cli.config.train_sae import SAERecipe
 from sparserm_cli.errors import BadInputError, UsageError
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_check import measure
-from sparserm_cli.models.sae_metadata import read_sae_metadata
-from sparserm_cli.models.sae_tokens import SinkRule
+from sparserm_cli.models.sae.load import load_sae, read_sae_metadata
+from sparserm_cli.models.sae.quality import SinkRule, measure
 from sparserm_cli.stages.encode.encode import encode
 from sparserm_cli.stages.extract.extract import extract
 from sparserm_cli.stages.train_sae.text_source import TextReading, text_source
@@ -46,7 +44,7 @@ class Cloud:
 @pytest.fixture(scope="module")
 def theirs() -> Callable[[Path], Any]:
     """Give SAELens' own loader."""
-    from sparserm_cli.models.sae_lens_bridge import quiet_imports
+    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
 
     with quiet_imports():
         from sae_lens import SAE
@@ -254,8 +252,8 @@ def test_measure_leaves_sinks_out() -> None:
     """A sink would carry all the variance; it is counted and not measured."""
     sae_rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1e6, 0.0]])
     both = torch.cat([torch.eye(2), -torch.eye(2)], dim=1)
-    from sparserm_cli.models.sae import SparseAutoencoder
-    from sparserm_cli.models.sae_files import SAEMetadata
+    from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+    from sparserm_cli.models.sae.metadata import SAEMetadata
 
     told = SAEMetadata("an-sae", "saelens", "standard", 2, 4, None, None, "float32", "none", {})
     half = SparseAutoencoder(told, "", both, torch.zeros(4), both.T.contiguous() / 2, torch.zeros(2))

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from sparserm_cli.analysis.report.content.contexts import Context
-from sparserm_cli.analysis.token_text import LEAD, decoded, printable, token_texts
+from sparserm_cli.models.token_text import LEAD, decoded, printable, token_texts
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.token_ids import ids_of
 

@@ -1,0 +1,69 @@
+"""How much of a response's vectors is lost to rounding, by a trie and by plain rows, against float32.
+
+Axes: n (responses), d_in (width of the residual stream), vectors (one for each response and layer).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float64
+
+from sparserm_cli.models.lm.pooling import Pooled
+
+ROWS, TRIE = "each response alone, as transformers", "prompt computed once for all its responses"
+
+
+class Rounding(NamedTuple):
+    """The error of one way to compute the vectors that scores are made of.
+
+    Fields:
+        way: `ROWS` or `TRIE`.
+        dtype: what the model computes in.
+        pooling: which vector of a response: `mean` over its tokens, or `last` token.
+        median: relative error of the vectors, Euclidean, against plain rows in float32: half are below it;
+            infinite where a vector is not finite.
+        high: 95 % are below it.
+        times_rows: median and high as multiples of those of plain rows in the same type; None for those rows,
+            and where rows have no error.
+    """
+
+    way: str
+    dtype: str
+    pooling: str
+    median: float
+    high: float
+    times_rows: tuple[float, float] | None
+
+
+def rounding_table(exact: Pooled, found: Mapping[tuple[str, str], Pooled]) -> tuple[Rounding, ...]:
+    """Compare vectors with those of plain rows in float32.
+
+    Args:
+        exact: vectors of plain rows in float32.
+        found: the type and the way, to the vectors that they give; plain rows of a type before its trie.
+
+    """
+    table: list[Rounding] = []
+    rows: dict[tuple[str, str], tuple[float, float]] = {}
+    for (dtype, way), pooled in found.items():
+        for pooling in next(iter(exact.values())):
+            errors = _errors(exact, pooled, pooling)
+            finite = bool(np.isfinite(errors).all())
+            median, high = np.quantile(errors, [0.5, 0.95]).tolist() if finite else (np.inf, np.inf)
+            plain = rows.get((dtype, pooling))
+            if way == ROWS:
+                rows[dtype, pooling] = median, high
+            times = (median / plain[0], high / plain[1]) if plain and min(plain) > 0 else None
+            table.append(Rounding(way, dtype, pooling, median, high, times))
+    return tuple(table)
+
+
+def _errors(exact: Pooled, found: Pooled, pooling: str) -> Float64[np.ndarray, " vectors"]:
+    """Return the relative error of each response's vector at each layer."""
+    pairs = [
+        (found[layer][pooling].astype(np.float64), one[pooling].astype(np.float64))
+        for layer, one in exact.items()
+    ]
+    each = [np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1) for a, b in pairs]
+    return np.concatenate(each)

@@ -1,0 +1,232 @@
+"""Why one response got its score, with the names that its parts have.
+
+Reads: `directions/` beside the reward model for the rates, if it is still there. Memory: the residual stream
+of one response.
+"""
+
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer
+from sparserm_cli.models.head.attribution import Attribution, Method, attributions, columns, effects
+from sparserm_cli.models.head.reward_head import RewardHead
+from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.token_text import token_texts
+from sparserm_cli.store.artifacts.directions import JSON, Directions, directions_path, read_directions
+from sparserm_cli.store.artifacts.reward import RewardConfig
+from sparserm_cli.store.io.storage import is_there
+
+
+class DirectionShare(NamedTuple):
+    """One projection's part in a score.
+
+    Fields:
+        layer: block from 0.
+        pool: mean or last.
+        feature: latent of the SAE; None for a random direction.
+        side: 1 preferred, -1 dispreferred.
+        rate_chosen: share of the chosen tokens or responses on which the latent fires; None if unknown.
+        rate_rejected: the same of the rejected side.
+        projection: standard deviations above the mean training response.
+        contribution: what it adds to the score.
+    """
+
+    layer: int
+    pool: str
+    feature: int | None
+    side: int
+    rate_chosen: float | None
+    rate_rejected: float | None
+    projection: float
+    contribution: float
+
+
+class TokenShare(NamedTuple):
+    """One response token's part in a score.
+
+    Fields:
+        text: of the token; "" if the next one has its character.
+        id: in the tokenizer's vocabulary.
+        contribution: what it adds to the score, its share of the intercept included.
+    """
+
+    text: str
+    id: int
+    contribution: float
+
+
+class Explanation(NamedTuple):
+    """Why one response got its score.
+
+    Fields:
+        row: its row in the file, from 1; 1 for a response given as text.
+        response: its number in the row, from 1.
+        prompt: as the model sees it.
+        text: of the response.
+        score: its reward.
+        intercept: what the mean training response scores; with the directions' parts it makes the score.
+        method: `exact`, or `integrated gradients`, which are approximate.
+        error: what the parts miss of the score.
+        pool: what the head looks at: mean, last or both.
+        directions: the parts of all projections, the largest first.
+        tokens: the parts of all tokens, in order; they add up to the score.
+    """
+
+    row: int
+    response: int
+    prompt: str
+    text: str
+    score: float
+    intercept: float
+    method: Method
+    error: float
+    pool: str
+    directions: tuple[DirectionShare, ...]
+    tokens: tuple[TokenShare, ...]
+
+
+class Explainer:
+    """Divides scores of a reward model among directions and tokens.
+
+    Args:
+        path: the folder of the reward model.
+        config: what it records.
+        head: what scores.
+        lm: the lower blocks of the language model.
+
+    Raises:
+        CorruptStoreError: the directions beside the reward model are damaged.
+
+    """
+
+    def __init__(self, path: PurePath, config: RewardConfig, head: RewardHead, lm: LanguageModel) -> None:
+        self._config, self._head, self._lm = config, head, lm
+        self._known = _rates(path.parent, config)
+        self._tokenizer = load_tokenizer(lm.identity)
+
+    def explain(self, row: EncodedExample, number: int = 1) -> Explanation:
+        """Divide the score of a row's only response.
+
+        Args:
+            row: tokenised, with one response that has tokens.
+            number: of the response in the row of the data, from 1.
+
+        Raises:
+            ResourceError: the memory does not suffice.
+
+        """
+        (found,) = attributions(self._lm, self._head, [row])
+        return Explanation(
+            row.example.row,
+            number,
+            row.prompt_text,
+            row.example.responses[0],
+            found.score,
+            found.intercept,
+            found.method,
+            found.error,
+            self._config.pool,
+            tuple(sorted(self._directions(found), key=lambda one: -abs(one.contribution))),
+            tuple(self._tokens(row, found)),
+        )
+
+    def _directions(self, found: Attribution) -> Iterator[DirectionShare]:
+        """Yield the part of each projection with what is known of its direction."""
+        parts = zip(
+            _named(self._head, self._config, self._known), found.projections, found.directions, strict=True
+        )
+        for (layer, pooling, _, feature, side, chosen, rejected), projection, part in parts:
+            yield DirectionShare(
+                layer,
+                pooling,
+                feature,
+                side,
+                chosen,
+                rejected,
+                float(projection),
+                float(part),
+            )
+
+    def _tokens(self, row: EncodedExample, found: Attribution) -> Iterator[TokenShare]:
+        """Yield the part of each token with its text."""
+        taken = row.responses[0]
+        texts = token_texts(self._tokenizer, taken.response_ids, taken.prompt_ids)
+        for text, number, part in zip(texts, taken.response_ids, found.tokens, strict=True):
+            yield TokenShare(text, int(number), float(part))
+
+
+class NamedProjection(NamedTuple):
+    """One number that the head looks at; fields as of `DirectionShare`, and the direction's number."""
+
+    layer: int
+    pool: str
+    direction: int
+    feature: int | None
+    side: int
+    rate_chosen: float | None
+    rate_rejected: float | None
+
+
+def direction_rows(path: PurePath, config: RewardConfig, head: RewardHead) -> list[dict[str, Any]]:
+    """Return what is known of each projection of a head, in its order.
+
+    Args:
+        path: the folder of the reward model.
+        config: what it records.
+        head: what scores.
+
+    Returns:
+        for each projection the fields of `NamedProjection`, `mean` and `std` over the training responses, and
+        `effect`: half the difference in score between one standard deviation above the mean and one below,
+        the others at their means. It is the weight of a linear head.
+
+    Raises:
+        CorruptStoreError: the directions beside the reward model are damaged.
+
+    """
+    named = _named(head, config, _rates(path.parent, config))
+    numbers = zip(head.arrays.mean.tolist(), head.arrays.std.tolist(), effects(head).tolist(), strict=True)
+    return [
+        {**one._asdict(), "mean": mean, "std": std, "effect": effect}
+        for one, (mean, std, effect) in zip(named, numbers, strict=True)
+    ]
+
+
+def _named(head: RewardHead, config: RewardConfig, known: Directions | None) -> Iterator[NamedProjection]:
+    """Yield what is known of each projection of a head."""
+    latents, sides = config.selection.get("latents", {}), config.selection.get("sides", {})
+    for layer, pooling, at in columns(head):
+        feature = latents[str(layer)][at] if str(layer) in latents else -1
+        rates = known.layers[layer] if known is not None else None
+        yield NamedProjection(
+            layer,
+            pooling,
+            at,
+            None if feature < 0 else int(feature),
+            int(sides[str(layer)][at]) if str(layer) in sides else 0,
+            None if rates is None else _number(rates.rate_chosen[at]),
+            None if rates is None else _number(rates.rate_rejected[at]),
+        )
+
+
+def _number(value: float) -> float | None:
+    """Return a number, None for NaN."""
+    return None if np.isnan(value) else float(value)
+
+
+def _rates(run: PurePath, config: RewardConfig) -> Directions | None:
+    """Return the directions beside the reward model, if they are those it was made of.
+
+    Raises:
+        CorruptStoreError: they are damaged.
+
+    """
+    if not is_there(directions_path(run), JSON):
+        return None
+    there = read_directions(run)
+    recorded = config.lineage.parents.get(there.lineage.type)
+    return there if recorded is not None and recorded.digest == there.lineage.digest else None

@@ -1,0 +1,49 @@
+"""The guarded scores of responses.
+
+Axes: n (responses), p (projections).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from sparserm_cli.config import Guards
+from sparserm_cli.models.head.attribution import Method
+
+
+class Rewards(NamedTuple):
+    """What a reward model says of some responses.
+
+    Fields:
+        scores: one per response, NaN where it abstains.
+        ood: how far each lies from the training responses; 99 % of these are below 1.
+        tokens: for each response one reward per token, adding up to its score; None where it abstains.
+        method: how token rewards were found, only `exact` ones add up exactly; None if not asked for.
+    """
+
+    scores: Float32[np.ndarray, " n"]
+    ood: Float32[np.ndarray, " n"]
+    tokens: tuple[Float32[np.ndarray, " _"] | None, ...] = ()
+    method: Method | None = None
+
+    def split(self, counts: Sequence[int]) -> Iterator["Rewards"]:
+        """Yield the rewards of the first `counts[0]` responses, of the next `counts[1]`, and so on."""
+        start = 0
+        for count in counts:
+            at = slice(start, start + count)
+            yield Rewards(self.scores[at], self.ood[at], self.tokens[at], self.method)
+            start += count
+
+    def guarded(self, guards: Guards) -> "Rewards":
+        """Clip the scores, and abstain where a response is too far from those of the fit."""
+        kept = np.ones(len(self.ood), bool) if guards.abstain is None else self.ood <= guards.abstain
+        bound = np.inf if guards.clip is None else guards.clip
+        clipped = np.clip(self.scores, -bound, bound)
+        tokens = tuple(
+            # Where the score was clipped its parts shrink with it, so that they still add up.
+            (share if share is None or new == old else share * (new / old)) if keep else None
+            for share, old, new, keep in zip(self.tokens, self.scores, clipped, kept, strict=False)
+        )
+        return Rewards(np.where(kept, clipped, np.float32(np.nan)), self.ood, tokens, self.method)
