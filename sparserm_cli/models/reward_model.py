@@ -92,7 +92,7 @@ class RewardModel:
             ResourceError: the device is not there.
 
         """
-        path = reward_folder(place(path), place(path))
+        path = reward_folder(place(path))
         files = read_reward(path)
         config = files.config
         identity = resolve_model(model or config.model, offline=offline)

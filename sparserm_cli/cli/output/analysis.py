@@ -29,7 +29,7 @@ def compare(out: Output, summary: "CompareSummary") -> None:
     seconds = round(summary.seconds, 3)
     data = {"path": str(summary.path), **summary.found, "verdict": sentences, "seconds": seconds}
     out.result(data, "\n\n".join([markdown(summary.found).rstrip("\n"), *sentences.values()]))
-    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: sparserm report")
+    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: {out.command('report')}")
 
 
 def _verdict(run: Mapping[str, Any]) -> str:

@@ -31,7 +31,7 @@ def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
     fitted = next(stage.summary for stage in stages if stage.name == "fit")
     data |= {"reward": str(fitted.path), "verdict": fit_verdict(fitted.config)}
     where = f"{path}: complete, the reward model is {fitted.path}"
-    then = "next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl"
+    then = f"next: {out.command('evaluate held-out.jsonl')}\nthen: {out.command('score responses.jsonl')}"
     out.result(data, "\n".join([*lines, data["verdict"], where, then]))
 
 
@@ -46,7 +46,7 @@ def status(out: Output, run: PurePath, found: "Status") -> None:
     """Show the chain of artifacts as a tree."""
     data = {
         "run": str(run),
-        "next": found.next_command,
+        "next": out.command(found.next_command.removeprefix("sparserm ")) if found.next_command else "",
         "artifacts": [
             {
                 "name": one.name,
@@ -66,7 +66,7 @@ def status(out: Output, run: PurePath, found: "Status") -> None:
         lines.append(f"{branch} {one.path.name:18} {one.state:10} {weight:>10}  {one.created}".rstrip())
         if one.detail:
             lines.append(f"{'  ' if branch == '└─' else '│ '}   {one.detail}")
-    lines.append(f"next: {found.next_command}" if found.next_command else "everything is up to date")
+    lines.append(f"next: {data['next']}" if found.next_command else "everything is up to date")
     out.result(data, "\n".join(lines))
 
 
