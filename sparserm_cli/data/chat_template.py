@@ -13,13 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from jaxtyping import UInt32
 from tokenizers import Encoding, Tokenizer, processors
 
 from sparserm_cli.data.example import Example, Message
 from sparserm_cli.data.messages import MEANT
+from sparserm_cli.data.rendering.renderer import RENDERER, RenderError, RenderRequest
 from sparserm_cli.errors import IncompatibleError, UsageError
 
 RAW = "raw"
@@ -95,6 +95,13 @@ class PromptTemplate:
         """Whether texts begin with the BOS token, written or not."""
         # Neither special tokens nor trimmed offsets: the offsets must tile the text.
         self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
+        self._special_tokens = {
+            name: list(map(str, token)) if isinstance(token, list | tuple) else str(token)
+            for name, token in tokenizer.special_tokens_map.items()
+        }
+        self._jinja = self.jinja
+        if self._jinja is not None:
+            RENDERER.start()  # it is there when the model is
 
     @property
     def bos(self) -> str:
@@ -152,23 +159,25 @@ class PromptTemplate:
 
     def _apply(self, turns: tuple[Message, ...], *, to_be_continued: bool, tools: str = "") -> str:
         """Render turns, with the header of a response after them or without."""
+        if self._jinja is None:
+            raise ValueError("there is no template to apply")
         prefilled = to_be_continued and bool(turns) and turns[-1].role == "assistant"
+        request = RenderRequest(
+            self._jinja,
+            [turn.plain() for turn in turns],
+            self._special_tokens,
+            tools=json.loads(tools) if tools else None,
+            add_generation_prompt=to_be_continued and not prefilled,
+            continue_final_message=prefilled,
+        )
         try:
-            text = self._tokenizer.apply_chat_template(
-                [turn.plain() for turn in turns],
-                tools=json.loads(tools) if tools else None,
-                chat_template=self.jinja,
-                tokenize=False,
-                add_generation_prompt=to_be_continued and not prefilled,
-                continue_final_message=prefilled,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            return RENDERER.render(request)
+        except RenderError as error:
             roles = ", ".join(turn.role for turn in turns)
             found = f"{' '.join(str(error).split())} (turns: {roles})"
             raise IncompatibleError(
                 self._model, "a chat template for these turns", found, "use --template raw or --template FILE"
             ) from None
-        return str(text)
 
     def rendered(self, example: Example) -> RenderedExample:
         """Return an example as text: what the model sees before the responses, and each response.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, RenderedExample
 from sparserm_cli.data.example import Example, RowError
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError
 
 TooLong = Literal["error", "reject", "truncate-left"]

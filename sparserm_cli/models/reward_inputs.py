@@ -94,7 +94,8 @@ class ScoredRows(NamedTuple):
         """Return the scores of all responses, row after row, as columns.
 
         Rows with one response get `score`; preference rows `score_chosen` and `score_rejected`; rows with
-        several responses, or with a rank each, `scores`, in the order of their example. Where a row of the data may have several, the column holds lists.
+        several responses, or with a rank for each, `scores`, in the order of the row. Where a row of the data
+        may have several, the column holds lists.
         """
         ends = np.cumsum([len(row.responses) for row in self.examples])[:-1]
         of_row = [part.tolist() for part in np.split(scores, ends)] if self.examples else []

@@ -12,9 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 _ROWS = Path(__file__).parents[1] / "data" / "cases.json"
-FILES: dict[str, Any] = json.loads(
-    (Path(__file__).parents[1] / "data" / "cases.json").read_text(encoding="utf-8")
-)
+FILES: dict[str, Any] = json.loads(_ROWS.read_text(encoding="utf-8"))
 EGG, PRIME = "How do I boil an egg?", "Name a prime above ten."
 GOOD, BAD = "Put it in boiling water for nine minutes.", "Eggs are round."
 ASKED = [("user", EGG)]

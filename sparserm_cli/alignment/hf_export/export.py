@@ -18,7 +18,7 @@ from sparserm_cli.alignment.hf_export import modeling_sparserm as modeling
 from sparserm_cli.config import DEFAULT_MODEL, ExportConfig, Note
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.default_model import HUB_ID as DEFAULT_MODEL_HUB_ID
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer

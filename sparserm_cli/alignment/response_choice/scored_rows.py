@@ -45,11 +45,8 @@ def together(rows: Sequence[Scored]) -> Scored:
     """Return rows of one response each, to one prompt, as one row."""
     if len(rows) == 1:
         return rows[0]
-    examples = [row.example for row in rows]
-    scores, ood = (
-        np.concatenate(parts)[order] for parts in ([one.scores for one in rows], [one.ood for one in rows])
-    )
-    return Scored(merged(examples), scores, ood)
+    scores, ood = np.concatenate([row.scores for row in rows]), np.concatenate([row.ood for row in rows])
+    return Scored(merged([row.example for row in rows]), scores, ood)
 
 
 class Refused(NamedTuple):

@@ -19,8 +19,10 @@ from torch import Tensor
 from sparserm_cli.config.train_sae import SAERecipe
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.lm.devices import choose_dtype
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
 from sparserm_cli.models.sae.training.shuffle_buffer import ShuffleBuffer
+from sparserm_cli.models.sae.training.start import copy_weights, weighs_by_norm
 
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, explained variance of a recent batch)."""
@@ -44,13 +46,19 @@ class TrainedSAE(NamedTuple):
 
 
 def train(
-    batches: ShuffleBuffer, recipe: SAERecipe, *, device: str = "cpu", progress: Progress | None = None
+    batches: ShuffleBuffer,
+    recipe: SAERecipe,
+    *,
+    start: SparseAutoencoder | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
 ) -> TrainedSAE:
     """Train one SAE.
 
     Args:
         batches: activations without sink tokens.
-        recipe: what to train.
+        recipe: what to train, nothing left open.
+        start: the SAE to start from; None is random weights.
         device: torch device.
         progress: called after every step.
 
@@ -64,9 +72,11 @@ def train(
     mean, scale = _mean_and_scale(batches.rows)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        sae = _training_sae(recipe, d_in, device)
-    # Starting at the mean, no latent has to spend itself on it.
-    sae.b_dec.data = (mean * scale).to(sae.b_dec)
+        sae = _training_sae(recipe, d_in, device, by_norm=weighs_by_norm(start))
+    if start is None:  # starting at the mean, no latent has to spend itself on it
+        sae.b_dec.data = (mean * scale).to(sae.b_dec)
+    else:
+        copy_weights(start, sae, scale)
     trainer = SAETrainer(_trainer_config(recipe, device), sae, iter(batches))
     trainer.activation_scaler.scaling_factor = scale
     for group in trainer.optimizer.param_groups:
@@ -141,7 +151,7 @@ def _mean_and_scale(rows: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " d
     return (total / len(rows)).float(), rows.shape[1] ** 0.5 * len(rows) / norms
 
 
-def _training_sae(recipe: SAERecipe, d_in: int, device: str) -> Any:
+def _training_sae(recipe: SAERecipe, d_in: int, device: str, *, by_norm: bool) -> Any:
     """Build SAELens' training SAE for the architecture."""
     with quiet_imports():
         from sae_lens.saes import batchtopk_sae, jumprelu_sae, topk_sae
@@ -154,15 +164,18 @@ def _training_sae(recipe: SAERecipe, d_in: int, device: str) -> Any:
         "apply_b_dec_to_input": True,
     }
     if recipe.architecture == "topk":
-        return topk_sae.TopKTrainingSAE(topk_sae.TopKTrainingSAEConfig(**common, k=recipe.k))
+        chosen = topk_sae.TopKTrainingSAEConfig(**common, k=recipe.k, rescale_acts_by_decoder_norm=by_norm)
+        return topk_sae.TopKTrainingSAE(chosen)
     if recipe.architecture == "batchtopk":
         return batchtopk_sae.BatchTopKTrainingSAE(
-            batchtopk_sae.BatchTopKTrainingSAEConfig(**common, k=float(recipe.k))
+            batchtopk_sae.BatchTopKTrainingSAEConfig(
+                **common, k=float(recipe.k or 0), rescale_acts_by_decoder_norm=by_norm
+            )
         )
     config = jumprelu_sae.JumpReLUTrainingSAEConfig(
         **common,
         jumprelu_sparsity_loss_mode="quadratic",
-        target_l0=float(recipe.k),
+        target_l0=float(recipe.k or 0),
         l0_coefficient=recipe.l0_coefficient,
         l0_warm_up_steps=max(1, recipe.steps // 5),
     )

@@ -8,10 +8,10 @@ import pytest
 
 from sparserm_cli.data.chat_template import PromptTemplate, Rendered
 from sparserm_cli.data.example import Example, Message
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError
 
-bytewise = run_path(str(Path(__file__).with_name("test_chat_template.py")))["tokenizer"]
+bytewise = run_path(str(Path(__file__).parents[1] / "test_chat_template.py"))["tokenizer"]
 TURNS = (Message("user", "Hi"), Message("assistant", "Yes?"), Message("user", "Who?"))
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
