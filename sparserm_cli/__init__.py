@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sparserm_cli.library import encode, evaluate, extract, fit, frequency, select
+    from sparserm_cli.models.head.classifier import SparseRewardClassifier
     from sparserm_cli.models.reward_model import RewardModel
     from sparserm_cli.store.public.capture import open_capture
     from sparserm_cli.store.public.directions import open_directions
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "RewardModel",
+    "SparseRewardClassifier",
     "__version__",
     "encode",
     "evaluate",
@@ -39,6 +41,7 @@ _MODULE_OF = {
     "frequency": "library",
     "select": "library",
     "RewardModel": "models.reward_model",
+    "SparseRewardClassifier": "models.head.classifier",
     "open_capture": "store.public.capture",
     "open_directions": "store.public.directions",
     "open_features": "store.public.features",
