@@ -99,6 +99,7 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         lead=tuple(lead),
         endings=tuple(sorted((tuple(_ids(tokenizer, one)) for one in text.endings), key=len, reverse=True)),
         leading_bos=model.template.adds_bos,
+        runs_alone=model.lm.runs_alone,
         architectures=[kind.__name__],
         auto_map={
             "AutoConfig": f"{_CODE.stem}.{modeling.SparseRMConfig.__name__}",

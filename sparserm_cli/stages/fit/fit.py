@@ -41,6 +41,7 @@ from sparserm_cli.store.artifacts.reward import (
 )
 from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.provenance import Lineage, check_parent
 from sparserm_cli.store.run.artifacts import is_made, look
 from sparserm_cli.store.run.locks import run_lock
@@ -114,6 +115,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     told = replace(told, distance=quantiles, probe=_probe(capture, split, taken, head.final))
     stored = {name: one.final for name, one in controls.items()}
     with run_lock(config.run):
+        sweep(config.run, everything=True)
         written = write_reward(path, RewardFiles(told, head.final, stored, whitening))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
 
