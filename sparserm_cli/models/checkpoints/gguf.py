@@ -42,7 +42,7 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None) -> P
     Args:
         path: the file.
         digest: its sha256 in hex.
-        progress: called with (steps done, 3).
+        progress: called with (bytes read and written, bytes in all, which grow once all is read).
 
     Raises:
         IncompatibleError: transformers cannot read this file or architecture.
@@ -51,14 +51,15 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None) -> P
     report = progress or _silent
     if is_converted(digest):
         return converted_folder(digest)
-    report(0, 3)
+    size = path.stat().st_size
+    report(0, size)
     tokenizer, model = _read(path)
-    report(1, 3)
+    total = size + sum(one.nbytes for one in model.parameters())
+    report(size, total)
     with building(converted_folder(digest), _origin(digest)) as folder, quiet_transformers():
         tokenizer.save_pretrained(folder)
         model.save_pretrained(folder)
-        report(2, 3)
-    report(3, 3)
+    report(total, total)
     return converted_folder(digest)
 
 

@@ -68,8 +68,8 @@ def resolve_model(
         offline: use the caches only, never the network.
         remote_code: let a model that brings code of its own run it.
         pickles: accept `.bin` weights where there are no safetensors.
-        progress: called with (bytes done, bytes in all) while files come from the hub, with (steps done, 3)
-            while the default model or a `.gguf` file is converted.
+        progress: called with (bytes done, bytes in all) while files come from the hub, and while the default
+            model or a `.gguf` file is converted.
 
     Raises:
         UsageError: `name` is none of these.
