@@ -24,7 +24,7 @@ from sparserm_cli.models.checkpoints.default_model import HUB_ID as DEFAULT_MODE
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.results import EVALUATION
-from sparserm_cli.store.artifacts.reward import reward_path, write_reward
+from sparserm_cli.store.artifacts.reward import reward_folder, reward_path, write_reward
 from sparserm_cli.store.artifacts.reward_card import hub_card
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.io.atomic import building_folder
@@ -58,7 +58,7 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
 
     """
     _check_target(config.target, force=config.force)
-    source = config.reward or reward_path(config.run)
+    source = reward_folder(config.reward or reward_path(config.run))
     model = RewardModel.load(source, model=config.model, device="cpu", offline=config.offline)
     tokenizer = load_tokenizer(model.lm.identity)
     exported = build(model, tokenizer)

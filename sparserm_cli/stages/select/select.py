@@ -38,6 +38,7 @@ from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.plan import SAEFacts
 from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.provenance import Lineage, check_parent
 from sparserm_cli.store.run.artifacts import is_made
 from sparserm_cli.store.run.locks import run_lock
@@ -113,6 +114,7 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
     }
     # 3. They appear whole or not at all.
     with run_lock(config.run):
+        sweep(config.run, everything=True)
         written = write_directions(config.run, Directions(lineage, layers))
     for layer, one in layers.items():
         doubtful = int((one.q > 0.05).sum())

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sparserm_cli.config import DEFAULT_MODEL
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
@@ -90,9 +91,11 @@ def tiny_gguf(tmp_path: Path, tiny_model: Make) -> Path:
 
 def test_a_gguf_file_is_the_model_it_came_from(tiny_gguf: Path, tiny_model: Make, capfd: Any) -> None:
     """A `.gguf` file gives the residuals of the weights it holds, and is converted once, in silence."""
-    steps: list[int] = []
-    identity = resolve_model(str(tiny_gguf), progress=lambda done, _total: steps.append(done))
-    assert steps == [0, 1, 2, 3]
+    steps: list[tuple[int, int]] = []
+    identity = resolve_model(str(tiny_gguf), progress=lambda *step: steps.append(step))
+    size = tiny_gguf.stat().st_size
+    written = sum(one.nbytes for one in load_file(identity.folder / "model.safetensors").values())
+    assert steps == [(0, size), (size, size + written), (size + written, size + written)]
     assert capfd.readouterr() == ("", "")
     digest = hashlib.sha256(tiny_gguf.read_bytes()).hexdigest()
     assert identity.revision == f"sha256:{digest}"
