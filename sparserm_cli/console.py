@@ -14,7 +14,7 @@ from typing import Any
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import SparseRMError, StoppedError
-from sparserm_cli.formatting import duration, strict
+from sparserm_cli.formatting import duration, one_line, plain, strict
 
 
 class Output:
@@ -23,21 +23,55 @@ class Output:
     Args:
         as_json: print results as one JSON object.
         quiet: print no notes and no progress.
+        carried: options that further commands need as well, such as ` --run mine`.
+        settings: tables of the settings file that is in force.
 
     """
 
     printed = False
     """Whether this process has printed a result."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        carried: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.as_json, self.quiet = as_json, quiet
+        self._carried, self._settings = carried, settings or {}
 
-    def result(self, data: Mapping[str, Any], text: str) -> None:
-        """Print a command's result: `data` as JSON where asked for, else `text`."""
+    def command(self, name: str, **needed: str) -> str:
+        """Return a further command for this run, as it has to be typed with the settings in force.
+
+        Args:
+            name: the command and its arguments, such as `score responses.jsonl`.
+            needed: options it needs, which are left out where the settings file has them.
+
+        """
+        table = self._settings.get(name.split()[0], {})
+        words = [f"sparserm {name}"]
+        for option, value in needed.items():
+            if option not in table and option.replace("_", "-") not in table:
+                words.append(f"--{option.replace('_', '-')} {value}")
+        return " ".join(words) + self._carried
+
+    def result(self, data: Mapping[str, Any], text: str, *, styled: bool = False) -> None:
+        """Print a command's result: `data` as JSON where asked for, else `text`.
+
+        Args:
+            data: what to print as JSON.
+            text: the same for people.
+            styled: whether `text` holds colours, and nothing of others that has not been made plain.
+
+        """
         Output.printed = True
-        sys.stdout.write(
-            (json.dumps(strict(data), ensure_ascii=False, allow_nan=False) if self.as_json else text) + "\n"
-        )
+        if self.as_json:
+            text = plain(json.dumps(strict(data), ensure_ascii=False, allow_nan=False))
+        elif not styled:
+            text = plain(text)
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def table(
@@ -52,13 +86,15 @@ class Output:
 
         table = Table(box=None, pad_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+            table.add_column(
+                one_line(column), justify="left" if number == 0 else "right", no_wrap=number == 0
+            )
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(one_line, row))
         width = None if sys.stdout.isatty() else 120
         # A title of rich's own would be broken to the table's width.
         console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
-        console.print(*([title, table] if title else [table]), sep="\n", soft_wrap=True)
+        console.print(*([plain(title), table] if title else [table]), sep="\n", soft_wrap=True)
 
     def written(self, output: str, data: Mapping[str, Any], text: str) -> None:
         """Tell what a file of results holds; in passing where `output` is "-", stdout being that file."""
@@ -70,7 +106,7 @@ class Output:
     def note(self, text: str) -> None:
         """Say something in passing, on stderr."""
         if not self.quiet:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(plain(text) + "\n")
             sys.stderr.flush()
 
     @contextmanager
@@ -97,6 +133,7 @@ class Output:
 
         On a terminal a bar; elsewhere (a log file) one plain line every ten seconds.
         """
+        title = one_line(title)
         if self.quiet:
             yield _silent
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -108,7 +145,7 @@ class Output:
 
 def error(problem: SparseRMError | StoppedError, *, as_json: bool = False) -> None:
     """Print an error's one line on stderr, and with `as_json` the error as one JSON object on stdout."""
-    sys.stderr.write("sparserm: " + " ".join(str(problem).split("\n")) + "\n")
+    sys.stderr.write(f"sparserm: {one_line(str(problem))}\n")
     sys.stderr.flush()
     if as_json:
         error_object(problem)

@@ -20,7 +20,7 @@ from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer, resolve_model
 from sparserm_cli.models.explanation import Explainer, Explanation, direction_rows
 from sparserm_cli.models.head.attribution import attributions
-from sparserm_cli.models.head.out_of_distribution import BORDER, distances
+from sparserm_cli.models.head.out_of_distribution import distances
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import Pooled, pooled_vectors
@@ -28,6 +28,7 @@ from sparserm_cli.models.reward_inputs import Prompt as Prompt
 from sparserm_cli.models.reward_inputs import examples_of, rows_of, with_columns
 from sparserm_cli.models.rewards import Rewards as Rewards
 from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward, reward_folder
+from sparserm_cli.store.artifacts.reward_checks import BORDER
 
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
@@ -79,7 +80,7 @@ class RewardModel:
         """Load a reward model and the language model it was fitted on.
 
         Args:
-            path: a `reward/` folder.
+            path: a `reward/` folder, or a run directory that holds one.
             model: where the language model lies on this machine, if not where the reward model says.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
@@ -91,7 +92,8 @@ class RewardModel:
             ResourceError: the device is not there.
 
         """
-        files = read_reward(place(path))
+        path = reward_folder(place(path))
+        files = read_reward(path)
         config = files.config
         identity = resolve_model(model or config.model, offline=offline)
         hint = "give --model with the model of the fit, or fit again"

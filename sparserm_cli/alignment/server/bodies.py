@@ -1,5 +1,7 @@
 """The JSON of a request: as strict as the reader of data files, and never in the way of other requests.
 
+Only text that no tokenizer can read is let through: it costs the response that holds it its score, not the
+others (see `scoring.py`).
 A large body is parsed in a thread of its own. Before anything is validated, lists longer than a request may
 hold are refused; validation itself stops at the first wrong element (see `server_schemas.py`).
 
@@ -61,11 +63,11 @@ def parsed(body: bytes) -> Any:
     """Return the JSON of a body.
 
     Raises:
-        HTTPException: it is none, or holds duplicate keys, NaN, NUL, half of a surrogate pair, ...
+        HTTPException: it is none, or holds duplicate keys, NaN, deep nesting, ...
 
     """
     try:
-        return parse_json(Line(1, 0, body, len(body), ended=True))
+        return parse_json(Line(1, 0, body, len(body), ended=True), any_text=True)
     except RowError as error:
         raise HTTPException(400, f"the body: {error.reason}") from None
 

@@ -15,11 +15,14 @@ import numpy as np
 from fastapi import Depends
 from fastapi import Request as HTTPRequest
 
+from sparserm_cli.alignment.server.batches import Kind
 from sparserm_cli.alignment.server.gate import RefusedError
 from sparserm_cli.alignment.server.schemas import Request
 from sparserm_cli.alignment.server.service import Service
 from sparserm_cli.config import Guards
 from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.example import RowError
+from sparserm_cli.data.sources.strict_json import check_text
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError
 from sparserm_cli.models.reward_model import Prompt, RewardModel, Rewards
 
@@ -111,19 +114,47 @@ async def judge(
     most, guards = service.config.max_inputs, asked.guards(service.config)
     if len(pairs) > most:
         raise RefusedError(413, f"{len(pairs):,} inputs, where {most:,} are the most")
-    rows = await asyncio.to_thread(encoded, service.model, pairs, asked.truncate_prompt_tokens)
+    readable = [_readable(pair) for pair in pairs]
+    rows = await asyncio.to_thread(encoded, service.model, readable, asked.truncate_prompt_tokens)
     for number, row in enumerate(rows, start=1):
         if service.config.strict and isinstance(row, Unscorable):
             raise RefusedError(422, f"response {number}: {row.reason}")
     able = [row for row in rows if not isinstance(row, Unscorable)]
-    found = Rewards(np.empty(0, np.float32), np.empty(0, np.float32))
-    if able:
-        found = await service.rewards(able, by_token=asked.token_rewards, guards=guards)
-    scored = iter(_scored(able, found, guards, logistic=logistic))
+    computed = iter(await _computed(service, able, Kind(asked.token_rewards, guards), logistic=logistic))
+    members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(computed) for row in rows]
     floor = service.config.unscorable
-    members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(scored) for row in rows]
     members = [one if one.score is not None else one._replace(score=floor) for one in members]
     return Verdict(members, sum(map(_size, able)), guards)
+
+
+async def _computed(
+    service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
+) -> list[Judged]:
+    """Have rows computed; those whose residuals are not finite get no score.
+
+    Raises:
+        IncompatibleError: it is so of all, or of one and the server is strict.
+
+    """
+    found = await _halved(service, rows, kind, logistic=logistic) if rows else []
+    errors = [one for one in found if isinstance(one, IncompatibleError)]
+    if errors and (service.config.strict or len(errors) == len(found)):
+        raise errors[0]
+    return [Judged(reason=_reason(one)) if isinstance(one, IncompatibleError) else one for one in found]
+
+
+async def _halved(
+    service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
+) -> Sequence[Judged | IncompatibleError]:
+    """Have rows computed together; if that fails, by halves, so that each failure is that of one row."""
+    try:
+        found = await service.rewards(rows, kind)
+    except IncompatibleError as error:
+        if len(rows) == 1:
+            return [error]
+        halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+        return [one for half in halves for one in await _halved(service, half, kind, logistic=logistic)]
+    return _scored(rows, found, kind.guards, logistic=logistic)
 
 
 def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list[EncodedExample | Unscorable]:
@@ -138,9 +169,18 @@ def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list
     usable = [pair for pair in pairs if not isinstance(pair, Unscorable)]
     try:
         rows = iter(model.tokenise(*zip(*usable, strict=True)) if usable else [])
-    except IncompatibleError:  # the template refuses one of them: find out which
+    except (BadInputError, IncompatibleError):  # one of them is refused: find out which
         return [_encoded_alone(model, pair, most) for pair in pairs]
     return [pair if isinstance(pair, Unscorable) else _checked(model, next(rows), most) for pair in pairs]
+
+
+def _readable(pair: Pair) -> Pair:
+    """Return a pair of text that a tokenizer can read, or why it is none."""
+    try:
+        check_text(list(pair))
+    except RowError as error:
+        return Unscorable(error.reason)
+    return pair
 
 
 def _encoded_alone(model: RewardModel, pair: Pair, most: int | None) -> EncodedExample | Unscorable:
@@ -148,7 +188,7 @@ def _encoded_alone(model: RewardModel, pair: Pair, most: int | None) -> EncodedE
         return pair
     try:
         (row,) = model.tokenise([pair[0]], [pair[1]])
-    except IncompatibleError as error:
+    except (BadInputError, IncompatibleError) as error:
         return Unscorable(_reason(error))
     return _checked(model, row, most)
 

@@ -80,8 +80,12 @@ def raw_lines(stream: BufferedIOBase, max_line_bytes: int = MAX_LINE_BYTES) -> I
         offset += size
 
 
-def parse_json(line: Line) -> Any:
+def parse_json(line: Line, *, any_text: bool = False) -> Any:
     """Return the JSON value of one line.
+
+    Args:
+        line: the line.
+        any_text: take NUL characters and lone surrogates, for a caller that looks for them itself.
 
     Raises:
         RowError: the line is too long, not UTF-8, not JSON, or holds something JSON lines must not hold.
@@ -94,7 +98,7 @@ def parse_json(line: Line) -> Any:
         raise _syntax_error(line, text, error) from None
     except RecursionError:
         raise _too_deep() from None
-    if "\\u" in text or "\0" in text:
+    if not any_text and ("\\u" in text or "\0" in text):
         check_text(value)
     if text.count("[") + text.count("{") > MAX_DEPTH:
         _check_depth(value)

@@ -7,10 +7,12 @@ puts together from several are held whole.
 Axes: rows (of a tensor as the file has it; what is behind them differs from tensor to tensor).
 """
 
+import errno
 import gc
 import hashlib
 import io
 import json
+import struct
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,11 @@ from sparserm_cli.models.checkpoints.weight_files import INDEX
 
 CONVERTER = 1
 """Version of the conversion; a new one converts again."""
+# The counts and lengths in a file are whatever its maker wrote.
+_UNREADABLE = (
+    ValueError, LookupError, NotImplementedError, ImportError, OSError, TypeError, AttributeError,
+    OverflowError, MemoryError, RecursionError,
+)  # fmt: skip
 
 SHARD = 256 << 20
 """Bytes from which on a file of weights is written and another one begun."""
@@ -72,12 +79,12 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None, *, h
     with building(target, _origin(digest)) as folder, quiet_transformers(), redirect_stderr(io.StringIO()):
         try:
             _convert(path, folder, progress or _silent, halved=halved)
-        except (ValueError, KeyError, NotImplementedError, ImportError, OSError) as error:
-            reason = first_line(error)
-            hint = "use the model's safetensors instead"
-            raise IncompatibleError(
-                str(path), "a .gguf file that transformers reads", reason, hint
-            ) from error
+        except struct.error as error:
+            raise _unread(path, "one that is cut short or claims more than it holds") from error
+        except _UNREADABLE as error:
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise
+            raise _unread(path, first_line(error)) from error
     return target
 
 
@@ -176,6 +183,11 @@ def _dequantised(tensor: Any, *, halved: bool) -> Float[np.ndarray, "rows ..."]:
     if not np.isfinite(whole).all():
         raise ValueError(f"{tensor.name} has weights that are not finite as {whole.dtype}")
     return whole
+
+
+def _unread(path: Path, reason: str) -> IncompatibleError:
+    hint = "use the model's safetensors instead"
+    return IncompatibleError(str(path), "a .gguf file that transformers reads", reason, hint)
 
 
 def _origin(digest: str) -> dict[str, str | int]:

@@ -8,16 +8,19 @@ import errno
 import hashlib
 import itertools
 import os
+import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path, PurePath
 from typing import Protocol, TypeVar, runtime_checkable
 
 import xxhash
 
-from sparserm_cli.errors import ResourceError
+from sparserm_cli.errors import CorruptStoreError, ResourceError
 from sparserm_cli.store.io.fault_points import active, fault_point, operation
 from sparserm_cli.store.io.process_id import this_process, token
 
@@ -31,6 +34,8 @@ _CLOSED = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
 }
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_SPELLED = re.compile(r"\(os error (?P<number>\d+)\)")
 _STALE_TRIES = 5
 _serial = itertools.count()
 
@@ -134,8 +139,45 @@ def part_name(final: Path) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file, trying again where a network file system gives a stale handle."""
-    return _patiently(path.read_bytes)
+    """Read a whole file, trying again where a network file system gives a stale handle.
+
+    Raises:
+        CorruptStoreError: it is no file but a folder, a pipe, a device or a loop of links.
+
+    """
+    return _patiently(lambda: _read(path))
+
+
+def _read(path: Path) -> bytes:
+    with open_file(path) as file:
+        return file.read()
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedIOBase]:
+    """Open a file for reading; what would block for ever or never end is refused.
+
+    Raises:
+        CorruptStoreError: it is no file but a folder, a pipe, a device or a loop of links.
+        ResourceError: it may not be read.
+
+    """
+    hint = "move it away and run the same command again"
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CorruptStoreError(str(path), "a file", "a loop of links", hint) from None
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            hint = "give yourself the right to read it"
+            raise ResourceError(str(path), "a file to read", "no permission", hint) from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise CorruptStoreError(str(path), "a file", _KINDS.get(stat.S_IFMT(mode), "a device"), hint)
+    with os.fdopen(handle, "rb") as file:
+        yield file
 
 
 def size_of(path: Path | str) -> int:
@@ -160,7 +202,7 @@ def sha256_file(path: Path) -> str:
 
 def _hash_file(path: Path, hasher: _Hasher) -> str:
     """Feed the file to `hasher` block by block."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(_BLOCK):
             hasher.update(block)
     return hasher.hexdigest()
@@ -225,14 +267,23 @@ def disk_errors(where: PurePath, needed: int) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        number = _system_error(error)
         amount = f"{needed:,} bytes" if needed else "room"
-        if error.errno in _FULL:
+        if number in _FULL:
             hint = "free space and run the same command again; what is done is kept"
-            raise ResourceError(str(where), f"{amount} on the disk", _FULL[error.errno], hint) from error
-        if error.errno in _CLOSED or isinstance(error, (NotADirectoryError, FileExistsError)):
-            found = _CLOSED.get(error.errno or 0, "a file where a folder should be")
+            raise ResourceError(str(where), f"{amount} on the disk", _FULL[number], hint) from error
+        if number in _CLOSED or isinstance(error, (NotADirectoryError, FileExistsError)):
+            found = _CLOSED.get(number, "a file where a folder should be")
             raise ResourceError(
                 str(where), "a place to write", found, "choose another --run directory"
             ) from error
         raise
+
+
+def _system_error(error: Exception) -> int:
+    """Return the number of the system's error, which safetensors only spells in its text; 0 for none."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _SPELLED.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found["number"]) if found else 0

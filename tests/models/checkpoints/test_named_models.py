@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sparserm_cli.config import DEFAULT_MODEL
 from sparserm_cli.config.shared import NAMED_MODELS
@@ -257,8 +258,6 @@ def test_binding_terms_are_said_in_any_case(
 
 def test_halved_weights(tmp_path: Path, tiny_model: Make) -> None:
     """Quantised weights are kept in two bytes each, rounded to float16; norms stay as they are."""
-    from safetensors.torch import load_file
-
     write_gguf(tmp_path / "tiny.gguf", tiny_model(), quantised=True)
     digest = file_digest(tmp_path / "tiny.gguf")
     whole, halved = (
@@ -352,6 +351,25 @@ def test_a_folder_is_whole_or_built_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_contents_that_changed_under_one_size_are_built_again(tmp_path: Path) -> None:
+    """Zeroed weights are not taken for weights, whatever their time; a copy with another time is."""
+    target = tmp_path / "one"
+    with building(target, ORIGIN) as folder:
+        (folder / "weights").write_bytes(bytes(range(256)) * 4096)
+    weights = target / "weights"
+    before, content = weights.stat(), weights.read_bytes()
+    os.utime(weights, ns=(0, 0))
+    assert is_whole(target, ORIGIN)  # every byte is read again
+    weights.write_bytes(content[:-9000] + bytes(1) + content[-8999:])
+    assert not is_whole(target, ORIGIN)
+    weights.write_bytes(bytes(len(content)))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not is_whole(target, ORIGIN)
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert is_whole(target, ORIGIN)
+
+
 def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
     """Folders of processes that are gone go away; those of living ones, and of other machines, stay."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -396,7 +414,7 @@ def test_two_processes_build_the_same_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_real_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default model loads within 3 seconds of one processor, and gives what transformers' own `.gguf` reader gives."""
+    """The default model loads within 3 seconds, and gives what transformers' own reader gives."""
     if REAL_CACHE is None:
         monkeypatch.delenv("SPARSERM_CACHE")
     else:

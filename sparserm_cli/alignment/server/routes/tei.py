@@ -53,7 +53,7 @@ class RerankRequest(_Request):
     texts: Annotated[TextList, Field(min_length=1)]
     """The responses."""
     return_text: bool = False
-    """Whether to repeat each response in the answer."""
+    """Whether to repeat each response that has a score in the answer."""
 
 
 class Prediction(BaseModel):
@@ -104,7 +104,7 @@ async def rerank(asked: RerankRequest, service: Served) -> list[Rank]:
     return [
         Rank(
             index=index,
-            text=asked.texts[index] if asked.return_text else None,
+            text=asked.texts[index] if asked.return_text and not found.members[index].reason else None,
             score=found.members[index].score,
             reason=found.members[index].reason,
         )
