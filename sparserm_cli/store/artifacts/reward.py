@@ -215,6 +215,9 @@ def read_reward(path: PurePath) -> RewardFiles:
     """
     if not is_there(path, CONFIG):
         raise IncompatibleError(str(path), "a fitted reward model", "no folder", f"run `{COMMAND}` first")
+    if size_of(path / CONFIG) < 0 and size_of(path / _MODEL) < 0:
+        hint = f"name its folder, or run `{COMMAND}` first"
+        raise IncompatibleError(str(path), "a fitted reward model", "a folder that holds none", hint)
     again = f"run `{COMMAND}` again"
     head = read_sealed(path / CONFIG, again)
     check_version(str(path), TYPE, head, VERSION)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sparserm_cli.config import DEFAULT_MODEL
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
@@ -90,9 +91,11 @@ def tiny_gguf(tmp_path: Path, tiny_model: Make) -> Path:
 
 def test_a_gguf_file_is_the_model_it_came_from(tiny_gguf: Path, tiny_model: Make, capfd: Any) -> None:
     """A `.gguf` file gives the residuals of the weights it holds, and is converted once, in silence."""
-    steps: list[int] = []
-    identity = resolve_model(str(tiny_gguf), progress=lambda done, _total: steps.append(done))
-    assert steps == [0, 1, 2, 3]
+    steps: list[tuple[int, int]] = []
+    identity = resolve_model(str(tiny_gguf), progress=lambda *step: steps.append(step))
+    size = tiny_gguf.stat().st_size
+    written = sum(one.nbytes for one in load_file(identity.folder / "model.safetensors").values())
+    assert steps == [(0, size), (size, size + written), (size + written, size + written)]
     assert capfd.readouterr() == ("", "")
     digest = hashlib.sha256(tiny_gguf.read_bytes()).hexdigest()
     assert identity.revision == f"sha256:{digest}"
@@ -242,6 +245,25 @@ def test_a_folder_is_whole_or_built_again(tmp_path: Path) -> None:
         assert is_whole(target, ORIGIN)
         assert (target / "weights").read_text() == "all of it"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_contents_that_changed_under_one_size_are_built_again(tmp_path: Path) -> None:
+    """Zeroed weights are not taken for weights, whatever their time; a copy with another time is."""
+    target = tmp_path / "one"
+    with building(target, ORIGIN) as folder:
+        (folder / "weights").write_bytes(bytes(range(256)) * 4096)
+    weights = target / "weights"
+    before, content = weights.stat(), weights.read_bytes()
+    os.utime(weights, ns=(0, 0))
+    assert is_whole(target, ORIGIN)  # every byte is read again
+    weights.write_bytes(content[:-9000] + bytes(1) + content[-8999:])
+    assert not is_whole(target, ORIGIN)
+    weights.write_bytes(bytes(len(content)))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not is_whole(target, ORIGIN)
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert is_whole(target, ORIGIN)
 
 
 def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
