@@ -32,18 +32,20 @@ class Axis:
     """Format of the tick labels, such as `.0%` or `~%`."""
 
     def at(self, value: float | str) -> float:
-        """Return the pixel of a value, held within the axis by a tenth of its length."""
+        """Return the pixel of a value; what lies beyond an end is drawn at that end."""
         number = float(self.categories.index(str(value))) if self.categories else float(value)
         if self.logarithmic:
             number = float(np.log10(max(number, 1e-12)))
         share = (number - self.low) / ((self.high - self.low) or 1.0)
-        return self.begin + (self.end - self.begin) * float(np.clip(share, -0.1, 1.1))
+        return self.begin + (self.end - self.begin) * float(np.clip(share, 0.0, 1.0))
 
     def holds(self, value: float | str) -> bool:
         """Return whether a value lies on the axis."""
-        pixel = self.at(value)
-        first, last = sorted((self.begin, self.end))
-        return first - 0.5 <= pixel <= last + 0.5
+        if self.categories:
+            return str(value) in self.categories
+        number = float(np.log10(max(float(value), 1e-12))) if self.logarithmic else float(value)
+        slack = 1e-6 * (self.high - self.low)
+        return self.low - slack <= number <= self.high + slack
 
     def ticks(self) -> list[tuple[float, str]]:
         """Return pixel and label of each tick."""
