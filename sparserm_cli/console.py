@@ -23,14 +23,39 @@ class Output:
     Args:
         as_json: print results as one JSON object.
         quiet: print no notes and no progress.
+        carried: options that further commands need as well, such as ` --run mine`.
+        settings: tables of the settings file that is in force.
 
     """
 
     printed = False
     """Whether this process has printed a result."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        carried: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.as_json, self.quiet = as_json, quiet
+        self._carried, self._settings = carried, settings or {}
+
+    def command(self, name: str, **needed: str) -> str:
+        """Return a further command for this run, as it has to be typed with the settings in force.
+
+        Args:
+            name: the command and its arguments, such as `score responses.jsonl`.
+            needed: options it needs, which are left out where the settings file has them.
+
+        """
+        table = self._settings.get(name.split()[0], {})
+        words = [f"sparserm {name}"]
+        for option, value in needed.items():
+            if option not in table and option.replace("_", "-") not in table:
+                words.append(f"--{option.replace('_', '-')} {value}")
+        return " ".join(words) + self._carried
 
     def result(self, data: Mapping[str, Any], text: str, *, styled: bool = False) -> None:
         """Print a command's result: `data` as JSON where asked for, else `text`.

@@ -19,8 +19,8 @@ import xxhash
 
 from sparserm_cli.data.example import Example, InputFile, Message, RawRow, Reject, RowError
 from sparserm_cli.data.grouping import grouped
-from sparserm_cli.data.shapes.shape import Row
-from sparserm_cli.data.shapes.table import NAMES, Purpose, Recognised, example_of, recognise, stands
+from sparserm_cli.data.shapes.shape import Row, stands
+from sparserm_cli.data.shapes.table import NAMES, Purpose, Recognised, example_of, recognise
 from sparserm_cli.data.shapes.words import understood
 from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, kind_of, shown

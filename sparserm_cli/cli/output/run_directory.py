@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from sparserm_cli.cli.output.pipeline import fit_verdict
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, size
 
@@ -28,10 +29,10 @@ def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
         for one in stages
     ]
     fitted = next(stage.summary for stage in stages if stage.name == "fit")
-    data["reward"] = str(fitted.path)
+    data |= {"reward": str(fitted.path), "verdict": fit_verdict(fitted.config)}
     where = f"{path}: complete, the reward model is {fitted.path}"
-    then = "next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl"
-    out.result(data, "\n".join([*lines, where, then]))
+    then = f"next: {out.command('evaluate held-out.jsonl')}\nthen: {out.command('score responses.jsonl')}"
+    out.result(data, "\n".join([*lines, data["verdict"], where, then]))
 
 
 def settings_written(out: Output, path: Path) -> None:
@@ -45,7 +46,7 @@ def status(out: Output, run: PurePath, found: "Status") -> None:
     """Show the chain of artifacts as a tree."""
     data = {
         "run": str(run),
-        "next": found.next_command,
+        "next": out.command(found.next_command.removeprefix("sparserm ")) if found.next_command else "",
         "artifacts": [
             {
                 "name": one.name,
@@ -65,7 +66,7 @@ def status(out: Output, run: PurePath, found: "Status") -> None:
         lines.append(f"{branch} {one.path.name:18} {one.state:10} {weight:>10}  {one.created}".rstrip())
         if one.detail:
             lines.append(f"{'  ' if branch == '└─' else '│ '}   {one.detail}")
-    lines.append(f"next: {found.next_command}" if found.next_command else "everything is up to date")
+    lines.append(f"next: {data['next']}" if found.next_command else "everything is up to date")
     out.result(data, "\n".join(lines))
 
 
