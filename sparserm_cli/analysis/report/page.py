@@ -50,10 +50,12 @@ class Evaluated(NamedTuple):
     Fields:
         on: the data in words.
         table: the accuracies.
+        verdict: how the reward model stands beside its controls, in one sentence.
     """
 
     on: str
     table: AccuracyTable
+    verdict: str
 
 
 class DirectionTable(NamedTuple):
@@ -118,6 +120,8 @@ class Page:
     """Accuracies that `evaluate` measured."""
     fit: AccuracyTable | Missing
     """Accuracies that `fit` measured."""
+    fit_verdict: str
+    """How the reward model stands beside its controls on the validation prompts; nothing without a fit."""
     comparison: Sequence[ComparedRun]
     """What `compare` measured; nothing where it was not run."""
     figures: Mapping[str, Figure | Missing]

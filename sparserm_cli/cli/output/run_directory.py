@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from sparserm_cli.cli.output.pipeline import fit_verdict
+from sparserm_cli.analysis.verdicts import fit_verdict
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, size
 
