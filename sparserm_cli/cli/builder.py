@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from sparserm_cli.cli.parsing import config_from, run_directory
+from sparserm_cli.cli.preflight import check_inputs
 from sparserm_cli.cli.toml_settings import read_settings, settings_reader
 from sparserm_cli.config import DEFAULT_RUN, StageConfig
 from sparserm_cli.config.option import OUTPUT, Field, declared_fields
@@ -69,9 +70,12 @@ def typer_function(config: type[StageConfig], body: Callable[..., None]) -> Call
         switches = {"as_json": bool(ctx.params["json"]), "quiet": bool(ctx.params["quiet"])}
         out = Output(**switches, carried=_carried(ctx), settings=read_settings(path) if path else {})
         # A result file on stdout must not end with an error object.
-        ctx.ensure_object(dict)["json"] = out.as_json and ctx.params.get("output") != "-"
+        as_json = out.as_json and ctx.params.get("output") != "-"
+        ctx.ensure_object(dict).update(json=as_json, carried=_carried(ctx))
         more = {"ctx": ctx} if "ctx" in inspect.signature(body).parameters else {}
-        body(config_from(ctx, config), out, **more)
+        settings = config_from(ctx, config)
+        check_inputs(settings)
+        body(settings, out, **more)
 
     run.__name__, run.__doc__ = body.__name__, body.__doc__
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
