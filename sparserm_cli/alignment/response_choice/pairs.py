@@ -140,6 +140,10 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
 
     """
     example, scores = scored.example, scored.scores
+    if example.turns or example.tools:
+        return Choice(
+            reason="bad row", detail="tools, calls or reasoning, which the text of a pair cannot hold"
+        )
     labelled = bool(example.pairs)
     allowed = _comparable(example)
     if not allowed.any():

@@ -16,13 +16,20 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sparserm_cli.alignment.server.gate import Application
+from sparserm_cli.alignment.server.gate import RETRY_SECONDS, Application
 from sparserm_cli.config import ServeConfig
 
 ACCEPTED_AT_ONCE = 64
 """Connections that asyncio accepts before it looks at any of them."""
 OTHER_FILES = 256
 """Files left for everything else: the model, logs, and connections that are accepted and not yet counted."""
+
+_END = "connection: close\r\ncontent-length: 0\r\n\r\n"
+REFUSALS = {
+    408: f"HTTP/1.1 408 Request Timeout\r\n{_END}".encode(),
+    503: f"HTTP/1.1 503 Service Unavailable\r\nretry-after: {RETRY_SECONDS}\r\n{_END}".encode(),
+}
+"""Answers to clients whose request has not been read."""
 
 
 class Connections:
@@ -56,7 +63,7 @@ class Connections:
             if oldest is None:
                 return False
             self.leave(oldest)
-            oldest.transport.abort()
+            oldest.refuse(503)
         self._clients[connection] = client
         self._counts[client] += 1
         self.wait(connection)
@@ -97,7 +104,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         client = self.client[0] if self.client else ""
         if not self.connections_of_server.enter(self, client):
-            transport.abort()
+            self.refuse(503)
             return
         self._await_headers()
 
@@ -118,6 +125,11 @@ class Connection(H11Protocol):
         self._headers_came()
         self.connections_of_server.leave(self)
 
+    def refuse(self, status: int) -> None:
+        """End a connection that has no whole request, and tell the client why: 503 or 408."""
+        self.transport.write(REFUSALS[status])
+        self.transport.close()
+
     def _look(self) -> None:
         if self.conn.their_state is h11.IDLE:
             self.connections_of_server.wait(self)
@@ -129,7 +141,7 @@ class Connection(H11Protocol):
     def _await_headers(self) -> None:
         if self._deadline is None:
             seconds = self.connections_of_server.header_seconds
-            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+            self._deadline = self.loop.call_later(seconds, self.refuse, 408)
 
     def _headers_came(self) -> None:
         if self._deadline is not None:

@@ -6,6 +6,7 @@ Memory: the whole dequantised model, once.
 
 import hashlib
 import io
+import struct
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 
 CONVERTER = 1
 """Version of the conversion; a new one converts again."""
+# The counts and lengths in a file are whatever its maker wrote.
+_UNREADABLE = (
+    ValueError, LookupError, NotImplementedError, ImportError, OSError, TypeError, AttributeError,
+    OverflowError, MemoryError, RecursionError,
+)  # fmt: skip
 
 
 def file_digest(path: Path) -> str:
@@ -73,17 +79,20 @@ def _read(path: Path) -> tuple[Any, Any]:
         try:
             tokenizer = AutoTokenizer.from_pretrained(**source)
             model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        except (ValueError, KeyError, NotImplementedError, ImportError, OSError) as error:
-            reason = first_line(error)
-            hint = "use the model's safetensors instead"
-            raise IncompatibleError(
-                str(path), "a .gguf file that transformers reads", reason, hint
-            ) from error
+        except struct.error as error:
+            raise _unread(path, "one that is cut short or claims more than it holds") from error
+        except _UNREADABLE as error:
+            raise _unread(path, first_line(error)) from error
     # The weights are plain float32 now, but transformers still calls them quantised and would not save.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return tokenizer, model
+
+
+def _unread(path: Path, reason: str) -> IncompatibleError:
+    hint = "use the model's safetensors instead"
+    return IncompatibleError(str(path), "a .gguf file that transformers reads", reason, hint)
 
 
 def _origin(digest: str) -> dict[str, str | int]:

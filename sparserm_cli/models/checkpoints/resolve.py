@@ -86,6 +86,7 @@ def resolve_model(
         return ModelIdentity(name, f"sha256:{digest}", convert_gguf(path, digest, progress))
     how = {"offline": offline, "remote_code": remote_code, "pickles": pickles}
     if name and path.is_dir():
+        _check_regular(path)
         if is_adapter(path):
             return _with_base(name, folder_digest(path), path, progress, **how)
         _check_folder(name, path, remote_code=remote_code, pickles=pickles)
@@ -168,11 +169,21 @@ def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:
             check_whole(path)
         except CorruptStoreError as spoilt:
             return spoilt
+        if "custom code" in str(error):
+            expected, found = "a tokenizer that transformers knows", "one that runs code of its own"
+            return IncompatibleError(identity.name, expected, found, "give --remote-code if you trust it")
         return IncompatibleError(str(path), "a tokenizer", first_line(error), "download it again")
     others = sorted(one.name for one in identity.folder.glob("tokenizer*"))
     found = f"no tokenizer.json ({', '.join(others) or 'and no other file of one'})"
     hint = "copy tokenizer.json and tokenizer_config.json from the model that it was trained from"
     return IncompatibleError(identity.name, "a tokenizer beside the model", found, hint)
+
+
+def _check_regular(folder: Path) -> None:
+    """Refuse a folder with a pipe or a device in it, which somebody would wait for without end."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise IncompatibleError(str(path), "a file", "a pipe or a device", "move it away")
 
 
 def folder_digest(folder: Path) -> str:

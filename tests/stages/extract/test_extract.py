@@ -336,6 +336,23 @@ def test_layer_must_be_said_and_exist(data, tiny_model, tmp_path):
         run(data, tiny_model("llama"), tmp_path / "run", layer=(4,))
 
 
+def test_how_data_are_understood_is_said_and_no_pair_is_an_error(tiny_model, tmp_path):
+    """Identical answers and ties are counted; if nothing else is there, no later stage has to find out."""
+    same = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "Yes."}
+    path, notes = tmp_path / "same.jsonl", []
+    path.write_text((json.dumps(same) + "\n") * 2)
+    with pytest.raises(BadInputError) as caught:
+        extract(
+            config(path, tiny_model("llama"), tmp_path / "run"), progress=lambda *_: None, note=notes.append
+        )
+    assert str(caught.value) == (
+        f"{path}: expected a pair of two different responses, found 2 pairs have identical answers; "
+        "see what the file becomes with `sparserm data`"
+    )
+    assert f"{path}: shape preference: prompt, chosen, rejected; nothing is ignored" in notes
+    assert "2 pairs have identical answers" in notes
+
+
 def test_a_model_that_is_fetched_counts_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """How much of a model is there is said in bytes, at once and then every ten seconds; never in tokens."""
     clock, notes = [0.0], []
