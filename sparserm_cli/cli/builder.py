@@ -56,14 +56,25 @@ def command(config: type[StageConfig], panel: str) -> Callable[[BodyType], BodyT
 
     def register(body: BodyType) -> BodyType:
         name = body.__name__.strip("_").replace("_", "-")
-        COMMANDS[name] = Command(name, panel, config, body, typer_function(config, body))
+        COMMANDS[name] = Command(name, panel, config, body, typer_function(config, body, check_inputs))
         return body
 
     return register
 
 
-def typer_function(config: type[StageConfig], body: Callable[..., None]) -> Callable[..., None]:
-    """Return a function whose signature makes typer parse the options of a config."""
+def typer_function(
+    config: type[StageConfig],
+    body: Callable[..., None],
+    check: Callable[[StageConfig], None] = lambda _config: None,
+) -> Callable[..., None]:
+    """Return a function whose signature makes typer parse the options of a config.
+
+    Args:
+        config: class whose fields are the options.
+        body: called with the config and the output.
+        check: called with the config before `body`; it refuses what is not there.
+
+    """
 
     def run(ctx: typer.Context, **_: Any) -> None:
         path = ctx.params["config"]
@@ -74,7 +85,7 @@ def typer_function(config: type[StageConfig], body: Callable[..., None]) -> Call
         ctx.ensure_object(dict).update(json=as_json, carried=_carried(ctx))
         more = {"ctx": ctx} if "ctx" in inspect.signature(body).parameters else {}
         settings = config_from(ctx, config)
-        check_inputs(settings)
+        check(settings)
         body(settings, out, **more)
 
     run.__name__, run.__doc__ = body.__name__, body.__doc__
