@@ -33,7 +33,7 @@ class RunConfig(StageConfig):
     model: Annotated[
         str | None,
         Option(
-            "The language model is smollm2-135m, a hub id (with @revision), a directory or a .gguf file.",
+            shared.MODEL_HELP,
             MODEL,
             shown="smollm2-135m",
             path="perhaps",

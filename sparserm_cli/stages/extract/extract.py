@@ -94,6 +94,7 @@ def extract(
         remote_code=config.remote_code,
         pickles=config.allow_pickle,
         progress=fetching(config.model, note),
+        note=note,
     )
     request = request_of(config, identity)
     trials = tried_saes(request, later, note)

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt64
 
 from sparserm_cli.config import FitConfig, HeadSetting, Note, Progress
+from sparserm_cli.models.head.baselines import length_preference
 from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.models.head.projections import projections
 from sparserm_cli.stages.fit.controls import (
@@ -22,7 +23,6 @@ from sparserm_cli.stages.fit.controls import (
     FittedHead,
     fit_controls,
     fit_projections,
-    length_preference,
 )
 from sparserm_cli.stages.fit.model_selection import asked, best, final_share, record, try_settings
 from sparserm_cli.stages.fit.split import Split, split_pairs

@@ -16,13 +16,14 @@ from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import Note, SelectConfig
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.head.baselines import random_directions
 from sparserm_cli.models.head.projections import DENSE_PAIRS, projections
 from sparserm_cli.models.sae.decoder_rows import load_decoder
 from sparserm_cli.models.sae.load import find_sae, read_metadata
 from sparserm_cli.models.sae.metadata import sae_digest
 from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
-from sparserm_cli.stages.select.orthogonal import Moments, moments
-from sparserm_cli.stages.select.rankings import Chosen, choose, random_directions
+from sparserm_cli.stages.select.rankings import Candidates, Chosen, choose
+from sparserm_cli.statistics.pair_moments import Moments, moments
 from sparserm_cli.store.artifacts.directions import (
     TYPE,
     VERSION,
@@ -134,16 +135,16 @@ def _directions(
 ) -> LayerDirections:
     """Choose the directions of one layer."""
     measures = frequency.layers[layer]
-    chosen = choose(
+    candidates = Candidates(
         measures,
         np.array(frequency.totals.fold_total),
         config.top_k,
-        config.by,
         rows=lambda latents: decoder(layer, latents),
         of_pairs=of_pairs,
         seed=config.seed,
         where=f"layer {layer}",
     )
+    chosen = choose(candidates, config.by)
     if config.by == "random-directions":
         rows = random_directions(2 * config.top_k, d_in, config.seed + layer)
     else:
