@@ -96,7 +96,7 @@ def test_bfloat16_is_kept_as_its_bits(data, tiny_model, tmp_path):
     block = next(iter(reader.iter_tokens(1)))
     assert block.rows.dtype == np.float32
     assert not (block.rows.view(np.uint32) & 0xFFFF).any()
-    assert reader.pooled(1, "mean").view(np.uint32).astype(np.uint64).max() & 0xFFFF
+    assert (reader.pooled(1, "mean").view(np.uint32) & 0xFFFF).any()
 
 
 def test_the_type_is_told_and_why(data, tiny_model, tmp_path, monkeypatch):
