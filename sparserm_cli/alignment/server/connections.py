@@ -7,9 +7,9 @@ waited longest makes room for the next, and whoever sends whole requests, `/heal
 
 import asyncio
 import logging
-import resource
 import time
 from collections import Counter
+from importlib.util import find_spec
 from typing import ClassVar
 
 import h11
@@ -151,6 +151,10 @@ class Connection(H11Protocol):
 
 def room_for(config: ServeConfig) -> int:
     """Return how many connections there may be, within what this process may open."""
+    if find_spec("resource") is None:
+        return config.max_connections  # Windows has no such limit to ask for
+    import resource
+
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return config.max_connections if files < 0 else max(1, min(config.max_connections, files - OTHER_FILES))
 

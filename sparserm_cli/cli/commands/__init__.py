@@ -10,5 +10,6 @@ MODULES = (
     "serve",
     "alignment",
     "data",
+    "machine",
 )
 """All modules, in the order in which the help lists their commands."""

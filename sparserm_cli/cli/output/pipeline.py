@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparserm_cli.analysis.verdicts import fit_verdict
 from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_SAE
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read, size
-from sparserm_cli.statistics.verdict import FEW_PROMPTS, gaps, too_few, verdict
+from sparserm_cli.statistics.verdict import FEW_PROMPTS, too_few
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode.encode import EncodeSummary
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from sparserm_cli.stages.fit.fit import FitSummary
     from sparserm_cli.stages.frequency.frequency import FrequencySummary
     from sparserm_cli.stages.select.select import SelectSummary
-    from sparserm_cli.store.artifacts.reward import RewardConfig
 
 SHOWN_DIRECTIONS = 5
 """Directions a side and layer that `select` shows."""
@@ -204,16 +204,6 @@ def fit(out: Output, summary: "FitSummary") -> None:
     if warning := too_few(config.training.get("validation", {}).get("prompts", FEW_PROMPTS)):
         out.note(f"warning: {warning}")
     out.note(f"next: {out.command('evaluate held-out.jsonl')}, or {out.command('score responses.jsonl')}")
-
-
-def fit_verdict(config: "RewardConfig") -> str:
-    """Return one sentence about a reward model on its validation prompts."""
-    shown = [one for one in config.metrics if (one.scorer, one.split) == ("reward", "validation")]
-    compared = config.training.get("validation")
-    if not shown or compared is None:
-        return "verdict: unknown, since this reward model was not compared with its controls; fit it again"
-    pairs = f"{shown[0].pairs:,} validation pairs"
-    return verdict(vars(shown[0]), pairs, compared["prompts"], gaps(compared["reward_less"]))
 
 
 def _choice(out: Output, choice: Mapping[str, Any]) -> None:

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparserm_cli.analysis.verdicts import evaluated_prompts, evaluation_verdict
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read
-from sparserm_cli.statistics.verdict import gaps, too_few, verdict
+from sparserm_cli.statistics.verdict import too_few
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.evaluate.evaluate import EvaluateSummary
@@ -26,7 +27,7 @@ def score(out: Output, summary: "ScoreSummary") -> None:
 def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     """Show the accuracy of the reward model above that of its controls."""
     metrics = summary.metrics
-    sentence = _verdict(summary.benchmark, metrics)
+    sentence = evaluation_verdict(metrics)
     seconds = round(summary.seconds, 3)
     data = {"path": str(summary.path), **metrics, "verdict": sentence, "seconds": seconds}
     scorers = metrics["scorers"]
@@ -62,29 +63,9 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     out.table(data, title, columns, rows)
     if not out.as_json:
         out.result({}, f"{_calibrated(metrics)}\n{sentence}")
-    if warning := too_few(_prompts(metrics)):
+    if warning := too_few(evaluated_prompts(metrics)):
         out.note(f"warning: {warning}")
     out.note(f"written to {summary.path}")
-
-
-def _verdict(benchmark: str, metrics: Mapping[str, Any]) -> str:
-    """Return one sentence about the reward beside its controls."""
-    scorers = metrics["scorers"]
-    reward = scorers["reward"]
-    against = {name: told["reward_less_this"] for name, told in scorers.items() if "reward_less_this" in told}
-    if benchmark == "pairs":
-        return verdict(reward, f"{metrics['pairs']:,} pairs", _prompts(metrics), gaps(against))
-    key, count = {
-        "rm-bench": ("total", "the comparisons of RM-Bench"),
-        "reward-bench-2": ("score", "the choices of RewardBench 2"),
-    }[benchmark]
-    return verdict({**reward, "accuracy": reward[key]}, count, _prompts(metrics), gaps(against))
-
-
-def _prompts(metrics: Mapping[str, Any]) -> int:
-    """Return the number of prompts that were measured on; a benchmark has one per row."""
-    prompts = metrics["scorers"]["reward"].get("prompts")
-    return int(metrics["rows"] if prompts is None else prompts)
 
 
 def _calibrated(metrics: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ _CLOSED = {
 }
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _SPELLED = re.compile(r"\(os error (?P<number>\d+)\)")
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _STALE_TRIES = 5
 _serial = itertools.count()
 
@@ -96,6 +97,8 @@ def rename(source: Path, target: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Put the names in `folder` on the disk, so that a rename outlives a power loss."""
     operation("fsync")
+    if os.name == "nt":
+        return  # a folder cannot be opened there
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -164,7 +167,7 @@ def open_file(path: Path) -> Iterator[BufferedIOBase]:
     """
     hint = "move it away and run the same command again"
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, _READ)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise CorruptStoreError(str(path), "a file", "a loop of links", hint) from None
