@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.io.storage import is_there, read_cached
@@ -86,7 +86,7 @@ def write_directions(run: PurePath, directions: Directions) -> Directions:
     tensors = {f"layers.{layer}": np.ascontiguousarray(one.rows) for layer, one in directions.layers.items()}
     lineage = replace(directions.lineage, digest=_digest(tensors, directions.layers), created=now())
     size = sum(rows.nbytes for rows in tensors.values())
-    with building_folder(directions_path(run), size, sealed_by=JSON) as part:
+    with atomic_folder(directions_path(run), size, sealed_by=JSON) as part:
         save_file(tensors, part / _TENSORS)
         files = files_to_json(inventory(part))
         write_sealed(part / JSON, {**lineage.to_json(), "files": files, "layers": told})

@@ -34,7 +34,7 @@ from safetensors.numpy import load, save_file
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.artifacts.reward_card import card
 from sparserm_cli.store.artifacts.reward_checks import check_fields, check_head
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.io.storage import is_there, read_cached, size_of, write_atomic
@@ -196,7 +196,7 @@ def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
     lineage = replace(files.config.lineage, digest=_digest(model, controls), created=now())
     config = replace(files.config, lineage=lineage)
     size = sum(one.nbytes for one in [*model.values(), *controls.values()])
-    with building_folder(path, size, sealed_by=CONFIG) as part:
+    with atomic_folder(path, size, sealed_by=CONFIG) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
         told = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}

@@ -26,7 +26,7 @@ from sparserm_cli.store.capture.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED, sizes, write_array
 from sparserm_cli.store.capture.spool import Spool, distinct
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.storage import make_folder, part_name
 from sparserm_cli.store.units.records import REJECTS
@@ -145,7 +145,7 @@ class PlanWriter:
             raise BadInputError(where, "at least one response", "no rows", hint)
         order = self._order()
         plan = ExtractPlan(self.settings, self._layout(order), dict(counts))
-        with building_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
+        with atomic_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
             store = SafeStore(part, sync=False)
             create_arrays(store, plan)
             self._write_rows(store, order, plan.layout)

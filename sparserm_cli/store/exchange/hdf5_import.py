@@ -20,7 +20,7 @@ from sparserm_cli.store.capture.plan import POOLED, ExtractPlan, plan_of
 from sparserm_cli.store.capture.rows import CHUNK, ROW_TYPES, Rows, sizes, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.exchange.hdf5_export import KIND, VERSION
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.sealed_json import json_object
 from sparserm_cli.store.io.storage import make_folder, write_atomic
 from sparserm_cli.store.provenance import check_version
@@ -53,7 +53,7 @@ def read_hdf5(source: Path, root: Path) -> Manifest:
         plan = plan_of(f"{source}: plan", frozen)
         facts = _facts(source, _text(source, file, "facts"), plan)
         datasets = _checked_datasets(source, file, plan)
-        with building_folder(root, plan.bytes) as part:
+        with atomic_folder(root, plan.bytes) as part:
             _build_plan(part, source, file, datasets, plan, frozen.identity)
             writer = ActivationsWriter(part)
             _expect(source, "plan hash", plan.plan_hash, writer.store.plan_hash)

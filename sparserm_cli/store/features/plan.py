@@ -17,7 +17,7 @@ from sparserm_cli.store.capture.plan import Layout
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import ROW_TYPES, TOKEN_IDS, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.file_facts import inventory
 from sparserm_cli.store.provenance import now, package_versions
@@ -120,7 +120,7 @@ def plan_features(
             where, found = f"{sae.name}: d_in", str(sae.d_in)
             hint = "take an SAE of the captured model"
             raise IncompatibleError(where, str(capture.plan.settings.d_in), found, hint)
-    with building_folder(root, sealed_by=PLAN) as part:
+    with atomic_folder(root, sealed_by=PLAN) as part:
         store = SafeStore(part, sync=False)
         create_group(store, "", {"sparserm": {"type": FEATURES, "version": VERSION}})
         for sae in saes:

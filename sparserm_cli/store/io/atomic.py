@@ -29,7 +29,7 @@ _LEFTOVER = re.compile(
 
 
 @contextmanager
-def building_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
+def atomic_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
     """Yield a temporary path for another library to write; at the end sync it and let it appear at `final`.
 
     What dead processes have left of `final` goes first.
@@ -70,7 +70,7 @@ def _finish_file(part: Path, final: PurePath) -> None:
 
 
 @contextmanager
-def building_folder(final: PurePath, needed: int = 0, *, sealed_by: str = "") -> Iterator[Path]:
+def atomic_folder(final: PurePath, needed: int = 0, *, sealed_by: str = "") -> Iterator[Path]:
     """Yield a new temporary folder; at the end sync all of it and let it replace `final`.
 
     Args:

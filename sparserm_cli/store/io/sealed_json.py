@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.io.atomic import building_file, building_folder, remove_folder, replace_folder, sweep
+from sparserm_cli.store.io.atomic import atomic_file, atomic_folder, remove_folder, replace_folder, sweep
 from sparserm_cli.store.io.fault_points import fault_point, operation
 from sparserm_cli.store.io.local_disk import disk_errors, probe_writable, sha256_file
 from sparserm_cli.store.io.storage import (
@@ -23,8 +23,8 @@ from sparserm_cli.store.io.storage import (
 )
 
 __all__ = [
-    "building_file",
-    "building_folder",
+    "atomic_file",
+    "atomic_folder",
     "canonical_json",
     "digest_file",
     "disk_errors",

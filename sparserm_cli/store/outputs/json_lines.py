@@ -8,7 +8,7 @@ from pathlib import PurePath
 from typing import IO, Any
 
 from sparserm_cli.locations import place
-from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.storage import make_folder
 
 STDOUT = "-"
@@ -35,5 +35,5 @@ def writing_lines(output: str | PurePath) -> Iterator[Writer]:
         return
     path = place(output)
     make_folder(path.parent)
-    with building_file(path) as part, part.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as part, part.open("w", encoding="utf-8") as file:
         yield line_writer(file)

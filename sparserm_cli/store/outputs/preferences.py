@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
-from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.storage import make_folder
 from sparserm_cli.store.outputs.json_lines import Writer, writing_lines
 
@@ -87,7 +87,7 @@ def writing_pairs(path: PurePath, to: Format) -> Iterator[Callable[[Pair], objec
             yield lambda pair: write(_jsonl(pair, margin=to == "openrlhf"))
         return
     make_folder(path.parent)
-    with building_file(path) as part, _parquet_writer(part) as write:
+    with atomic_file(path) as part, _parquet_writer(part) as write:
         yield lambda pair: write(_verl(pair))
 
 

@@ -45,7 +45,7 @@ _REPAIR = "run `sparserm verify --deep`, then the stage again"
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Freeze a plan, as the last file of a folder that is still being built (`building_folder`)."""
+    """Freeze a plan, as the last file of a folder that is still being built (`atomic_folder`)."""
     make_folder(folder / INNER)
     fault_point("plan-before")
     write_sealed(folder / PLAN, plan.to_json())
