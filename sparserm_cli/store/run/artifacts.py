@@ -1,6 +1,6 @@
 """The chain of artifacts in a run directory, in the order of the stages: what makes each, and how it is read.
 
-`look` reads as little of an artifact as tells what it is and whether it is whole by the quick check.
+`read_artifact` reads as little of an artifact as tells what it is and whether it is whole by the quick check.
 """
 
 from collections.abc import Callable, Mapping
@@ -111,7 +111,7 @@ def unit_store(run: PurePath, name: str) -> UnitStore | None:
     return UnitStore(kind.path(run), name, kind.version, kind.command) if kind.version else None
 
 
-def look(run: PurePath, name: str) -> Artifact:
+def read_artifact(run: PurePath, name: str) -> Artifact:
     """Return an artifact of a run directory; no error is raised for what is wrong with it."""
     kind = _KINDS[name]
     artifact = Artifact(name, kind.path(run), kind.command)
@@ -119,7 +119,7 @@ def look(run: PurePath, name: str) -> Artifact:
         return artifact
     try:
         if kind.lineage is None:
-            return _look_at_units(run, artifact)
+            return _read_units(run, artifact)
         lineage, size = kind.lineage(run), bytes_below(artifact.path)
         return replace(artifact, state=COMPLETE, lineage=lineage, bytes=size, created=lineage.created)
     except CorruptStoreError as error:
@@ -128,7 +128,7 @@ def look(run: PurePath, name: str) -> Artifact:
         return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=bytes_below(artifact.path))
 
 
-def _look_at_units(run: PurePath, artifact: Artifact) -> Artifact:
+def _read_units(run: PurePath, artifact: Artifact) -> Artifact:
     """Return a unit store: planned, partial or complete."""
     store = unit_store(run, artifact.name)
     if store is None:
@@ -151,7 +151,7 @@ def is_made(run: PurePath, wanted: Lineage) -> bool:
 
     Its digest is not compared: it follows from these.
     """
-    found = look(run, wanted.type).lineage
+    found = read_artifact(run, wanted.type).lineage
     if found is None or set(found.parents) != set(wanted.parents):
         return False
     parents = all(found.parents[name].digest == one.digest for name, one in wanted.parents.items())

@@ -9,7 +9,15 @@ from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.plan import ExtractPlan, check_inputs, input_path, plan_of
 from sparserm_cli.store.io.storage import size_of
 from sparserm_cli.store.provenance import parent_difference
-from sparserm_cli.store.run.artifacts import COMPLETE, CORRUPT, NAMES, STALE, Artifact, look, unit_store
+from sparserm_cli.store.run.artifacts import (
+    COMPLETE,
+    CORRUPT,
+    NAMES,
+    STALE,
+    Artifact,
+    read_artifact,
+    unit_store,
+)
 
 READ_BYTES = 1 << 26
 """Inputs up to this size together are always read; of larger ones, only by a deep look."""
@@ -39,7 +47,7 @@ def status(run: PurePath, *, deep: bool = False) -> Status:
     """
     seen: dict[str, Artifact] = {}
     for name in NAMES:
-        artifact = look(run, name)
+        artifact = read_artifact(run, name)
         if artifact.state == COMPLETE and name == ACTIVATIONS:
             artifact = _beside_inputs(run, artifact, deep=deep)
         elif artifact.state == COMPLETE:
