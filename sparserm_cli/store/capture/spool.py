@@ -19,7 +19,7 @@ _KEYED = np.dtype([("key", "S16"), ("place", ">u8"), ("tree", ">u8")])
 _TOKENS = 1 << 20
 
 
-class Texts:
+class TokenSequences:
     """Prompts or responses as they came: their records and their token ids.
 
     Args:
@@ -71,8 +71,8 @@ class Spool(Scratch):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         more = [("prompt", "<i8"), ("characters", "<i4"), ("flags", "u1")]
-        self.responses = Texts(self, "qiB", more)
-        self.prompts = Texts(self, "Q", [("group", "<u8")])
+        self.responses = TokenSequences(self, "qiB", more)
+        self.prompts = TokenSequences(self, "Q", [("group", "<u8")])
         self.pairs = self.table([("chosen", "<i8"), ("rejected", "<i8"), ("row", "<i8")])
         self.rejects = self.table("u1")
 
