@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, Integer, UInt64
 
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.stages.frequency.cohort import FOLDS, Cohort, classed, length_cuts
-from sparserm_cli.store.arrays.external_sort import Scratch, Table, fields, groups
+from sparserm_cli.store.arrays.external_sort import ScratchFolder, Table, fields, groups
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import Rows
 
@@ -79,7 +79,7 @@ class UnitCohorts:
 
     """
 
-    def __init__(self, rows: Rows, rule: Rule, scratch: Scratch) -> None:
+    def __init__(self, rows: Rows, rule: Rule, scratch: ScratchFolder) -> None:
         self._rows, self._scratch = rows, scratch
         self._tree_start = [0]
         kept, trees = self._kept(rule)

@@ -144,7 +144,7 @@ class Table:
         return np.sort(np.concatenate(samples))[len(starts) - 1 :: max(1, len(starts))]
 
 
-class Scratch:
+class ScratchFolder:
     """A folder of tables.
 
     Args:

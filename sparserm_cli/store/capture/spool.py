@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt32
 
-from sparserm_cli.store.arrays.external_sort import Scratch, Table, fields, groups
+from sparserm_cli.store.arrays.external_sort import ScratchFolder, Table, fields, groups
 from sparserm_cli.store.capture.layout import cut_units
 
 _KEYED = np.dtype([("key", "S16"), ("place", ">u8"), ("tree", ">u8")])
@@ -29,7 +29,7 @@ class TokenSequences:
 
     """
 
-    def __init__(self, scratch: Scratch, layout: str, more: list[tuple[str, str]]) -> None:
+    def __init__(self, scratch: ScratchFolder, layout: str, more: list[tuple[str, str]]) -> None:
         self._struct = struct.Struct(f"<16sqi{layout}")
         self.records = scratch.table([("key", "S16"), ("offset", "<i8"), ("length", "<i4"), *more])
         self._ids = scratch.table("<u4")
@@ -60,7 +60,7 @@ class TokenSequences:
                     yield self._ids.at(np.repeat(shift, size) + np.arange(size.sum()))
 
 
-class Spool(Scratch):
+class Spool(ScratchFolder):
     """The tables of all that came.
 
     Args:
@@ -78,7 +78,7 @@ class Spool(Scratch):
 
 
 def distinct(
-    scratch: Scratch,
+    scratch: ScratchFolder,
     table: Table,
     keys: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | int]],
 ) -> tuple[Table, Table]:
