@@ -21,7 +21,7 @@ from jaxtyping import Int64, UInt32
 
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.store.arrays.checked_zarr import SafeStore
-from sparserm_cli.store.arrays.external_sort import Table
+from sparserm_cli.store.arrays.external_sort import DiskTable
 from sparserm_cli.store.capture.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED, sizes, write_array
@@ -38,11 +38,11 @@ _PAIR = struct.Struct("<qqq")
 class _Order(NamedTuple):
     """What is kept of all that came, and in which order."""
 
-    prompts: Table
+    prompts: DiskTable
     """Where each different prompt came first."""
-    responses: Table
+    responses: DiskTable
     """The prompt of each different response, and where it came first."""
-    pairs: Table
+    pairs: DiskTable
     """Pairs of different responses, by their numbers, in the order they came in."""
     unit_start: Int64[np.ndarray, " starts"]
     """The first response of each unit, and the end."""
@@ -167,7 +167,7 @@ class PlanWriter:
         )
         return _Order(prompts, responses, self._pairs(number), *self._units(responses))
 
-    def _pairs(self, number: Table) -> Table:
+    def _pairs(self, number: DiskTable) -> DiskTable:
         """Return the pairs that are kept, given the number in the store of each response that was added."""
         kept = self._spool.table(self._spool.pairs.kind)
         for block in self._spool.pairs.blocks():
@@ -179,7 +179,9 @@ class PlanWriter:
         firsts, _ = distinct(self._spool, kept, lambda block: (_pair_keys(block), 0))
         return self._spool.table(kept.kind).extend(kept.at(block["place"]) for block in firsts.blocks())
 
-    def _units(self, responses: Table) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
+    def _units(
+        self, responses: DiskTable
+    ) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
         """Cut the responses into units; return the first response of each, the end, and the tokens of each.
 
         The last unit of a block may go on in the next one, so its responses are cut again with those.

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt32
 
-from sparserm_cli.store.arrays.external_sort import ScratchFolder, Table, fields, groups
+from sparserm_cli.store.arrays.external_sort import DiskTable, ScratchFolder, fields, groups
 from sparserm_cli.store.capture.layout import cut_units
 
 _KEYED = np.dtype([("key", "S16"), ("place", ">u8"), ("tree", ">u8")])
@@ -43,12 +43,12 @@ class TokenSequences:
         self.records.append(self._struct.pack(key, len(self._ids), len(ids) // 4, *more))
         self._ids.append(ids)
 
-    def column(self, order: Table, field: str) -> Iterator[Integer[np.ndarray, " block"]]:
+    def column(self, order: DiskTable, field: str) -> Iterator[Integer[np.ndarray, " block"]]:
         """Yield one field of those that are wanted; `order` is as `distinct` gives it."""
         for block in order.blocks():
             yield self.records.at(block["place"])[field]
 
-    def token_ids(self, order: Table) -> Iterator[UInt32[np.ndarray, " tokens"]]:
+    def token_ids(self, order: DiskTable) -> Iterator[UInt32[np.ndarray, " tokens"]]:
         """Yield the token ids of those that are wanted, many at a time."""
         for block in order.blocks():
             found = self.records.at(block["place"])
@@ -79,9 +79,9 @@ class Spool(ScratchFolder):
 
 def distinct(
     scratch: ScratchFolder,
-    table: Table,
+    table: DiskTable,
     keys: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | int]],
-) -> tuple[Table, Table]:
+) -> tuple[DiskTable, DiskTable]:
     """Find what is equal, and put what is different in order: by what it stands under, then as it came.
 
     Args:
