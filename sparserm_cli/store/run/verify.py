@@ -34,9 +34,9 @@ class Checked:
         return damaged_units(self.damage)
 
     @property
-    def mendable(self) -> bool:
+    def repairable(self) -> bool:
         """Whether doing units again mends all of it."""
-        return all(one.mendable for one in self.damage)
+        return all(one.repairable for one in self.damage)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Verification:
         unit = "" if first.unit is None else f" (unit {first.unit})"
         more = sum(len(one.damage) for one in self.damaged) - 1
         found = first.found + (f" (and {more} more files)" if more else "")
-        hint = "run `sparserm repair`" if checked.mendable else f"run `{checked.artifact.made_anew_by}`"
+        hint = "run `sparserm repair`" if checked.repairable else f"run `{checked.artifact.made_anew_by}`"
         raise CorruptStoreError(f"{checked.artifact.path / first.path}{unit}", first.expected, found, hint)
 
 
@@ -113,7 +113,7 @@ def repair(run: PurePath) -> tuple[Repaired, ...]:
     """
     verify(run)  # before a lock makes the directory
     with run_lock(run):
-        return tuple(_mend(run, one) for one in verify(run, deep=True).damaged)
+        return tuple(_repair(run, one) for one in verify(run, deep=True).damaged)
 
 
 def _damage(run: PurePath, artifact: Artifact, *, deep: bool) -> tuple[Damage, ...]:
@@ -129,10 +129,10 @@ def _damage(run: PurePath, artifact: Artifact, *, deep: bool) -> tuple[Damage, .
     return tuple(check_files(artifact.path, recorded_files(artifact), None, deep=True))
 
 
-def _mend(run: PurePath, checked: Checked) -> Repaired:
+def _repair(run: PurePath, checked: Checked) -> Repaired:
     """Give up damaged units of one artifact if that is all that is wrong with it."""
     artifact, units = checked.artifact, tuple(checked.units)
-    if not checked.mendable:
+    if not checked.repairable:
         return Repaired(artifact, (), artifact.made_anew_by)
     store = unit_store(run, artifact.name)
     if store is not None:

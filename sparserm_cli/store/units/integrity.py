@@ -33,7 +33,7 @@ class Damage:
     """What is there."""
 
     @property
-    def mendable(self) -> bool:
+    def repairable(self) -> bool:
         """Whether doing units again mends it; damage to the plan's own files needs a new plan."""
         return self.unit is not None or self.path == MANIFEST
 
@@ -45,7 +45,7 @@ def damage_error(store: UnitStore, damage: Sequence[Damage]) -> CorruptStoreErro
     others = [str(unit) for unit in units if unit != first.unit]
     shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
     found = first.found + (f" (and {len(others)} more damaged: units {shown})" if others else "")
-    hint = REPAIR if first.mendable else ANEW
+    hint = REPAIR if first.repairable else ANEW
     return CorruptStoreError(f"{store.root / first.path}{named}", first.expected, found, hint)
 
 
