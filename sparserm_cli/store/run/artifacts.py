@@ -58,7 +58,7 @@ class Artifact:
         return () if self.lineage is None else tuple(self.lineage.parents)
 
     @property
-    def made_anew_by(self) -> str:
+    def rebuild_command(self) -> str:
         """What replaces it; only a stage that works in units keeps what is there unless it is forced."""
         return self.command + (" --force" if _KINDS[self.name].version else "")
 

@@ -110,5 +110,5 @@ def _next(artifacts: Sequence[Artifact]) -> str:
     """Return the command of the first artifact that is not complete."""
     for artifact in artifacts:
         if artifact.state != COMPLETE:
-            return artifact.made_anew_by if artifact.state == STALE else artifact.command
+            return artifact.rebuild_command if artifact.state == STALE else artifact.command
     return ""

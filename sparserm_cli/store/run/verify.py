@@ -62,7 +62,7 @@ class Verification:
         unit = "" if first.unit is None else f" (unit {first.unit})"
         more = sum(len(one.damage) for one in self.damaged) - 1
         found = first.found + (f" (and {more} more files)" if more else "")
-        hint = "run `sparserm repair`" if checked.repairable else f"run `{checked.artifact.made_anew_by}`"
+        hint = "run `sparserm repair`" if checked.repairable else f"run `{checked.artifact.rebuild_command}`"
         raise CorruptStoreError(f"{checked.artifact.path / first.path}{unit}", first.expected, found, hint)
 
 
@@ -133,7 +133,7 @@ def _repair(run: PurePath, checked: Checked) -> Repaired:
     """Give up damaged units of one artifact if that is all that is wrong with it."""
     artifact, units = checked.artifact, tuple(checked.units)
     if not checked.repairable:
-        return Repaired(artifact, (), artifact.made_anew_by)
+        return Repaired(artifact, (), artifact.rebuild_command)
     store = unit_store(run, artifact.name)
     if store is not None:
         store.drop(units)
