@@ -21,7 +21,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _CONNECTIONS = 16
-_heeding: set[str] = set()
+_verified_buckets: set[str] = set()
 _NO_CREDENTIALS = {
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -133,14 +133,14 @@ def _require_condition(there: PurePath) -> None:
 
     """
     bucket = "/".join(there.parts[:2])
-    if bucket in _heeding:
+    if bucket in _verified_buckets:
         return
     if _create(there, b""):
         remove(there)
         expected, found = "a store that makes an object only if it is absent", "one that replaced it"
         hint = "choose another --run, since two runs could not be told apart here"
         raise IncompatibleError(str(there), expected, found, hint)
-    _heeding.add(bucket)
+    _verified_buckets.add(bucket)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ def test_a_store_that_heeds_no_condition_is_refused(memory, monkeypatch):
     store = fsspec.filesystem("memory")
     heedless = type(store).pipe_file
     monkeypatch.setattr(type(store), "pipe_file", lambda self, path, data, **_: heedless(self, path, data))
-    monkeypatch.setattr(remote, "_heeding", set())
+    monkeypatch.setattr(remote, "_verified_buckets", set())
     with pytest.raises(IncompatibleError) as caught, run_lock(memory):
         pass
     assert str(caught.value) == (
