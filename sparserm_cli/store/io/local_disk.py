@@ -148,7 +148,7 @@ def read_bytes(path: Path) -> bytes:
         CorruptStoreError: it is no file but a folder, a pipe, a device or a loop of links.
 
     """
-    return _patiently(lambda: _read(path))
+    return _retry_stale_handle(lambda: _read(path))
 
 
 def _read(path: Path) -> bytes:
@@ -190,17 +190,17 @@ def size_of(path: Path | str) -> int:
     except (FileNotFoundError, NotADirectoryError):
         return -1
     except OSError:
-        return _patiently(Path(path).stat).st_size
+        return _retry_stale_handle(Path(path).stat).st_size
 
 
 def digest_file(path: Path) -> str:
     """Return the xxh3-128 of a file's bytes in hex: for finding changed bytes, not against malice."""
-    return _patiently(lambda: _hash_file(path, xxhash.xxh3_128()))
+    return _retry_stale_handle(lambda: _hash_file(path, xxhash.xxh3_128()))
 
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes in hex, for the identity of inputs and models."""
-    return _patiently(lambda: _hash_file(path, hashlib.sha256()))
+    return _retry_stale_handle(lambda: _hash_file(path, hashlib.sha256()))
 
 
 def _hash_file(path: Path, hasher: _Hasher) -> str:
@@ -211,7 +211,7 @@ def _hash_file(path: Path, hasher: _Hasher) -> str:
     return hasher.hexdigest()
 
 
-def _patiently(read: Callable[[], T]) -> T:
+def _retry_stale_handle(read: Callable[[], T]) -> T:
     """Call `read`, again after a pause while a network file system says ESTALE (another host renamed)."""
     for attempt in range(_STALE_TRIES):
         try:
