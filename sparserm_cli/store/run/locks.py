@@ -1,10 +1,10 @@
 """Locks on a run directory that outlive no process: one full run, or several workers, never both.
 
-A lock is a file that names its holder. It appears whole and only if it is absent (`storage.create`), so
+A lock is a file that names its owner. It appears whole and only if it is absent (`storage.create`), so
 one of two racers gets it. No flock: network file systems break it.
 
-A dead holder's lock is taken over with no moment in which nobody or two hold it: the successor of a dead
-holder is whoever creates `<lock>.<digest of that holder's file>`, which only one can; it then renames its
+A dead owner's lock is taken over with no moment in which nobody or two hold it: the successor of a dead
+owner is whoever creates `<lock>.<digest of that owner's file>`, which only one can; it then renames its
 claim to the lock's own name. A claim counts only if the chain that starts at the lock still leads to it.
 """
 
@@ -26,19 +26,19 @@ from sparserm_cli.store.io.sealed_json import canonical_json
 from sparserm_cli.store.io.storage import create, make_folder, names, read_bytes, remove, rename, size_of
 
 
-class Holder(NamedTuple):
+class LockOwner(NamedTuple):
     """The process that a lock file names."""
 
     process: ProcessId
     run_id: str
 
-    def told(self) -> str:
-        """Return the holder as an error shows it."""
+    def description(self) -> str:
+        """Return the owner as an error shows it."""
         run = f" (run {self.run_id})" if self.run_id else ""
         return f"one on {self.process.host} with pid {self.process.pid}{run}"
 
 
-def parse_holder(content: bytes) -> Holder | None:
+def parse_owner(content: bytes) -> LockOwner | None:
     """Read the content of a lock file; None if it is empty, cut or names no process that there can be."""
     try:
         value = json.loads(content)
@@ -48,7 +48,7 @@ def parse_holder(content: bytes) -> Holder | None:
     texts = all(isinstance(text, str) for text in (host, boot, run_id))
     if not (texts and _is_number(pid, 1, _MOST_PID) and _is_number(ticks, -1, 2**63)):
         return None
-    return Holder(ProcessId(host, boot, pid, ticks), run_id)
+    return LockOwner(ProcessId(host, boot, pid, ticks), run_id)
 
 
 def _is_number(value: object, least: int, most: int) -> bool:
@@ -123,7 +123,7 @@ def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.
         folder: made if need be.
         name: the file's name.
         run_id: told to whoever finds the lock held.
-        wait_seconds: how long to wait for a live holder to end.
+        wait_seconds: how long to wait for a live owner to end.
 
     Raises:
         TemporaryError: a live process holds it; names host and pid.
@@ -136,9 +136,9 @@ def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.
     deadline = time.monotonic() + wait_seconds
     with ExitStack() as release:
         with disk_errors(path, len(mine)):
-            while (holder := _acquire(path, mine)) is not None:
+            while (owner := _acquire(path, mine)) is not None:
                 if time.monotonic() >= deadline:
-                    raise _held(path, holder)
+                    raise _held(path, owner)
                 time.sleep(_POLL_SECONDS)
         release.callback(_release, path, mine)
         fault_point("lock-held")
@@ -148,24 +148,24 @@ def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.
 def refuse_if_held(path: PurePath) -> None:
     """Raise TemporaryError if a live process holds the lock at `path`."""
     _, content = _end_of_chain(path)
-    holder = None if content is None else parse_holder(content)
-    if holder is not None:
-        raise _held(path, holder)
+    owner = None if content is None else parse_owner(content)
+    if owner is not None:
+        raise _held(path, owner)
 
 
-def _held(path: PurePath, holder: Holder) -> TemporaryError:
+def _held(path: PurePath, owner: LockOwner) -> TemporaryError:
     """Return the error for a lock that is held."""
     hint = f"wait for it to end (remove {path.name} only if that machine is gone)"
-    return TemporaryError(str(path), "no other run at work", holder.told(), hint)
+    return TemporaryError(str(path), "no other run at work", owner.description(), hint)
 
 
-def _acquire(path: PurePath, mine: bytes) -> Holder | None:
-    """Take the lock or return its live holder."""
+def _acquire(path: PurePath, mine: bytes) -> LockOwner | None:
+    """Take the lock or return its live owner."""
     while True:
         claim, content = _end_of_chain(path)
-        holder = None if content is None else parse_holder(content)
-        if holder is not None:
-            return holder
+        owner = None if content is None else parse_owner(content)
+        if owner is not None:
+            return owner
         if content is not None or not create(claim, mine):
             continue
         if claim == path:
@@ -181,7 +181,7 @@ def _acquire(path: PurePath, mine: bytes) -> Holder | None:
 
 
 def _chain(path: PurePath) -> Iterator[PurePath]:
-    """Yield the lock and the claims that succeed dead holders, up to the first file absent or alive."""
+    """Yield the lock and the claims that succeed dead owners, up to the first file absent or alive."""
     while True:
         yield path
         content = _content(path)
@@ -192,7 +192,7 @@ def _chain(path: PurePath) -> Iterator[PurePath]:
 
 
 def _end_of_chain(path: PurePath) -> tuple[PurePath, bytes | None]:
-    """Return the last file of the chain, and its live holder's content or None if the file is not there."""
+    """Return the last file of the chain, and its live owner's content or None if the file is not there."""
     end = list(_chain(path))[-1]
     return end, _content(end)
 
@@ -216,15 +216,15 @@ def _content(path: PurePath) -> bytes | None:
             content = read_bytes(path)
         except FileNotFoundError:
             return None
-        if parse_holder(content) is not None or time.monotonic() > deadline:
+        if parse_owner(content) is not None or time.monotonic() > deadline:
             return content
         time.sleep(_POLL_SECONDS / 10)
 
 
 def _is_stale(content: bytes) -> bool:
-    """Tell whether the holder is gone; a lock that names none was cut by a crash."""
-    holder = parse_holder(content)
-    return holder is None or is_dead(holder.process)
+    """Tell whether the owner is gone; a lock that names none was cut by a crash."""
+    owner = parse_owner(content)
+    return owner is None or is_dead(owner.process)
 
 
 def _release(path: PurePath, mine: bytes) -> None:
