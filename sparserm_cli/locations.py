@@ -32,7 +32,7 @@ class RemotePath(PurePosixPath):
         return super().__str__().replace(":/", "://", 1)
 
 
-def place(text: str | PurePath) -> PurePath:
+def parse_location(text: str | PurePath) -> PurePath:
     """Read a folder or a URL.
 
     Of fsspec's protocols only those of `OBJECT_STORES` will do. Of other object stores, such as `oss`, the

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, UInt32
 
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED
@@ -46,7 +46,7 @@ def open_capture(run: str | PurePath, *, allow_partial: bool = False) -> "Captur
         CorruptStoreError: a file is missing, empty, cut, or of another plan; names the unit.
 
     """
-    return Capture(ActivationsReader(capture_path(place(run)), allow_partial=allow_partial))
+    return Capture(ActivationsReader(capture_path(parse_location(run)), allow_partial=allow_partial))
 
 
 class Capture:

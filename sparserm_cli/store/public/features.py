@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from scipy import sparse
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.rows import check_response
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeatureBlock, FeaturesReader
@@ -35,7 +35,7 @@ def open_features(run: str | PurePath) -> "Features":
         CorruptStoreError: a file is missing, empty, cut, or of another plan; names the unit.
 
     """
-    return Features(FeaturesReader(features_path(place(run))))
+    return Features(FeaturesReader(features_path(parse_location(run))))
 
 
 class Features:
