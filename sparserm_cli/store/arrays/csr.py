@@ -145,14 +145,14 @@ def read_csr(store: CheckedStore, path: str, unit: int, rows: int, *, with_data:
     if indptr.shape != (rows + 1,) or len(indices) != indptr[-1] or len(data) != len(indices):
         found = f"{len(indptr) - 1} rows, {len(indices)} columns, {len(data)} values"
         hint = "run `sparserm verify --deep`"
-        raise CorruptStoreError(f"{store.place / path} (unit {unit})", f"{rows} rows", found, hint)
+        raise CorruptStoreError(f"{store.location / path} (unit {unit})", f"{rows} rows", found, hint)
     return Csr(data, indices, indptr)
 
 
 def _read(store: CheckedStore, path: str, unit: int) -> np.ndarray:
     """Read one whole array."""
     array = open_array(store, path)
-    with reading(f"{store.place / path} (unit {unit})"):
+    with reading(f"{store.location / path} (unit {unit})"):
         return np.asarray(array[:])
 
 
