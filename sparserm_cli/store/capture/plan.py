@@ -192,7 +192,7 @@ def plan_of(where: str, plan: Plan) -> ExtractPlan:
 
     """
     try:
-        identity, told = dict(plan.identity), plan.told
+        identity, told = dict(plan.identity), plan.metadata
         inputs = tuple(InputFact(str(path), int(size), str(sha)) for path, size, sha in told["inputs"])
         lists = {name: tuple(identity[name]) for name in ("layers", "hook_names")}
         settings = ExtractSettings(**{**identity, **lists, "inputs": inputs})

@@ -133,7 +133,7 @@ def _read_units(run: PurePath, artifact: Artifact) -> Artifact:
     store = unit_store(run, artifact.name)
     if store is None:
         raise ValueError(f"{artifact.name} has no units")
-    told: Mapping[str, Any] = store.plan.told
+    metadata: Mapping[str, Any] = store.plan.metadata
     artifact = replace(artifact, units=store.plan.units, created=str(told.get("created", "")))
     if size_of(store.root / MANIFEST) < 0:
         done, failed = store.done(), len(names(store.root / INNER / "failures"))

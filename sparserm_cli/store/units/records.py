@@ -133,7 +133,7 @@ class Plan:
     """Files written by the planner: arrays' metadata and the rows arrays."""
     parents: Mapping[str, Parent] = field(default_factory=dict)
     """Artifacts it is made from."""
-    told: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     """For people: paths, counts, dates, versions; not part of the identity."""
 
     @property
@@ -150,14 +150,14 @@ class Plan:
 
     def lineage(self, digest: str = "") -> Lineage:
         """Return what the artifact says about itself once its content digest is known."""
-        created = str(self.told.get("created", ""))
+        created = str(self.metadata.get("created", ""))
         return Lineage(self.type, self.version, self.identity, self.parents, digest, created)
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object that stands in plan.json."""
         own = self.lineage().to_json()
         del own["digest"], own["created"]  # the one is not known yet, the other stands in `told`
-        rest = {"layout": dict(self.layout), "told": dict(self.told), "files": files_to_json(self.files)}
+        rest = {"layout": dict(self.layout), "told": dict(self.metadata), "files": files_to_json(self.files)}
         return {**own, "plan_hash": self.plan_hash, **rest}
 
     @classmethod
@@ -189,7 +189,7 @@ class Manifest:
     """Of the plan it completes."""
     units: tuple[UnitRecord, ...]
     """Every unit in order."""
-    told: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     """For people: date, versions, devices; not part of the digest."""
     parents: Mapping[str, str] = field(default_factory=dict)
     """Content digests of parents that were made in the same pass, so that the plan could not know them."""
@@ -220,7 +220,7 @@ class Manifest:
             **own,
             "parents": dict(self.parents),
             "totals": totals,
-            "told": dict(self.told),
+            "told": dict(self.metadata),
             "units": units,
         }
 
