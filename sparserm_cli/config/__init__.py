@@ -87,7 +87,7 @@ __all__ = [
     "column_map",
     "default_run",
     "local_folder",
-    "place",
+    "parse_location",
 ]
 
 CONFIGS: dict[str, type[StageConfig]] = {

@@ -177,7 +177,7 @@ class PlanWriter:
         if not self.settings.dedupe:
             return kept
         firsts, _ = distinct(self._spool, kept, lambda block: (_pair_keys(block), 0))
-        return self._spool.table(kept.kind).extend(kept.at(block["place"]) for block in firsts.blocks())
+        return self._spool.table(kept.kind).extend(kept.at(block["position"]) for block in firsts.blocks())
 
     def _units(
         self, responses: DiskTable
@@ -189,7 +189,7 @@ class PlanWriter:
         starts, tokens = [0], list[int]()
         lengths, prompts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         for block in responses.blocks():
-            length = self._spool.responses.records.at(block["place"])["length"]
+            length = self._spool.responses.records.at(block["position"])["length"]
             lengths, prompts = np.append(lengths, length), np.append(prompts, block["tree"].astype(np.int64))
             cuts = cut_units(lengths, prompts, self.settings.token_cap, self.settings.response_cap)
             starts += (starts[-1] + cuts[1:-1]).tolist()

@@ -15,7 +15,7 @@ from jaxtyping import Integer, UInt32
 from sparserm_cli.store.arrays.external_sort import DiskTable, ScratchFolder, fields, groups
 from sparserm_cli.store.capture.layout import cut_units
 
-_KEYED = np.dtype([("key", "S16"), ("place", ">u8"), ("tree", ">u8")])
+_KEYED = np.dtype([("key", "S16"), ("position", ">u8"), ("tree", ">u8")])
 _TOKENS = 1 << 20
 
 
@@ -46,12 +46,12 @@ class TokenSequences:
     def column(self, order: DiskTable, field: str) -> Iterator[Integer[np.ndarray, " block"]]:
         """Yield one field of those that are wanted; `order` is as `distinct` gives it."""
         for block in order.blocks():
-            yield self.records.at(block["place"])[field]
+            yield self.records.at(block["position"])[field]
 
     def token_ids(self, order: DiskTable) -> Iterator[UInt32[np.ndarray, " tokens"]]:
         """Yield the token ids of those that are wanted, many at a time."""
         for block in order.blocks():
-            found = self.records.at(block["place"])
+            found = self.records.at(block["position"])
             numbers = np.arange(len(found), dtype=np.int32)
             for start, stop in pairwise(cut_units(found["length"], numbers, _TOKENS, _TOKENS)):
                 size = found["length"][start:stop].astype(np.int64)
@@ -100,18 +100,18 @@ def distinct(
         key, tree = keys(block)
         keyed.add(key, np.arange(start, start + len(block)), tree)
         start += len(block)
-    firsts, first = scratch.table(fields("tree", "first", "place")), np.zeros(1, np.int64)
+    firsts, first = scratch.table(fields("tree", "first", "position")), np.zeros(1, np.int64)
     for block, begins in groups(keyed.sorted(), "key"):
-        first = np.concatenate([first[-1:], block["place"][begins]])[np.cumsum(begins)]
-        firsts.add(block["tree"], first, block["place"])
+        first = np.concatenate([first[-1:], block["position"][begins]])[np.cumsum(begins)]
+        firsts.add(block["tree"], first, block["position"])
     order, numbered, last = (
-        scratch.table(fields("tree", "place")),
-        scratch.table(fields("place", "number")),
+        scratch.table(fields("tree", "position")),
+        scratch.table(fields("position", "number")),
         -1,
     )
     for block, begins in groups(firsts.sorted(), "first"):
         number = last + np.cumsum(begins)
-        order.add(block["tree"][begins], block["place"][begins])
-        numbered.add(block["place"], number)
+        order.add(block["tree"][begins], block["position"][begins])
+        numbered.add(block["position"], number)
         last = number[-1]
     return order, scratch.table("<i8").extend(block["number"] for block in numbered.sorted())

@@ -153,7 +153,7 @@ def test_digests_that_share_a_half_are_different(tmp_path: Path):
     with ScratchFolder(tmp_path / "scratch") as scratch:
         table = scratch.table("S16").extend([keys])
         order, number = distinct(scratch, table, lambda block: (block, 0))
-        assert [block["place"].tolist() for block in order.blocks()] == [[0, 1, 2]]
+        assert [block["position"].tolist() for block in order.blocks()] == [[0, 1, 2]]
         assert [block.tolist() for block in number.blocks()] == [[0, 1, 2, 0, 2]]
 
 
