@@ -169,7 +169,7 @@ def _typing_of(field: Field) -> tuple[Any, Any, Mapping[str, Any]]:
     default = None if field.default == "" and field.kind is str else field.default
     if default is None and not field.optional:
         annotation = field.kind | None
-    return annotation, default, {"parser": place} if field.kind is PurePath else {}
+    return annotation, default, {"parser": parse_location} if field.kind is PurePath else {}
 
 
 def _completion(offered: Sequence[Any]) -> Callable[[str], list[str]]:

@@ -134,7 +134,7 @@ def _read_units(run: PurePath, artifact: Artifact) -> Artifact:
     if store is None:
         raise ValueError(f"{artifact.name} has no units")
     metadata: Mapping[str, Any] = store.plan.metadata
-    artifact = replace(artifact, units=store.plan.units, created=str(told.get("created", "")))
+    artifact = replace(artifact, units=store.plan.units, created=str(metadata.get("created", "")))
     if size_of(store.root / MANIFEST) < 0:
         done, failed = store.done(), len(names(store.root / INNER / "failures"))
         detail = f"{done} of {store.plan.units} units" + (f", {failed} failed" if failed else "")
