@@ -239,7 +239,7 @@ class _LineProgress:
             return
         self.said = now
         rate = (done - self.first) / (now - self.begun)
-        told = f" of {total:,}" if total else ""
+        out_of = f" of {total:,}" if total else ""
         left = f", {duration((total - done) / rate)} left" if total else ""
-        sys.stderr.write(f"{self.title}: {done:,}{told} {self.unit}, {rate:,.0f}/s{left}\n")
+        sys.stderr.write(f"{self.title}: {done:,}{out_of} {self.unit}, {rate:,.0f}/s{left}\n")
         sys.stderr.flush()

@@ -95,9 +95,9 @@ class Lineage:
         artifact is stale because of something far upstream, that is what an error shall name.
         """
         upstream = {
-            f"{name}.{one}": value
+            f"{name}.{field_name}": value
             for name, parent in self.parents.items()
-            for one, value in parent.identity.items()
+            for field_name, value in parent.identity.items()
         }
         return Parent(self.digest, {**upstream, **self.identity})
 

@@ -62,9 +62,9 @@ def check_csr(csr: Csr, rows: int, d_sae: int) -> None:
 def _shape_problem(csr: Csr, rows: int, d_sae: int) -> str:
     """Return what is wrong with the types and bounds, "" if nothing."""
     kinds = np.dtype(np.float32), index_type(d_sae), np.dtype(np.int64)
-    found = csr.data.dtype, csr.indices.dtype, csr.indptr.dtype
-    if found != kinds:
-        return f"types {found} instead of {kinds}"
+    types = csr.data.dtype, csr.indices.dtype, csr.indptr.dtype
+    if types != kinds:
+        return f"types {types} instead of {kinds}"
     if csr.indptr.shape != (rows + 1,) or csr.indptr[0] != 0 or (np.diff(csr.indptr) < 0).any():
         return f"indptr of {csr.indptr.shape} does not bound {rows} rows"
     if csr.data.shape != csr.indices.shape or csr.data.shape != (int(csr.indptr[-1]),):

@@ -140,7 +140,7 @@ class PlanWriter:
 
         """
         if not len(self._spool.responses):
-            where = ", ".join(one.path for one in self.settings.inputs) or "the input"
+            where = ", ".join(recorded.path for recorded in self.settings.inputs) or "the input"
             hint = "see rejects, or name another file"
             raise BadInputError(where, "at least one response", "no rows", hint)
         order = self._order()

@@ -51,12 +51,12 @@ class TokenSequences:
     def token_ids(self, order: DiskTable) -> Iterator[UInt32[np.ndarray, " tokens"]]:
         """Yield the token ids of those that are wanted, many at a time."""
         for block in order.blocks():
-            found = self.records.at(block["position"])
-            numbers = np.arange(len(found), dtype=np.int32)
-            for start, stop in pairwise(cut_units(found["length"], numbers, _TOKENS, _TOKENS)):
-                size = found["length"][start:stop].astype(np.int64)
+            records = self.records.at(block["position"])
+            numbers = np.arange(len(records), dtype=np.int32)
+            for start, stop in pairwise(cut_units(records["length"], numbers, _TOKENS, _TOKENS)):
+                size = records["length"][start:stop].astype(np.int64)
                 if size.any():
-                    shift = found["offset"][start:stop] - (np.cumsum(size) - size)
+                    shift = records["offset"][start:stop] - (np.cumsum(size) - size)
                     yield self._ids.at(np.repeat(shift, size) + np.arange(size.sum()))
 
 

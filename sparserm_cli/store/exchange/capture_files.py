@@ -102,8 +102,8 @@ def _write_pooled(target: Path, capture: ActivationsReader) -> None:
     needed = sum(values.nbytes for values in arrays.values())
     with atomic_file(target, needed) as part, part.open("wb") as out:
         if target.suffix.lower() == ".npz":
-            told: dict[str, Any] = {name: np.array(text) for name, text in about.items()}
-            np.savez(out, allow_pickle=False, **arrays, **told)
+            texts: dict[str, Any] = {name: np.array(text) for name, text in about.items()}
+            np.savez(out, allow_pickle=False, **arrays, **texts)
         else:
             from safetensors.numpy import save
 

@@ -83,16 +83,16 @@ class FeaturesPlan:
             UsageError: the layer was not encoded.
 
         """
-        for one in self.saes:
-            if one.layer == layer:
-                return one
+        for sae in self.saes:
+            if sae.layer == layer:
+                return sae
         shown = ", ".join(map(str, self.layers))
         raise UsageError("--layer", f"one of {shown}", str(layer), "or encode with an SAE of that layer")
 
 
 def features_identity(saes: Sequence[SAEFacts]) -> dict[str, Any]:
     """Return field to JSON value of an encoding: `sae`, `sae_digest`, `d_sae`, ..., one value a layer."""
-    lists = {one.name: [getattr(sae, one.name) for sae in saes] for one in fields(SAEFacts)}
+    lists = {item.name: [getattr(sae, item.name) for sae in saes] for item in fields(SAEFacts)}
     return {"sae": lists.pop("name"), "sae_digest": lists.pop("digest"), **lists}
 
 
@@ -130,13 +130,13 @@ def plan_features(
             if name not in TOKEN_IDS:
                 write_array(store, name, capture.rows.length(name), capture.rows.blocks(name))
         fault_point("plan-rows-written")
-        told = {
+        metadata = {
             "created": now(),
             "packages": package_versions(),
         }
         identity, layout = features_identity(saes), vars(capture.plan.layout)
         parents = {ACTIVATIONS: capture.lineage.as_parent()}
-        plan = Plan(FEATURES, VERSION, identity, layout, inventory(part), parents, told)
+        plan = Plan(FEATURES, VERSION, identity, layout, inventory(part), parents, metadata)
         write_plan(part, plan)
         fault_point("plan-before-rename")
     fault_point("plan-renamed")

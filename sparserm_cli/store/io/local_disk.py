@@ -288,5 +288,5 @@ def _system_error(error: Exception) -> int:
     """Return the number of the system's error, which safetensors only spells in its text; 0 for none."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _SPELLED.search(str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(found["number"]) if found else 0
+    match = _SPELLED.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(match["number"]) if match else 0

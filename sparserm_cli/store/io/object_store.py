@@ -198,10 +198,10 @@ def names(folder: PurePath) -> list[str]:
     """Return the names right below a prefix."""
     try:
         with remote_errors(folder):
-            found = filesystem(folder).ls(str(folder), detail=False)
+            paths = filesystem(folder).ls(str(folder), detail=False)
     except FileNotFoundError:
         return []
-    return [PurePath(one).name for one in found]
+    return [PurePath(path).name for path in paths]
 
 
 def bytes_below(folder: PurePath) -> int:

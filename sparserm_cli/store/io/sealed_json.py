@@ -130,7 +130,7 @@ def write_sealed(path: PurePath, value: Mapping[str, Any]) -> None:
 
     """
     sealed = {**value, SEAL: _seal(value)}
-    fields = (f"{json.dumps(name)}: {json.dumps(one, allow_nan=False)}" for name, one in sealed.items())
+    fields = (f"{json.dumps(name)}: {json.dumps(item, allow_nan=False)}" for name, item in sealed.items())
     write_atomic(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode("ascii"))
 
 
@@ -142,9 +142,9 @@ def read_sealed(path: PurePath, hint: str = "remove it and run the stage again")
 
     """
     value = read_json(path, hint)
-    found, expected = value.pop(SEAL, None), _seal(value)
-    if found != expected:
-        raise CorruptStoreError(str(path), f"seal {expected}", f"{found}", hint)
+    seal, expected = value.pop(SEAL, None), _seal(value)
+    if seal != expected:
+        raise CorruptStoreError(str(path), f"seal {expected}", f"{seal}", hint)
     return value
 
 

@@ -94,9 +94,9 @@ class Capture:
         Columns: `row` of the data from 1, number of the `chosen` and of the `rejected` response, number of
         their `prompt`, and `group`, which is equal for equal prompts: a split must not separate it.
         """
-        found, rows = self._reader.pairs(), self._reader.rows
-        prompt = rows.response_prompt[found.chosen]
-        columns = {"row": found.row, "chosen": found.chosen, "rejected": found.rejected, "prompt": prompt}
+        pairs, rows = self._reader.pairs(), self._reader.rows
+        prompt = rows.response_prompt[pairs.chosen]
+        columns = {"row": pairs.row, "chosen": pairs.chosen, "rejected": pairs.rejected, "prompt": prompt}
         return Table.of({**columns, "group": rows.prompt_group[prompt]})
 
     @cached_property

@@ -130,10 +130,10 @@ class Features:
 
         `token` counts from 0 in its response; errors as of `tokens`.
         """
-        found = self.matrix(layer).tocoo()
-        response = np.searchsorted(self.offsets, found.row, side="right") - 1
-        token = found.row - self.offsets[response]
-        columns = {"response": response, "token": token, "feature": found.col, "value": found.data}
+        matrix = self.matrix(layer).tocoo()
+        response = np.searchsorted(self.offsets, matrix.row, side="right") - 1
+        token = matrix.row - self.offsets[response]
+        columns = {"response": response, "token": token, "feature": matrix.col, "value": matrix.data}
         return Table.of(columns)
 
     def _csr(self, layer: int, block: FeatureBlock, start: int, stop: int) -> sparse.csr_array:

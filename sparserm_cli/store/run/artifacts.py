@@ -151,11 +151,11 @@ def is_made(run: PurePath, wanted: Lineage) -> bool:
 
     Its digest is not compared: it follows from these.
     """
-    found = read_artifact(run, wanted.type).lineage
-    if found is None or set(found.parents) != set(wanted.parents):
+    present = read_artifact(run, wanted.type).lineage
+    if present is None or set(present.parents) != set(wanted.parents):
         return False
-    parents = all(found.parents[name].digest == one.digest for name, one in wanted.parents.items())
-    return parents and first_difference(found.identity, wanted.identity) is None
+    parents = all(present.parents[name].digest == parent.digest for name, parent in wanted.parents.items())
+    return parents and first_difference(present.identity, wanted.identity) is None
 
 
 def recorded_files(artifact: Artifact) -> tuple[FileFact, ...]:

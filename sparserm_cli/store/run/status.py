@@ -34,7 +34,7 @@ class Status:
 
     def __getitem__(self, name: str) -> Artifact:
         """Return the artifact of that name."""
-        return next(one for one in self.artifacts if one.name == name)
+        return next(artifact for artifact in self.artifacts if artifact.name == name)
 
 
 def status(run: PurePath, *, deep: bool = False) -> Status:
@@ -83,14 +83,14 @@ def _beside_inputs(run: PurePath, artifact: Artifact, *, deep: bool) -> Artifact
         plan = plan_of(str(store.root), store.plan)
         if changed := _changed_size(plan, run):
             return replace(artifact, state=STALE, detail=changed)
-        total = sum(one.bytes for one in plan.settings.inputs)
+        total = sum(recorded.bytes for recorded in plan.settings.inputs)
         if total > READ_BYTES and not deep:
-            told = f"{total:,} bytes of input were not read: `sparserm status --deep` and every stage do so"
-            return replace(artifact, detail=told)
+            detail = f"{total:,} bytes of input were not read: `sparserm status --deep` and every stage do so"
+            return replace(artifact, detail=detail)
         check_inputs(plan, run)
     except IncompatibleError as error:
-        told = f"{error.where}: {error.expected} was read, is {error.found}"
-        return replace(artifact, state=STALE, detail=told)
+        detail = f"{error.where}: {error.expected} was read, is {error.found}"
+        return replace(artifact, state=STALE, detail=detail)
     except CorruptStoreError as error:
         return replace(artifact, state=CORRUPT, detail=str(error))
     return artifact
@@ -98,11 +98,11 @@ def _beside_inputs(run: PurePath, artifact: Artifact, *, deep: bool) -> Artifact
 
 def _changed_size(plan: ExtractPlan, run: PurePath) -> str:
     """Return which input file has another size; "" if none has or it is gone."""
-    for one in plan.settings.inputs:
-        path = input_path(run, one)
+    for recorded in plan.settings.inputs:
+        path = input_path(run, recorded)
         size = size_of(path)
-        if size not in (-1, one.bytes):
-            return f"{path}: {one.bytes:,} bytes were read, is {size:,} bytes"
+        if size not in (-1, recorded.bytes):
+            return f"{path}: {recorded.bytes:,} bytes were read, is {size:,} bytes"
     return ""
 
 

@@ -36,7 +36,7 @@ class Checked:
     @property
     def repairable(self) -> bool:
         """Whether doing units again mends all of it."""
-        return all(one.repairable for one in self.damage)
+        return all(damage.repairable for damage in self.damage)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Verification:
     @property
     def damaged(self) -> tuple[Checked, ...]:
         """Those with damage."""
-        return tuple(one for one in self.artifacts if one.damage)
+        return tuple(checked for checked in self.artifacts if checked.damage)
 
     def raise_if_damaged(self) -> None:
         """Raise CorruptStoreError telling the first damage and how much more there is."""
@@ -60,7 +60,7 @@ class Verification:
         checked = self.damaged[0]
         first = checked.damage[0]
         unit = "" if first.unit is None else f" (unit {first.unit})"
-        more = sum(len(one.damage) for one in self.damaged) - 1
+        more = sum(len(artifact.damage) for artifact in self.damaged) - 1
         found = first.found + (f" (and {more} more files)" if more else "")
         hint = "run `sparserm repair`" if checked.repairable else f"run `{checked.artifact.rebuild_command}`"
         raise CorruptStoreError(f"{checked.artifact.path / first.path}{unit}", first.expected, found, hint)
@@ -91,13 +91,15 @@ def verify(run: PurePath, *, deep: bool = False) -> Verification:
 
     """
     artifacts = status(run).artifacts
-    if all(one.state == ABSENT for one in artifacts):
+    if all(artifact.state == ABSENT for artifact in artifacts):
         there = names(run)
         found = f"{len(there)} other entries" if there else "nothing"
         hint = "correct --run, or run `sparserm extract` first"
         raise IncompatibleError(str(run), "a run directory with artifacts", found, hint)
-    present = [one for one in artifacts if one.state not in (ABSENT, INCOMPATIBLE)]
-    return Verification(deep, tuple(Checked(one, _damage(run, one, deep=deep)) for one in present))
+    present = [artifact for artifact in artifacts if artifact.state not in (ABSENT, INCOMPATIBLE)]
+    return Verification(
+        deep, tuple(Checked(artifact, _damage(run, artifact, deep=deep)) for artifact in present)
+    )
 
 
 def repair(run: PurePath) -> tuple[Repaired, ...]:
@@ -113,7 +115,7 @@ def repair(run: PurePath) -> tuple[Repaired, ...]:
     """
     verify(run)  # before a lock makes the directory
     with run_lock(run):
-        return tuple(_repair(run, one) for one in verify(run, deep=True).damaged)
+        return tuple(_repair(run, checked) for checked in verify(run, deep=True).damaged)
 
 
 def _damage(run: PurePath, artifact: Artifact, *, deep: bool) -> tuple[Damage, ...]:

@@ -68,8 +68,8 @@ def check(store: UnitStore, *, deep: bool) -> list[Damage]:
     def check_unit(unit: int) -> list[Damage]:
         return list(_check_unit(store, unit, records.get(unit), deep=deep))
 
-    for found in for_each(store.root, check_unit, range(store.plan.units)):
-        damage += found
+    for unit_damage in for_each(store.root, check_unit, range(store.plan.units)):
+        damage += unit_damage
     if manifest is not None and len(manifest.units) != store.plan.units:
         units = f"{store.plan.units} units", f"{len(manifest.units)}"
         damage.append(Damage(MANIFEST, None, *units))
@@ -154,4 +154,4 @@ def open_complete(store: UnitStore) -> Manifest:
 
 def damaged_units(damage: Sequence[Damage]) -> list[int]:
     """Return the units to be done again; all damage that no unit can mend is left out."""
-    return sorted({one.unit for one in damage if one.unit is not None})
+    return sorted({item.unit for item in damage if item.unit is not None})

@@ -56,11 +56,11 @@ class UnitFacts:
             raise ValueError("seconds and absmax are finite")
         return cls(
             rows=int(value["rows"]),
-            rejected=tuple(int(one) for one in value["rejected"]),
+            rejected=tuple(int(number) for number in value["rejected"]),
             absmax=absmax,
             device=str(value["device"]),
             dtype=str(value["dtype"]),
-            batch_sizes=tuple(int(one) for one in value["batch_sizes"]),
+            batch_sizes=tuple(int(number) for number in value["batch_sizes"]),
             halvings=int(value["halvings"]),
             seconds=seconds,
         )
@@ -170,12 +170,12 @@ class Plan:
         """
         lineage = Lineage.from_json(where, {**value, "digest": ""})
         try:
-            layout, told = dict(value["layout"]), dict(value["told"])
+            layout, metadata = dict(value["layout"]), dict(value["told"])
             files, recorded = files_from_json(value["files"]), str(value["plan_hash"])
             int(layout["units"])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptStoreError(where, "a plan", repr(error), _HINT) from None
-        plan = cls(lineage.type, lineage.version, lineage.identity, layout, files, lineage.parents, told)
+        plan = cls(lineage.type, lineage.version, lineage.identity, layout, files, lineage.parents, metadata)
         if plan.plan_hash != recorded:
             raise CorruptStoreError(where, f"plan hash {recorded}", plan.plan_hash, _HINT)
         return plan
@@ -249,5 +249,5 @@ def _content(files: Sequence[FileFact]) -> list[list[Any]]:
     Arrays' metadata are not, since zarr versions spell them differently; nor are the words of the rejects.
     """
     return files_to_json(
-        [one for one in files if not one.path.endswith(METADATA_NAME) and one.path != REJECTS]
+        [file for file in files if not file.path.endswith(METADATA_NAME) and file.path != REJECTS]
     )

@@ -130,9 +130,11 @@ class UnitStore:
 
         """
         fault_point("unit-written")
-        found = tuple(self._read_back(unit, path, written or {}) for path in sorted(files))
+        facts_read_back = tuple(self._read_back(unit, path, written or {}) for path in sorted(files))
         fault_point("unit-read-back")
-        receipt = Receipt(unit, self.plan_hash, facts, found, self.run_id, self._attempts.get(unit, 1))
+        receipt = Receipt(
+            unit, self.plan_hash, facts, facts_read_back, self.run_id, self._attempts.get(unit, 1)
+        )
         make_folder(self.root / INNER / "receipts")
         write_sealed(self._receipt_path(unit), receipt.to_json())
         fault_point("receipt-written")
@@ -142,13 +144,13 @@ class UnitStore:
     def _read_back(self, unit: int, path: str, written: Mapping[str, FileFact]) -> FileFact:
         """Return what is on the disk at `path`, which must be what was written."""
         size = size_of(self.root / path)
-        found = FileFact(path, size, digest_file(self.root / path) if size >= 0 else "")
-        expected = written.get(path, found)
-        if size < 0 or found != expected:
+        fact = FileFact(path, size, digest_file(self.root / path) if size >= 0 else "")
+        expected = written.get(path, fact)
+        if size < 0 or fact != expected:
             where = f"{self.root / path} (unit {unit})"
-            told = f"{expected.size} bytes {expected.xxh3_128}", f"{size} bytes {found.xxh3_128}"
-            raise CorruptStoreError(where, told[0], told[1], f"the disk is not to be trusted; {_REPAIR}")
-        return found
+            shown = f"{expected.size} bytes {expected.xxh3_128}", f"{size} bytes {fact.xxh3_128}"
+            raise CorruptStoreError(where, shown[0], shown[1], f"the disk is not to be trusted; {_REPAIR}")
+        return fact
 
     def record_failure(self, unit: int, error: str) -> bool:
         """Write down why `unit` could not be computed; tell whether this run gives it up (third time)."""
@@ -157,12 +159,12 @@ class UnitStore:
         make_folder(path.parent)
         tries = [*before, {"run_id": self.run_id, "error": error}]
         write_sealed(path, {"unit": unit, "tries": tries})
-        return sum(one["run_id"] == self.run_id for one in tries) >= TRIES
+        return sum(failure["run_id"] == self.run_id for failure in tries) >= TRIES
 
     def failures(self, unit: int) -> list[dict[str, str]]:
         """Return the failed tries of `unit`, each with `run_id` and `error`; none if they cannot be read."""
         try:
-            return [dict(one) for one in read_sealed(self._failure_path(unit))["tries"]]
+            return [dict(failure) for failure in read_sealed(self._failure_path(unit))["tries"]]
         except CorruptStoreError:
             return []
 
@@ -197,16 +199,18 @@ class UnitStore:
 
     def _write_manifest(self, receipts: Sequence[Receipt], parents: Mapping[str, str]) -> Manifest:
         """Write the manifest over all receipts."""
-        units = tuple(UnitRecord(one.facts.rows, one.facts.rejected, one.files) for one in receipts)
-        told = {
+        units = tuple(
+            UnitRecord(receipt.facts.rows, receipt.facts.rejected, receipt.files) for receipt in receipts
+        )
+        metadata = {
             "completed": now(),
             "packages": package_versions(),
-            "devices": sorted({one.facts.device for one in receipts}),
-            "seconds": round(sum(one.facts.seconds for one in receipts), 3),
-            "absmax": max((one.facts.absmax for one in receipts), default=0.0),
-            "halvings": sum(one.facts.halvings for one in receipts),
+            "devices": sorted({receipt.facts.device for receipt in receipts}),
+            "seconds": round(sum(receipt.facts.seconds for receipt in receipts), 3),
+            "absmax": max((receipt.facts.absmax for receipt in receipts), default=0.0),
+            "halvings": sum(receipt.facts.halvings for receipt in receipts),
         }
-        manifest = Manifest(self.plan_hash, units, told, parents)
+        manifest = Manifest(self.plan_hash, units, metadata, parents)
         fault_point("manifest-before")
         write_sealed(self.root / MANIFEST, manifest.to_json())
         fault_point("manifest-written")
