@@ -15,6 +15,7 @@ from sparserm_cli.cli.toml_settings import read_settings, settings_reader
 from sparserm_cli.config import DEFAULT_RUN, StageConfig
 from sparserm_cli.config.option import OUTPUT, Field, declared_fields
 from sparserm_cli.console import Output
+from sparserm_cli.locations import parse_location
 
 BodyType = TypeVar("BodyType", bound=Callable[..., None])
 

@@ -186,9 +186,9 @@ def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = (
 def _choice(choice: Mapping[str, Any]) -> str:
     """Tell among which settings of the head was chosen, and how."""
     rows = ["| setting | pooling | head | loss | accuracy | n |", "|---|---|---|---|---|---|"]
-    for setting_result in choice["tried"]:
-        setting = f"{setting_result['name']} | {setting_result['pool']} | {setting_result['head']} | {setting_result['loss']}"
-        rows.append(f"| {setting} | {setting_result['accuracy']:.3f} | {setting_result['pairs']:,} |")
+    for tried in choice["tried"]:
+        setting = f"{tried['name']} | {tried['pool']} | {tried['head']} | {tried['loss']}"
+        rows.append(f"| {setting} | {tried['accuracy']:.3f} | {tried['pairs']:,} |")
     return _CHOICE.format(chosen=choice["chosen"], folds=choice["folds"], table="\n".join(rows))
 
 
@@ -207,7 +207,8 @@ def _table(metrics: Sequence[Mapping[str, Any]]) -> str:
     for metric in metrics:
         interval = f"{metric['low']:.3f} to {metric['high']:.3f}"
         rows.append(
-            f"| {metric['scorer']} | {metric['split']} | {metric['accuracy']:.3f} | {interval} | {metric['pairs']:,} |"
+            f"| {metric['scorer']} | {metric['split']} | {metric['accuracy']:.3f} | {interval} "
+            f"| {metric['pairs']:,} |"
         )
     return "\n".join(rows)
 
