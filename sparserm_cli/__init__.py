@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sparserm_cli.library import encode, evaluate, extract, fit, frequency, select
+    from sparserm_cli.models.head.classifier import SparseRewardClassifier
     from sparserm_cli.models.reward_model import RewardModel
     from sparserm_cli.store.public.capture import open_capture
     from sparserm_cli.store.public.directions import open_directions
@@ -17,15 +19,29 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "RewardModel",
+    "SparseRewardClassifier",
     "__version__",
+    "encode",
+    "evaluate",
+    "extract",
+    "fit",
+    "frequency",
     "open_capture",
     "open_directions",
     "open_features",
     "open_frequency",
+    "select",
 ]
 
 _MODULE_OF = {
+    "encode": "library",
+    "evaluate": "library",
+    "extract": "library",
+    "fit": "library",
+    "frequency": "library",
+    "select": "library",
     "RewardModel": "models.reward_model",
+    "SparseRewardClassifier": "models.head.classifier",
     "open_capture": "store.public.capture",
     "open_directions": "store.public.directions",
     "open_features": "store.public.features",

@@ -14,7 +14,7 @@ from typing import Any
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import SparseRMError, StoppedError
-from sparserm_cli.formatting import duration, strict
+from sparserm_cli.formatting import duration, one_line, plain, strict
 
 
 class Output:
@@ -32,12 +32,21 @@ class Output:
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
 
-    def result(self, data: Mapping[str, Any], text: str) -> None:
-        """Print a command's result: `data` as JSON where asked for, else `text`."""
+    def result(self, data: Mapping[str, Any], text: str, *, styled: bool = False) -> None:
+        """Print a command's result: `data` as JSON where asked for, else `text`.
+
+        Args:
+            data: what to print as JSON.
+            text: the same for people.
+            styled: whether `text` holds colours, and nothing of others that has not been made plain.
+
+        """
         Output.printed = True
-        sys.stdout.write(
-            (json.dumps(strict(data), ensure_ascii=False, allow_nan=False) if self.as_json else text) + "\n"
-        )
+        if self.as_json:
+            text = plain(json.dumps(strict(data), ensure_ascii=False, allow_nan=False))
+        elif not styled:
+            text = plain(text)
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def table(
@@ -52,13 +61,15 @@ class Output:
 
         table = Table(box=None, pad_edge=False)
         for number, column in enumerate(columns):
-            table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+            table.add_column(
+                one_line(column), justify="left" if number == 0 else "right", no_wrap=number == 0
+            )
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(one_line, row))
         width = None if sys.stdout.isatty() else 120
         # A title of rich's own would be broken to the table's width.
         console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
-        console.print(*([title, table] if title else [table]), sep="\n", soft_wrap=True)
+        console.print(*([plain(title), table] if title else [table]), sep="\n", soft_wrap=True)
 
     def written(self, output: str, data: Mapping[str, Any], text: str) -> None:
         """Tell what a file of results holds; in passing where `output` is "-", stdout being that file."""
@@ -70,7 +81,7 @@ class Output:
     def note(self, text: str) -> None:
         """Say something in passing, on stderr."""
         if not self.quiet:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(plain(text) + "\n")
             sys.stderr.flush()
 
     @contextmanager
@@ -97,6 +108,7 @@ class Output:
 
         On a terminal a bar; elsewhere (a log file) one plain line every ten seconds.
         """
+        title = one_line(title)
         if self.quiet:
             yield _silent
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
@@ -108,7 +120,7 @@ class Output:
 
 def error(problem: SparseRMError | StoppedError, *, as_json: bool = False) -> None:
     """Print an error's one line on stderr, and with `as_json` the error as one JSON object on stdout."""
-    sys.stderr.write("sparserm: " + " ".join(str(problem).split("\n")) + "\n")
+    sys.stderr.write(f"sparserm: {one_line(str(problem))}\n")
     sys.stderr.flush()
     if as_json:
         error_object(problem)

@@ -1,6 +1,7 @@
-"""Plain text for numbers: sizes, durations, percentages, counts of rows."""
+"""Plain text: numbers as people read them, and names of others without what steers a terminal."""
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,26 @@ def strict(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+# Controls except tab and line feed, marks that turn the direction of text, line separators, half surrogates.
+_STEERING = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def plain(text: str) -> str:
+    r"""Return text in which whatever steers a terminal, or cannot be written to it, is spelled as `\u001b`.
+
+    Names, ids and messages come from files and servers of other people. JSON that is written in this way is
+    JSON for the same value.
+    """
+    return _STEERING.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+
+
+def one_line(text: str) -> str:
+    """Return `plain` text without line ends and tabs."""
+    return plain(" ".join(re.split(r"[\n\t]", text)))
 
 
 def size(count: float) -> str:

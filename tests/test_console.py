@@ -88,3 +88,34 @@ def test_phases_name_the_work(capsys, monkeypatch):
         "reading: 200 rows, 10/s",
         "training: 50 of 100 rows, 2/s, 20 s left",
     ]
+
+
+HOSTILE = "\x1b]0;x\x07a\x9b2Jb\rc\u202ed\ud800e\x7f"
+TAME = r"\u001b]0;x\u0007a\u009b2Jb\u000dc\u202ed\ud800e\u007f"
+
+
+def test_row_89_no_name_steers_the_terminal(capsys):
+    """Whatever is printed wherever: results, tables, notes, progress and errors."""
+    out = Output()
+    out.result({}, HOSTILE)
+    out.table({}, HOSTILE, [HOSTILE], [[f"{HOSTILE}\nforged"]])
+    out.note(HOSTILE)
+    console.error(UsageError(f"{HOSTILE}\nforged", "a", "b", "c"))
+    printed, said = capsys.readouterr()
+    lines = [line.strip() for line in printed.splitlines()]
+    assert lines == [TAME, TAME, TAME, f"{TAME} forged"]
+    assert said == f"{TAME}\nsparserm: {TAME} forged: expected a, found b; c\n"
+
+
+def test_row_89_json_keeps_the_value(capsys):
+    """Spelled in ASCII where a terminal would obey it."""
+    Output(as_json=True).result({"name": HOSTILE, "word": "größer"}, "")
+    printed = capsys.readouterr().out
+    assert printed == '{"name": "' + TAME.replace(r"\u000d", r"\r") + '", "word": "größer"}\n'
+    assert json.loads(printed) == {"name": HOSTILE, "word": "größer"}
+
+
+def test_row_89_colours_of_our_own_stay(capsys):
+    """The tokens of an explanation, whose texts have been made plain."""
+    Output().result({}, "\x1b[31mred\x1b[0m", styled=True)
+    assert capsys.readouterr().out == "\x1b[31mred\x1b[0m\n"

@@ -22,8 +22,9 @@ from typing import Any
 
 import torch
 
-from sparserm_cli.models.sae import SparseAutoencoder, load_sae
-from sparserm_cli.models.sae_encode import SparseEncoder
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+from sparserm_cli.models.sae.load import load_sae
+from sparserm_cli.models.sae.sparse_encoder import SparseEncoder
 
 SHIPPED = Path(__file__).parents[1] / "sae" / "smollm2-135m"
 BOUNDS = {"relu": 1.3, "jumprelu": 1.3, "topk": 1.6}
@@ -102,7 +103,7 @@ def ways(shipped: SparseAutoencoder, x: torch.Tensor) -> dict[str, Callable[[], 
 
 def saelens_encode(x: torch.Tensor) -> Callable[[], Any]:
     """Return SAELens' encode of the shipped SAE, which leaves a dense matrix."""
-    from sparserm_cli.models.sae_lens_bridge import quiet_imports
+    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
 
     with quiet_imports():
         from sae_lens import SAE

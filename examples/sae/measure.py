@@ -13,9 +13,8 @@ from pathlib import Path
 
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_check import measure
-from sparserm_cli.models.sae_tokens import SinkRule
+from sparserm_cli.models.sae.load import load_sae
+from sparserm_cli.models.sae.quality import SinkRule, measure
 from sparserm_cli.stages.train_sae.text_source import TextReading, text_source
 
 CONTEXT_SIZE = 1024

@@ -94,5 +94,11 @@ def _one_response(row: EncodedExample, number: int) -> EncodedExample:
     if number > len(row.responses):
         where, expected = f"row {example.row}: --response", f"a number from 1 to {len(row.responses)}"
         raise BadInputError(where, expected, str(number), "choose one")
-    alone = example._replace(responses=example.responses[at], sides=example.sides[at])
+    alone = example._replace(
+        responses=example.responses[at],
+        sides=example.sides[at],
+        turns=example.turns[at],
+        better=(),
+        margins=(),
+    )
     return row._replace(example=alone, responses=row.responses[at])

@@ -12,6 +12,7 @@ from sparserm_cli import __version__, console
 from sparserm_cli.cli.builder import COMMANDS
 from sparserm_cli.cli.commands import MODULES
 from sparserm_cli.cli.panels import PanelCommand, PanelGroup, context_settings
+from sparserm_cli.cli.second_signal import end_at_second_signal
 from sparserm_cli.errors import SparseRMError, StoppedError, UsageError
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ for name, declared in COMMANDS.items():
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes one line on stderr and its exit code."""
+    end_at_second_signal()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     switches: dict[str, Any] = {"json": "--json" in sys.argv}

@@ -27,21 +27,27 @@ class SAERecipe:
     """Settings of one training, which stand in the SAE's metadata."""
 
     architecture: Annotated[
-        Literal["topk", "batchtopk", "jumprelu"],
-        Option("Kind of SAE, by SAELens' names; a batchtopk SAE is saved as jumprelu.", TRAINING),
-    ] = "topk"
-    d_sae: Annotated[int | None, Option("Number of latents.", TRAINING, check=SIZE, shown="8 times d_in")] = (
-        None
-    )
+        Literal["topk", "batchtopk", "jumprelu"] | None,
+        Option(
+            "Kind of SAE, by SAELens' names; a batchtopk SAE is saved as jumprelu.",
+            TRAINING,
+            shown="topk, or that of --from",
+        ),
+    ] = None
+    d_sae: Annotated[
+        int | None,
+        Option("Number of latents.", TRAINING, check=SIZE, shown="8 times d_in, or that of --from"),
+    ] = None
     k: Annotated[
-        int,
+        int | None,
         Option(
             "Number of latents active per token: at most (topk), on average (batchtopk) or aimed at "
             "(jumprelu).",
             TRAINING,
             check=SIZE,
+            shown="64, or that of --from",
         ),
-    ] = 64
+    ] = None
     steps: Annotated[int, Option("Number of optimiser steps.", TRAINING, check=SIZE)] = 4000
     batch_rows: Annotated[int, Option("Number of tokens per step.", TRAINING, check=SIZE)] = 1024
     lr: Annotated[
@@ -100,7 +106,7 @@ class SAERecipe:
 
 @dataclass(frozen=True)
 class TrainSAEConfig(StageConfig, SAERecipe):
-    """`train-sae`: an SAE for a model that has none."""
+    """`train-sae`: an SAE for a model that has none, or one of another model trained on."""
 
     data: Annotated[
         tuple[str, ...],
@@ -116,7 +122,22 @@ class TrainSAEConfig(StageConfig, SAERecipe):
     output: Annotated[Path, Option("Folder of the new SAE.", OUTPUT, required=True, path="always")] = Path()
     layer: Annotated[
         int | None,
-        Option("Transformer block, counted from 0, whose output the SAE encodes.", MODEL, shown="the run's"),
+        Option(
+            "Transformer block, counted from 0, whose output the SAE encodes.",
+            MODEL,
+            shown="the run's, or that of --from",
+        ),
+    ] = None
+    start: Annotated[
+        str | None,
+        Option(
+            "SAE whose training is continued on this model and text, such as one of the base model: a "
+            "folder, or RELEASE/SAE_ID of SAELens.",
+            TRAINING,
+            flag="--from",
+            path="perhaps",
+            shown="random weights",
+        ),
     ] = None
     model: shared.Model = DEFAULT_MODEL
     tests: Annotated[
@@ -136,6 +157,9 @@ class TrainSAEConfig(StageConfig, SAERecipe):
     split: shared.Split = "train"
     template: shared.Template = None
     device: shared.Device = "auto"
+    allow_pickle: Annotated[
+        bool, Option("Read a .pt file of the SAE to start from, with weights_only.", MODEL)
+    ] = False
     offline: shared.Offline = False
 
     @property

@@ -13,12 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 from jaxtyping import UInt32
 from tokenizers import Encoding, Tokenizer, processors
 
 from sparserm_cli.data.example import Example, Message
+from sparserm_cli.data.messages import MEANT
+from sparserm_cli.data.rendering.renderer import RENDERER, RenderError, RenderRequest
 from sparserm_cli.errors import IncompatibleError, UsageError
 
 RAW = "raw"
@@ -31,6 +32,16 @@ class Rendered(str):
     """A prompt that has been through the chat template already, and is taken as it is."""
 
     __slots__ = ()
+
+
+class RenderedExample(NamedTuple):
+    """One example as the text that the model sees."""
+
+    example: Example
+    prompt: str
+    """Everything before the responses."""
+    responses: tuple[str, ...]
+    """Each response, without what ends its turn."""
 
 
 class EncodedResponse(NamedTuple):
@@ -84,19 +95,36 @@ class PromptTemplate:
         """Whether texts begin with the BOS token, written or not."""
         # Neither special tokens nor trimmed offsets: the offsets must tile the text.
         self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
+        self._special_tokens = {
+            name: list(map(str, token)) if isinstance(token, list | tuple) else str(token)
+            for name, token in tokenizer.special_tokens_map.items()
+        }
+        self._jinja = self.jinja
+        if self._jinja is not None:
+            RENDERER.start()  # it is there when the model is
 
     @property
     def bos(self) -> str:
         """The token that texts begin with; "" if the model has none."""
         return str(self._tokenizer.bos_token or "")
 
+    def is_marked(self, text: str) -> bool:
+        """Whether a text holds a control token, so that it is no plain words."""
+        return any(token in text for token in self._tokenizer.get_added_vocab())
+
     @property
     def eos(self) -> str:
         """The token that ends a response; "" if the model has none."""
         return str(self._tokenizer.eos_token or "")
 
-    def render(self, prompt: tuple[Message, ...] | str) -> str:
+    def render(self, prompt: tuple[Message, ...] | str, tools: str = "") -> str:
         """Return the prompt as the model sees it, up to where the response begins.
+
+        A prompt that ends in an assistant's turn is continued: the response is the rest of that turn.
+
+        Args:
+            prompt: the conversation; a string is a user's only turn.
+            tools: JSON text of the tools that it offers; empty for none.
 
         Raises:
             IncompatibleError: the template refuses the conversation (some refuse a system turn).
@@ -104,10 +132,13 @@ class PromptTemplate:
         """
         if isinstance(prompt, Rendered):
             return str(prompt)
-        if self.text is None:
-            return prompt if isinstance(prompt, str) else raw_transcript(prompt)
         turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
-        return self._apply(turns, to_be_continued=True)
+        if self.text is None:
+            self._check_extras(turns, tools)
+            return prompt if isinstance(prompt, str) else raw_transcript(prompt)
+        if tools or any(turn.extras for turn in turns):
+            self._check_extras(turns, tools)
+        return self._apply(turns, to_be_continued=True, tools=tools)
 
     def render_whole(self, turns: tuple[Message, ...]) -> str:
         """Return a conversation as the model sees it, its last turn finished.
@@ -126,43 +157,99 @@ class PromptTemplate:
         fixed = self.text is not None and "strftime_now" in self.text
         return f"{_FIXED_DATE}{self.text}" if fixed else self.text
 
-    def _apply(self, turns: tuple[Message, ...], *, to_be_continued: bool) -> str:
+    def _apply(self, turns: tuple[Message, ...], *, to_be_continued: bool, tools: str = "") -> str:
         """Render turns, with the header of a response after them or without."""
+        if self._jinja is None:
+            raise ValueError("there is no template to apply")
+        prefilled = to_be_continued and bool(turns) and turns[-1].role == "assistant"
+        request = RenderRequest(
+            self._jinja,
+            [turn.plain() for turn in turns],
+            self._special_tokens,
+            tools=json.loads(tools) if tools else None,
+            add_generation_prompt=to_be_continued and not prefilled,
+            continue_final_message=prefilled,
+        )
         try:
-            text = self._tokenizer.apply_chat_template(
-                [turn._asdict() for turn in turns],
-                chat_template=self.jinja,
-                tokenize=False,
-                add_generation_prompt=to_be_continued,
-            )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
+            return RENDERER.render(request)
+        except RenderError as error:
             roles = ", ".join(turn.role for turn in turns)
             found = f"{' '.join(str(error).split())} (turns: {roles})"
             raise IncompatibleError(
                 self._model, "a chat template for these turns", found, "use --template raw or --template FILE"
             ) from None
-        return str(text)
+
+    def rendered(self, example: Example) -> RenderedExample:
+        """Return an example as text: what the model sees before the responses, and each response.
+
+        A response of words alone is taken word for word. One that calls tools or shows its reasoning is what
+        the template makes of it.
+
+        Raises:
+            IncompatibleError: the template refuses the conversation, or leaves out a part of it.
+
+        """
+        prompt = self.render(example.prompt, example.tools)
+        responses = [
+            self._turn_text(example, place, prompt) if example.turns and example.turns[place] else words
+            for place, words in enumerate(example.responses)
+        ]
+        return RenderedExample(example, prompt, tuple(responses))
+
+    def _turn_text(self, example: Example, place: int, prompt: str) -> str:
+        """Return a response that is more than words, as the template writes it."""
+        before = example.prompt
+        turns = (Message("user", before),) if isinstance(before, str) else before
+        turn = example.message(place)
+        self._check_extras((), "", turn)
+        whole = self._apply((*turns, turn), to_be_continued=False, tools=example.tools)
+        for key in json.loads(turn.extras).keys() & set(MEANT):
+            less = turn._replace(extras=_without(turn.extras, key))
+            if whole == self._apply((*turns, less), to_be_continued=False, tools=example.tools):
+                raise self._unrendered(f"{key} of a response")
+        if not whole.startswith(prompt):
+            raise self._unrendered("a response that begins where the prompt ends")
+        end = self._turn_end()
+        return whole.removeprefix(prompt).removesuffix(end)
+
+    def _turn_end(self) -> str:
+        """Return what the template writes after the words of a finished turn."""
+        words = "Everywhere!"
+        whole = self._apply((Message("user", "Where?"), Message("assistant", words)), to_be_continued=False)
+        return whole.rpartition(words)[2]
+
+    def _check_extras(self, turns: tuple[Message, ...], tools: str, *more: Message) -> None:
+        """Refuse what the template does not mention: left out, the conversation would be another one."""
+        keys = {key: None for turn in (*turns, *more) if turn.extras for key in json.loads(turn.extras)}
+        for key in (*(["tools"] if tools else []), *(key for key in keys if key in MEANT)):
+            if self.text is None or key not in self.text:
+                raise self._unrendered(key)
+
+    def _unrendered(self, what: str) -> IncompatibleError:
+        """Say what the template leaves out."""
+        found = "no template" if self.text is None else "one that leaves it out"
+        hint = "use --template FILE with one that does, or leave these rows out with --on-bad-row reject"
+        return IncompatibleError(self._model, f"a chat template that renders {what}", found, hint)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        """Render and tokenise examples, all in one call of the tokenizer.
+        """Render and tokenise examples, all in one call of the tokenizer; see `rendered` and `tokenised`."""
+        return self.tokenised([self.rendered(example) for example in examples])
+
+    def tokenised(self, rows: Sequence[RenderedExample]) -> list[EncodedExample]:
+        """Tokenise rendered examples, all in one call of the tokenizer.
 
         A response whose characters all vanish in tokenising has no `response_ids`; `encoded_rows` refuses it.
         Control tokens spelled out in a text are read as control tokens, as transformers' tokenizers do.
         """
-        prompts = [self.render(example.prompt) for example in examples]
-        texts = [
-            prompt + response
-            for prompt, example in zip(prompts, examples, strict=True)
-            for response in example.responses
-        ]
+        texts = [row.prompt + response for row in rows for response in row.responses]
         encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
         return [
             EncodedExample(
-                example,
-                prompt,
-                tuple(self._split(next(encodings), prompt, text) for text in example.responses),
+                row.example,
+                row.prompt,
+                tuple(self._split(next(encodings), row.prompt, text) for text in row.responses),
             )
-            for prompt, example in zip(prompts, examples, strict=True)
+            for row in rows
         ]
 
     def _split(self, encoding: Encoding, prompt: str, response: str) -> EncodedResponse:
@@ -250,6 +337,12 @@ def _backend_copy(tokenizer: Any, model: str) -> Tokenizer:
     return copy
 
 
+def _without(extras: str, key: str) -> str:
+    """Return the extras of a message less one key."""
+    rest = {name: value for name, value in json.loads(extras).items() if name != key}
+    return json.dumps(rest) if rest else ""
+
+
 def _boundary(encoding: Encoding, characters: int) -> tuple[int, bool]:
     """Return the first token that covers a character of the response, and whether it also covers one before.
 
@@ -267,5 +360,7 @@ def _boundary(encoding: Encoding, characters: int) -> tuple[int, bool]:
 
 def raw_transcript(turns: Iterable[Message], *, to_be_continued: bool = True) -> str:
     r"""Return messages as an HH-RLHF transcript, ending with `\n\nAssistant: ` if it is to be continued."""
+    turns = tuple(turns)
     said = (f"\n\n{_HH_ROLES.get(turn.role, turn.role.capitalize())}: {turn.content}" for turn in turns)
-    return "".join((*said, "\n\nAssistant: " if to_be_continued else ""))
+    prefilled = bool(turns) and turns[-1].role == "assistant"
+    return "".join((*said, "\n\nAssistant: " if to_be_continued and not prefilled else ""))

@@ -1,6 +1,8 @@
 """What the reader yields: one accepted row, and what it says of a refused one."""
 
+import json
 from collections.abc import Mapping
+from itertools import product
 from typing import Any, NamedTuple
 
 
@@ -33,11 +35,19 @@ class Message(NamedTuple):
 
     role: str
     content: str
+    extras: str = ""
+    """What else a chat template may render (tool calls, reasoning), as the JSON text of an object; empty for
+    nothing."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the turn as rows and chat templates have it."""
+        more = json.loads(self.extras) if self.extras else {}
+        return {"role": self.role, "content": self.content, **more}
 
 
-def plain_prompt(prompt: tuple[Message, ...] | str) -> list[dict[str, str]] | str:
+def plain_prompt(prompt: tuple[Message, ...] | str) -> list[dict[str, Any]] | str:
     """Return a prompt as rows have it: text, or a list of `{"role", "content"}`."""
-    return prompt if isinstance(prompt, str) else [turn._asdict() for turn in prompt]
+    return prompt if isinstance(prompt, str) else [turn.plain() for turn in prompt]
 
 
 class Example(NamedTuple):
@@ -50,7 +60,7 @@ class Example(NamedTuple):
     prompt: tuple[Message, ...] | str
     """The conversation before the response; a string is one user turn for chat templates."""
     responses: tuple[str, ...]
-    """The responses, chosen ones first."""
+    """The responses: of `chosen` and `rejected` the chosen ones first, else in the order of the row."""
     sides: tuple[int, ...]
     """+1 chosen, -1 rejected, 0 unlabelled; as long as `responses`."""
     subset: str | None
@@ -59,6 +69,33 @@ class Example(NamedTuple):
     """Other columns that hold plain JSON values."""
     offset: int | None = None
     """Byte offset of the row in its file, where the file has lines."""
+    better: tuple[tuple[int, int], ...] | None = None
+    """Pairs of a better and a worse response, by index; None is every chosen over every rejected one."""
+    margins: tuple[float | None, ...] = ()
+    """How much better, in the unit of the data, for each of `pairs`; empty where the data do not say."""
+    turns: tuple[str, ...] = ()
+    """What else than words each response holds, as `Message.extras`; empty where no response has any."""
+    tools: str = ""
+    """JSON text of the tools that the prompt offers; empty for none."""
+    undecided: str = ""
+    """Why a row of a labelled shape has no pair (`tie`); empty where it has some."""
+    rating: float | None = None
+    """The rating of the one response of the row, where rows have one each."""
+    rows: int = 1
+    """How many rows of the source the example was made from."""
+
+    @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of a better and a worse response, by index."""
+        if self.better is not None:
+            return self.better
+        good = [place for place, side in enumerate(self.sides) if side == CHOSEN]
+        bad = [place for place, side in enumerate(self.sides) if side == REJECTED]
+        return tuple(product(good, bad))
+
+    def message(self, response: int) -> Message:
+        """Return a response as the turn that it is."""
+        return Message("assistant", self.responses[response], self.turns[response] if self.turns else "")
 
 
 class RawRow(NamedTuple):

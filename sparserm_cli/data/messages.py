@@ -5,6 +5,7 @@ joined with nothing between them, as chat templates render them. What is no text
 is refused, so that nothing is ever scored as the way Python prints it.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,10 @@ from sparserm_cli.data.example import Message, RowError
 from sparserm_cli.data.sources.strict_json import check_text, kind_of, shown
 
 ASSISTANT = "assistant"
+MEANT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "tool_plan")
+"""Keys of a message that say or do something beside its content: without them it means something else."""
+CARRIED = (*MEANT, "name", "tool_call_id")
+"""Keys of a message that a chat template may render."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
@@ -21,9 +26,9 @@ def normalise_messages(value: Any, field: str = "messages") -> tuple[Message, ..
     """Return a conversation as messages of plain text.
 
     Args:
-        value: a list, tuple or array of at least one `Message` or mapping with `role` and `content`; what
-            else a mapping holds is let pass. The content may be null in a turn of the assistant alone, which
-            then said nothing (it called tools).
+        value: a list, tuple or array of at least one `Message` or mapping with `role` and `content`. Of what
+            else a mapping holds, `CARRIED` becomes the message's `extras`. The content may be null in a turn
+            of the assistant alone, which then said nothing (it called tools).
         field: where the conversation stands, for the error.
 
     Raises:
@@ -86,7 +91,10 @@ def listed(value: Any) -> list[Any] | None:
 
 def _message(value: Any, field: str) -> Message:
     """Return one message as plain text."""
-    turn = value._asdict() if isinstance(value, Message) else value
+    if isinstance(value, Message):
+        role = plain_text(value.role, f"{field}.role")
+        return value._replace(role=role, content=plain_text(value.content, f"{field}.content"))
+    turn = value
     if not isinstance(turn, Mapping):
         raise RowError('a message {"role", "content"}', kind_of(turn), field=field)
     for key in ("role", "content"):
@@ -95,9 +103,23 @@ def _message(value: Any, field: str) -> Message:
     role = plain_text(turn["role"], f"{field}.role")
     if not role:
         raise RowError("a role", "an empty string", field=f"{field}.role")
-    if turn["content"] is None and role == ASSISTANT:
-        return Message(role, "")
-    return Message(role, _content(turn["content"], f"{field}.content"))
+    silent = turn["content"] is None and role == ASSISTANT
+    return Message(role, "" if silent else _content(turn["content"], f"{field}.content"), _extras(turn))
+
+
+def _extras(turn: Mapping[str, Any]) -> str:
+    """Return what a message holds beside role and content and a template may render, as JSON text."""
+    found = {key: _without_nulls(turn[key]) for key in CARRIED if turn.get(key) is not None}
+    kept = {key: value for key, value in found.items() if value not in ("", [], {})}
+    return json.dumps(kept) if kept else ""
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the keys that Arrow fills with null in objects of one list."""
+    if isinstance(value, Mapping):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    items = listed(value)
+    return value if items is None else [_without_nulls(item) for item in items]
 
 
 def _content(value: Any, field: str) -> str:

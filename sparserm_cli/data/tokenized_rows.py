@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
-from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
-from sparserm_cli.data.example import RowError
+from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, RenderedExample
+from sparserm_cli.data.example import Example, RowError
 from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.rendering.templated_text import ConversationText
+from sparserm_cli.errors import IncompatibleError
 
 TooLong = Literal["error", "reject", "truncate-left"]
 _BATCH_ROWS = 256
@@ -17,8 +19,9 @@ def encoded_rows(
 ) -> Iterator[EncodedExample]:
     """Yield the rows of a reader as token ids, in file order.
 
-    A row with a response that has no token, or that is too long, is refused through the reader, so that its
-    counters stay right. Memory: 256 rows.
+    A row that the template refuses, with a response that has no token, or that is too long, is refused
+    through the reader, so that its counters stay right. Text that has been through the template already is
+    cut and not rendered again. Memory: 256 rows.
 
     Args:
         reader: where the rows come from.
@@ -30,20 +33,60 @@ def encoded_rows(
         BadInputError: a bad or too long row, unless told to go on; no row left.
 
     """
-    examples = iter(reader)
-    while batch := list(islice(examples, _BATCH_ROWS)):
-        for encoded in template.encode(batch):
+    rendered = _rendered_rows(reader, template)
+    while batch := list(islice(rendered, _BATCH_ROWS)):
+        for encoded in template.tokenised(batch):
             example = encoded.example
+            refused: dict[str, Any] = {"offset": example.offset, "rows": example.rows}
             try:
                 fitted = _fitted(encoded, template, max_length, cut=too_long == "truncate-left")
             except _TooLongError as error:
                 action: Literal["error", "reject"] = "error" if too_long == "error" else "reject"
-                reader.reject_row(example.row, error, offset=example.offset, action=action, hint=error.HINT)
+                reader.reject_row(example.row, error, action=action, hint=error.HINT, **refused)
             except RowError as error:
-                reader.reject_row(example.row, error, offset=example.offset)
+                reader.reject_row(example.row, error, **refused)
             else:
                 yield fitted
     reader.require_rows()
+
+
+def _rendered_rows(reader: Reader, template: PromptTemplate) -> Iterator[RenderedExample]:
+    """Yield the rows of a reader as text; a row that the template does not take is refused."""
+    marks = ConversationText(template) if template.text is not None else None
+    for example in reader:
+        try:
+            cut = None if marks is None else _cut(example, marks, template)
+            if cut is not None:
+                reader.count_templated()
+            row = template.rendered(cut or example)
+        except IncompatibleError as error:
+            fault = RowError(error.expected, error.found)
+            hint = f"{error.hint}, or --on-bad-row reject to leave such rows out"
+            reader.reject_row(example.row, fault, offset=example.offset, rows=example.rows, hint=hint)
+        except RowError as error:
+            reader.reject_row(example.row, error, offset=example.offset, rows=example.rows)
+        else:
+            yield row
+
+
+def _cut(example: Example, marks: ConversationText, template: PromptTemplate) -> Example | None:
+    """Return a row whose texts have been through the chat template, cut where the responses begin.
+
+    None is a row of plain words or of messages, which is still to be rendered.
+
+    Raises:
+        RowError: the responses do not begin at one place.
+
+    """
+    prompt, header = example.prompt, marks.header.strip()
+    if not isinstance(prompt, str) or not header or not template.is_marked(header):
+        return None
+    if not all(header in prompt + response for response in example.responses):
+        return None
+    cuts = [marks.cut(prompt + response) for response in example.responses]
+    if any(cut.prompt != cuts[0].prompt for cut in cuts):
+        raise RowError("responses after one templated prompt", "several prompts")
+    return example._replace(prompt=cuts[0].prompt, responses=tuple(cut.response for cut in cuts))
 
 
 class _TooLongError(RowError):

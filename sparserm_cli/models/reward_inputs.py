@@ -12,7 +12,8 @@ from jaxtyping import Float32
 
 from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example, Message, RowError
 from sparserm_cli.data.messages import listed, normalise_prompt, plain_text
-from sparserm_cli.data.shapes import example_of, recognise
+from sparserm_cli.data.shapes.shape import Row
+from sparserm_cli.data.shapes.table import example_of, recognise
 from sparserm_cli.errors import BadInputError, UsageError
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
@@ -93,7 +94,8 @@ class ScoredRows(NamedTuple):
         """Return the scores of all responses, row after row, as columns.
 
         Rows with one response get `score`; preference rows `score_chosen` and `score_rejected`; rows with
-        several responses `scores`. Where a row of the data may have several, the column holds lists.
+        several responses, or with a rank for each, `scores`, in the order of the row. Where a row of the data
+        may have several, the column holds lists.
         """
         ends = np.cumsum([len(row.responses) for row in self.examples])[:-1]
         of_row = [part.tolist() for part in np.split(scores, ends)] if self.examples else []
@@ -132,11 +134,11 @@ def rows_of(dataset: Any) -> ScoredRows:
     for number, row in enumerate(_records(dataset), start=1):
         try:
             shape = shape or recognise(row)
-            examples.append(example_of(row, shape, "any", number, None))
+            examples.append(example_of(Row(row, shape.names), shape, "any", number, None))
         except RowError as error:
             where = f"dataset: row {number}" + (f": {error.field}" if error.field else "")
             raise BadInputError(where, error.expected, error.found, "correct it or leave it out") from None
-    sided = any(side in {CHOSEN, REJECTED} for row in examples for side in row.sides)
+    sided = bool(examples) and all(side != UNLABELLED for row in examples for side in row.sides)
     return ScoredRows(examples, sided)
 
 

@@ -20,7 +20,7 @@ from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer, resolve_model
 from sparserm_cli.models.explanation import Explainer, Explanation, direction_rows
 from sparserm_cli.models.head.attribution import attributions
-from sparserm_cli.models.head.out_of_distribution import BORDER, distances
+from sparserm_cli.models.head.out_of_distribution import distances
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import Pooled, pooled_vectors
@@ -28,6 +28,7 @@ from sparserm_cli.models.reward_inputs import Prompt as Prompt
 from sparserm_cli.models.reward_inputs import examples_of, rows_of, with_columns
 from sparserm_cli.models.rewards import Rewards as Rewards
 from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles, read_reward, reward_folder
+from sparserm_cli.store.artifacts.reward_checks import BORDER
 
 if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType

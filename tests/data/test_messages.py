@@ -37,7 +37,7 @@ def part(text: Any, kind: str = "text") -> dict[str, Any]:
 def test_row_80_parts_of_text_are_joined(content: Any, text: str) -> None:
     """Whatever kind of list holds them, and with the empty columns that a Parquet file adds."""
     found = normalise_messages(np.array([{**turn(content), "name": "x"}], dtype=object))
-    assert found == (Message("user", text),)
+    assert found == (Message("user", text, '{"name": "x"}'),)
     assert normalise_messages(found) == found
 
 
@@ -88,8 +88,11 @@ def test_row_80_what_is_no_conversation_is_refused(value: Any, reason: str) -> N
 
 def test_row_80_nothing_said_is_no_word() -> None:
     """An assistant that only called tools said nothing."""
-    called = normalise_messages([turn("Q"), {**turn(None, "assistant"), "tool_calls": [{}]}])
-    assert called[1] == Message("assistant", "")
+    called = normalise_messages(
+        [turn("Q"), {**turn(None, "assistant"), "tool_calls": [{"id": 1, "x": None}]}]
+    )
+    assert called[1] == Message("assistant", "", '{"tool_calls": [{"id": 1}]}')
+    assert called[1].plain() == {**turn("", "assistant"), "tool_calls": [{"id": 1}]}
 
 
 def test_row_80_the_turn_scored_is_the_assistants_last() -> None:

@@ -136,8 +136,9 @@ def test_row_20_no_accepted_rows(path: Path):
     """Rejecting everything is an error too, and shows the first reason."""
     path = written(path, {"a": 1}, {"a": 2})
     assert refusal(path, on_bad_row="reject") == (
-        f"{path}: expected at least one row, found 2 rows, all rejected: expected columns of a known shape "
-        '(chosen and rejected, or prompt and response), found "a"; give a file with rows'
+        f"{path}: expected at least one row, found 2 rows, all rejected: expected columns of a known shape; "
+        "use --column prompt=NAME --column chosen=NAME --column rejected=NAME, "
+        'found "a"; give a file with rows'
     )
 
 

@@ -3,11 +3,15 @@
 from typing import Any
 
 import pytest
+from helpers.data_cases import SHAPE_CASES, TRAP_CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.data.example import Example, Message, RowError
-from sparserm_cli.data.shapes import SHAPES, Purpose, example_of, recognise, shared_words, transcript
+from sparserm_cli.data.shapes.prompts import shared_words
+from sparserm_cli.data.shapes.shape import Row
+from sparserm_cli.data.shapes.table import SHAPES, Purpose, example_of, recognise
+from sparserm_cli.data.shapes.values import transcript
 
 USER, REPLY = Message("user", "hi?"), Message("assistant", "yes")
 
@@ -19,13 +23,19 @@ def turn(role: str, content: str) -> dict[str, str]:
 
 def example(row: dict[str, Any], purpose: Purpose = "pairs") -> Example:
     """Return a row as an example of the shape it is recognised as."""
-    return example_of(row, recognise(row), purpose, 1, 0)
+    found = recognise(row)
+    return example_of(Row(row, found.names), found, purpose, 1, 0)
 
 
 def fault(row: dict[str, Any], like: dict[str, Any] | None = None) -> tuple[str, str]:
     """Return the field and the reason for which a row is refused, in a file whose first row is `like`."""
+
+    def read() -> Example:
+        found = recognise(like or row)
+        return example_of(Row(row, found.names), found, "pairs", 1, 0)
+
     with pytest.raises(RowError) as caught:
-        example_of(row, recognise(like or row), "pairs", 1, 0)
+        read()
     return caught.value.field, caught.value.reason
 
 
@@ -51,17 +61,30 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "prompt and responses": {"prompt": "hi?", "responses": ["yes", "no"]},
     "prompt and response": {"prompt": "hi?", "response": "yes"},
-    "prompt and completion": {"prompt": "hi?", "completion": "yes", "label": True},
+    "prompt and completion": {"prompt": "hi?", "completion": "yes"},
+    "prompt and answer": {"question": "hi?", "answer": "yes"},
+    "prompt and output": {"instruction": "hi?", "output": "yes"},
     "messages": {"messages": [*QUESTION, GOOD]},
+    "conversations": {"conversations": [{"from": "human", "value": "hi?"}, {"from": "gpt", "value": "yes"}]},
+    "conversation": {"conversation": [*QUESTION, GOOD]},
+    "two answers, winner": {"question": "hi?", "response_a": "no", "response_b": "yes", "winner": "b"},
+    "two answers, scores": {
+        "prompt": "hi?", "response_a": "no", "response_b": "yes", "score_a": 1, "score_b": "2.5",
+    },
+    "two answers, strength": {"prompt": "hi?", "response_a": "yes", "response_b": "no", "strength": -1},
+    "ranked answers": {"prompt": "hi?", "responses": ["no", "yes", "sure"], "ranks": [2, 1, 1]},
+    "scored answers": {"prompt": "hi?", "responses": ["no", "yes"], "scores": [0.5, 2]},
+    "rated responses": {"prompt": "hi?", "response": "yes", "rating": 4},
+    "kto": {"prompt": "hi?", "completion": "yes", "label": True},
 }  # fmt: skip
 
 
-def test_every_shape_has_a_row_here():
-    """The table below covers all that the reader names."""
-    assert list(ROWS) == list(SHAPES)
+def test_every_shape_has_a_row_here_or_a_file_among_the_cases():
+    """The two tables cover all that the reader names."""
+    assert {*ROWS, *(case.shape for case in (SHAPE_CASES | TRAP_CASES).values())} == set(SHAPES)
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ROWS)
 def test_shape_is_recognised_from_its_columns(name: str):
     """The name is what the output shows."""
     assert recognise(ROWS[name]).name == name
@@ -81,18 +104,29 @@ EXPECTED: dict[str, tuple[Any, tuple[str, ...], tuple[int, ...]]] = {
     "prompt and responses": ("hi?", ("yes", "no"), (0, 0)),
     "prompt and response": ("hi?", ("yes",), (0,)),
     "prompt and completion": ("hi?", ("yes",), (0,)),
+    "prompt and answer": ("hi?", ("yes",), (0,)),
+    "prompt and output": ("hi?", ("yes",), (0,)),
     "messages": (SYSTEM, ("yes",), (0,)),
+    "conversations": ((USER,), ("yes",), (0,)),
+    "conversation": (SYSTEM, ("yes",), (0,)),
+    "two answers, winner": ("hi?", ("no", "yes"), (-1, 1)),
+    "two answers, scores": ("hi?", ("no", "yes"), (-1, 1)),
+    "two answers, strength": ("hi?", ("yes", "no"), (1, -1)),
+    "ranked answers": ("hi?", ("no", "yes", "sure"), (-1, 1, 1)),
+    "scored answers": ("hi?", ("no", "yes"), (-1, 1)),
+    "rated responses": ("hi?", ("yes",), (0,)),
+    "kto": ("hi?", ("yes",), (0,)),
 }
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ROWS)
 def test_shape_becomes_prompt_responses_and_sides(name: str):
     """Chosen responses come first; rows without labels have sides of 0."""
     found = example(ROWS[name])
     assert (found.prompt, found.responses, found.sides) == EXPECTED[name]
 
 
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("name", ROWS)
 def test_for_scoring_preferences_lose_their_sides(name: str):
     """A preference file may be scored: chosen, then rejected, all with side 0."""
     found = example(ROWS[name], "responses")
@@ -110,10 +144,9 @@ def test_ids_subsets_and_other_columns():
     assert example(ROWS["truthfulqa"]).subset == "Myths"
     odd = {**ROWS["preference"], "when": object(), "nan": float("nan"), "list": [1, {"a": None}]}
     assert example(odd).extra == {"list": [1, {"a": None}]}
-    assert fault({**ROWS["preference"], "id": 1.5}) == (
-        "id",
-        "expected a string or an integer, found a number",
-    )
+    ids = {1.5: "1.5", True: "true", "x": "x", None: None}
+    assert {given: example({**ROWS["preference"], "id": given}).id for given in ids} == ids
+    assert example({**ROWS["preference"], "id": {"$oid": "65"}}).id is None
 
 
 @pytest.mark.parametrize(
@@ -165,7 +198,7 @@ def test_row_18_preference_fields(change: dict[str, Any], field: str, reason: st
         ("conversational preference, implicit prompt", {"chosen": [GOOD], "rejected": [BAD]}, "chosen",
          "expected a turn before the response, found none"),
         ("preference, implicit prompt", {"chosen": "yes", "rejected": "no"}, "prompt",
-         "expected chosen and rejected that begin with the same prompt, found no shared words"),
+         "expected a prompt, in a column or at the beginning of both responses, found no shared words"),
         ("truthfulqa", {"Correct Answers": " ; ;"}, "Correct Answers",
          "expected answers set apart by ;, found none"),
         ("prompt and responses", {"responses": {}}, "responses",
@@ -182,9 +215,9 @@ def test_row_18_fields_of_the_other_shapes(name: str, change: dict[str, Any], fi
 def test_row_18_unknown_columns():
     """A row of no known shape shows the columns it has."""
     with pytest.raises(RowError) as caught:
-        recognise({"question": "a", "answer": "b"})
-    known = "columns of a known shape (chosen and rejected, or prompt and response)"
-    assert caught.value.reason == f'expected {known}, found "question", "answer"'
+        recognise({"ask": "a", "reply": "b"})
+    advice = "columns of a known shape; use --column prompt=ask --column response=reply"
+    assert caught.value.reason == f'expected {advice}, found "ask", "reply"'
     assert fault({"chosen": "x"}) == ("rejected", 'expected the column, found only "chosen"')
     assert fault({"chosen": 3, "rejected": 4}) == (
         "chosen", "expected a string, a list of strings or a list of messages, found a number",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from helpers import sae_files
 
-from sparserm_cli.models.sae_hub import find_release
+from sparserm_cli.models.sae.releases import find_release
 from sparserm_cli.store.run.status import status
 
 ROOT = Path(__file__).parents[2]

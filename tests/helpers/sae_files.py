@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from sparserm_cli.models.sae import SparseAutoencoder
-from sparserm_cli.models.sae_files import SAEMetadata
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+from sparserm_cli.models.sae.metadata import SAEMetadata
 
 
 def metadata(architecture: str, d_in: int, d_sae: int, **changes: Any) -> SAEMetadata:

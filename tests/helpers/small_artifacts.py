@@ -76,5 +76,6 @@ def reward(run: Path, weight: float = 1.0) -> None:
         pool="mean",
         head="linear",
         loss="bt",
+        distance={"0.99": 1.0},
     )
     write_reward(reward_path(run), RewardFiles(config, head, {}))

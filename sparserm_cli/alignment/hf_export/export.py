@@ -18,14 +18,15 @@ from sparserm_cli.alignment.hf_export import modeling_sparserm as modeling
 from sparserm_cli.config import DEFAULT_MODEL, ExportConfig, Note
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.default_model import HUB_ID as DEFAULT_MODEL_HUB_ID
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.results import EVALUATION
-from sparserm_cli.store.artifacts.reward import POOLINGS, reward_path, write_reward
+from sparserm_cli.store.artifacts.reward import reward_path, write_reward
 from sparserm_cli.store.artifacts.reward_card import hub_card
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.io.atomic import building_folder
 from sparserm_cli.store.io.storage import size_of
 

@@ -5,6 +5,7 @@ audit of every row, each by rename when whole; a log of the scores, so that a ki
 and other limits need no second scoring. Memory: as `scored`.
 """
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from jaxtyping import Bool
 from sparserm_cli.alignment.response_choice.scored_rows import Refused, Scored, score_file
 from sparserm_cli.config import Note, PairsConfig, Progress
 from sparserm_cli.data.chat_template import RAW, raw_transcript
-from sparserm_cli.data.example import CHOSEN, REJECTED, Example, plain_prompt
+from sparserm_cli.data.example import Example, plain_prompt
 from sparserm_cli.locations import place
 from sparserm_cli.store.outputs.json_lines import writing_lines
 from sparserm_cli.store.outputs.preferences import (
@@ -97,7 +98,7 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     output = place(config.output) if config.output else pairs_path(config.run, config.to)
     audit, raw = audit_path(output), scored.reward.template == RAW
     dropped: Counter[str] = Counter()
-    kept = longer = 0
+    read = kept = longer = 0
     margin = 0.0
     with ExitStack() as files:
         tell = files.enter_context(writing_lines(audit))
@@ -106,8 +107,10 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
             if isinstance(one, Refused):
                 tell(audit_line(one.row, reason="bad row", detail=one.reason))
                 dropped["bad row"] += 1
+                read += 1
                 continue
             example = one.example
+            read += example.rows
             choice = choose(one, config)
             tell(audit_line(example.row, example.id, **choice._asdict()))
             if choice.reason:
@@ -121,7 +124,7 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     seconds = time.monotonic() - begun
     told = {reason: dropped[reason] for reason in REASONS if dropped[reason]}
     shares = (margin / kept, longer / kept) if kept else (0.0, 0.0)
-    return PairsSummary(output, audit, scored.shape, kept + dropped.total(), kept, told, *shares, seconds)
+    return PairsSummary(output, audit, scored.shape, read, kept, told, *shares, seconds)
 
 
 def choose(scored: Scored, limits: PairsConfig) -> Choice:
@@ -137,7 +140,7 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
 
     """
     example, scores = scored.example, scored.scores
-    labelled = CHOSEN in example.sides
+    labelled = bool(example.pairs)
     allowed = _comparable(example)
     if not allowed.any():
         return Choice(reason="one response", detail=f"{len(set(example.responses))} different")
@@ -167,9 +170,12 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
 
 def _comparable(example: Example) -> Bool[np.ndarray, "n n"]:
     """Tell which response may be chosen over which: as labelled, and not over an equal text."""
-    sides, texts = np.array(example.sides), np.array(example.responses, dtype=object)
-    differ = np.not_equal.outer(texts, texts)
-    return np.asarray((sides != REJECTED)[:, None] & (sides != CHOSEN)[None, :] & differ, np.bool_)
+    messages = [example.message(place) for place in range(len(example.responses))]
+    pairs = example.pairs or tuple(itertools.permutations(range(len(messages)), 2))
+    allowed = np.zeros((len(messages), len(messages)), np.bool_)
+    for good, bad in pairs:
+        allowed[good, bad] = messages[good] != messages[bad]
+    return allowed
 
 
 def _pair(scored: Scored, choice: Choice, *, raw: bool) -> Pair:

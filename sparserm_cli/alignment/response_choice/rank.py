@@ -23,8 +23,8 @@ class RankSummary(NamedTuple):
         accepted: rows ranked.
         rejected: rows left out; with the accepted ones all rows read.
         responses: responses ranked.
-        best: mean score of the best response of a row.
-        mean: mean over rows of their responses' mean score, what choosing at random would give.
+        best: mean score of the best response of a prompt, whose rows come together if they hold one each.
+        mean: mean over these of their responses' mean score, what choosing at random would give.
         seconds: spent on reading, computing and writing.
     """
 
@@ -57,7 +57,7 @@ def rank(config: RankConfig, *, progress: Progress, note: Note) -> RankSummary:
     begun = time.monotonic()
     scored = score_file(config, progress=progress, note=note)
     output = config.output or str(ranking_path(config.run))
-    accepted = rejected = responses = 0
+    accepted = rejected = prompts = responses = 0
     best = mean = 0.0
     with writing_lines(output) as write:
         for one in scored:
@@ -67,11 +67,12 @@ def rank(config: RankConfig, *, progress: Progress, note: Note) -> RankSummary:
             example, scores = one.example, one.scores
             prompt = plain_prompt(example.prompt)
             write(ranking_line(example.row, example.id, prompt, example.responses, scores))
-            accepted += 1
+            accepted += example.rows
+            prompts += 1
             responses += len(scores)
             best += float(scores.max())
             mean += float(scores.mean())
     seconds = time.monotonic() - begun
     return RankSummary(
-        output, scored.shape, accepted, rejected, responses, best / accepted, mean / accepted, seconds
+        output, scored.shape, accepted, rejected, responses, best / prompts, mean / prompts, seconds
     )

@@ -4,7 +4,7 @@ Reads: responses or preference rows, `reward/`, the language model. Writes: as `
 Memory: as `scoring`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from jaxtyping import Float32
 
 from sparserm_cli.config import Note, Progress, ResponsesConfig, ScoreConfig
 from sparserm_cli.data.example import Example, Reject
+from sparserm_cli.data.grouping import merged
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.score.responses import responses_reader
 from sparserm_cli.stages.score.windows import all_rows, score_log
@@ -32,6 +33,20 @@ class Scored(NamedTuple):
     example: Example
     scores: Float32[np.ndarray, " responses"]
     ood: Float32[np.ndarray, " responses"]
+
+    def belongs_to(self, other: "Scored") -> bool:
+        """Whether both rows hold one response each, to one prompt."""
+        mine, theirs = self.example, other.example
+        single = len(mine.responses) == len(theirs.responses) == 1
+        return single and (mine.prompt, mine.tools) == (theirs.prompt, theirs.tools)
+
+
+def together(rows: Sequence[Scored]) -> Scored:
+    """Return rows of one response each, to one prompt, as one row."""
+    if len(rows) == 1:
+        return rows[0]
+    scores, ood = np.concatenate([row.scores for row in rows]), np.concatenate([row.ood for row in rows])
+    return Scored(merged([row.example for row in rows]), scores, ood)
 
 
 class Refused(NamedTuple):
@@ -59,6 +74,23 @@ class ScoredFile:
         self.shape = log.shape
 
     def __iter__(self) -> Iterator[Scored | Refused]:
+        """Yield the rows of the file in order, refused ones too; rows of one response each by their prompt.
+
+        Rows of one prompt, next to each other, come as one; a row refused among them comes after it.
+        """
+        held: list[Scored] = []
+        between: list[Refused] = []
+        for one in self._rows():
+            if isinstance(one, Refused):
+                between.append(one)
+            elif held and one.belongs_to(held[0]):
+                held.append(one)
+            else:
+                yield from _released(held, between)
+                held, between = [one], []
+        yield from _released(held, between)
+
+    def _rows(self) -> Iterator[Scored | Refused]:
         """Yield every row of the file in order, refused ones too.
 
         Raises:
@@ -81,6 +113,13 @@ class ScoredFile:
             pass
         if [one.sha256 for one in reader.inputs] != self._log.inputs:
             raise _changed(self._config.file, "another content")
+
+
+def _released(held: Sequence[Scored], refused: Sequence[Refused]) -> Iterator[Scored | Refused]:
+    """Yield rows of one prompt as one row, then those refused among or after them."""
+    if held:
+        yield together(held)
+    yield from refused
 
 
 def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> ScoredFile:

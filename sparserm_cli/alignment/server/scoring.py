@@ -15,6 +15,7 @@ import numpy as np
 from fastapi import Depends
 from fastapi import Request as HTTPRequest
 
+from sparserm_cli.alignment.server.batches import Kind
 from sparserm_cli.alignment.server.gate import RefusedError
 from sparserm_cli.alignment.server.schemas import Request
 from sparserm_cli.alignment.server.service import Service
@@ -119,14 +120,41 @@ async def judge(
         if service.config.strict and isinstance(row, Unscorable):
             raise RefusedError(422, f"response {number}: {row.reason}")
     able = [row for row in rows if not isinstance(row, Unscorable)]
-    found = Rewards(np.empty(0, np.float32), np.empty(0, np.float32))
-    if able:
-        found = await service.rewards(able, by_token=asked.token_rewards, guards=guards)
-    scored = iter(_scored(able, found, guards, logistic=logistic))
+    computed = iter(await _computed(service, able, Kind(asked.token_rewards, guards), logistic=logistic))
+    members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(computed) for row in rows]
     floor = service.config.unscorable
-    members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(scored) for row in rows]
     members = [one if one.score is not None else one._replace(score=floor) for one in members]
     return Verdict(members, sum(map(_size, able)), guards)
+
+
+async def _computed(
+    service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
+) -> list[Judged]:
+    """Have rows computed; those whose residuals are not finite get no score.
+
+    Raises:
+        IncompatibleError: it is so of all, or of one and the server is strict.
+
+    """
+    found = await _halved(service, rows, kind, logistic=logistic) if rows else []
+    errors = [one for one in found if isinstance(one, IncompatibleError)]
+    if errors and (service.config.strict or len(errors) == len(found)):
+        raise errors[0]
+    return [Judged(reason=_reason(one)) if isinstance(one, IncompatibleError) else one for one in found]
+
+
+async def _halved(
+    service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
+) -> Sequence[Judged | IncompatibleError]:
+    """Have rows computed together; if that fails, by halves, so that each failure is that of one row."""
+    try:
+        found = await service.rewards(rows, kind)
+    except IncompatibleError as error:
+        if len(rows) == 1:
+            return [error]
+        halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+        return [one for half in halves for one in await _halved(service, half, kind, logistic=logistic)]
+    return _scored(rows, found, kind.guards, logistic=logistic)
 
 
 def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list[EncodedExample | Unscorable]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from sparserm_cli.alignment.server.batches import Batcher, FullError, Kind
 from sparserm_cli.alignment.server.metrics import Metrics
-from sparserm_cli.config import Guards, ServeConfig
+from sparserm_cli.config import ServeConfig
 from sparserm_cli.data.chat_template import EncodedExample
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.models.lm.prompt_cache import PromptCache
-from sparserm_cli.models.reward_model import UNGUARDED, RewardModel, Rewards
+from sparserm_cli.models.reward_model import RewardModel, Rewards
 
 
 class Service:
@@ -85,9 +85,7 @@ class Service:
         """Why no work is taken now; "" if it is."""
         return "" if self.state == "ready" else f"the server is {self.state}; try again"
 
-    async def rewards(
-        self, rows: Sequence[EncodedExample], *, by_token: bool = False, guards: Guards = UNGUARDED
-    ) -> Rewards:
+    async def rewards(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
         """Queue rows and wait for their rewards; a caller that is cancelled takes them out of the queue.
 
         Raises:
@@ -97,7 +95,7 @@ class Service:
         """
         if self._batches is None:
             raise FullError
-        result = self._batches.submit(rows, Kind(by_token, guards))
+        result = self._batches.submit(rows, kind)
         async with asyncio.timeout(self.config.timeout):
             return await asyncio.wrap_future(result)
 

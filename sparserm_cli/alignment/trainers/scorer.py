@@ -11,7 +11,7 @@ import numpy as np
 from sparserm_cli.alignment.trainers.judging import Conversation, Judged, Scorer
 from sparserm_cli.alignment.trainers.server_scorer import ServerScorer
 from sparserm_cli.config import KEY_VARIABLE, Guards
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.models.reward_model import UNGUARDED, RewardModel
 

@@ -20,7 +20,7 @@ from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.locations import place
-from sparserm_cli.models.sae_check import SAEQuality
+from sparserm_cli.models.sae.quality import SAEQuality
 from sparserm_cli.stages.encode.worker import load_saes, sample_saes, unit_activations
 from sparserm_cli.store.artifacts.results import COMPARISON
 from sparserm_cli.store.capture.artifact import capture_path

@@ -14,7 +14,7 @@ from sparserm_cli.analysis.compare.run_sample import Sample
 from sparserm_cli.models.head.fit import fit_head
 from sparserm_cli.models.head.pair_data import PairData, scores_of, standardisation
 from sparserm_cli.stages.fit.model_selection import INNER_PAIRS, accuracy_by_folds
-from sparserm_cli.store.artifacts.reward import POOLINGS
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
 
 def fit_method(method: Method, training: Training) -> Scorer:

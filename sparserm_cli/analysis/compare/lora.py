@@ -132,6 +132,9 @@ def _model(sample: Sample, dtype: torch.dtype) -> tuple[Any, Any]:
     if identity.revision != captured.model_revision:
         expected, found = f"revision {captured.model_revision}", identity.revision
         raise IncompatibleError(f"model {captured.model}", expected, found, "capture again")
+    if identity.adapter is not None:
+        hint = "merge the adapter into its base, and capture again"
+        raise IncompatibleError(captured.model, "a whole model to train an adapter on", "an adapter", hint)
     tokenizer = load_tokenizer(identity)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -19,7 +19,7 @@ from sparserm_cli.stages.frequency.latent_statistics import measure
 from sparserm_cli.stages.select import orthogonal as pursuit
 from sparserm_cli.stages.select.rankings import choose, random_directions
 from sparserm_cli.store.artifacts.frequency import Unit
-from sparserm_cli.store.artifacts.reward import POOLINGS
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
 
 class Scorer(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 from sparserm_cli.analysis.evaluate.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 from sparserm_cli.config import EvaluateConfig, Note, Progress
 from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.reader import without_pair
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.locations import place
@@ -54,7 +55,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     """
     begun = time.monotonic()
     # 1. The file and the reward model.
-    reader = responses_reader(config, purpose="pairs")
+    reader = responses_reader(config, purpose="pairs", note=note)
     model = load_reward(config)
     note(f"evaluating {model.path} in {model.lm.dtype} on {model.lm.device}")
     # 2. Every response is scored by the head and by every control, from the same vectors.
@@ -65,6 +66,11 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         vectors = model.pooled(window, **how)
         scores = {name: head(vectors) for name, head in heads.items()}
         rows += _scored(window, scores, model.config.length_preference)
+    for sentence in without_pair(reader):
+        note(sentence)
+    if not any(row.pairs for row in rows):
+        hint = "see what the file becomes with `sparserm data`"
+        raise BadInputError(config.file, "rows that prefer a response", "none that does", hint)
     # 3. The benchmark's rules.
     names = [*heads, LENGTH]
     metrics = {
@@ -75,6 +81,8 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         "rows_read": reader.read,
         "rows_accepted": reader.accepted,
         "rows_rejected": reader.rejected,
+        "rows_without_pair": reader.undecided.total(),
+        "shape": reader.shape,
         "prompts_shared_with_training": _check_overlap(model, rows, config, note),
         **RULES[config.benchmark](rows, names),
         **calibrated(rows),

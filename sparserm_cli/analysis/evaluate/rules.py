@@ -1,6 +1,6 @@
 """What `evaluate` makes of scored rows by the rules of each benchmark, as JSON; intervals are over prompts.
 
-Axes: `responses` of a row, `pairs` of a chosen and a rejected one of them.
+Axes: `responses` of a row, `pairs` of a better and a worse one of them.
 """
 
 from collections import defaultdict
@@ -52,17 +52,21 @@ class ScoredExample(NamedTuple):
 
     def margins(self, name: str) -> Float64[np.ndarray, " pairs"]:
         """Return one scorer's chosen less rejected score of every pair."""
-        return np.subtract.outer(*self.sides(name)).reshape(-1)
+        return self._gaps(self.scores[name])
 
     @property
     def lengths(self) -> Int64[np.ndarray, " pairs"]:
         """Chosen less rejected tokens of every pair."""
-        return np.subtract.outer(*self._sides(self.tokens)).reshape(-1)
+        return self._gaps(self.tokens)
 
     @property
     def pairs(self) -> int:
-        """Pairs of a chosen and a rejected response."""
-        return self.example.sides.count(CHOSEN) * self.example.sides.count(REJECTED)
+        """Pairs of a better and a worse response."""
+        return len(self.example.pairs)
+
+    def _gaps(self, values: np.ndarray) -> np.ndarray:
+        places = np.array(self.example.pairs, np.int64).reshape(-1, 2)
+        return values[places[:, 0]] - values[places[:, 1]]
 
     def _sides(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         sides = np.array(self.example.sides)
@@ -70,7 +74,7 @@ class ScoredExample(NamedTuple):
 
 
 def _pairs(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
-    """Every chosen against every rejected response of a row; with subsets where rows name them."""
+    """Every better against every worse response of a row; with subsets where rows name them."""
     groups = _groups(rows)
     subsets = np.array([row.example.subset or "" for row in rows for _ in range(row.pairs)])
     margins = {name: np.concatenate([row.margins(name) for row in rows]) for name in names}
@@ -151,7 +155,9 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
         found, points = {}, []
         for subset, members in subsets.items():
             if subset == TIES_SUBSET:
-                tied = {row.example.id or "": TiedPrompt(*map(list, row.sides(name))) for row in members}
+                tied = {
+                    str(row.example.id): TiedPrompt(*map(list, row.sides(name))) for row in _partners(members)
+                }
                 found[subset] = ties_score(tied)
                 points.append(ties_points(tied))
             else:
@@ -169,6 +175,25 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
         "prompts": {name: len(one) for name, one in subsets.items()},
         "scorers": scorers,
     }
+
+
+def _partners(rows: list[ScoredExample]) -> list[ScoredExample]:
+    """Return the rows of the ties subset, of which each `tied:N` has its `ref:N`.
+
+    Raises:
+        BadInputError: one has no such id, or its partner is missing.
+
+    """
+    names = {row.example.id for row in rows}
+    for row in rows:
+        kind, _, number = (row.example.id or "").partition(":")
+        partner = {"tied": f"ref:{number}", "ref": f"tied:{number}"}.get(kind)
+        if partner is None or partner not in names:
+            found = f"no row {partner}" if partner else f"the id {row.example.id}"
+            expected = f"a partner of {row.example.id}" if partner else "an id like tied:0 or ref:0"
+            hint = "evaluate the whole benchmark, or use --benchmark pairs"
+            raise BadInputError(f"row {row.example.row}, subset Ties", expected, found, hint)
+    return rows
 
 
 RULES: dict[str, Callable[[list[ScoredExample], list[str]], dict[str, Any]]] = {

@@ -47,7 +47,9 @@ def explain(out: Output, found: "Explanation", top: int) -> None:
     title = f"score {found.score:+.4f} of response {found.response} of row {found.row} ({_method(found)})"
     columns = ["direction", "layer", "feature", "on chosen", "on rejected", "sd", "adds"]
     out.table({}, title, columns, rows)
-    out.result({}, "\n" + (coloured_tokens if _takes_colours() else marked_tokens)(found.tokens))
+    coloured = _takes_colours()
+    tokens = (coloured_tokens if coloured else marked_tokens)(found.tokens)
+    out.result({}, "\n" + tokens, styled=coloured)
 
 
 def report(out: Output, summary: "ReportSummary") -> None:

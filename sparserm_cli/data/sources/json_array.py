@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sparserm_cli.data.example import RawRow, RowError
+from sparserm_cli.data.sources.byte_streams import text_bytes
 from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, MAX_DEPTH, Line, iter_lines, parse_json
 from sparserm_cli.errors import BadInputError
 
@@ -67,11 +68,11 @@ def _lines(path: Path, split: str) -> Iterator[Line]:
 
 
 def _text(path: Path) -> str:
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
+    with text_bytes(path) as stream:
+        data = stream.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
         expected = f"a .json file of at most {MAX_FILE_BYTES:,} bytes"
-        raise BadInputError(str(path), expected, f"{size:,} bytes", "convert it to .jsonl")
-    data = path.read_bytes()
+        raise BadInputError(str(path), expected, "more", "convert it to .jsonl")
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,24 +1,27 @@
-"""From a file, or the name of a data set on the hub, to raw rows.
+"""From files, or the name of a data set on the hub, to raw rows.
 
-`.jsonl` and `.jsonl.gz` are read line by line, `.csv` and `.parquet` in pieces; only `.json` is read whole.
+JSON lines are read line by line, tables in pieces; only `.json` is read whole. A folder, a pattern such as
+`'shards/*.parquet'` or several files with commas between them are read one after another.
 """
 
-import gzip
 import hashlib
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from sparserm_cli.data.example import InputFile, RawRow, RowError
+from sparserm_cli.data.sources.byte_streams import text_bytes
 from sparserm_cli.data.sources.json_array import json_rows
+from sparserm_cli.data.sources.several import files_of, kind_of_file, named_files
 from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, Line, iter_lines, parse_json
 from sparserm_cli.data.sources.tables import csv_rows, parquet_rows
 from sparserm_cli.errors import BadInputError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
+_PACKED = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SUFFIXES = (*_PACKED, *(f"{suffix}.gz" for suffix in _PACKED), ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?")
 _HASH_BLOCK = 2**20
 
@@ -35,13 +38,20 @@ class RowSource:
     """Starts reading from the first row."""
     inputs: Callable[[], tuple[InputFile, ...]]
     """What is read, with digests; for a data set of the hub known only after reading."""
+    place: Callable[[int], str] | None = None
+    """File and number in it of a row of several files; None where there is one."""
+
+    def where(self, number: int) -> str:
+        """Return where a row stands, for an error."""
+        return f"{self.name}:{self.unit} {number}" if self.place is None else self.place(number)
 
 
 def open_source(source: str | Path, *, split: str = "train", offline: bool = False) -> RowSource:
     """Return the rows of a file or of a data set on the hub.
 
     Args:
-        source: path of a file with one of `SUFFIXES`, or `owner/name[:config][@revision]`.
+        source: path of a file with one of `SUFFIXES`, of a folder of such files, a pattern, several paths
+            with commas between them, or `owner/name[:config][@revision]`.
         split: which split of a data set, or which array of a `.json` file that has several.
         offline: take a data set of the hub from the local cache only.
 
@@ -50,27 +60,65 @@ def open_source(source: str | Path, *, split: str = "train", offline: bool = Fal
 
     """
     path = Path(source)
+    several = named_files(source)
+    if several is None and path.is_dir():
+        several = files_of(path, SUFFIXES, split)
+    if several is not None:
+        return _joined(str(source), several, split)
     if isinstance(source, str) and not path.exists() and is_hub_name(source):
         from sparserm_cli.data.sources.huggingface import HubRows
 
         rows = HubRows(source, split=split, offline=offline)
         return RowSource(source, "row", rows.rows, rows.inputs)
     _check_file(path)
+    unit, rows_of = _reader(path, split)
+    return RowSource(str(source), unit, rows_of, cache(lambda: (hash_file(path),)))
+
+
+def _reader(path: Path, split: str) -> tuple[str, Callable[[], Iterator[RawRow]]]:
+    """Return what a row's number counts in a file, and what reads its rows."""
+    kind = kind_of_file(path, SUFFIXES).removesuffix(".gz")
     readers: dict[str, tuple[str, Callable[[], Iterator[RawRow]]]] = {
-        ".jsonl": ("line", lambda: _jsonl_rows(path)),
-        ".jsonl.gz": ("line", lambda: _gzip_rows(path)),
+        ".jsonl": ("line", lambda: _line_rows(path)),
+        ".ndjson": ("line", lambda: _line_rows(path)),
         ".json": ("row", lambda: json_rows(path, split)),
         ".csv": ("line", lambda: csv_rows(path)),
+        ".tsv": ("line", lambda: csv_rows(path, delimiter="\t")),
         ".parquet": ("row", lambda: parquet_rows(path)),
     }
-    unit, rows_of = readers[_suffix(path)]
-    return RowSource(str(source), unit, rows_of, cache(lambda: (hash_file(path),)))
+    return readers[kind]
+
+
+def _joined(name: str, paths: Sequence[Path], split: str) -> RowSource:
+    """Return the rows of several files one after another, numbered throughout."""
+    if not paths:
+        raise BadInputError(name, "at least one file", "none", "correct the pattern")
+    for path in paths:
+        _check_file(path)
+    readers = [_reader(path, split) for path in paths]
+    before: list[int] = []
+
+    def rows() -> Iterator[RawRow]:
+        before.clear()
+        last = 0
+        for _, rows_of in readers:
+            before.append(last)
+            start = last
+            for row in rows_of():
+                last = start + row.number
+                yield row._replace(number=last)
+
+    def place(number: int) -> str:
+        file = bisect_right(before, number - 1) - 1
+        return f"{paths[file]}:{readers[file][0]} {number - before[file]}"
+
+    return RowSource(name, "row", rows, cache(lambda: tuple(hash_file(path) for path in paths)), place)
 
 
 def is_hub_name(source: str) -> bool:
     """Whether a source that is no file reads as `owner/name[:config][@revision]`."""
     named = _HUB_NAME.fullmatch(source) is not None
-    return named and not source.startswith(".") and not _suffix(Path(source))
+    return named and not source.startswith(".") and not kind_of_file(Path(source), SUFFIXES)
 
 
 def hash_file(path: Path) -> InputFile:
@@ -93,12 +141,6 @@ def row_of_line(line: Line) -> RawRow:
     return RawRow(line.number, line.offset, value, None, data)
 
 
-def _suffix(path: Path) -> str:
-    """Return the one of `SUFFIXES` that the name ends in, or an empty string."""
-    name = path.name.lower()
-    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if name.endswith(suffix)), "")
-
-
 def _check_file(path: Path) -> None:
     """Refuse what is not a readable file with a known suffix."""
     where, hint = str(path), "give the path of a file, or owner/name of a Hugging Face data set"
@@ -106,7 +148,7 @@ def _check_file(path: Path) -> None:
         raise BadInputError(where, "a data file", "no such file", hint)
     if path.is_dir():
         raise BadInputError(where, "a data file", "a folder", hint)
-    if not _suffix(path):
+    if not kind_of_file(path, SUFFIXES):
         expected = f"a file ending in {', '.join(SUFFIXES)}"
         raise BadInputError(where, expected, path.suffix or "no ending", "rename or convert it")
     try:
@@ -115,22 +157,8 @@ def _check_file(path: Path) -> None:
         raise BadInputError(where, "a readable file", "no permission to read it", "change its mode") from None
 
 
-def _jsonl_rows(path: Path) -> Iterator[RawRow]:
-    return (row_of_line(line) for line in iter_lines(path))
-
-
-def _gzip_rows(path: Path) -> Iterator[RawRow]:
-    """Yield the rows of a gzip file; a cut or damaged one ends in an error, whatever the bad-row mode."""
-    number, offset = 0, 0
-    try:
-        with gzip.open(path, "rb") as stream:
-            for line in iter_lines(stream):
-                number, offset = line.number, line.offset + line.size
-                yield row_of_line(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadInputError(
-            f"{path}:after line {number} (byte {offset} of the text)",
-            "a whole gzip file",
-            "a cut one" if isinstance(error, EOFError) else f"a damaged one: {str(error).lower()}",
-            "copy the file again",
-        ) from None
+def _line_rows(path: Path) -> Iterator[RawRow]:
+    """Yield the rows of JSON lines."""
+    with text_bytes(path) as stream:
+        for line in iter_lines(stream):
+            yield row_of_line(line)

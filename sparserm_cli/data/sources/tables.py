@@ -1,13 +1,16 @@
-"""Rows of `.csv` and `.parquet` files, streamed."""
+"""Rows of `.csv`, `.tsv` and `.parquet` files, streamed."""
 
 import csv
 import json
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from sparserm_cli.data.example import RawRow, RowError
+from sparserm_cli.data.sources.byte_streams import text_bytes
 from sparserm_cli.data.sources.strict_json import (
     EXCERPT_CHARACTERS,
     MAX_LINE_BYTES,
@@ -18,18 +21,24 @@ from sparserm_cli.data.sources.strict_json import (
 )
 from sparserm_cli.errors import BadInputError
 
+DELIMITERS = ",;\t|"
+"""What may stand between the cells of a `.csv` file."""
 _PARQUET_BATCH_ROWS = 256
 
 
-def csv_rows(path: Path) -> Iterator[RawRow]:
-    """Yield the records of a UTF-8 CSV file with a header; a row's number is the line it begins on.
+def csv_rows(path: Path, *, delimiter: str | None = None) -> Iterator[RawRow]:
+    """Yield the records of a CSV file with a header; a row's number is the line it begins on.
+
+    Args:
+        path: the file, UTF-8 or UTF-16 with a byte order mark.
+        delimiter: what stands between cells; None is the one of `DELIMITERS` that the header has most of.
 
     Raises:
         BadInputError: the header is missing, not UTF-8 or names a column twice.
 
     """
     csv.field_size_limit(MAX_LINE_BYTES)
-    with closing(_CsvLines(path)) as lines:
+    with text_bytes(path) as stream, closing(_CsvLines(stream, delimiter)) as lines:
         header = _header(path, lines)
         while True:
             lines.begin_record()
@@ -97,13 +106,21 @@ def _header(path: Path, lines: "_CsvLines") -> list[str]:
     return names
 
 
+def _delimiter(header: str) -> str:
+    """Return what stands between the names of a header; a comma if several are as likely."""
+    bare = "".join(header.split('"')[::2])
+    return max(DELIMITERS, key=bare.count)
+
+
 class _CsvLines:
     """Feeds decoded lines to the `csv` module and remembers where the record began."""
 
-    def __init__(self, path: Path) -> None:
-        self._lines = self._texts(path)
-        self.records = csv.reader(self._lines, strict=True)
+    def __init__(self, stream: BufferedIOBase, delimiter: str | None) -> None:
         self.begin_record()
+        self._lines = self._texts(stream)
+        header = next(self._lines, "")
+        lines = chain([header] if header else [], self._lines)
+        self.records = csv.reader(lines, strict=True, delimiter=delimiter or _delimiter(header))
 
     def close(self) -> None:
         """Close the file."""
@@ -116,19 +133,18 @@ class _CsvLines:
         self.data: bytes = b""
         self.error: RowError | None = None
 
-    def _texts(self, path: Path) -> Generator[str]:
-        with path.open("rb") as stream:
-            for line in raw_lines(stream):
-                if not self.number:
-                    self.number, self.offset = line.number, line.offset
-                    self.data = line.data[: EXCERPT_CHARACTERS * 4]
-                try:
-                    text = decode(line)
-                except RowError as error:
-                    # The record must still be read to its end; it is refused as a whole afterwards.
-                    self.error = self.error or error
-                    text = line.data.decode("utf-8", "replace")
-                yield text
+    def _texts(self, stream: BufferedIOBase) -> Generator[str]:
+        for line in raw_lines(stream):
+            if not self.number:
+                self.number, self.offset = line.number, line.offset
+                self.data = line.data[: EXCERPT_CHARACTERS * 4]
+            try:
+                text = decode(line)
+            except RowError as error:
+                # The record must still be read to its end; it is refused as a whole afterwards.
+                self.error = self.error or error
+                text = line.data.decode("utf-8", "replace")
+            yield text
 
     def raise_decoding(self) -> None:
         """Raise the first fault met in decoding the record's lines."""

@@ -11,17 +11,62 @@ from pathlib import Path
 from typing import Any
 
 RECORD = "sparserm.json"
-"""Written last into a cached folder: where its contents come from, and the size of every file."""
+"""Written last into a cached folder: the origin, and size, time and digests of each file."""
+
+SAMPLES, SAMPLE_BYTES = 64, 4096
+"""Places at equal distances of which a sampled digest is made, and the bytes read at each."""
 
 
 def is_whole(folder: Path, origin: Mapping[str, Any]) -> bool:
-    """Tell whether `folder` was built from `origin` and every file has its recorded size."""
+    """Tell whether `folder` was built from `origin` and every file is as it was then.
+
+    A file must have its recorded size and its sampled digest; one with another time of change is read as a
+    whole, since it may have been copied as well as written to.
+    """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in record["bytes"]}
-    except (OSError, ValueError, KeyError, TypeError):
+        same = all(_is_same(folder / name, fact) for name, fact in record["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
-    return bool(record.get("origin") == dict(origin) and sizes == record["bytes"])
+    return bool(record.get("origin") == dict(origin) and same)
+
+
+def _is_same(path: Path, fact: Mapping[str, Any]) -> bool:
+    """Tell whether a file is the one that was recorded."""
+    found = path.stat()
+    if found.st_size != fact["bytes"] or _sampled(path) != fact["sampled"]:
+        return False
+    return found.st_mtime_ns == fact["changed_ns"] or _digest(path) == fact["digest"]
+
+
+def _fact(path: Path) -> dict[str, Any]:
+    """Return what is recorded of a file."""
+    found = path.stat()
+    facts = {"bytes": found.st_size, "changed_ns": found.st_mtime_ns}
+    return facts | {"digest": _digest(path), "sampled": _sampled(path)}
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a whole file."""
+    import xxhash
+
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sampled(path: Path) -> str:
+    """Return the digest of a file's beginning, end, and places between."""
+    import xxhash
+
+    digest, last = xxhash.xxh3_128(), max(path.stat().st_size - SAMPLE_BYTES, 0)
+    with path.open("rb") as file:
+        for number in range(SAMPLES + 1):
+            file.seek(last * number // SAMPLES)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -39,8 +84,11 @@ def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
     )
     try:
         yield temporary
-        sizes = {path.name: path.stat().st_size for path in sorted(temporary.iterdir())}
-        _write_synced(temporary / RECORD, json.dumps({"origin": dict(origin), "bytes": sizes}, indent=1))
+        facts = {path.name: _fact(path) for path in sorted(temporary.iterdir())}
+        # Earlier releases compare sizes alone, and would otherwise build the folder again.
+        sizes = {name: fact["bytes"] for name, fact in facts.items()}
+        record = {"origin": dict(origin), "bytes": sizes, "files": facts}
+        _write_synced(temporary / RECORD, json.dumps(record, indent=1))
         if not is_whole(target, origin):
             _replace(temporary, target, origin)
     finally:

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sparserm_cli.config import DEFAULT_MODEL, Progress
-from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError, UsageError
+from sparserm_cli.errors import (
+    CorruptStoreError,
+    IncompatibleError,
+    SparseRMError,
+    TemporaryError,
+    UsageError,
+)
+from sparserm_cli.models.checkpoints.adapter_folder import CONFIG, base_of, is_adapter
 from sparserm_cli.models.checkpoints.default_model import GGUF_SHA256, default_model
 from sparserm_cli.models.checkpoints.gguf import convert_gguf, file_digest
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
@@ -33,6 +40,8 @@ class ModelIdentity(NamedTuple):
         folder: where its config, tokenizer and safetensors lie.
         remote_code: the user lets the model run code of its own.
         pickles: the user lets torch read `.bin` weights, with its weights-only loader.
+        adapter: where an adapter lies that is added to the model in `folder`; None without one.
+        base: what the adapter calls that model.
     """
 
     name: str
@@ -40,6 +49,8 @@ class ModelIdentity(NamedTuple):
     folder: Path
     remote_code: bool = False
     pickles: bool = False
+    adapter: Path | None = None
+    base: str = ""
 
 
 def resolve_model(
@@ -73,7 +84,10 @@ def resolve_model(
     if path.suffix == ".gguf" and path.is_file():
         digest = file_digest(path)
         return ModelIdentity(name, f"sha256:{digest}", convert_gguf(path, digest, progress))
+    how = {"offline": offline, "remote_code": remote_code, "pickles": pickles}
     if name and path.is_dir():
+        if is_adapter(path):
+            return _with_base(name, folder_digest(path), path, progress, **how)
         _check_folder(name, path, remote_code=remote_code, pickles=pickles)
         return ModelIdentity(name, folder_digest(path), path, remote_code, pickles)
     hub = None if path.suffix == ".gguf" else HUB_NAME.fullmatch(name)
@@ -83,8 +97,35 @@ def resolve_model(
     hub_id, revision = hub[1], hub[2] or "main"
     extra = (*(PICKLES if pickles else ()), *(("*.py",) if remote_code else ()))
     folder = hub_folder(hub_id, revision, (*FILES, *extra), offline=offline, progress=progress)
+    if is_adapter(folder):
+        return _with_base(hub_id, folder.name, folder, progress, **how)
     _check_folder(name, folder, remote_code=remote_code, pickles=pickles)
     return ModelIdentity(hub_id, folder.name, folder, remote_code, pickles)
+
+
+def _with_base(
+    name: str, revision: str, folder: Path, progress: Progress | None, **how: bool
+) -> ModelIdentity:
+    """Find the model that an adapter was trained on.
+
+    Raises:
+        IncompatibleError: there is no such model.
+        TemporaryError: it is not in the cache, and the hub does not answer.
+
+    """
+    base = base_of(name, folder)
+    path = str(folder / CONFIG)
+    try:
+        identity = resolve_model(base, progress=progress, **how)
+    except SparseRMError as error:
+        kind = TemporaryError if isinstance(error, TemporaryError) else IncompatibleError
+        found = f"{error.found} ({error.where}: expected {error.expected})"
+        hint = "put the base model there, or correct base_model_name_or_path"
+        raise kind(path, f"its base model {base}", found, hint) from error
+    if identity.adapter is not None:
+        hint = "merge the first adapter into its base"
+        raise IncompatibleError(path, "a whole model as its base", f"{base}, an adapter", hint)
+    return identity._replace(name=name, revision=f"{revision}+{identity.revision}", adapter=folder, base=base)
 
 
 def load_tokenizer(identity: ModelIdentity) -> Any:
@@ -99,7 +140,9 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(
-                str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
+                str(_tokenizer_folder(identity)),
+                local_files_only=True,
+                trust_remote_code=identity.remote_code,
             )
         except Exception as error:  # the Rust library beneath raises the base class itself
             raise _no_tokenizer(identity, error) from error
@@ -109,6 +152,12 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
             identity.name, "a fast tokenizer (tokenizer.json)", found, "convert it to tokenizer.json"
         )
     return tokenizer
+
+
+def _tokenizer_folder(identity: ModelIdentity) -> Path:
+    """Return where the tokenizer lies: with an adapter if it has one, else with the model."""
+    own = identity.adapter
+    return own if own is not None and (own / "tokenizer.json").is_file() else identity.folder
 
 
 def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:

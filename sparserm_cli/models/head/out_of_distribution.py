@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt64
 
 from sparserm_cli.data.splits import grouped_folds
+from sparserm_cli.store.artifacts.reward_checks import BORDER
 
-BORDER = "0.99"
-"""The quantile of training distances that counts as 1."""
 _QUANTILES = ("0.5", "0.9", BORDER, "0.999")
 _FOLDS = 5
 _MOST = 20_000  # responses that covariance and quantiles are made of

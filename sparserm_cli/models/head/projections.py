@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from sparserm_cli.store.artifacts.reward import POOLINGS
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.capture.reader import ActivationsReader
 
 DENSE_PAIRS = 20_000

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from sparserm_cli.store.artifacts.reward import POOLINGS, HeadArrays, RewardFiles
+from sparserm_cli.store.artifacts.reward import HeadArrays, RewardFiles
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
 """Layer to pooling to one vector a response."""

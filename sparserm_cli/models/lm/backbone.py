@@ -14,6 +14,7 @@ from sparserm_cli.models.checkpoints.config_shape import read_config
 from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 from sparserm_cli.models.checkpoints.tensor_names import Loaded, Renaming, fit_names, refuse_wrong_names
+from sparserm_cli.models.lm.adapters import merge_adapter
 from sparserm_cli.models.lm.devices import placing
 
 _FAULTS = (OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, pickle.UnpicklingError)
@@ -39,11 +40,20 @@ def load_backbone(
     # Quantised weights cannot be tried without reading them; for others this cannot fail any more.
     refuse_wrong_names(identity.name, loaded)
     model: Any = loaded.decoder
+    note = renaming.note
+    if identity.adapter is not None:
+        if shared:
+            hint = "merge the adapter into its base, or give one device"
+            raise IncompatibleError(
+                "--device", f"one device, since {identity.name} is an adapter", device, hint
+            )
+        merge_adapter(identity.name, identity.adapter, model)
+        note = "; ".join(filter(None, (note, f"{identity.name}: an adapter, added to {identity.base}")))
     if shared:
         weakref.finalize(model, shutil.rmtree, shared["offload_folder"], ignore_errors=True)
     else:
         model = model.to(device)
-    return model.eval().requires_grad_(requires_grad=False), renaming.note
+    return model.eval().requires_grad_(requires_grad=False), note
 
 
 def check_checkpoint(identity: ModelIdentity, layers: Sequence[int]) -> Renaming:

@@ -11,8 +11,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
-from sparserm_cli.models.sae_files import sae_digest
-from sparserm_cli.models.sae_metadata import find_sae, read_metadata
+from sparserm_cli.models.sae.load import find_sae, read_metadata
+from sparserm_cli.models.sae.metadata import sae_digest
 from sparserm_cli.stages.encode.sae_layers import captured_by, check_saes, fit_line, name_by_layer, sae_facts
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.store.capture.artifact import open_capture
@@ -38,7 +38,7 @@ from sparserm_cli.store.run.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.units.unit_store import MANIFEST, is_planned
 
 if TYPE_CHECKING:
-    from sparserm_cli.models.sae_check import SAEQuality
+    from sparserm_cli.models.sae.quality import SAEQuality
     from sparserm_cli.stages.encode.worker import Examined
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sparserm_cli.config import Note
 from sparserm_cli.errors import UsageError
-from sparserm_cli.models.sae_files import SAEMetadata
-from sparserm_cli.models.sae_match import Captured, check_metadata, check_normalization, check_pickle
-from sparserm_cli.models.sae_metadata import find_sae, read_metadata
+from sparserm_cli.models.sae.compatibility import Captured, check_metadata, check_normalization, check_pickle
+from sparserm_cli.models.sae.load import find_sae, read_metadata
+from sparserm_cli.models.sae.metadata import SAEMetadata
 from sparserm_cli.store.capture.plan import ExtractSettings
 from sparserm_cli.store.features.plan import SAEFacts
 
 if TYPE_CHECKING:
-    from sparserm_cli.models.sae_check import SAEQuality
+    from sparserm_cli.models.sae.quality import SAEQuality
 
 
 class SAETrial(NamedTuple):

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, Progress
 from sparserm_cli.models.lm.devices import choose_device
-from sparserm_cli.models.sae import SparseAutoencoder, load_sae
-from sparserm_cli.models.sae_check import SAEQuality, check_sample
-from sparserm_cli.models.sae_encode import Encoded, SparseEncoder
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+from sparserm_cli.models.sae.load import load_sae
+from sparserm_cli.models.sae.quality import SAEQuality, check_sample
+from sparserm_cli.models.sae.sparse_encoder import Encoded, SparseEncoder
 from sparserm_cli.stages.encode.sae_layers import sae_facts
 from sparserm_cli.stages.engine.engine import UnitWorker
 from sparserm_cli.stages.engine.progress import tokens_done

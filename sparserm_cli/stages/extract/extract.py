@@ -94,7 +94,7 @@ def extract(
     trials = tried_saes(request, later, note)
     root = capture_path(config.run)
     if config.dry_run:
-        return _priced(root, request)
+        return _priced(root, request, note)
     rank, world = config.worker
     with run_lock(config.run) if world == 1 else worker_lock(config.run, rank):
         # 2. The plan that is there is continued if it asks for the same; a new one is frozen before any work.
@@ -149,14 +149,14 @@ def _ensure_plan(root: PurePath, request: Request, note: Note) -> None:
         note(f"{root.name}: thrown away, since --force asks for another capture")
         remove_capture(root)
     note(f"reading {request.config.data}")
-    plan = write_plan(root, request)
+    plan = write_plan(root, request, note)
     note(_price(plan))
 
 
-def _priced(root: PurePath, request: Request) -> ExtractSummary:
+def _priced(root: PurePath, request: Request, note: Note) -> ExtractSummary:
     """Work out the plan in a temporary folder and estimate what it takes."""
     with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
-        plan = write_plan(capture_path(Path(folder)), request)
+        plan = write_plan(capture_path(Path(folder)), request, note)
         expected = estimate(request, ActivationsWriter(capture_path(Path(folder))))
     return ExtractSummary(root, plan, "planned", 0, 0.0, free_bytes(root.parent), "", expected)
 

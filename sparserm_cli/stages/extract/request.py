@@ -8,22 +8,21 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path, PurePath
 from typing import Any
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, column_map
 from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, tokenizer_digest
-from sparserm_cli.data.example import CHOSEN, REJECTED, InputFile
-from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.example import InputFile
+from sparserm_cli.data.reader import Reader, without_pair
 from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.tokenized_rows import encoded_rows
-from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
+from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_ids, check_layers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
-from sparserm_cli.models.sae_match import Captured
-from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.models.sae.compatibility import Captured
+from sparserm_cli.models.sae.load import read_sae_metadata
 from sparserm_cli.stages.encode.sae_layers import SAETrial, check_saes
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, InputFact
 from sparserm_cli.store.capture.plan_writer import PlanWriter
@@ -118,15 +117,16 @@ def check_request(root: PurePath, request: Request) -> None:
     check_same_plan(str(root), recorded, request.expected(recorded), "--force")
 
 
-def write_plan(root: PurePath, request: Request) -> ExtractPlan:
+def write_plan(root: PurePath, request: Request, note: Note) -> ExtractPlan:
     """Read, check and tokenise the data, and freeze the plan.
 
     Args:
         root: where the capture shall lie.
         request: what it shall hold.
+        note: told how the data are understood, and what of them makes no pair.
 
     Raises:
-        BadInputError: a bad row, or no row at all.
+        BadInputError: a bad row, no row at all, or no pair of two different responses.
         IncompatibleError: the model has no chat template, no usable tokenizer, or not all of its weights.
         ResourceError: the disk is full.
 
@@ -149,10 +149,17 @@ def write_plan(root: PurePath, request: Request) -> ExtractPlan:
             on_bad_row=config.on_bad_row,
             offline=config.offline,
             sink=lambda reject: writer.reject(reject._asdict()),
+            note=note,
         )
         pairs = _Pairs(writer, identity.name, shape.vocabulary)
         for row in encoded_rows(reader, template, max_length=settings.max_length, too_long=config.too_long):
             pairs.add(row)
+        for sentence in without_pair(reader):
+            note(sentence)
+        if not pairs.different:
+            found = "; ".join(without_pair(reader)) or f"{reader.accepted:,} rows without one"
+            hint = "see what the file becomes with `sparserm data`"
+            raise BadInputError(config.data, "a pair of two different responses", found, hint)
         # A hub data set's digest is known only now that it has been read.
         inputs = tuple(_input_fact(one, root.parent) for one in reader.inputs)
         writer.settings = replace(settings, inputs=inputs)
@@ -160,6 +167,7 @@ def write_plan(root: PurePath, request: Request) -> ExtractPlan:
             "rows_read": reader.read,
             "rows_accepted": reader.accepted,
             "rows_rejected": reader.rejected,
+            "rows_without_pair": reader.undecided.total(),
             "identical_pairs": reader.identical_pairs,
             "duplicate_pairs": reader.duplicates,
             "straddled": pairs.straddled,
@@ -239,7 +247,7 @@ class _Pairs:
 
     def __init__(self, writer: PlanWriter, model: str, vocabulary: int) -> None:
         self._writer, self._model, self._vocabulary = writer, model, vocabulary
-        self.straddled = self.truncated = 0
+        self.straddled = self.truncated = self.different = 0
 
     def add(self, row: EncodedExample) -> None:
         """Add one row.
@@ -248,6 +256,8 @@ class _Pairs:
             IncompatibleError: the tokenizer gave an id that the model has no embedding for.
 
         """
+        if not row.example.pairs:
+            return
         for one in row.responses:
             for ids in (one.prompt_ids, one.response_ids):
                 check_ids(self._model, ids, self._vocabulary)
@@ -265,11 +275,9 @@ class _Pairs:
         ]
         self.straddled += sum(one.straddled for one in row.responses)
         self.truncated += sum(one.truncated for one in row.responses)
-        sides = row.example.sides
-        chosen = [handle for handle, side in zip(handles, sides, strict=True) if side == CHOSEN]
-        rejected = [handle for handle, side in zip(handles, sides, strict=True) if side == REJECTED]
-        for good, bad in product(chosen, rejected):
-            self._writer.add_pair(good, bad, row.example.row)
+        for good, bad in row.example.pairs:
+            self._writer.add_pair(handles[good], handles[bad], row.example.row)
+            self.different += bool(handles[good] != handles[bad])
 
 
 def _settings(

@@ -122,8 +122,8 @@ class CaptureWorker(UnitWorker):
             IncompatibleError: an SAE's weights are broken, or do not fit the activations.
 
         """
-        from sparserm_cli.models.sae import load_sae
-        from sparserm_cli.models.sae_check import check_sample
+        from sparserm_cli.models.sae.load import load_sae
+        from sparserm_cli.models.sae.quality import check_sample
 
         sampled, lines = self.sample(TRIAL_ROWS), []
         for name, layer, pickles, mismatch in self._trials:

@@ -11,7 +11,7 @@ from typing import Any
 from sparserm_cli.config import Progress, ResponsesConfig, column_map
 from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.shapes import Purpose
+from sparserm_cli.data.shapes.table import Purpose
 from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.reward import reward_path

@@ -131,7 +131,7 @@ def _fill(log: ScoreLog, config: ScoreConfig, progress: Progress, note: Note) ->
         if one.row > known:
             refused.append(refused_row(one.row, f"{one.field}: {one.reason}".lstrip(": ")))
 
-    reader = responses_reader(config, purpose="any", sink=refuse, after=known)
+    reader = responses_reader(config, purpose="any", sink=refuse, after=known, note=note)
     with open_engine(config, partial(ScoreWorker, config), progress=progress, note=note) as engine:
         template, max_length, told = engine.ask(ScoreWorker.text)
         note(told)

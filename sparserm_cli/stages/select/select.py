@@ -17,9 +17,9 @@ from jaxtyping import Float32, Int64
 from sparserm_cli.config import Note, SelectConfig
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.head.projections import DENSE_PAIRS, projections
-from sparserm_cli.models.sae_decoder import load_decoder
-from sparserm_cli.models.sae_files import sae_digest
-from sparserm_cli.models.sae_metadata import find_sae, read_metadata
+from sparserm_cli.models.sae.decoder_rows import load_decoder
+from sparserm_cli.models.sae.load import find_sae, read_metadata
+from sparserm_cli.models.sae.metadata import sae_digest
 from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
 from sparserm_cli.stages.select.orthogonal import Moments, moments
 from sparserm_cli.stages.select.rankings import Chosen, choose, random_directions

@@ -42,6 +42,7 @@ class RunSource:
             shown = ", ".join(map(str, settings.layers))
             raise UsageError("--layer", f"one of {shown}", "none", "name the layer the SAE is for")
         self.layer = settings.layers[0] if layer is None else layer
+        self.d_in = settings.d_in
         self._capture.require(self.layer, "response")
         self._held_out = validation_mask(self._capture.response_group(), held_out_fraction, seed)
         inputs = [

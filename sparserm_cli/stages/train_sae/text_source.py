@@ -20,7 +20,7 @@ from torch import Tensor
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import InputFile, RowError
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.shapes import recognise
+from sparserm_cli.data.shapes.table import recognise
 from sparserm_cli.data.sources.open import hash_file, open_source
 from sparserm_cli.data.splits import group_key, validation_mask
 from sparserm_cli.errors import BadInputError

@@ -16,14 +16,17 @@ from torch import Tensor
 
 from sparserm_cli.config import DEFAULT_MODEL
 from sparserm_cli.config.train_sae import SAERecipe
-from sparserm_cli.errors import BadInputError, UsageError
+from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
+from sparserm_cli.models.checkpoints.config_shape import check_layers
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.devices import DType, choose_device
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_check import SAEQuality, measure
-from sparserm_cli.models.sae_tokens import ShuffleBuffer, SinkRule
-from sparserm_cli.models.sae_training import add_metadata, save, train
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+from sparserm_cli.models.sae.load import load_sae
+from sparserm_cli.models.sae.quality import SAEQuality, SinkRule, measure
+from sparserm_cli.models.sae.training.shuffle_buffer import ShuffleBuffer
+from sparserm_cli.models.sae.training.start import settle
+from sparserm_cli.models.sae.training.trainer import add_metadata, save, train
 from sparserm_cli.stages.train_sae.capture_source import RunSource
 from sparserm_cli.stages.train_sae.text_source import TextReading, TokenSource, text_source
 from sparserm_cli.store.io.atomic import building_folder
@@ -63,6 +66,7 @@ def train_sae(
     model: str = DEFAULT_MODEL,
     layer: int | None = None,
     recipe: SAERecipe | None = None,
+    start: str | None = None,
     tests: Sequence[str] = (),
     test_limit: int | None = None,
     limit: int | None = None,
@@ -70,6 +74,7 @@ def train_sae(
     template: str | None = None,
     dtype: DType = "auto",
     device: str = "auto",
+    allow_pickle: bool = False,
     offline: bool = False,
     progress: Progress | None = None,
 ) -> TrainSAEResult:
@@ -82,6 +87,7 @@ def train_sae(
         model: language model, as `extract` takes it.
         layer: block after which the residual stream is taken, counted from 0; of a run the only one if None.
         recipe: what to train; None is the default recipe.
+        start: SAE whose training is continued; its layer is the one where `layer` is None.
         tests: further files that are only measured; needs `data`, since a run has no model loaded.
         test_limit: most rows read of each of these.
         limit: most rows read of each of `data`.
@@ -89,37 +95,56 @@ def train_sae(
         template: chat template, as `extract` takes it.
         dtype: type the model computes in.
         device: torch device of model and SAE.
+        allow_pickle: read pickled weights of `start`.
         offline: never call the hub.
         progress: told what is being done.
 
     Raises:
-        UsageError: neither `data` nor `run`, or no layer.
+        UsageError: neither `data` nor `run`, no layer, or a recipe that `start` cannot follow.
         BadInputError: a source cannot be read, or there are no tokens to train on.
         IncompatibleError, ResourceError, TemporaryError: of model, capture and device, as `extract`.
 
     """
     recipe = recipe or SAERecipe()
-    # 1. A run holds activations already.
+    # 1. An SAE to start from is checked before anything is captured.
+    first = None if start is None else load_sae(start, allow_pickle=allow_pickle, offline=offline)
+    settle(recipe, first)
+    if layer is None and first is not None:
+        layer = first.metadata.layer
+    # 2. A run holds activations already.
     if not data:
         if run is None or tests:
             found = "--test without DATA" if tests else "neither"
             raise UsageError("train-sae", "DATA, or a run directory alone", found, "give text to train on")
-        held: TokenSource = RunSource(
-            run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed
-        )
-        return fit_sae(held, output, recipe, device=choose_device(device), progress=progress)
-    # 2. Text runs through the model, up to the layer. Of the training data a share is held out, of tests all.
+        held = RunSource(run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed)
+        _check_start(first, held.layer, held.d_in)
+        return fit_sae(held, output, recipe, start=first, device=choose_device(device), progress=progress)
+    # 3. Text runs through the model, up to the layer. Of the training data a share is held out, of tests all.
     if layer is None:
         raise UsageError("--layer", "a layer", "none", "give --layer, such as the middle one")
     identity = resolve_model(model, offline=offline)
+    _check_start(first, layer, check_layers(identity, (layer,)).d_in)
     lm = LanguageModel.load(identity, layers=[layer], dtype=dtype, device=device)
     reading = TextReading(lm, load_tokenizer(identity), recipe.context_size, template, split, offline)
     source = text_source(
         reading, data, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed, limit=limit
     )
     measured = {name: text_source(reading, [name], held_out_fraction=1.0, limit=test_limit) for name in tests}
-    # 3. Training, and measuring what was saved.
-    return fit_sae(source, output, recipe, tests=measured, device=lm.device, progress=progress)
+    # 4. Training, and measuring what was saved.
+    return fit_sae(source, output, recipe, start=first, tests=measured, device=lm.device, progress=progress)
+
+
+def _check_start(start: SparseAutoencoder | None, layer: int, d_in: int) -> None:
+    """Check that an SAE to start from is for this layer and width; raises IncompatibleError."""
+    if start is None:
+        return
+    name, own = start.metadata.name, start.metadata.layer
+    if start.d_in != d_in:
+        hint = "start from an SAE of a model of this width"
+        raise IncompatibleError(f"--from {name}: d_in", str(d_in), str(start.d_in), hint)
+    if start.metadata.hook_name is not None and own != layer:
+        found, hint = start.metadata.hook_name, "leave --layer out, or start from another SAE"
+        raise IncompatibleError(f"--from {name}: hook_name", f"the output of block {layer}", found, hint)
 
 
 def fit_sae(
@@ -127,6 +152,7 @@ def fit_sae(
     output: Path,
     recipe: SAERecipe,
     *,
+    start: SparseAutoencoder | None = None,
     tests: Mapping[str, TokenSource] | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
@@ -137,6 +163,7 @@ def fit_sae(
         source: activations, split into training and held-out documents.
         output: folder of the SAE.
         recipe: what to train.
+        start: the SAE whose training is continued; None is random weights.
         tests: sources that are only measured: all of their documents must be held out.
         device: torch device of the SAE.
         progress: told what is being done.
@@ -147,7 +174,10 @@ def fit_sae(
     """
     say = progress or (lambda _what, _done, _total: None)
     # 1. Sink tokens are told by their norm; the ordinary tokens of the same layer set the scale.
-    rule = SinkRule.fit(_sample(source))
+    sample = _sample(source)
+    rule = SinkRule.fit(sample)
+    # What is not told of an SAE that was trained before is taken from it.
+    recipe = settle(recipe, start, l0=0.0 if start is None else measure(start, [sample], rule).l0)
     # 2. Training tokens come in shuffled batches out of a buffer of fixed size.
     batches = ShuffleBuffer(
         lambda: _counted(_without_sinks(source.blocks(held_out=False), rule), "reading activations", say),
@@ -158,10 +188,12 @@ def fit_sae(
     rows = len(batches.rows)
     epochs = recipe.steps * recipe.batch_rows / rows
     # 3. SAELens trains.
-    trained = train(batches, recipe, device=device, progress=_training_progress(say, recipe))
+    trained = train(batches, recipe, start=start, device=device, progress=_training_progress(say, recipe))
     del batches
     # 4. What will be on disk is measured on tokens the training has not seen; the folder appears when whole.
     facts = {**source.facts, "sink_rule": rule._asdict(), "training_tokens": rows, "scale": trained.scale}
+    if start is not None:
+        facts["from"] = {"name": start.metadata.name, "digest": start.digest}
     with building_folder(output) as folder:
         save(trained, folder, weights_dtype=recipe.weights_dtype, metadata=_metadata(recipe, facts))
         sae = load_sae(folder, device=device)

@@ -21,7 +21,7 @@ of a response from those of the fit is the root mean square of `x @ whitening`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -33,6 +33,7 @@ from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.artifacts.reward_card import card
+from sparserm_cli.store.artifacts.reward_checks import check_fields, check_head
 from sparserm_cli.store.io.atomic import building_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
@@ -42,8 +43,6 @@ from sparserm_cli.store.provenance import Lineage, check_version, now
 FOLDER = "reward"
 TYPE, VERSION = "reward", 2
 COMMAND = "sparserm fit"
-POOLINGS: dict[str, tuple[str, ...]] = {"mean": ("mean",), "last": ("last",), "both": ("mean", "last")}
-"""The poolings that each `pool` projects, in order."""
 
 CONFIG = "config.json"
 _MODEL, _CONTROLS, _CARD = "model.safetensors", "controls.safetensors", "README.md"
@@ -223,13 +222,14 @@ def read_reward(path: PurePath) -> RewardFiles:
         raise CorruptStoreError(str(path), f"xxh3-128 {lineage.digest}", f"xxh3-128 {digest}", again)
     try:
         config = _config(lineage, head["reward"])
-        parts = {name: _below(controls, name) for name in head["controls"]}
-        heads = {name: _head(part) for name, part in parts.items()}
-        return RewardFiles(config, _head(model), heads, _whitening(model))
+        heads = {name: _head(_below(controls, name)) for name in head["controls"]}
+        files = RewardFiles(config, _head(model), heads, _whitening(model))
+        for name, one in {"": files.head, **heads}.items():
+            check_head(one, config, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptStoreError(
-            str(path), f"a reward model of format {head['version']}", repr(error), again
-        ) from None
+        expected = f"a reward model of format {head['version']}"
+        raise CorruptStoreError(str(path), expected, repr(error), again) from None
+    return files
 
 
 def _load(path: PurePath, hint: str) -> dict[str, np.ndarray]:
@@ -277,6 +277,8 @@ def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
     """
     whitening = tensors.get("whitening")
+    if whitening is not None and not np.isfinite(whitening).all():
+        raise ValueError("a whitening that is not finite")
     if whitening is not None and whitening.shape != (len(tensors["mean"]),) * 2:
         raise ValueError(f"a whitening of shape {whitening.shape} for {len(tensors['mean'])} projections")
     return whitening
@@ -298,9 +300,24 @@ def _digest(*groups: Mapping[str, np.ndarray]) -> str:
 
 
 def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:
-    """Read what `to_json` gave."""
-    known = {one.name for one in fields(RewardConfig)}
-    told = {name: item for name, item in value.items() if name in known}
-    lists = {name: tuple(value[name]) for name in ("layers", "hook_names")}
-    metrics = tuple(Metric(**metric) for metric in value["metrics"])
+    """Read what `to_json` gave.
+
+    Raises:
+        ValueError: a field is of another kind or out of range.
+
+    """
+    told = {one.name: _default(one) for one in fields(RewardConfig) if one.name != "lineage"}
+    told |= {name: item for name, item in value.items() if name in told}
+    check_fields(told)
+    lists = {name: tuple(told[name]) for name in ("layers", "hook_names")}
+    metrics = tuple(Metric(**metric) for metric in told["metrics"])
     return RewardConfig(**{**told, **lists, "metrics": metrics, "lineage": lineage})
+
+
+def _default(item: Field[Any]) -> Any:
+    """Return what a field holds that an older format has not; None for one that each must have."""
+    if item.name == "metrics":
+        return []
+    if item.default_factory is not MISSING:
+        return item.default_factory()
+    return None if item.default is MISSING else item.default

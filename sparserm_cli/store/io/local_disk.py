@@ -9,15 +9,17 @@ import hashlib
 import itertools
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path, PurePath
 from typing import Protocol, TypeVar, runtime_checkable
 
 import xxhash
 
-from sparserm_cli.errors import ResourceError
+from sparserm_cli.errors import CorruptStoreError, ResourceError
 from sparserm_cli.store.io.fault_points import active, fault_point, operation
 from sparserm_cli.store.io.process_id import this_process, token
 
@@ -31,6 +33,7 @@ _CLOSED = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
 }
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _STALE_TRIES = 5
 _serial = itertools.count()
 
@@ -134,8 +137,45 @@ def part_name(final: Path) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file, trying again where a network file system gives a stale handle."""
-    return _patiently(path.read_bytes)
+    """Read a whole file, trying again where a network file system gives a stale handle.
+
+    Raises:
+        CorruptStoreError: it is no file but a folder, a pipe, a device or a loop of links.
+
+    """
+    return _patiently(lambda: _read(path))
+
+
+def _read(path: Path) -> bytes:
+    with open_file(path) as file:
+        return file.read()
+
+
+@contextmanager
+def open_file(path: Path) -> Iterator[BufferedIOBase]:
+    """Open a file for reading; what would block for ever or never end is refused.
+
+    Raises:
+        CorruptStoreError: it is no file but a folder, a pipe, a device or a loop of links.
+        ResourceError: it may not be read.
+
+    """
+    hint = "move it away and run the same command again"
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise CorruptStoreError(str(path), "a file", "a loop of links", hint) from None
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            hint = "give yourself the right to read it"
+            raise ResourceError(str(path), "a file to read", "no permission", hint) from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise CorruptStoreError(str(path), "a file", _KINDS.get(stat.S_IFMT(mode), "a device"), hint)
+    with os.fdopen(handle, "rb") as file:
+        yield file
 
 
 def size_of(path: Path | str) -> int:
@@ -160,7 +200,7 @@ def sha256_file(path: Path) -> str:
 
 def _hash_file(path: Path, hasher: _Hasher) -> str:
     """Feed the file to `hasher` block by block."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(_BLOCK):
             hasher.update(block)
     return hasher.hexdigest()

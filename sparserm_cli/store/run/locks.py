@@ -1,4 +1,12 @@
-"""Who holds a lock: the content of a lock file."""
+"""Locks on a run directory that outlive no process: one full run, or several workers, never both.
+
+A lock is a file that names its holder. It appears whole and only if it is absent (`storage.create`), so
+one of two racers gets it. No flock: network file systems break it.
+
+A dead holder's lock is taken over with no moment in which nobody or two hold it: the successor of a dead
+holder is whoever creates `<lock>.<digest of that holder's file>`, which only one can; it then renames its
+claim to the lock's own name. A claim counts only if the chain that starts at the lock still leads to it.
+"""
 
 import fnmatch
 import hashlib
@@ -7,15 +15,15 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from sparserm_cli.errors import TemporaryError
+from sparserm_cli.errors import CorruptStoreError, TemporaryError
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.local_disk import disk_errors
 from sparserm_cli.store.io.process_id import ProcessId, is_dead, this_process
 from sparserm_cli.store.io.sealed_json import canonical_json
-from sparserm_cli.store.io.storage import create, make_folder, names, read_bytes, remove, rename
+from sparserm_cli.store.io.storage import create, make_folder, names, read_bytes, remove, rename, size_of
 
 
 class Holder(NamedTuple):
@@ -31,13 +39,20 @@ class Holder(NamedTuple):
 
 
 def parse_holder(content: bytes) -> Holder | None:
-    """Read the content of a lock file; None if it is empty, cut or something else."""
+    """Read the content of a lock file; None if it is empty, cut or names no process that there can be."""
     try:
         value = json.loads(content)
-        process = ProcessId(str(value["host"]), str(value["boot"]), int(value["pid"]), int(value["ticks"]))
-        return Holder(process, str(value["run_id"]))
-    except (ValueError, KeyError, TypeError):
+        host, boot, pid, ticks, run_id = (value[name] for name in (*ProcessId._fields, "run_id"))
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
+    texts = all(isinstance(text, str) for text in (host, boot, run_id))
+    if not (texts and _is_number(pid, 1, _MOST_PID) and _is_number(ticks, -1, 2**63)):
+        return None
+    return Holder(ProcessId(host, boot, pid, ticks), run_id)
+
+
+def _is_number(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 RUN_LOCK = "run.lock"
@@ -50,6 +65,8 @@ _WORKER_LOCKS = "worker-*.lock"
 
 
 _POLL_SECONDS = 0.1
+_MOST_PID = 2**31 - 1  # what the kernel's type holds
+_MOST_BYTES = 1 << 16
 
 
 _PATIENCE_SECONDS = 1.0  # how long a lock without content may be one that is just being written
@@ -181,7 +198,18 @@ def _end_of_chain(path: PurePath) -> tuple[PurePath, bytes | None]:
 
 
 def _content(path: PurePath) -> bytes | None:
-    """Return a lock's content, None if it is not there; waits a little for one that is being written."""
+    """Return a lock's content, None if it is not there; waits a little for one that is being written.
+
+    Raises:
+        CorruptStoreError: what stands there is no lock: a link, a folder, a pipe, or far too large.
+
+    """
+    hint = "move it away and run the same command again"
+    if isinstance(path, Path) and path.is_symlink():
+        raise CorruptStoreError(str(path), "a lock", "a link", hint)
+    if size_of(path) > _MOST_BYTES:
+        found = f"{size_of(path):,} bytes"
+        raise CorruptStoreError(str(path), f"a lock of at most {_MOST_BYTES:,} bytes", found, hint)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:

@@ -15,7 +15,7 @@ from sparserm_cli.alignment.hf_export.export import build, export_hf, settle_bou
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
 from sparserm_cli.config import EvaluateConfig, ExportConfig
 from sparserm_cli.data.chat_template import PromptTemplate
-from sparserm_cli.data.templated_text import ConversationText
+from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer
 from sparserm_cli.models.reward_model import RewardModel

@@ -118,3 +118,18 @@ def test_row_08_two_runs_on_one_file(fitted_run, tmp_path):
     log = next((tmp_path / "run" / "scored").glob("*.jsonl"))
     with lock(log.parent, f"{log.stem}.lock"), pytest.raises(TemporaryError, match="no other run at work"):
         ranked(fitted_run, tmp_path, GROUPS[:2])
+
+
+def test_rows_of_one_response_each_are_ranked_by_prompt(fitted_run, tmp_path):
+    """Rows of one prompt next to each other are ranked as if they were one row; a bad one is counted."""
+    whole, expected = ranked(fitted_run, tmp_path, GROUPS[:2])
+    single = [{"prompt": row["prompt"], "response": one} for row in GROUPS[:2] for one in row["responses"]]
+    rows = [*single[:2], {"prompt": single[0]["prompt"]}, *single[2:]]
+    summary, found = ranked(fitted_run, tmp_path, rows, on_bad_row="reject")
+    assert [line["row"] for line in found] == [1, 5]
+    told = ("response", "order")
+    assert [[line[key] for key in told] for line in found] == [
+        [line[key] for key in told] for line in expected
+    ]
+    assert (summary.accepted, summary.rejected, summary.responses) == (6, 1, 6)
+    assert (summary.best, summary.mean) == pytest.approx((whole.best, whole.mean))

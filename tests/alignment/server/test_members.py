@@ -9,7 +9,7 @@ from helpers import live_server
 
 from sparserm_cli import RewardModel
 from sparserm_cli.config import ServeConfig
-from sparserm_cli.errors import UsageError
+from sparserm_cli.errors import IncompatibleError, UsageError
 
 PROMPT = "Question 3?"
 GOOD = "Yes, 3 is good"
@@ -118,8 +118,6 @@ def test_row_70_a_strict_server_refuses_the_batch(reward: Path, model: RewardMod
 
 def test_row_70_a_prompt_that_the_template_refuses(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Is found among the others."""
-    from sparserm_cli.errors import IncompatibleError
-
     render = server.service.model.template.render
 
     def refuse(prompt: Any) -> str:
@@ -168,6 +166,33 @@ def test_text_in_parts_is_the_text(server: Any, expected: float, path: str) -> N
     answer = server.ask(path, {"messages": [prompt, {"role": "assistant", "content": parts}]})[1]
     found = answer["data"][0]
     assert found.get("probs", found.get("embedding")) == [pytest.approx(expected, abs=1e-5)]
+
+
+def test_row_70_residuals_that_are_not_finite_cost_their_own_score(
+    reward: Path, expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever they stand among the others; where none can be computed it is the server's failure."""
+    with live_server.live(reward) as server:
+        compute = server.service._batches._compute
+
+        def fail(rows: Any, kind: Any) -> Any:
+            for row in rows:
+                if (response := row.example.responses[0]).startswith("bad"):
+                    raise IncompatibleError("a row", "finite residuals", response, "use bfloat16")
+            return compute(rows, kind)
+
+        monkeypatch.setattr(server.service._batches, "_compute", fail)
+        for bad in ({0}, {2}, {4}, {1, 2}, {0, 3, 4}):
+            documents = [f"bad {place}" if place in bad else GOOD for place in range(5)]
+            status, answer = server.ask("/score", {"queries": PROMPT, "documents": documents})
+            assert status == 200, answer
+            for place, one in enumerate(answer["data"]):
+                reason = f"expected finite residuals, found bad {place}; use bfloat16"
+                wanted = (None, reason) if place in bad else (pytest.approx(expected, abs=1e-5), None)
+                assert (one["score"], one["reason"]) == wanted
+        status, answer = server.ask("/score", {"queries": PROMPT, "documents": ["bad"] * 3})
+        assert (status, answer["error"]["code"]) == (500, 500)
+        assert answer["error"]["message"].endswith("expected finite residuals, found bad; use bfloat16")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

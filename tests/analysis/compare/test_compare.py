@@ -16,7 +16,7 @@ from sparserm_cli.analysis.compare.markdown import markdown
 from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.sae_check import SAEQuality
+from sparserm_cli.models.sae.quality import SAEQuality
 from sparserm_cli.stages.fit import model_selection as choice
 from sparserm_cli.store.artifacts.results import COMPARISON
 

@@ -244,6 +244,25 @@ def test_a_folder_is_whole_or_built_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_contents_that_changed_under_one_size_are_built_again(tmp_path: Path) -> None:
+    """Zeroed weights are not taken for weights, whatever their time; a copy with another time is."""
+    target = tmp_path / "one"
+    with building(target, ORIGIN) as folder:
+        (folder / "weights").write_bytes(bytes(range(256)) * 4096)
+    weights = target / "weights"
+    before, content = weights.stat(), weights.read_bytes()
+    os.utime(weights, ns=(0, 0))
+    assert is_whole(target, ORIGIN)  # every byte is read again
+    weights.write_bytes(content[:-9000] + bytes(1) + content[-8999:])
+    assert not is_whole(target, ORIGIN)
+    weights.write_bytes(bytes(len(content)))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not is_whole(target, ORIGIN)
+    weights.write_bytes(content)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert is_whole(target, ORIGIN)
+
+
 def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
     """Folders of processes that are gone go away; those of living ones, and of other machines, stay."""
     gone = subprocess.Popen([sys.executable, "-c", ""])

@@ -14,8 +14,9 @@ from helpers import sae_files
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig
 from sparserm_cli.errors import IncompatibleError, StoppedError, UsageError
-from sparserm_cli.models import sae_encode
-from sparserm_cli.models.sae import SparseAutoencoder, load_sae
+from sparserm_cli.models.sae import sparse_encoder
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+from sparserm_cli.models.sae.load import load_sae
 from sparserm_cli.stages.encode import worker as encode_units
 from sparserm_cli.stages.encode.encode import EncodeSummary, encode
 from sparserm_cli.stages.extract.extract import extract
@@ -101,8 +102,8 @@ def test_results_do_not_depend_on_the_chunk_size(
     kind: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The digest of the whole store is the same for chunks of 1, 17 and 10,000 rows."""
-    monkeypatch.setattr(sae_encode, "LOWEST_TILE", 8)
-    monkeypatch.setitem(sae_encode.TILE_NUMBERS, "cpu", 8 * 64)
+    monkeypatch.setattr(sparse_encoder, "LOWEST_TILE", 8)
+    monkeypatch.setitem(sparse_encoder.TILE_NUMBERS, "cpu", 8 * 64)
     name = saved(tmp_path / "sae", random_sae(kind, D_IN, 64))
     digests = {do(run, name, chunk_rows=rows, allow_mismatch=True, force=True).digest for rows in (10_000,)}
     for rows in (1, 17):
@@ -259,7 +260,7 @@ def test_row_32_an_sae_made_for_float16_refuses_activations_that_overflow_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of float16's range is the limit."""
-    monkeypatch.setattr("sparserm_cli.models.sae_check.FLOAT16_LIMIT", 0.01)
+    monkeypatch.setattr("sparserm_cli.models.sae.quality.FLOAT16_LIMIT", 0.01)
     name = saved(tmp_path / "sae", perfect_sae(D_IN), dtype="float16")
     with pytest.raises(
         IncompatibleError, match="dtype float16: expected activations below 0, found activations up to"

@@ -12,7 +12,7 @@ from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, Frequenc
 from sparserm_cli.console import Output
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.lm import language_model as lm
-from sparserm_cli.models.sae import SparseAutoencoder
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 from sparserm_cli.stages.encode.encode import encode
 from sparserm_cli.stages.extract import fused
 from sparserm_cli.stages.extract.extract import ExtractSummary, extract

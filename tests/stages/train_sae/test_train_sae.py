@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import sae_files
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig
 from sparserm_cli.config.train_sae import SAERecipe
-from sparserm_cli.errors import BadInputError, UsageError
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_check import measure
-from sparserm_cli.models.sae_metadata import read_sae_metadata
-from sparserm_cli.models.sae_tokens import SinkRule
+from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
+from sparserm_cli.models.sae.load import load_sae, read_sae_metadata
+from sparserm_cli.models.sae.quality import SinkRule, measure
 from sparserm_cli.stages.encode.encode import encode
 from sparserm_cli.stages.extract.extract import extract
 from sparserm_cli.stages.train_sae.text_source import TextReading, text_source
@@ -28,10 +27,11 @@ WIDE = {"d_sae": 64, "k": 8, "batch_rows": 128, "warm_up_steps": 10, "held_out_f
 class Cloud:
     """Activations with few directions in them and some sinks, in place of a model's."""
 
-    def __init__(self, rows: int = 3000, d_in: int = 16) -> None:
+    def __init__(self, rows: int = 3000, d_in: int = 16, shift: float = 0.0) -> None:
         generator = torch.Generator().manual_seed(0)
         atoms = torch.randn(24, d_in, generator=generator)
         codes = (torch.rand(rows, 24, generator=generator) < 0.1) * torch.rand(rows, 24, generator=generator)
+        atoms[:12] += shift * torch.randn(12, d_in, generator=generator)
         self.rows = (codes @ atoms * 30 + 5).bfloat16()
         self.rows[::500] *= 1000
         names = {"model_name": "tiny", "hook_name": "blocks.1.hook_resid_post", "prepend_bos": False}
@@ -46,7 +46,7 @@ class Cloud:
 @pytest.fixture(scope="module")
 def theirs() -> Callable[[Path], Any]:
     """Give SAELens' own loader."""
-    from sparserm_cli.models.sae_lens_bridge import quiet_imports
+    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
 
     with quiet_imports():
         from sae_lens import SAE
@@ -219,6 +219,48 @@ def test_run_gives_its_tokens_and_its_features_accept_the_sae(
     assert summary.samples[1].explained_variance > 0.3
 
 
+def test_training_goes_on_from_an_sae_and_records_it(tmp_path: Path) -> None:
+    """Thirty steps on other activations do more for an SAE that knows half of them than for a new one."""
+    first = fit_sae(Cloud(), tmp_path / "first", SAERecipe(steps=250, **WIDE))
+    start = load_sae(first.folder)
+    other = Cloud(shift=4.0)
+    few = {**WIDE, "d_sae": None, "k": None}
+    tuned = fit_sae(other, tmp_path / "tuned", SAERecipe(steps=30, **few), start=start)
+    new = fit_sae(other, tmp_path / "new", SAERecipe(steps=30, **WIDE))
+    assert tuned.held_out.explained_variance > new.held_out.explained_variance + 0.05
+    sae = load_sae(tuned.folder)
+    assert (sae.d_sae, sae.k, sae.metadata.architecture) == (64, 8, "topk")
+    assert sae.metadata.own_record["from"] == {"name": str(first.folder), "digest": start.digest}
+    assert sae.metadata.own_record["recipe"]["k"] == 8
+    assert load_sae(first.folder).digest == start.digest
+
+
+def test_a_start_that_does_not_fit_is_refused_before_the_capture(
+    tmp_path: Path, tiny_model: Callable[..., Path]
+) -> None:
+    """Another width or another layer; the data that would be read are not even there."""
+    model = str(tiny_model("llama"))
+    start = sae_files.save_sae(tmp_path / "start", sae_files.perfect_sae(16))
+    with pytest.raises(IncompatibleError, match="d_in: expected 32, found 16; start from an SAE of a model"):
+        train_sae(["no.txt"], tmp_path / "sae", model=model, start=start)
+    start = sae_files.save_sae(tmp_path / "start", sae_files.perfect_sae(32))
+    with pytest.raises(IncompatibleError, match=r"expected the output of block 2, found blocks\.1\."):
+        train_sae(["no.txt"], tmp_path / "sae", model=model, layer=2, start=start)
+
+
+def test_the_command_trains_on_from_an_sae(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
+    """`--from` gives layer, latents and kind: a ReLU SAE becomes a JumpReLU one."""
+    from sparserm_cli.cli.main import app
+
+    start = sae_files.save_sae(tmp_path / "start", sae_files.perfect_sae(32))
+    words = ["train-sae", write_pairs(tmp_path / "pairs.jsonl"), "--model", str(tiny_model("llama"))]
+    options = ["--from", start, "--output", str(tmp_path / "sae"), "--steps", "5", "--batch-rows", "64"]
+    app([*words, *options, "--quiet"], standalone_mode=False)
+    sae = load_sae(tmp_path / "sae")
+    assert (sae.metadata.layer, sae.d_sae, sae.metadata.architecture) == (1, 64, "jumprelu")
+    assert sae.metadata.own_record["from"]["name"] == start
+
+
 def test_no_tokens_are_refused_before_training(tmp_path: Path) -> None:
     """A source whose training part is empty."""
     cloud = Cloud(rows=0)
@@ -254,8 +296,8 @@ def test_measure_leaves_sinks_out() -> None:
     """A sink would carry all the variance; it is counted and not measured."""
     sae_rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [1e6, 0.0]])
     both = torch.cat([torch.eye(2), -torch.eye(2)], dim=1)
-    from sparserm_cli.models.sae import SparseAutoencoder
-    from sparserm_cli.models.sae_files import SAEMetadata
+    from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
+    from sparserm_cli.models.sae.metadata import SAEMetadata
 
     told = SAEMetadata("an-sae", "saelens", "standard", 2, 4, None, None, "float32", "none", {})
     half = SparseAutoencoder(told, "", both, torch.zeros(4), both.T.contiguous() / 2, torch.zeros(2))

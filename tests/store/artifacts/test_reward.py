@@ -1,8 +1,13 @@
 """reward/: what is written is read, and damage or another version is refused."""
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +23,7 @@ from sparserm_cli.store.artifacts.reward import (
     read_reward,
     write_reward,
 )
+from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.provenance import Lineage, Parent
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "version-1" / "reward"
@@ -101,10 +107,17 @@ def same(found: HeadArrays, expected: HeadArrays) -> bool:
     hidden=st.integers(0, 3),
     layers=st.lists(st.integers(0, 30), min_size=0, max_size=3, unique=True).map(sorted),
     k=st.integers(1, 4),
+    directed=st.booleans(),
 )
-def test_what_is_written_is_read(tmp_path: Path, hidden: int, layers: list[int], k: int):
+def test_what_is_written_is_read(tmp_path: Path, hidden: int, layers: list[int], k: int, directed: bool):
     """Every tensor and every field, whatever the head."""
-    made = replace(files(), head=head(k * max(1, len(layers)), hidden, tuple(layers)))
+    layers = layers or [2, 9]
+    width = k * len(layers) if directed else 5 * len(layers)
+    made = replace(
+        files(layers=tuple(layers), hook_names=tuple(f"blocks.{layer}" for layer in layers)),
+        head=head(width, hidden, tuple(layers) if directed else ()),
+        controls={"dense": head(5 * len(layers)), "random directions": head(4 * len(layers), layers=layers)},
+    )
     written = write_reward(tmp_path / "reward", made)
     read = read_reward(tmp_path / "reward")
     assert read.config == written.config
@@ -116,7 +129,8 @@ def test_what_is_written_is_read(tmp_path: Path, hidden: int, layers: list[int],
 
 def test_layers_come_back_in_order(tmp_path: Path):
     """Layer 10 after layer 9, although its name sorts before."""
-    write_reward(tmp_path / "reward", replace(files(), head=head(4, layers=(9, 10))))
+    made = replace(files(layers=(9, 10)), head=head(4, layers=(9, 10)), controls={})
+    write_reward(tmp_path / "reward", made)
     assert list(read_reward(tmp_path / "reward").head.directions) == [9, 10]
 
 
@@ -249,3 +263,96 @@ def test_no_pickle_and_plain_json(tmp_path: Path):
     assert {path.name for path in (tmp_path / "reward").iterdir()} == {*FILES, "README.md"}
     told = json.loads((tmp_path / "reward" / "config.json").read_text())
     assert (told["type"], told["version"], told["controls"]) == ("reward", 2, ["dense", "random directions"])
+
+
+def resealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change what is recorded of a reward model, and seal it as if nothing had happened."""
+    told = read_sealed(folder / "config.json")
+    change(told["reward"])
+    write_sealed(folder / "config.json", told)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        ("distance", {}, "distance: '[]' instead of a quantile 0.99"),
+        ("distance", {"0.99": 0}, "distance 0.99: '0' instead of a number above 0"),
+        ("distance", {"0.99": "1"}, "distance 0.99: '1' instead of a number above 0"),
+        ("pool", "max", "pool: 'max' instead of one of mean, last, both"),
+        ("pool", ["mean"], "pool: \"['mean']\" instead of text"),
+        ("score_std", 0, "score_std: '0' instead of a number above 0"),
+        ("score_mean", "0.5", "score_mean: '0.5' instead of a finite number"),
+        ("score_mean", None, "score_mean: 'None' instead of a finite number"),
+        ("d_in", True, "d_in: 'True' instead of a whole number from 0"),
+        ("max_length", -1, "max_length: '-1' instead of a whole number from 0"),
+        ("model", 7, "model: '7' instead of text"),
+        ("layers", [2, 2], "layers: '[2, 2]' instead of different whole numbers from 0"),
+        ("layers", [2, 3], "layers: '[2, 9]' instead of layers [2, 3]"),
+        ("d_in", 6, "directions: '[(5,)]' instead of rows of width 6"),
+        ("pool", "both", "mean: '(4,)' instead of shape (8,)"),
+        ("hook_names", ["a"], "hook_names: \"['a']\" instead of 2 names"),
+        ("selection", [], "selection: '[]' instead of an object"),
+        (
+            "probe",
+            {"prompt": [1], "response": [-1], "score": 0.5},
+            "probe response: '[-1]' instead of a list",
+        ),
+        ("probe", {"prompt": [1], "response": [], "score": 0.5}, "probe response: '[]' instead of at least"),
+        ("length_preference", 5, "length_preference: '5' instead of -1, 0, 1"),
+    ],
+)
+def test_row_88_a_resealed_field_is_named(tmp_path: Path, field: str, value: object, found: str):
+    """A seal says that nobody damaged the file, not that what it says can be."""
+    write_reward(tmp_path / "reward", files())
+    resealed(tmp_path / "reward", lambda told: told.update({field: value}))
+    with pytest.raises(CorruptStoreError) as caught:
+        read_reward(tmp_path / "reward")
+    assert found in str(caught.value).replace("\\'", "'").replace('\\"', '"')
+    assert "\n" not in str(caught.value)
+
+
+WRONG = (None, "x", {}, [], -1, 1e308, True, [[]], {"": None}, "\x1b[31m")
+
+
+def test_row_88_no_field_of_any_kind_is_a_raw_error(tmp_path: Path):
+    """Every field, and every item inside it, replaced by everything: it is read or refused."""
+    folder = tmp_path / "reward"
+    write_reward(folder, files())
+    told = read_sealed(folder / "config.json")
+    places = [(name,) for name in told] + [("reward", name) for name in told["reward"]]
+    places += [("reward", name, key) for name in ("distance", "probe") for key in told["reward"][name]]
+    places += [
+        ("reward", "metrics", 0),
+        ("reward", "layers", 0),
+        ("reward", "hook_names", 0),
+        ("controls", 0),
+    ]
+    for place in places:
+        for value in WRONG:
+            changed = json.loads(json.dumps(told))
+            reduce(getitem, place[:-1], changed)[place[-1]] = value
+            write_sealed(folder / "config.json", changed)
+            with suppress(CorruptStoreError, IncompatibleError):
+                read_reward(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("weight", np.nan), ("bias", np.inf), ("mean", -np.inf), ("std", 0.0), ("std", np.nan)],
+)
+def test_row_88_tensors_must_be_numbers(tmp_path: Path, name: str, value: float):
+    """Whoever wrote them also wrote their digest."""
+    made = head(4, layers=(2, 9))
+    arrays = {"mean": made.mean, "std": made.std, **made.weights}
+    arrays[name] = np.full_like(arrays[name], value)
+    weights = {key: arrays[key] for key in ("weight", "bias")}
+    broken = HeadArrays(arrays["mean"], arrays["std"], weights, made.directions)
+    for one in (
+        replace(files(), head=broken),
+        replace(files(), controls={"random directions": broken}),
+    ):
+        write_reward(tmp_path / "reward", one)
+        with pytest.raises(
+            CorruptStoreError, match=f"{name}: '.*' instead of (finite numbers|numbers above 0)"
+        ):
+            read_reward(tmp_path / "reward")

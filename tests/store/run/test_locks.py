@@ -5,11 +5,12 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sparserm_cli.errors import TemporaryError
+from sparserm_cli.errors import CorruptStoreError, TemporaryError
 from sparserm_cli.store.io.process_id import boot_id, start_ticks, this_process
 from sparserm_cli.store.run import locks
 
@@ -202,3 +203,56 @@ def test_this_process_is_not_dead():
     assert me.boot == boot_id() != ""
     assert me.ticks == start_ticks(os.getpid()) > 0
     assert start_ticks(DEAD_PID) == -1
+
+
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (os.mkfifo, "expected a file, found a pipe"),
+        (Path.mkdir, "expected a file, found a folder"),
+        (lambda path: path.symlink_to(path.name), "expected a lock, found a link"),
+        (lambda path: path.symlink_to("nowhere"), "expected a lock, found a link"),
+        (lambda path: path.symlink_to("/dev/zero"), "expected a lock, found a link"),
+        (
+            lambda path: path.write_bytes(b"[" * 200_000),
+            "a lock of at most 65,536 bytes, found 200,000 bytes",
+        ),
+    ],
+    ids=["pipe", "folder", "loop", "dangling link", "endless device", "huge"],
+)
+def test_row_87_what_is_no_lock_is_refused_at_once(
+    tmp_path: Path, make: Callable[[Path], object], found: str
+):
+    """It is neither waited for, nor read without end, nor taken away."""
+    path = tmp_path / "run.lock"
+    make(path)
+    with pytest.raises(CorruptStoreError) as caught, locks.run_lock(tmp_path):
+        pytest.fail("taken")
+    assert str(caught.value).startswith(f"{path}: ")
+    assert found in str(caught.value)
+    assert os.path.lexists(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 60_000,
+        b"[1]",
+        json.dumps({**this_process()._asdict(), "run_id": "r", "pid": 10**30}).encode(),
+        json.dumps({**this_process()._asdict(), "run_id": "r", "pid": -1}).encode(),
+        json.dumps({**this_process()._asdict(), "run_id": "r", "pid": 0, "ticks": -1}).encode(),
+        b'{"host": "h", "boot": "b", "pid": 1e400, "ticks": 1, "run_id": ""}',
+        b'{"host": "h", "boot": "b", "pid": 1, "ticks": "x", "run_id": ""}',
+        b'{"host": ["h"], "boot": "b", "pid": 1, "ticks": 1, "run_id": ""}',
+    ],
+    ids=["deep", "a list", "huge pid", "negative pid", "pid 0", "infinite pid", "text", "no host"],
+)  # fmt: skip
+def test_row_87_a_holder_that_cannot_be_holds_nothing(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+):
+    """No process has such a number; a lock like that was cut or made up, and is taken over."""
+    monkeypatch.setattr(locks, "_PATIENCE_SECONDS", 0.0)
+    (tmp_path / "run.lock").write_bytes(content)
+    with locks.run_lock(tmp_path):
+        assert locks.parse_holder((tmp_path / "run.lock").read_bytes()) is not None
+    assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,8 @@ from sparserm_cli.analysis.report.content.stored_scores import PairScores, Store
 from sparserm_cli.analysis.report.content.texts import Excerpt, Stretch, Words
 from sparserm_cli.formatting import percent
 from sparserm_cli.store.artifacts.directions import Directions
-from sparserm_cli.store.artifacts.reward import POOLINGS, Metric, RewardFiles
+from sparserm_cli.store.artifacts.reward import Metric, RewardFiles
+from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.run.artifacts import Artifact
 
 SHOWN_DIRECTIONS = 64

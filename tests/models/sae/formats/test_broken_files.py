@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.models.sae.load import load_sae, read_sae_metadata
 
 families = run_path(str(Path(__file__).with_name("test_public_families.py")))
 FAMILIES: Mapping[str, tuple[Callable[[Path], Path], Any, Any]] = families["FAMILIES"]

@@ -16,8 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sparserm_cli.models.sae import load_sae
-from sparserm_cli.models.sae_metadata import read_sae_metadata
+from sparserm_cli.models.sae.load import load_sae, read_sae_metadata
 
 X = torch.tensor([[3.0, 2.0]])
 W_ENC = torch.tensor([[1.0, 0.0, 2.0], [0.0, 1.0, -1.0]])

@@ -1,0 +1,124 @@
+"""This process's side of rendering: one worker for all templates, started anew where it has ended itself."""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+_WORKER = Path(__file__).with_name("worker.py")
+
+
+class RenderError(Exception):
+    """A template that refuses a conversation, or does not come to an end with it."""
+
+
+@dataclass(frozen=True)
+class RenderRequest:
+    """A conversation and how to write it; the fields are those of transformers' `apply_chat_template`."""
+
+    template: str
+    """Jinja text."""
+    messages: Sequence[Mapping[str, Any]]
+    """The turns."""
+    tokens: Mapping[str, Any]
+    """Name to text of the tokenizer's special tokens, which templates may use."""
+    tools: Sequence[Any] | None = None
+    """Descriptions of the tools that may be called."""
+    add_generation_prompt: bool = False
+    """Whether the header of a response follows."""
+    continue_final_message: bool = False
+    """Whether the last turn is left open, to be continued."""
+
+
+class Renderer:
+    """Renders chat templates in a process of its own; threads may share it.
+
+    Args:
+        seconds: longest time that one conversation may compute, in seconds of the processor.
+
+    """
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        self._seconds, self._lock = seconds, Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._owner = 0
+        atexit.register(self.close)
+
+    def start(self) -> None:
+        """Start the worker if it does not run, without waiting for it."""
+        with self._lock:
+            self._running()
+
+    def render(self, request: RenderRequest) -> str:
+        """Return a conversation as a template writes it.
+
+        Raises:
+            RenderError: the template refuses the turns, or takes too long, too much memory or too many
+                characters.
+
+        """
+        line = json.dumps({**asdict(request), "seconds": self._seconds})
+        with self._lock:
+            answer = self._ask(line)
+        if not answer:
+            raise RenderError(f"a template that computes for more than {self._seconds:g} s")
+        found = json.loads(answer)
+        if "error" in found:
+            raise RenderError(found["error"])
+        return str(found["text"])
+
+    def _ask(self, line: str) -> str:
+        """Send one line and return the answer; an empty one if the worker has ended itself."""
+        process = self._running()
+        if process.stdin is None or process.stdout is None:
+            raise ValueError("a worker without pipes")
+        try:
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        except BaseException:  # Ctrl-C: an answer that nobody reads must not become that of the next question
+            self._end()
+            raise
+        if not answer:
+            self._end()
+        return answer
+
+    def _running(self) -> "subprocess.Popen[str]":
+        """Return the worker of this very process: one that was forked from it must not share pipes."""
+        if self._process is None or self._owner != os.getpid():
+            # A session of its own: Ctrl-C is for this process to answer.
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", str(_WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                start_new_session=True,
+            )
+            self._owner = os.getpid()
+        return self._process
+
+    def _end(self) -> None:
+        """End the worker, if there is one of ours."""
+        process, self._process = self._process, None
+        if process is None or self._owner != os.getpid():
+            return
+        process.kill()
+        process.communicate()
+
+    def close(self) -> None:
+        """End the worker; the next template starts another."""
+        with self._lock:
+            self._end()
+
+
+RENDERER = Renderer()
+"""What all templates of this process are rendered by."""

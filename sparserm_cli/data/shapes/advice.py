@@ -1,0 +1,47 @@
+"""Which `--column` would read a row of no known shape."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sparserm_cli.data.shapes.prompts import PROMPT_NAMES
+from sparserm_cli.data.shapes.values import is_messages
+
+_HINTS = {
+    "prompt": (*PROMPT_NAMES, "ask", "post", "title"),
+    "rejected": ("reject", "bad", "worse", "lose", "negative", "dispreferred", "incorrect", "wrong"),
+    "chosen": ("chosen", "good", "better", "win", "positive", "preferred", "accept", "correct", "best"),
+    "response": ("response", "answer", "completion", "reply", "output", "generat", "text"),
+}
+"""Words in the names of columns, by what they usually hold; what is said first goes first."""
+
+
+def advice(row: Mapping[str, Any], mapped: Mapping[str, str]) -> str:
+    """Return a sentence that names the columns to give, guessed from their names and what they hold.
+
+    Args:
+        row: a row.
+        mapped: what the user maps already.
+
+    """
+    wordy = [key for key, value in row.items() if isinstance(value, str) or is_messages(value)]
+    if not wordy:
+        return "use --column prompt=NAME --column chosen=NAME --column rejected=NAME"
+    found: dict[str, str] = dict(mapped)
+    for ours, words in _HINTS.items():
+        free = [key for key in wordy if key not in found.values()]
+        named = next((key for word in words for key in free if word in key.lower()), None)
+        if ours not in found and named is not None:
+            found[ours] = named
+    free = [key for key in wordy if key not in found.values()]
+    if "prompt" not in found and free:
+        found["prompt"] = free.pop(0)
+    wanted = (
+        ("prompt", "chosen", "rejected") if {"chosen", "rejected"} <= found.keys() else ("prompt", "response")
+    )
+    if len(wordy) >= 3 and "response" not in found:
+        wanted = ("prompt", "chosen", "rejected")
+    for ours in wanted:
+        if ours not in found and free:
+            found[ours] = free.pop(0)
+    line = " ".join(f"--column {ours}={found.get(ours, 'NAME')}" for ours in wanted)
+    return f"use {line}"

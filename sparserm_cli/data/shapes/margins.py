@@ -1,0 +1,43 @@
+"""How much better a chosen response is than a rejected one, where a row says so in numbers."""
+
+import math
+from typing import Any
+
+from sparserm_cli.data.example import RowError
+from sparserm_cli.data.shapes.shape import Row
+from sparserm_cli.data.sources.strict_json import kind_of
+
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen_rating", "rejected_rating"),
+    ("chosen_reward", "rejected_reward"),
+)
+"""Columns that rate both sides, as public data sets name them."""
+
+
+def margin(row: Row) -> float | None:
+    """Return the column `margin`, else the score of chosen less that of rejected, else None."""
+    if row.has("margin"):
+        return number(row.get("margin"), row.path("margin"))
+    for chosen, rejected in SCORES:
+        if row.has(chosen) and row.has(rejected):
+            good, bad = (number(row.get(name), row.path(name)) for name in (chosen, rejected))
+            return good - bad
+    return None
+
+
+def number(value: Any, field: str) -> float:
+    """Return a finite number, given as one or as text.
+
+    Raises:
+        RowError: it is neither.
+
+    """
+    try:
+        found = float(value) if isinstance(value, int | float | str) else math.nan
+    except ValueError:
+        found = math.nan
+    if not math.isfinite(found):
+        raise RowError("a number", kind_of(value), field=field)
+    return found

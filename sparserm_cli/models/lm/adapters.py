@@ -1,0 +1,76 @@
+"""Merge an adapter in PEFT's form into the lower blocks of the model that it was trained on."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+
+SHOWN = 3
+"""Names that an error shows."""
+
+
+def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
+    """Add an adapter's weights to those of a backbone, in place.
+
+    The backbone is put into a causal language model without a memory of its own, since that is what an
+    adapter's names begin with. Of an adapter's tensors those of blocks above the backbone are left out.
+
+    Args:
+        name: what the user calls the adapter.
+        folder: where its files lie.
+        backbone: the lower blocks, on the CPU.
+
+    Raises:
+        IncompatibleError: the adapter does not fit, is of a kind that cannot be merged, or has tensors
+            that find no place in the backbone.
+
+    """
+    with quiet_transformers():
+        from peft import PeftConfig, PeftModel
+
+        shell = _shell(backbone)
+        try:
+            settings = PeftConfig.from_pretrained(str(folder))
+            settings.inference_mode = True
+            adapted: Any = PeftModel(shell, settings)
+            found = adapted.load_adapter(str(folder), "default", torch_device="cpu")
+            wrong = [*_missing(found.missing_keys), *_left_over(found.unexpected_keys, backbone)]
+            if not wrong:
+                adapted.merge_and_unload()
+        except Exception as error:  # PEFT's kinds of adapters each fail in their own way
+            hint = "merge it into its base with PEFT, and give the merged model"
+            expected = "an adapter that can be merged into its base"
+            reason = str(error).replace(":\n\t", ": ")  # torch has sizes in its second line
+            raise IncompatibleError(name, expected, first_line(ValueError(reason)), hint) from error
+    if wrong:
+        found_words = ", ".join(wrong[:SHOWN]) + (
+            f" and {len(wrong) - SHOWN:,} more" if wrong[SHOWN:] else ""
+        )
+        hint = "give the adapter's own base model"
+        raise IncompatibleError(name, "an adapter that fits its base", found_words, hint)
+
+
+def _shell(backbone: Any) -> Any:
+    """Return the causal language model that a backbone is the body of; all else has no memory."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        shell: Any = AutoModelForCausalLM.from_config(backbone.config)
+    setattr(shell, shell.base_model_prefix, backbone)
+    return shell
+
+
+def _missing(names: list[str]) -> list[str]:
+    """List adapter weights that the file lacks; those of the LM head do not matter."""
+    return [f"no {one}" for one in sorted(names) if ".lm_head." not in one]
+
+
+def _left_over(names: list[str], backbone: Any) -> list[str]:
+    """List tensors of computed blocks that found no place."""
+    numbers = ((one, re.search(r"\.(?:layers|h|blocks|block)\.(\d+)\.", one)) for one in sorted(names))
+    count = backbone.config.num_hidden_layers
+    return [f"unknown {one}" for one, match in numbers if match and int(match[1]) < count]

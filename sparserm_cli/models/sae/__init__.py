@@ -1,0 +1,1 @@
+"""Sparse autoencoders of every format in one form: load, check, encode, train."""

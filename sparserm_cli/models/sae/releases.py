@@ -1,0 +1,147 @@
+"""SAE releases: from a name to files on this machine.
+
+SAELens' table of releases says which repository, folder and loader an id means; it is read as a file, without
+importing sae_lens, and what is fetched is read by this package's own readers. Names that are not in the table
+are taken as ORG/REPO/FOLDER of the hub, with an optional revision as in ORG/REPO@REVISION/FOLDER.
+"""
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
+from sparserm_cli.models.sae.formats import FORMATS, find_local
+from sparserm_cli.models.sae.metadata import LocalSAE
+
+_SHOWN_IDS = 5
+
+
+class Release(NamedTuple):
+    """What the table, or the name itself, says of an SAE on the hub.
+
+    Fields:
+        repo: the hub's id of the repository.
+        folder: folder or file in it; "." is the whole repository.
+        revision: branch, tag or commit; None is the main branch.
+        settings: what the table adds to the configuration.
+    """
+
+    repo: str
+    folder: str
+    revision: str | None = None
+    settings: Mapping[str, Any] = MappingProxyType({})
+
+
+def fetch_release(name: str, *, offline: bool = False) -> LocalSAE:
+    """Fetch the files of a release, or find them in the hub's cache.
+
+    Args:
+        name: RELEASE/SAE_ID of SAELens' table, or ORG/REPO/FOLDER.
+        offline: use the hub's cache only.
+
+    Raises:
+        UsageError: no such release or id.
+        IncompatibleError: gated, absent on the hub, or of a format that is not read here.
+        TemporaryError: the hub does not answer and the cache has no copy.
+
+    """
+    release = find_release(name)
+    root = _snapshot(name, release, offline=offline)
+    path = root / release.folder
+    if not path.exists():
+        found = f"no {release.folder} in {release.repo}"
+        raise IncompatibleError(name, "an SAE on the hub", found, "correct the folder")
+    return find_local(path, name)._replace(settings=release.settings)
+
+
+def find_release(name: str) -> Release:
+    """Look a name up in SAELens' table, or take it apart as ORG/REPO/FOLDER.
+
+    Raises:
+        UsageError: no such release or id.
+        IncompatibleError: a release of a format that is not read here.
+
+    """
+    release, _, sae_id = name.partition("/")
+    table = _table_of(release)
+    if sae_id.endswith("/canonical"):
+        table = _table_of(f"{release}-canonical") or table
+    if table is not None:
+        return _from_table(name, release, sae_id, table)
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?", name)
+    if match is None:
+        expected = "a folder, a file, RELEASE/SAE_ID of SAELens or ORG/REPO/FOLDER of the hub"
+        raise UsageError(f"--sae {name}", expected, "none of these", "correct the path or name")
+    return Release(match[1], match[3] or ".", match[2])
+
+
+def _from_table(name: str, release: str, sae_id: str, table: Mapping[str, Any]) -> Release:
+    """Return what the table says of an id."""
+    entries = {str(entry["id"]): entry for entry in table["saes"]}
+    if sae_id not in entries:
+        shown = ", ".join(list(entries)[:_SHOWN_IDS]) + (", ..." if len(entries) > _SHOWN_IDS else "")
+        where, expected = f"--sae {name}", f"an id of {release}, such as {shown}"
+        raise UsageError(where, expected, sae_id or "no id", "correct the id after the first /")
+    loader = table.get("conversion_func") or "sae_lens"
+    if not any(loader in kind.sae_lens_loaders for kind in FORMATS.values()):
+        hint = "save it with SAELens' save_model, and give the folder"
+        raise IncompatibleError(
+            name, "an SAE of a format that is read here", f"SAELens' loader {loader}", hint
+        )
+    settings = dict(table.get("config_overrides") or {})
+    settings |= {
+        key: entries[sae_id][key] for key in ("norm_scaling_factor", "l0") if entries[sae_id].get(key)
+    }
+    return Release(table["repo_id"], str(entries[sae_id]["path"]), None, settings)
+
+
+def _table_of(release: str) -> dict[str, Any] | None:
+    """Return one release of SAELens' table; None if it has no such release.
+
+    The table is a YAML file of 1.5 MB that takes seconds to parse, so only the release's lines are.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    spec = importlib.util.find_spec("sae_lens")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    text = (
+        "\n"
+        + (Path(spec.submodule_search_locations[0]) / "pretrained_saes.yaml").read_text("utf-8")
+        + "\nend:\n"
+    )
+    match = re.search(rf"\n{re.escape(release)}:\n(.*?)\n(?=\S)", text, re.DOTALL)
+    return yaml.safe_load(match[1]) if match else None
+
+
+def _snapshot(name: str, release: Release, *, offline: bool) -> Path:
+    """Fetch the files of one SAE; returns the repository's folder in the cache, named after the commit."""
+    from huggingface_hub import errors, snapshot_download
+
+    whole = release.folder == "."
+    kinds = ["*.json", "*.safetensors", "*.npz", "*.pt", "*.pth"]
+    # sparsify keeps the model's name in the configuration above the layers' folders.
+    patterns = kinds if whole else [release.folder, f"{release.folder}/*", "config.json"]
+    wanted: dict[str, Any] = {
+        "repo_id": release.repo,
+        "revision": release.revision,
+        "allow_patterns": patterns,
+    }
+    try:
+        return Path(snapshot_download(**wanted, local_files_only=offline))
+    except errors.GatedRepoError as error:
+        hint = f"ask for access at https://huggingface.co/{release.repo} and run `hf auth login`"
+        raise IncompatibleError(name, "access to the SAE", f"{release.repo} is gated", hint) from error
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
+        found = f"no repository {release.repo}" + (f"@{release.revision}" if release.revision else "")
+        hint = "correct the name; a private repository needs `hf auth login`"
+        raise IncompatibleError(name, "an SAE on the hub", found, hint) from error
+    except (OSError, errors.RevisionResolutionError) as error:
+        found = f"nothing of {release.repo} in the cache, and " + (
+            "offline" if offline else "the hub does not answer"
+        )
+        hint = "run once with the network" if offline else "try again later, or give a local folder"
+        raise TemporaryError(name, "the SAE's files", found, hint) from error

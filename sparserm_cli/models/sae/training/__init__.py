@@ -1,0 +1,1 @@
+"""Training an SAE with SAELens' own trainer."""
