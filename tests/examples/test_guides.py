@@ -16,6 +16,13 @@ from sparserm_cli.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "examples" / "guides").glob("*.md"))]
+
+
+def name_of(page: Path) -> str:
+    """Name a page in the output of the tests."""
+    return str(page.relative_to(ROOT))
+
+
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]+) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -23,12 +30,12 @@ PLAIN = {"json", "toml", "mermaid", "text"}
 """Languages of blocks that show something and run nothing."""
 OWN_TESTS = {"python.md", "cli.md"}
 """Pages whose blocks other tests run, or that are made from the code."""
-IN_PLACE_OF = {"smollm2-135m": "tiny", "14": "1"}
+IN_PLACE_OF = {"smollm2-135m": "tiny", "14": "1", "64": "4"}
 """Words of the pages, and what stands for them here."""
 SETTINGS = """
 [extract]
 data = "pairs.jsonl"
-model = "tiny"
+model = "{model}"
 layer = 1
 [encode]
 sae = "sae-1"
@@ -71,11 +78,11 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Path:
     responses = [{"prompt": row["prompt"], "response": row["chosen"]} for row in rows[:6]]
     for name, content in (("test", rows[40:]), ("generations", generations), ("responses", responses)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
-    (folder / "sparserm.toml").write_text(SETTINGS)
+    (folder / "sparserm.toml").write_text(SETTINGS.format(model=folder / "tiny"))
     return folder
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_is_run_or_says_what_it_needs(page: Path):
     """A block without a mark shows data, settings, a picture or output."""
     if page.name in OWN_TESTS:
@@ -85,9 +92,7 @@ def test_every_command_is_run_or_says_what_it_needs(page: Path):
         assert marked != (block.language in PLAIN), block.body
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.name not in OWN_TESTS], ids=lambda page: page.name
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in OWN_TESTS], ids=name_of)
 def test_commands_run(page: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Each command of the page ends with 0, in the page's order, on a copy of the project."""
     folder = tmp_path / "project"
@@ -104,7 +109,7 @@ def test_commands_run(page: Path, project: Path, tmp_path: Path, monkeypatch: py
             assert done.exit_code == 0, f"{line}\n{done.output}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_leads_somewhere(page: Path):
     """Files and headings that a page links to are there."""
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
