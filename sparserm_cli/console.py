@@ -7,6 +7,7 @@ rich is imported when first needed, since `--help` must be instant.
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,14 +24,39 @@ class Output:
     Args:
         as_json: print results as one JSON object.
         quiet: print no notes and no progress.
+        carried: options that further commands need as well, such as ` --run mine`.
+        settings: tables of the settings file that is in force.
 
     """
 
     printed = False
     """Whether this process has printed a result."""
 
-    def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        quiet: bool = False,
+        carried: str = "",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.as_json, self.quiet = as_json, quiet
+        self._carried, self._settings = carried, settings or {}
+
+    def command(self, name: str, **needed: str) -> str:
+        """Return a further command for this run, as it has to be typed with the settings in force.
+
+        Args:
+            name: the command and its arguments, such as `score responses.jsonl`.
+            needed: options it needs, which are left out where the settings file has them.
+
+        """
+        table = self._settings.get(name.split()[0], {})
+        words = [f"sparserm {name}"]
+        for option, value in needed.items():
+            if option not in table and option.replace("_", "-") not in table:
+                words.append(f"--{option.replace('_', '-')} {value}")
+        return " ".join(words) + self._carried
 
     def result(self, data: Mapping[str, Any], text: str, *, styled: bool = False) -> None:
         """Print a command's result: `data` as JSON where asked for, else `text`.
@@ -106,7 +132,7 @@ class Output:
     def progress(self, title: str, unit: str) -> Iterator[Progress]:
         """Show how far a stage has come, its rate and the time left.
 
-        On a terminal a bar; elsewhere (a log file) one plain line every ten seconds.
+        On a terminal a bar; elsewhere (a log file) plain lines, every 30 seconds at least.
         """
         title = one_line(title)
         if self.quiet:
@@ -115,7 +141,11 @@ class Output:
             with _bar(title, unit) as update:
                 yield update
         else:
-            yield _LineProgress(title, unit)
+            lines = _LineProgress(title, unit)
+            try:
+                yield lines
+            finally:
+                lines.ended.set()
 
 
 def error(problem: SparseRMError | StoppedError, *, as_json: bool = False) -> None:
@@ -160,7 +190,7 @@ def _bar(title: str, unit: str) -> Iterator[Progress]:
         MofNCompleteColumn(),
         TextColumn(unit + " · {task.fields[rate]}"),
     )
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
     with Bar(*columns, *times, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None, rate="")
         begun, first = time.monotonic(), -1
@@ -178,15 +208,28 @@ def _bar(title: str, unit: str) -> Iterator[Progress]:
 
 
 class _LineProgress:
-    """Plain progress lines for logs: the first after ten seconds, then one every ten."""
+    """Plain progress lines for logs: one every ten seconds, and every 30 while nothing advances."""
 
     interval = 10.0
     """Seconds between lines."""
+    patience = 30.0
+    """Seconds after which a line comes although nothing has advanced."""
 
     def __init__(self, title: str, unit: str) -> None:
         self.title, self.unit = title, unit
         self.begun = self.said = time.monotonic()
         self.first = -1
+        self.ended = threading.Event()
+        threading.Thread(target=self._keep_saying, daemon=True).start()
+
+    def _keep_saying(self) -> None:
+        """Say that the work goes on whenever no line has come for a while."""
+        while not self.ended.wait(self.patience):
+            now = time.monotonic()
+            if now - self.said >= self.patience:
+                self.said = now
+                sys.stderr.write(f"{self.title}: at work, {duration(now - self.begun)} elapsed\n")
+                sys.stderr.flush()
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()

@@ -4,6 +4,7 @@ An error says where it happened, what was expected, what was found and what to r
 library raises these; `cli.main` turns them into that line and the exit code.
 """
 
+import re
 from typing import Self
 
 EXIT_CODES: dict[int, str] = {
@@ -36,6 +37,11 @@ class SparseRMError(Exception):
     def __init__(self, where: str, expected: str, found: str, hint: str) -> None:
         self.where, self.expected, self.found, self.hint = where, expected, found, hint
         super().__init__(f"{where}: expected {expected}, found {found}; {hint}")
+
+    def carrying(self, options: str) -> "SparseRMError":
+        """Return the error with options, such as ` --run mine`, added to the commands that its hint names."""
+        hint = re.sub(r"`(sparserm [^`]+)`", lambda match: f"`{match[1]}{options}`", self.hint)
+        return type(self)(self.where, self.expected, self.found, hint)
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str, str, str]]:
         """Let another process raise it: exceptions are otherwise made again from their text alone."""

@@ -31,6 +31,12 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
             --implementation cp --python-version 3.11 --platform manylinux1_x86_64 --platform any \
             --dest "$venv/clients" -r "$root/tests/clients.txt" >&2 || echo "no client wheels to test with" >&2
+        # What checks the report for accessibility in a browser; without npm that test is skipped.
+        mkdir -p "$venv/axe"
+        if ! { command -v npm > /dev/null && npm pack --silent --pack-destination "$venv/axe" axe-core@4.14.1 > /dev/null 2>&1 \
+            && tar -xzf "$venv/axe/axe-core-4.14.1.tgz" -C "$venv/axe" package/axe.min.js; }; then
+            echo "no axe-core to test with" >&2
+        fi
     fi
     echo "$wanted" > "$stamp"
 fi

@@ -50,7 +50,13 @@ LATENT = {
     "v_head_dim": 8,
 }
 ROUTED = {**LATENT, "n_routed_experts": 4, "n_shared_experts": 1, "moe_intermediate_size": 16}
-GROUPED = {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1}
+GROUPED = {
+    "num_key_value_heads": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -104,7 +110,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "smollm3": {"no_rope_layers": [1, 1, 1, 0]},
     "llama4_text": {**EXPERTS, "intermediate_size_mlp": 64, "no_rope_layers": [1, 1, 1, 0]},
     "nemotron": {},
-    "exaone4": {"sliding_window": None},
+    "exaone4": {"sliding_window": 16, "sliding_window_pattern": 4},
     "ernie4_5": {},
     "seed_oss": {},
     "helium": {},
@@ -119,7 +125,6 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "hunyuan_v1_dense": {},
     "arcee": {},
     "apertus": {},
-    "gemma3n_text": {"num_kv_shared_layers": 0},
 }
 """Model type of transformers to what its tiny configuration needs."""
 

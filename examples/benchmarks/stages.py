@@ -74,12 +74,12 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 
 
 def select(runs: int) -> dict[str, Any]:
-    """Choose 64 directions a side among 131,072 latents; return the seconds of each measure."""
+    """Choose 64 directions a side among 131,072 latents; return the seconds of each ranking."""
     from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
     from sparserm_cli.stages.frequency.firing_counts import Tally
     from sparserm_cli.stages.frequency.latent_statistics import measure
-    from sparserm_cli.stages.select.orthogonal import moments
-    from sparserm_cli.stages.select.rankings import choose
+    from sparserm_cli.stages.select.rankings import Candidates, choose
+    from sparserm_cli.statistics.pair_moments import moments
 
     rng, latents, responses = np.random.default_rng(0), 131_072, 200
     lengths, groups = np.full(responses, 20, np.int32), np.repeat(np.arange(responses // 2), 2)
@@ -92,9 +92,11 @@ def select(runs: int) -> dict[str, Any]:
     decoder = rng.standard_normal((latents // 64, 2304), np.float32)
     of_pairs = moments(rng.standard_normal((8_000, 2304), np.float32), np.arange(8_000).reshape(-1, 2))
     found = {}
+    candidates = Candidates(
+        measures, totals, 64, lambda ids: decoder[ids // 64], lambda: of_pairs, seed=0, where="layer 0"
+    )
     for by in ("difference", "forward"):
-        chosen = partial(choose, measures, totals, 64, by, of_pairs=lambda: of_pairs)
-        times = [seconds(partial(chosen, rows=lambda ids: decoder[ids // 64])) for _ in range(runs)]
+        times = [seconds(partial(choose, candidates, by)) for _ in range(runs)]
         found[by] = statistics.median(times)
     return found
 

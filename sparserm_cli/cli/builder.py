@@ -1,6 +1,7 @@
 """Make a command of typer out of a config: its options, their help and their panels come from the fields."""
 
 import inspect
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -9,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from sparserm_cli.cli.parsing import config_from, run_directory
-from sparserm_cli.cli.toml_settings import settings_reader
+from sparserm_cli.cli.preflight import check_inputs
+from sparserm_cli.cli.toml_settings import read_settings, settings_reader
 from sparserm_cli.config import DEFAULT_RUN, StageConfig
 from sparserm_cli.config.option import OUTPUT, Field, declared_fields
 from sparserm_cli.console import Output
@@ -54,21 +56,37 @@ def command(config: type[StageConfig], panel: str) -> Callable[[BodyType], BodyT
 
     def register(body: BodyType) -> BodyType:
         name = body.__name__.strip("_").replace("_", "-")
-        COMMANDS[name] = Command(name, panel, config, body, typer_function(config, body))
+        COMMANDS[name] = Command(name, panel, config, body, typer_function(config, body, check_inputs))
         return body
 
     return register
 
 
-def typer_function(config: type[StageConfig], body: Callable[..., None]) -> Callable[..., None]:
-    """Return a function whose signature makes typer parse the options of a config."""
+def typer_function(
+    config: type[StageConfig],
+    body: Callable[..., None],
+    check: Callable[[StageConfig], None] = lambda _config: None,
+) -> Callable[..., None]:
+    """Return a function whose signature makes typer parse the options of a config.
+
+    Args:
+        config: class whose fields are the options.
+        body: called with the config and the output.
+        check: called with the config before `body`; it refuses what is not there.
+
+    """
 
     def run(ctx: typer.Context, **_: Any) -> None:
-        out = Output(as_json=bool(ctx.params["json"]), quiet=bool(ctx.params["quiet"]))
+        path = ctx.params["config"]
+        switches = {"as_json": bool(ctx.params["json"]), "quiet": bool(ctx.params["quiet"])}
+        out = Output(**switches, carried=_carried(ctx), settings=read_settings(path) if path else {})
         # A result file on stdout must not end with an error object.
-        ctx.ensure_object(dict)["json"] = out.as_json and ctx.params.get("output") != "-"
+        as_json = out.as_json and ctx.params.get("output") != "-"
+        ctx.ensure_object(dict).update(json=as_json, carried=_carried(ctx))
         more = {"ctx": ctx} if "ctx" in inspect.signature(body).parameters else {}
-        body(config_from(ctx, config), out, **more)
+        settings = config_from(ctx, config)
+        check(settings)
+        body(settings, out, **more)
 
     run.__name__, run.__doc__ = body.__name__, body.__doc__
     parameters = [inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
@@ -83,6 +101,16 @@ def typer_function(config: type[StageConfig], body: Callable[..., None]) -> Call
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _carried(ctx: typer.Context) -> str:
+    """Return the run directory and settings file as they were typed, for the next command."""
+    words = ""
+    for name in ("run", "config"):
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            words += f" --{name} {shlex.quote(str(ctx.params[name]))}"
+    return words
 
 
 def _switches(config: type[StageConfig]) -> Sequence[tuple[str, Any, Any]]:

@@ -57,11 +57,14 @@ def main() -> NoReturn:
     end_at_second_signal()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
-    switches: dict[str, Any] = {"json": "--json" in sys.argv}
+    switches: dict[str, Any] = {"json": "--json" in sys.argv, "carried": ""}
     try:
         code = app(standalone_mode=False, obj=switches)
         sys.exit(code if isinstance(code, int) else 0)
-    except (SparseRMError, StoppedError) as problem:
+    except SparseRMError as problem:
+        console.error(problem.carrying(switches["carried"]), as_json=switches["json"])
+        sys.exit(problem.exit_code)
+    except StoppedError as problem:
         console.error(problem, as_json=switches["json"])
         sys.exit(problem.exit_code)
     except ClickError as problem:

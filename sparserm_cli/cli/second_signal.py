@@ -20,6 +20,8 @@ _ENDING = {signal.SIGINT, signal.SIGTERM}
 
 def end_at_second_signal() -> None:
     """Watch for signals from now on; call it once, in the main thread."""
+    if os.name != "posix":
+        return  # signals reach no pipe there
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)

@@ -29,6 +29,8 @@ from sparserm_cli.config.pipeline import (
     SelectConfig,
 )
 from sparserm_cli.config.run_directory import (
+    CacheConfig,
+    EnvConfig,
     ExportConfig,
     ImportConfig,
     RepairConfig,
@@ -48,10 +50,12 @@ __all__ = [
     "DEFAULT_SAE",
     "KEY_VARIABLE",
     "STAGES",
+    "CacheConfig",
     "CompareConfig",
     "DoctorConfig",
     "EncodeConfig",
     "EngineConfig",
+    "EnvConfig",
     "EvaluateConfig",
     "ExplainConfig",
     "ExportConfig",

@@ -66,7 +66,7 @@ class DoctorConfig(StageConfig):
     model: Annotated[
         str,
         Option(
-            "The language model is smollm2-135m, a hub id (with @revision), a directory or a .gguf file.",
+            shared.MODEL_HELP,
             MODEL,
             argument=True,
             required=True,

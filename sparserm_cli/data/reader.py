@@ -19,8 +19,8 @@ import xxhash
 
 from sparserm_cli.data.example import Example, InputFile, Message, RawRow, Reject, RowError
 from sparserm_cli.data.grouping import grouped
-from sparserm_cli.data.shapes.shape import Row
-from sparserm_cli.data.shapes.table import NAMES, Purpose, Recognised, example_of, recognise, stands
+from sparserm_cli.data.shapes.shape import Row, stands
+from sparserm_cli.data.shapes.table import NAMES, Purpose, Recognised, example_of, recognise
 from sparserm_cli.data.shapes.words import understood
 from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, kind_of, shown
@@ -84,6 +84,8 @@ class Reader:
         """Rows with messages that were JSON text."""
         self.templated = 0
         """Rows with text that had been through the chat template."""
+        self.used: dict[str, str] = {}
+        """Our names that had a value in some row, each with its column or path."""
         self.ignored: Counter[str] = Counter()
         """Columns that were not looked at, with in how many rows."""
 
@@ -229,6 +231,7 @@ class Reader:
         view = Row(row.value, found.names)
         example = example_of(view, found, self._purpose, row.number, row.offset)
         self.parsed += view.parsed
+        self.used.update(view.found)
         self.ignored.update(view.ignored())
         if first and self._note is not None:
             self._note(f"{self._source.name}: {understood(found, view)}")

@@ -80,7 +80,7 @@ class RewardModel:
         """Load a reward model and the language model it was fitted on.
 
         Args:
-            path: a `reward/` folder.
+            path: a `reward/` folder, or a run directory that holds one.
             model: where the language model lies on this machine, if not where the reward model says.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
@@ -92,7 +92,8 @@ class RewardModel:
             ResourceError: the device is not there.
 
         """
-        files = read_reward(place(path))
+        path = reward_folder(place(path))
+        files = read_reward(path)
         config = files.config
         identity = resolve_model(model or config.model, offline=offline)
         hint = "give --model with the model of the fit, or fit again"

@@ -127,7 +127,10 @@ def test_compare_prints_tables_and_the_report_shows_them(run, tmp_path):
     assert lines[2].startswith("- tiny: layer 1, ")
     assert lines[3] == lines[2].replace("tiny", "again")
     assert lines[5].startswith("| directions a side | SparseRM | random latents' rows | components of ")
-    assert [line[:5] for line in lines[7:]] == ["| 2 |", "| 4 |"]
+    assert [line[:5] for line in lines[7:9]] == ["| 2 |", "| 4 |"]
+    assert lines[9] == ""
+    assert lines[10].startswith("verdict: SparseRM has ")
+    assert "of 40 held-out pairs of 40 prompts right" in lines[10]
     assert f"written to {tmp_path / 'run' / 'comparison.json'} in " in done.stderr
     told = json.loads(sparserm(*words, "--sweep", "noise", "--json", "--quiet").stdout)
     assert list(told["runs"]["tiny"]["sweeps"]["noise"]) == ["0", "0.1", "0.2", "0.3", "0.4"]

@@ -62,7 +62,7 @@ def test_pictures_are_refused_by_name(tmp_path: Path):
 def test_messages_in_cells_are_parsed_and_another_question_beside_them_is_refused(tmp_path: Path):
     """The second row's cell has the history of another prompt."""
     name = "data/k2_csv_json_messages.csv"
-    assert "line 3 (byte 222), field chosen: expected one assistant turn after the prompt" in refusal(
+    assert "row 2 (byte 222), field chosen: expected one assistant turn after the prompt" in refusal(
         name, tmp_path
     )
     reader, (example,) = read(name, tmp_path, on_bad_row="reject")

@@ -110,7 +110,7 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
         ResourceError: the device is not there.
 
     """
-    subject = _subject(config)
+    subject = _subject(config, note)
     tokenizer = load_tokenizer(subject.identity)
     rows = probe_rows(config, subject.template)
     probes = probes_of(rows)
@@ -192,14 +192,14 @@ class _Scale:
         return None if head is None else head(pooled).astype(np.float64)
 
 
-def _subject(config: DoctorConfig) -> Subject:
+def _subject(config: DoctorConfig, note: Note) -> Subject:
     """Find the model, and the reward model if one is named."""
     if config.reward is not None:
         model = RewardModel.load(
             config.reward, model=config.model, device=config.device, offline=config.offline, check=False
         )
         return Subject(model.lm.identity, model.lm.layers, model.template, model.head, model.config.score_std)
-    identity = resolve_model(config.model, offline=config.offline)
+    identity = resolve_model(config.model, offline=config.offline, note=note)
     layers = config.layer or ((read_shape(identity).blocks - 1) // 2,)
     check_layers(identity, layers)
     tokenizer = load_tokenizer(identity)

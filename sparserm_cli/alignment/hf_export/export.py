@@ -15,16 +15,16 @@ import torch
 from safetensors.torch import save_file
 
 from sparserm_cli.alignment.hf_export import modeling_sparserm as modeling
-from sparserm_cli.config import DEFAULT_MODEL, ExportConfig, Note
+from sparserm_cli.config import ExportConfig, Note
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example
 from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.checkpoints.default_model import HUB_ID as DEFAULT_MODEL_HUB_ID
+from sparserm_cli.models.checkpoints.named_models import NAMED_MODELS
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.results import EVALUATION
-from sparserm_cli.store.artifacts.reward import reward_path, write_reward
+from sparserm_cli.store.artifacts.reward import reward_folder, reward_path, write_reward
 from sparserm_cli.store.artifacts.reward_card import hub_card
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.io.atomic import building_folder
@@ -58,7 +58,7 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
 
     """
     _check_target(config.target, force=config.force)
-    source = config.reward or reward_path(config.run)
+    source = reward_folder(config.reward or reward_path(config.run))
     model = RewardModel.load(source, model=config.model, device="cpu", offline=config.offline)
     tokenizer = load_tokenizer(model.lm.identity)
     exported = build(model, tokenizer)
@@ -99,6 +99,7 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         lead=tuple(lead),
         endings=tuple(sorted((tuple(_ids(tokenizer, one)) for one in text.endings), key=len, reverse=True)),
         leading_bos=model.template.adds_bos,
+        runs_alone=model.lm.runs_alone,
         architectures=[kind.__name__],
         auto_map={
             "AutoConfig": f"{_CODE.stem}.{modeling.SparseRMConfig.__name__}",
@@ -189,7 +190,8 @@ def _card(model: RewardModel, config: ExportConfig, *, masked: bool) -> str:
 
     """
     fitted = model.config
-    base = config.base_model or {DEFAULT_MODEL: DEFAULT_MODEL_HUB_ID}.get(fitted.model, fitted.model)
+    named = NAMED_MODELS.get(fitted.model)
+    base = config.base_model or (named.hub_id if named else fitted.model)
     if not HUB_NAME.fullmatch(base) or "/" not in base:
         raise UsageError("--base-model", "the hub id of the language model", repr(base), "give it")
     path = EVALUATION.path(config.run)

@@ -33,6 +33,8 @@ class SparseRMConfig(PretrainedConfig):
         unclear: token ids at the end of the lead, or after it, which may be of the lead as of a response.
         endings: token ids that may end a response, each a list, the longest first.
         leading_bos: whether a conversation must begin with the BOS token.
+        runs_alone: whether the longest conversation of a batch changes the others, so that each is computed
+            by itself.
 
     """
 
@@ -52,6 +54,7 @@ class SparseRMConfig(PretrainedConfig):
         unclear: tuple[int, ...] = (),
         endings: tuple[tuple[int, ...], ...] = (),
         leading_bos: bool = False,
+        runs_alone: bool = False,
         **others: Any,
     ) -> None:
         self.backbone, self.layers, self.poolings = backbone or {}, list(layers), list(poolings)
@@ -59,7 +62,7 @@ class SparseRMConfig(PretrainedConfig):
         self.header, self.header_fixed = list(header), header_fixed
         self.lead, self.lead_fixed, self.unclear = list(lead), lead_fixed, list(unclear)
         self.endings = [list(ending) for ending in endings]
-        self.leading_bos = leading_bos
+        self.leading_bos, self.runs_alone = leading_bos, runs_alone
         super().__init__(**{"num_labels": 1, **others})
 
 
@@ -208,6 +211,8 @@ class SparseRMForSequenceClassification(PreTrainedModel):
 
     def features(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:
         """Return the projections (rows, layers x poolings x directions) of prompts with responses."""
+        if self.config.runs_alone and len(rows) > 1:
+            return torch.cat([self.features([row]) for row in rows])
         lengths = [len(prompt) + len(response) for prompt, response in rows]
         ids = torch.zeros(len(rows), max(lengths), dtype=torch.long, device=self.mean.device)
         mask = torch.zeros_like(ids)

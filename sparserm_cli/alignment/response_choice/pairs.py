@@ -21,6 +21,7 @@ from sparserm_cli.config import Note, PairsConfig, Progress
 from sparserm_cli.data.chat_template import RAW, raw_transcript
 from sparserm_cli.data.example import Example, plain_prompt
 from sparserm_cli.locations import place
+from sparserm_cli.store.io.storage import size_of
 from sparserm_cli.store.outputs.json_lines import writing_lines
 from sparserm_cli.store.outputs.preferences import (
     REASONS,
@@ -96,6 +97,8 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     begun = time.monotonic()
     scored = score_file(config, progress=progress, note=note)
     output = place(config.output) if config.output else pairs_path(config.run, config.to)
+    if size_of(output) >= 0:
+        note(f"{output}: earlier pairs are replaced; --output keeps them apart")
     audit, raw = audit_path(output), scored.reward.template == RAW
     dropped: Counter[str] = Counter()
     read = kept = longer = 0
@@ -140,6 +143,10 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
 
     """
     example, scores = scored.example, scored.scores
+    if example.turns or example.tools:
+        return Choice(
+            reason="bad row", detail="tools, calls or reasoning, which the text of a pair cannot hold"
+        )
     labelled = bool(example.pairs)
     allowed = _comparable(example)
     if not allowed.any():

@@ -17,7 +17,7 @@ from sparserm_cli.data.grouping import merged
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.score.responses import responses_reader
 from sparserm_cli.stages.score.windows import all_rows, score_log
-from sparserm_cli.store.artifacts.reward import RewardConfig, read_reward, reward_path
+from sparserm_cli.store.artifacts.reward import RewardConfig, read_reward, reward_folder, reward_path
 from sparserm_cli.store.outputs.score_log import ScoreLog
 
 
@@ -142,7 +142,9 @@ def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> Sc
     with score_log(plain, note) as log:
         for _ in all_rows(log, plain, progress=progress, note=note):
             pass
-    return ScoredFile(config, read_reward(config.reward or reward_path(config.run)).config, log)
+    return ScoredFile(
+        config, read_reward(reward_folder(config.reward or reward_path(config.run))).config, log
+    )
 
 
 def _ignore(_reject: Reject) -> None:

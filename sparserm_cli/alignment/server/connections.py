@@ -7,22 +7,29 @@ waited longest makes room for the next, and whoever sends whole requests, `/heal
 
 import asyncio
 import logging
-import resource
 import time
 from collections import Counter
+from importlib.util import find_spec
 from typing import ClassVar
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from sparserm_cli.alignment.server.gate import Application
+from sparserm_cli.alignment.server.gate import RETRY_SECONDS, Application
 from sparserm_cli.config import ServeConfig
 
 ACCEPTED_AT_ONCE = 64
 """Connections that asyncio accepts before it looks at any of them."""
 OTHER_FILES = 256
 """Files left for everything else: the model, logs, and connections that are accepted and not yet counted."""
+
+_END = "connection: close\r\ncontent-length: 0\r\n\r\n"
+REFUSALS = {
+    408: f"HTTP/1.1 408 Request Timeout\r\n{_END}".encode(),
+    503: f"HTTP/1.1 503 Service Unavailable\r\nretry-after: {RETRY_SECONDS}\r\n{_END}".encode(),
+}
+"""Answers to clients whose request has not been read."""
 
 
 class Connections:
@@ -56,7 +63,7 @@ class Connections:
             if oldest is None:
                 return False
             self.leave(oldest)
-            oldest.transport.abort()
+            oldest.refuse(503)
         self._clients[connection] = client
         self._counts[client] += 1
         self.wait(connection)
@@ -97,7 +104,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         client = self.client[0] if self.client else ""
         if not self.connections_of_server.enter(self, client):
-            transport.abort()
+            self.refuse(503)
             return
         self._await_headers()
 
@@ -118,6 +125,11 @@ class Connection(H11Protocol):
         self._headers_came()
         self.connections_of_server.leave(self)
 
+    def refuse(self, status: int) -> None:
+        """End a connection that has no whole request, and tell the client why: 503 or 408."""
+        self.transport.write(REFUSALS[status])
+        self.transport.close()
+
     def _look(self) -> None:
         if self.conn.their_state is h11.IDLE:
             self.connections_of_server.wait(self)
@@ -129,7 +141,7 @@ class Connection(H11Protocol):
     def _await_headers(self) -> None:
         if self._deadline is None:
             seconds = self.connections_of_server.header_seconds
-            self._deadline = self.loop.call_later(seconds, self.transport.abort)
+            self._deadline = self.loop.call_later(seconds, self.refuse, 408)
 
     def _headers_came(self) -> None:
         if self._deadline is not None:
@@ -139,6 +151,10 @@ class Connection(H11Protocol):
 
 def room_for(config: ServeConfig) -> int:
     """Return how many connections there may be, within what this process may open."""
+    if find_spec("resource") is None:
+        return config.max_connections  # Windows has no such limit to ask for
+    import resource
+
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return config.max_connections if files < 0 else max(1, min(config.max_connections, files - OTHER_FILES))
 

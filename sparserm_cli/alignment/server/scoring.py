@@ -169,7 +169,7 @@ def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list
     usable = [pair for pair in pairs if not isinstance(pair, Unscorable)]
     try:
         rows = iter(model.tokenise(*zip(*usable, strict=True)) if usable else [])
-    except IncompatibleError:  # the template refuses one of them: find out which
+    except (BadInputError, IncompatibleError):  # one of them is refused: find out which
         return [_encoded_alone(model, pair, most) for pair in pairs]
     return [pair if isinstance(pair, Unscorable) else _checked(model, next(rows), most) for pair in pairs]
 
@@ -188,7 +188,7 @@ def _encoded_alone(model: RewardModel, pair: Pair, most: int | None) -> EncodedE
         return pair
     try:
         (row,) = model.tokenise([pair[0]], [pair[1]])
-    except IncompatibleError as error:
+    except (BadInputError, IncompatibleError) as error:
         return Unscorable(_reason(error))
     return _checked(model, row, most)
 

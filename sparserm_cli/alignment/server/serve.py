@@ -17,7 +17,7 @@ from types import FrameType
 
 from sparserm_cli.config import KEY_VARIABLE, Note, ServeConfig
 from sparserm_cli.errors import ResourceError, StoppedError, UsageError
-from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.artifacts.reward import read_reward, reward_folder, reward_path
 
 LONGEST_KEY = 4096
 """Characters of a key."""
@@ -45,7 +45,7 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
     key = read_key(config, note)
     require_private(config, has_key=bool(key))
     require_packages()
-    path = config.reward or reward_path(config.run)
+    path = reward_folder(config.reward or reward_path(config.run))
     read_reward(path)
     with take_port(config) as listener:
         listening(address(listener))

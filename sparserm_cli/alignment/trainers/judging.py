@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sparserm_cli.alignment.trainers.client import PATIENCE
 from sparserm_cli.data.example import Message, RowError
 from sparserm_cli.data.messages import normalise_messages, normalise_prompt, plain_text, response_of
-from sparserm_cli.errors import BadInputError
+from sparserm_cli.errors import BadInputError, UsageError
 
 AT_A_TIME = 64
 """Responses in one request or one computation."""
@@ -54,10 +54,12 @@ class Scorer(ABC):
             by_token: give the rewards of tokens as well.
 
         Raises:
+            UsageError: one of them is a text alone, which would be scored letter by letter.
             ValueError: not as many prompts as completions.
 
         """
-        return _judge(list(zip(prompts, completions, strict=True)), _conversation, self._score, by_token)
+        pairs = _zipped(prompts=prompts, completions=completions)
+        return _judge(pairs, _conversation, self._score, by_token)
 
     def judge_texts(
         self, texts: Sequence[Any], prompts: Sequence[Any], *, by_token: bool = False
@@ -65,10 +67,12 @@ class Scorer(ABC):
         """Score conversations that have been through the chat template; prompts are their beginnings, or "".
 
         Raises:
+            UsageError: one of them is a text alone, which would be scored letter by letter.
             ValueError: not as many prompts as texts.
 
         """
-        return _judge(list(zip(texts, prompts, strict=True)), _texts, self._score_texts, by_token)
+        pairs = _zipped(texts=texts, prompts=prompts)
+        return _judge(pairs, _texts, self._score_texts, by_token)
 
     @abstractmethod
     def _score(self, pairs: Sequence[Conversation], by_token: bool, until: float) -> list[Judged]:
@@ -82,6 +86,14 @@ class Scorer(ABC):
     @abstractmethod
     def _score_texts(self, pairs: Sequence[tuple[str, str]], by_token: bool, until: float) -> list[Judged]:
         """Score texts and prompts in the same way."""
+
+
+def _zipped(**lists: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Return the rows of two lists; raises UsageError for a text, ValueError for unequal lengths."""
+    for name, values in lists.items():
+        if isinstance(values, str):
+            raise UsageError(name, "a list", "one text", "put it into a list")
+    return list(zip(*lists.values(), strict=True))
 
 
 def _judge(

@@ -160,7 +160,7 @@ def _number(value: Any) -> float:
 
 def _messages(prompt: tuple[Message, ...] | str) -> list[dict[str, str]]:
     """Return a prompt as messages."""
-    return [_turn("user", prompt)] if isinstance(prompt, str) else [turn._asdict() for turn in prompt]
+    return [_turn("user", prompt)] if isinstance(prompt, str) else [turn.plain() for turn in prompt]
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

@@ -11,8 +11,9 @@ from jaxtyping import Float64, Int64
 
 from sparserm_cli.analysis.compare.methods import KINDS, LATENTS, Method, Scorer, Training, vectors_of
 from sparserm_cli.analysis.compare.run_sample import Sample
-from sparserm_cli.models.head.fit import fit_head
-from sparserm_cli.models.head.pair_data import PairData, scores_of, standardisation
+from sparserm_cli.models.head.baselines import difference_of_means, length_preference
+from sparserm_cli.models.head.heads import fit_head, scores_of
+from sparserm_cli.models.head.pair_data import PairData, standardisation
 from sparserm_cli.stages.fit.model_selection import INNER_PAIRS, accuracy_by_folds
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
@@ -71,8 +72,7 @@ def _of_layers(method: Method, layers: tuple[int, ...], training: Training) -> S
 
 def _by_length(training: Training) -> Scorer:
     """Prefer the longer response if the training pairs do, else the shorter."""
-    lengths = training.sample.lengths[training.pairs]
-    preference = float(np.sign(np.sign(lengths[:, 0] - lengths[:, 1]).sum())) or 1.0
+    preference = float(length_preference(training.sample.lengths, training.pairs)) or 1.0
     return Scorer(lambda sample: preference * sample.lengths.astype(np.float64), 1)
 
 
@@ -80,5 +80,5 @@ def _difference_of_means(method: Method, training: Training) -> Scorer:
     """Project on the mean chosen vector less the mean rejected one."""
     vectors = vectors_of(training.sample, method.pool)
     pairs = training.pairs[~training.validation]
-    weight = (vectors[pairs[:, 0]] - vectors[pairs[:, 1]]).mean(axis=0)
+    weight = difference_of_means(vectors, pairs)
     return Scorer(lambda sample: (vectors_of(sample, method.pool) @ weight).astype(np.float64), len(weight))

@@ -6,6 +6,7 @@ from typing import Any
 
 from sparserm_cli.analysis.compare.methods import Method
 from sparserm_cli.config import CompareConfig, FrequencyConfig, HeadSetting, SelectConfig
+from sparserm_cli.models.head.baselines import BASELINES
 from sparserm_cli.stages.fit.model_selection import SETTINGS
 
 DEFAULTS = Method(
@@ -18,9 +19,7 @@ DEFAULTS = Method(
 """The options of `frequency`, `select` and `fit` as they are when nothing is said."""
 CONTROLS = {
     "random latents' rows": "random-latents",
-    "components of responses": "components",
-    "components of pairs": "pair-components",
-    "random directions": "random-directions",
+    **{name: baseline.kind for name, baseline in BASELINES.items()},
 }
 """Other directions: name to kind."""
 IN_TURN = {

@@ -10,14 +10,23 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from sparserm_cli.analysis.compare.run_sample import Sample, count
 from sparserm_cli.data.splits import validation_mask
+from sparserm_cli.models.head.baselines import (
+    BASELINES,
+    Draw,
+    LabelledVectors,
+    layer_seed,
+    leading,
+    random_directions,
+)
 from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
 from sparserm_cli.stages.frequency.latent_statistics import measure
-from sparserm_cli.stages.select import orthogonal as pursuit
-from sparserm_cli.stages.select.rankings import choose, random_directions
+from sparserm_cli.stages.select import orthogonal
+from sparserm_cli.stages.select.rankings import Candidates, choose
+from sparserm_cli.statistics.pair_moments import Moments, moments
 from sparserm_cli.store.artifacts.frequency import Unit
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
@@ -122,16 +131,16 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
     chosen = {}
     for layer in sample.layers:
         counts = count(sample.latents[layer], cohort, method.unit)
-        chosen[layer] = choose(
+        candidates = Candidates(
             measure(counts),
             counts.classed_total.sum(axis=1),
             method.top_k or 0,
-            method.by,
             rows=partial(sample.decoder, layer),
             of_pairs=partial(_moments, sample, layer, pairs),
             seed=training.seed,
             where=f"layer {layer}",
-        ).feature
+        )
+        chosen[layer] = choose(candidates, method.by).feature
     return chosen
 
 
@@ -146,36 +155,20 @@ def _random_latents(method: Method, training: Training) -> Projection:
     return _selected(replace(method, by="random-latents"), training)
 
 
-def _random_directions(method: Method, training: Training) -> Projection:
-    """Project on random directions."""
-    count = 2 * (method.top_k or 0)
-    return _on({layer: _drawn(training, layer, count) for layer in training.sample.layers}, method.pool)
+def _baseline(method: Method, training: Training, draw: Draw) -> Projection:
+    """Project on the directions of a baseline."""
+    sample, pairs = training.sample, training.pairs[~training.validation]
+    rows = {}
+    for layer in sample.layers:
+        given = LabelledVectors(_pooled_once(sample, layer, method.pool), pairs)
+        rows[layer] = draw(given, 2 * (method.top_k or 0), layer_seed(training.seed, layer))
+    return _on(rows, method.pool)
 
 
 def _drawn(training: Training, layer: int, count: int) -> Float32[np.ndarray, "directions d_in"]:
     """Return random directions of a layer."""
     d_in = training.sample.pooled[layer]["mean"].shape[1]
-    return random_directions(count, d_in, training.seed + 1000 * (layer + 1))
-
-
-def _components(method: Method, training: Training) -> Projection:
-    """Project on the principal components of the training responses' vectors."""
-    rows = {}
-    for layer in training.sample.layers:
-        taken = _pooled_once(training.sample, layer, method.pool)[training.rows]
-        centred = taken - taken.mean(axis=0)
-        rows[layer] = _leading(centred.T @ centred, 2 * (method.top_k or 0))
-    return _on(rows, method.pool)
-
-
-def _pair_components(method: Method, training: Training) -> Projection:
-    """Project on the principal components of chosen less rejected vectors."""
-    rows = {}
-    pairs = training.pairs[~training.validation]
-    for layer in training.sample.layers:
-        vectors = _pooled_once(training.sample, layer, method.pool)
-        rows[layer] = _leading(pursuit.moments(vectors, pairs).second, 2 * (method.top_k or 0))
-    return _on(rows, method.pool)
+    return random_directions(count, d_in, layer_seed(training.seed, layer))
 
 
 def _random_in_turn(method: Method, training: Training) -> Projection:
@@ -188,13 +181,13 @@ def _random_in_turn(method: Method, training: Training) -> Projection:
 
 def _components_in_turn(method: Method, training: Training) -> Projection:
     """Project on principal components of the pairs, chosen in turn among all of them."""
-    return _in_turn(method, training, lambda _, found: _leading(found.second, len(found.mean)))
+    return _in_turn(method, training, lambda _, found: leading(found.second, len(found.mean)))
 
 
 def _in_turn(
     method: Method,
     training: Training,
-    pool_of: Callable[[int, pursuit.Moments], Float32[np.ndarray, "pool d_in"]],
+    pool_of: Callable[[int, Moments], Float32[np.ndarray, "pool d_in"]],
 ) -> Projection:
     """Choose as `forward` does among latents, but among any directions of a layer, which have no sides."""
     rows = {}
@@ -202,24 +195,20 @@ def _in_turn(
     for layer in training.sample.layers:
         found = _moments(training.sample, layer, pairs)
         pool = pool_of(layer, found)
-        rows[layer] = pool[pursuit.forward(pool, None, min(method.top_k or 0, len(pool) // 2), found).place]
+        rows[layer] = pool[
+            orthogonal.forward(pool, None, min(method.top_k or 0, len(pool) // 2), found).place
+        ]
     return _on(rows, method.pool)
 
 
-def _moments(sample: Sample, layer: int, pairs: Int64[np.ndarray, "m 2"]) -> pursuit.Moments:
+def _moments(sample: Sample, layer: int, pairs: Int64[np.ndarray, "m 2"]) -> Moments:
     """Return the moments that `forward` chooses by."""
-    return pursuit.moments(sample.pooled[layer]["mean"], pairs)
+    return moments(sample.pooled[layer]["mean"], pairs)
 
 
 def _pooled_once(sample: Sample, layer: int, pool: str) -> Float32[np.ndarray, "n d_in"]:
     """Return the pooled vectors that components are taken of."""
     return sample.pooled[layer][POOLINGS[pool][0]]
-
-
-def _leading(moments: Float[np.ndarray, "d_in d_in"], most: int) -> Float32[np.ndarray, "components d_in"]:
-    """Return the leading eigenvectors of second moments."""
-    _, components = np.linalg.eigh(moments.astype(np.float64))
-    return np.ascontiguousarray(components[:, ::-1][:, :most].T, np.float32)
 
 
 def _latent_values(method: Method, training: Training, what: str) -> Projection:
@@ -240,10 +229,8 @@ def _dense(method: Method, _training: Training) -> Projection:
 
 KINDS: dict[str, Callable[[Method, Training], Projection]] = {
     "selected": _selected,
-    "random-directions": _random_directions,
     "random-latents": _random_latents,
-    "components": _components,
-    "pair-components": _pair_components,
+    **{each.kind: partial(_baseline, draw=each.draw) for each in BASELINES.values()},
     "random-in-turn": _random_in_turn,
     "components-in-turn": _components_in_turn,
     "latent-means": partial(_latent_values, what="mean"),

@@ -4,7 +4,7 @@ Axes: `responses` of a row, `pairs` of a better and a worse one of them.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,6 +132,7 @@ def _rm_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
             raise BadInputError(f"row {row.example.row}", expected, what, "use --benchmark pairs")
         domains[domain].append(row)
     scorers: dict[str, Any] = {}
+    all_points: dict[str, list[np.ndarray]] = {}
     for name in names:
         found, points = {}, []
         for domain, members in domains.items():
@@ -142,6 +143,8 @@ def _rm_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
         low, high = interval_of_means(points)
         total = float(np.mean([one["mean"] for one in found.values()]))
         scorers[name] = {"domains": found, "total": total, "low": low, "high": high}
+        all_points[name] = points
+    _add_gaps(scorers, all_points)
     return {"rows": len(rows), "scorers": scorers}
 
 
@@ -151,6 +154,7 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
     for row in rows:
         subsets[(row.example.subset or "all").lower()].append(row)
     scorers: dict[str, Any] = {}
+    all_points: dict[str, list[np.ndarray]] = {}
     for name in names:
         found, points = {}, []
         for subset, members in subsets.items():
@@ -170,11 +174,25 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
             "low": low,
             "high": high,
         }
+        all_points[name] = points
+    _add_gaps(scorers, all_points)
     return {
         "rows": len(rows),
         "prompts": {name: len(one) for name, one in subsets.items()},
         "scorers": scorers,
     }
+
+
+def _add_gaps(scorers: dict[str, Any], points: Mapping[str, Sequence[np.ndarray]]) -> None:
+    """Add to every control how far the reward is ahead of it, with a paired 95 % interval over prompts."""
+    for name, told in scorers.items():
+        if name == REWARD:
+            continue
+        parts = [ours - theirs for ours, theirs in zip(points[REWARD], points[name], strict=True)]
+        value = float(np.mean([part.mean() for part in parts]))
+        varies = any(part.min() != part.max() for part in parts)
+        low, high = interval_of_means(parts) if varies else (value, value)
+        told["reward_less_this"] = {"value": value, "low": low, "high": high}
 
 
 def _partners(rows: list[ScoredExample]) -> list[ScoredExample]:

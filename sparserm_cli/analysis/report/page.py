@@ -1,9 +1,8 @@
-"""The report as one HTML page that needs nothing else: text by a template, figures by plotly.js inlined once.
+"""The report as one HTML page that needs nothing else: text by a template, figures as inline SVG.
 
 The page's own security policy forbids every request, so that it is the browser that keeps it offline.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.resources import files
@@ -20,6 +19,7 @@ from sparserm_cli.analysis.report.content.tables import (
     interval,
 )
 from sparserm_cli.analysis.report.figures.base import Figure
+from sparserm_cli.analysis.report.figures.svg import figure_svg
 from sparserm_cli.analysis.report.figures.sweeps import ComparedRun
 from sparserm_cli.analysis.report.run_facts import Missing
 from sparserm_cli.formatting import percent
@@ -50,10 +50,12 @@ class Evaluated(NamedTuple):
     Fields:
         on: the data in words.
         table: the accuracies.
+        verdict: how the reward model stands beside its controls, in one sentence.
     """
 
     on: str
     table: AccuracyTable
+    verdict: str
 
 
 class DirectionTable(NamedTuple):
@@ -118,6 +120,8 @@ class Page:
     """Accuracies that `evaluate` measured."""
     fit: AccuracyTable | Missing
     """Accuracies that `fit` measured."""
+    fit_verdict: str
+    """How the reward model stands beside its controls on the validation prompts; nothing without a fit."""
     comparison: Sequence[ComparedRun]
     """What `compare` measured; nothing where it was not run."""
     figures: Mapping[str, Figure | Missing]
@@ -156,9 +160,6 @@ def write_page(path: PurePath, page: Page) -> int:
         ResourceError: the disk is full or the folder cannot be written.
 
     """
-    from plotly.offline import get_plotlyjs
-
-    figures = {name: one for name, one in page.figures.items() if not isinstance(one, Missing)}
     stream = (
         _environment()
         .get_template(_TEMPLATE)
@@ -166,24 +167,12 @@ def write_page(path: PurePath, page: Page) -> int:
             page=page,
             style=_asset(_STYLE),
             script=_asset(_SCRIPT),
-            plotly=get_plotlyjs(),
-            figures=script_json(figures),
         )
     )
     make_folder(path.parent)
     with building_file(path) as part:
         stream.dump(str(part), encoding="utf-8")
         return part.stat().st_size
-
-
-def script_json(value: Any) -> str:
-    """Return JSON that can stand in a script element: nothing in it ends the element or opens a comment.
-
-    Raises:
-        ValueError: a number is NaN or infinite.
-
-    """
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
 def _environment() -> Any:
@@ -198,7 +187,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "signed": _signed, "short": _short}
-    environment.globals |= {"interval": interval}
+    environment.globals |= {"interval": interval, "drawing": figure_svg}
     environment.tests["missing"] = lambda value: isinstance(value, Missing)
     return environment
 

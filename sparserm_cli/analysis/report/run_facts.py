@@ -15,7 +15,7 @@ from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_mode
 from sparserm_cli.store.artifacts.directions import Directions, read_directions
 from sparserm_cli.store.artifacts.frequency import Frequency, read_frequency
 from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION
-from sparserm_cli.store.artifacts.reward import CONFIG, RewardFiles, read_reward, reward_path
+from sparserm_cli.store.artifacts.reward import CONFIG, RewardFiles, read_reward, reward_folder, reward_path
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
@@ -84,8 +84,8 @@ def open_run(config: ReportConfig) -> RunFacts:
     """
     run = config.run
     artifacts = status(run).artifacts
-    reward_folder = config.reward or reward_path(run)
-    if all(one.state == ABSENT for one in artifacts) and not is_there(reward_folder, CONFIG):
+    folder = reward_folder(config.reward or reward_path(run))
+    if all(one.state == ABSENT for one in artifacts) and not is_there(folder, CONFIG):
         hint = "run `sparserm extract` first, or name the run directory with --run"
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
     for name in ("evaluation", "comparison"):
@@ -96,9 +96,9 @@ def open_run(config: ReportConfig) -> RunFacts:
                 f"--{name}", f"a file that `sparserm {command}` wrote", "none", "correct the path"
             )
     capture = _opened(lambda: ActivationsReader(capture_path(run)))
-    reward = _opened(lambda: read_reward(reward_folder))
-    if reward_folder != reward_path(run) and not isinstance(reward, Missing):
-        given = Artifact("reward", reward_folder, "", COMPLETE, lineage=reward.config.lineage)
+    reward = _opened(lambda: read_reward(folder))
+    if folder != reward_path(run) and not isinstance(reward, Missing):
+        given = Artifact("reward", folder, "", COMPLETE, lineage=reward.config.lineage)
         artifacts = tuple(given if one.name == given.name else one for one in artifacts)
     return RunFacts(
         artifacts=artifacts,
@@ -107,7 +107,7 @@ def open_run(config: ReportConfig) -> RunFacts:
         frequency=_opened(lambda: read_frequency(run)),
         directions=_opened(lambda: read_directions(run)),
         reward=reward,
-        scored=_opened(lambda: _fitted_here(reward_folder, reward, capture)),
+        scored=_opened(lambda: _fitted_here(folder, reward, capture)),
         evaluation=_opened(lambda: _evaluation(config, reward)),
         comparison=_opened(lambda: _comparison(config)),
         tokenizer=_opened(lambda: _tokenizer(config, capture)),

@@ -25,6 +25,7 @@ from sparserm_cli.analysis.report.figures.latents import DRAWN_LATENTS, frequenc
 from sparserm_cli.analysis.report.figures.sweeps import compared_runs, sweep_figures
 from sparserm_cli.analysis.report.page import Card, DirectionTable, Evaluated, Origin, Page, WrongTable
 from sparserm_cli.analysis.report.run_facts import Missing, RunFacts
+from sparserm_cli.analysis.verdicts import evaluation_verdict, fit_verdict
 from sparserm_cli.formatting import percent
 from sparserm_cli.statistics.calibration import LengthBias, Reliability
 from sparserm_cli.store.artifacts.frequency import Frequency
@@ -87,6 +88,7 @@ def page_of(name: str, run: RunFacts, found: Findings) -> Page:
         cards=list(_cards(run, scored)),
         evaluation=run.evaluation if isinstance(run.evaluation, Missing) else _evaluated(run.evaluation),
         fit=reward if isinstance(reward, Missing) else fit_table(reward.config.metrics),
+        fit_verdict="" if isinstance(reward, Missing) else fit_verdict(reward.config),
         comparison=[] if isinstance(run.comparison, Missing) else list(compared_runs(run.comparison)),
         figures=_figures(run, scored),
         frequencies=frequency if isinstance(frequency, Missing) else _frequency_names(frequency),
@@ -154,7 +156,8 @@ def _evaluated(metrics: Mapping[str, Any]) -> Evaluated:
     shared = metrics.get("prompts_shared_with_training")
     trained = f" {shared} of its prompts were trained on." if shared else ""
     rows = f"{metrics['file']}, {metrics['rows_accepted']:,} rows"
-    return Evaluated(f"{rows}, by the rules of {metrics['benchmark']}.{trained}", evaluation_table(metrics))
+    where = f"{rows}, by the rules of {metrics['benchmark']}.{trained}"
+    return Evaluated(where, evaluation_table(metrics), evaluation_verdict(metrics))
 
 
 def _figures(run: RunFacts, scored: Scored | Missing) -> dict[str, Figure | Missing]:

@@ -2,11 +2,12 @@
 
 import io
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, size
+from sparserm_cli.statistics.verdict import gaps, verdict
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.compare.compare import CompareSummary
@@ -24,9 +25,25 @@ def compare(out: Output, summary: "CompareSummary") -> None:
     """Show a comparison as Markdown tables."""
     from sparserm_cli.analysis.compare.markdown import markdown
 
-    data = {"path": str(summary.path), **summary.found, "seconds": round(summary.seconds, 3)}
-    out.result(data, markdown(summary.found).rstrip("\n"))
-    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: sparserm report")
+    sentences = {name: sentence for name, run in summary.found["runs"].items() if (sentence := _verdict(run))}
+    seconds = round(summary.seconds, 3)
+    data = {"path": str(summary.path), **summary.found, "verdict": sentences, "seconds": seconds}
+    out.result(data, "\n\n".join([markdown(summary.found).rstrip("\n"), *sentences.values()]))
+    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: {out.command('report')}")
+
+
+def _verdict(run: Mapping[str, Any]) -> str:
+    """Return one sentence about the first method beside the others; "" where no sweep has others."""
+    sweeps = run["sweeps"]
+    name = "methods" if "methods" in sweeps else next(iter(sweeps), "")
+    rows = list(sweeps[name].values())[-1] if name else []
+    against = {row["method"]["name"]: row["against"] for row in rows if row["against"] is not None}
+    if not against:
+        return ""
+    first = rows[0]
+    count = f"{run['pairs']:,} held-out pairs"
+    sentence = verdict(first["accuracy"], count, run["prompts"], gaps(against), brief=True)
+    return sentence.replace("the reward has", f"{first['method']['name']} has", 1)
 
 
 def explain(out: Output, found: "Explanation", top: int) -> None:

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparserm_cli.analysis.verdicts import fit_verdict
+from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_SAE
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read, size
+from sparserm_cli.statistics.verdict import FEW_PROMPTS, too_few
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode.encode import EncodeSummary
@@ -50,9 +53,9 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
         "positions": plan.settings.positions,
         "estimate": _estimate_json(summary.estimate),
     }
-    then, besides = "next: sparserm encode --sae SAE", ""
+    then, besides = f"next: {out.command('encode', sae=_sae_for(plan.settings.model))}", ""
     if plan.settings.positions == "latents":
-        then = "the latents are in features.zarr\nnext: sparserm frequency"
+        then = f"the latents are in features.zarr\nnext: {out.command('frequency')}"
         besides = "; besides, 6 to 8 bytes for each latent that fires on a token"
     rows = rows_read(*(plan.counts[f"rows_{what}"] for what in ("read", "accepted", "rejected")))
     held = f"{layout.pairs:,} pairs, {layout.responses:,} responses to {layout.prompts:,} prompts"
@@ -68,6 +71,11 @@ def extract(out: Output, summary: "ExtractSummary") -> None:
     out.result(data, lines[summary.state])
     if summary.state == "planned":
         check_space(summary.path.parent, plan.bytes)
+
+
+def _sae_for(model: str) -> str:
+    """Return the SAE that is known for a model, else a placeholder."""
+    return DEFAULT_SAE if model == DEFAULT_MODEL else "SAE"
 
 
 def _expected(estimate: "Estimate | None") -> str:
@@ -103,7 +111,7 @@ def encode(out: Output, summary: "EncodeSummary") -> None:
     ]
     state = "complete" if summary.state == "complete" else "this worker is done, others are not"
     told = f"{summary.path}: {state}, {summary.computed} units encoded in {duration(summary.seconds)}"
-    out.result(data, "\n".join([*lines, told, "next: sparserm frequency"]))
+    out.result(data, "\n".join([*lines, told, f"next: {out.command('frequency')}"]))
 
 
 def frequency(out: Output, summary: "FrequencySummary") -> None:
@@ -133,7 +141,7 @@ def frequency(out: Output, summary: "FrequencySummary") -> None:
         f"{told['q_below_0.05']:,} tell the sides apart (McNemar q < 0.05)"
         for layer, told in layers.items()
     ]
-    out.result(data, "\n".join([f"{summary.path}: {counted}", *lines, "next: sparserm select --top-k 64"]))
+    out.result(data, "\n".join([f"{summary.path}: {counted}", *lines, f"next: {out.command('select')}"]))
 
 
 def select(out: Output, summary: "SelectSummary") -> None:
@@ -166,13 +174,13 @@ def select(out: Output, summary: "SelectSummary") -> None:
     title = f"{summary.path}: {summary.top_k} directions a side by {summary.by}; the strongest of each side"
     columns = ["side", "layer", "feature", "on chosen", "on rejected", summary.by, "q"]
     out.table(data, title, columns, rows)
-    out.note("next: sparserm fit")
+    out.note(f"next: {out.command('fit')}")
 
 
 def fit(out: Output, summary: "FitSummary") -> None:
     """Show the settings tried, then the accuracy on the validation prompts above that of the controls."""
     config, metrics = summary.config, [one for one in summary.config.metrics if one.split == "validation"]
-    data = {
+    data: dict[str, Any] = {
         "path": str(summary.path),
         "digest": config.lineage.digest,
         "metrics": [vars(one) for one in config.metrics],
@@ -189,8 +197,13 @@ def fit(out: Output, summary: "FitSummary") -> None:
     choice = config.training.get("choice")
     if choice and not out.as_json:
         _choice(out, choice)
+    data["verdict"] = fit_verdict(config)
     out.table(data, title, ["scorer", "accuracy", "95 % interval", "ties"], rows)
-    out.note("next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl")
+    if not out.as_json:
+        out.result({}, data["verdict"])
+    if warning := too_few(config.training.get("validation", {}).get("prompts", FEW_PROMPTS)):
+        out.note(f"warning: {warning}")
+    out.note(f"next: {out.command('evaluate held-out.jsonl')}, or {out.command('score responses.jsonl')}")
 
 
 def _choice(out: Output, choice: Mapping[str, Any]) -> None:

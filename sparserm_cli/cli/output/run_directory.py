@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from sparserm_cli.analysis.verdicts import fit_verdict
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, size
 
@@ -28,10 +29,10 @@ def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
         for one in stages
     ]
     fitted = next(stage.summary for stage in stages if stage.name == "fit")
-    data["reward"] = str(fitted.path)
+    data |= {"reward": str(fitted.path), "verdict": fit_verdict(fitted.config)}
     where = f"{path}: complete, the reward model is {fitted.path}"
-    then = "next: sparserm score responses.jsonl, or sparserm evaluate held-out.jsonl"
-    out.result(data, "\n".join([*lines, where, then]))
+    then = f"next: {out.command('evaluate held-out.jsonl')}\nthen: {out.command('score responses.jsonl')}"
+    out.result(data, "\n".join([*lines, data["verdict"], where, then]))
 
 
 def settings_written(out: Output, path: Path) -> None:
@@ -43,9 +44,9 @@ def settings_written(out: Output, path: Path) -> None:
 
 def status(out: Output, run: PurePath, found: "Status") -> None:
     """Show the chain of artifacts as a tree."""
-    data = {
+    data: dict[str, Any] = {
         "run": str(run),
-        "next": found.next_command,
+        "next": out.command(found.next_command.removeprefix("sparserm ")) if found.next_command else "",
         "artifacts": [
             {
                 "name": one.name,
@@ -58,15 +59,54 @@ def status(out: Output, run: PurePath, found: "Status") -> None:
             for one in found.artifacts
         ],
     }
-    lines = [str(run)]
+    content = _content(run, found)
+    data["content"] = content
+    lines = [str(run), *(f"{name}: {value}" for name, value in content.items())]
     for number, one in enumerate(found.artifacts):
         branch = "└─" if number == len(found.artifacts) - 1 else "├─"
         weight = size(one.bytes) if one.bytes else ""
         lines.append(f"{branch} {one.path.name:18} {one.state:10} {weight:>10}  {one.created}".rstrip())
         if one.detail:
             lines.append(f"{'  ' if branch == '└─' else '│ '}   {one.detail}")
-    lines.append(f"next: {found.next_command}" if found.next_command else "everything is up to date")
+    lines.append(f"next: {data['next']}" if found.next_command else "everything is up to date")
     out.result(data, "\n".join(lines))
+
+
+def _content(run: PurePath, found: "Status") -> dict[str, str]:
+    """Return what the run is about, as its artifacts say; what is not there is left out."""
+    states = {one.name: one.lineage.identity for one in found.artifacts if one.lineage is not None}
+    capture, latents, chosen = (states.get(name, {}) for name in ("activations", "features", "directions"))
+    head = states.get("reward", {})
+    facts = {
+        "data": _inputs(run) if capture else "",
+        "model": capture.get("model", ""),
+        "layer": ", ".join(map(str, capture.get("layers", ()))),
+        "SAE": ", ".join(map(str, latents.get("sae", ()))),
+        "directions": f"{chosen['top_k']} per side by {chosen['by']}" if chosen else "",
+        "head": ", ".join(str(head[name]) for name in ("head", "pool", "loss") if name in head),
+        "accuracy": _accuracy(run) if head else "",
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _inputs(run: PurePath) -> str:
+    """Return the files of the capture."""
+    from sparserm_cli.store.capture.layout import ACTIVATIONS
+    from sparserm_cli.store.capture.plan import plan_of
+    from sparserm_cli.store.run.artifacts import unit_store
+
+    store = unit_store(run, ACTIVATIONS)
+    if store is None:
+        return ""
+    inputs = [PurePath(one.path) for one in plan_of(str(store.root), store.plan).settings.inputs]
+    return ", ".join(path.name if path.suffix else str(path) for path in inputs)
+
+
+def _accuracy(run: PurePath) -> str:
+    """Return the verdict on the reward model of the run, without its first word."""
+    from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+
+    return fit_verdict(read_reward(reward_path(run)).config).removeprefix("verdict: ")
 
 
 def verify(out: Output, run: PurePath, found: "Verification") -> None:

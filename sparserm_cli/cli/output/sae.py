@@ -25,4 +25,4 @@ def train_sae(out: Output, result: "TrainSAEResult") -> None:
     ]
     title = f"{result.folder}: trained on {result.rows:,} tokens in {duration(result.seconds)}"
     out.table(data, title, ["tokens", "explained variance", "L0", "dead latents", "n"], rows)
-    out.note(f"next: sparserm encode --sae {result.folder}")
+    out.note(f"next: {out.command('encode', sae=str(result.folder))}")

@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparserm_cli.analysis.verdicts import evaluated_prompts, evaluation_verdict
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read
+from sparserm_cli.statistics.verdict import too_few
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.evaluate.evaluate import EvaluateSummary
@@ -25,7 +27,9 @@ def score(out: Output, summary: "ScoreSummary") -> None:
 def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     """Show the accuracy of the reward model above that of its controls."""
     metrics = summary.metrics
-    data = {"path": str(summary.path), **metrics, "seconds": round(summary.seconds, 3)}
+    sentence = evaluation_verdict(metrics)
+    seconds = round(summary.seconds, 3)
+    data = {"path": str(summary.path), **metrics, "verdict": sentence, "seconds": seconds}
     scorers = metrics["scorers"]
     if summary.benchmark == "pairs":
         columns = ["scorer", "accuracy", "95 % interval", "reward less this", "ties"]
@@ -58,7 +62,9 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     out.note(rows_read(*(metrics[f"rows_{what}"] for what in ("read", "accepted", "rejected"))))
     out.table(data, title, columns, rows)
     if not out.as_json:
-        out.result({}, _calibrated(metrics))
+        out.result({}, f"{_calibrated(metrics)}\n{sentence}")
+    if warning := too_few(evaluated_prompts(metrics)):
+        out.note(f"warning: {warning}")
     out.note(f"written to {summary.path}")
 
 

@@ -21,7 +21,7 @@ def import_capture(out: Output, run: PurePath, manifest: "Manifest") -> None:
     """Tell what was imported."""
     data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
     told = f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
-    out.result(data, f"{told}\nnext: sparserm encode --sae SAE")
+    out.result(data, f"{told}\nnext: {out.command('encode', sae='SAE')}")
 
 
 def export_model(out: Output, summary: "ExportSummary") -> None:

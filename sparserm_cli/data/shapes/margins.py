@@ -12,6 +12,7 @@ SCORES = (
     ("chosen_score", "rejected_score"),
     ("chosen_rating", "rejected_rating"),
     ("chosen_reward", "rejected_reward"),
+    ("chosen-rating", "rejected-rating"),
 )
 """Columns that rate both sides, as public data sets name them."""
 

@@ -133,6 +133,7 @@ RANKED = (
         _truthfulqa,
         {"prompt": "Question", "chosen": "Correct Answers", "rejected": "Incorrect Answers"},
     ),
+    Shape("distilabel-generations", _scored, {"responses": "generations", "scores": "ratings"}),
     Shape("ranked answers", _ranked, {"responses": "responses", "ranks": "ranks"}),
     Shape("scored answers", _scored, {"responses": "responses", "scores": "scores"}),
 )

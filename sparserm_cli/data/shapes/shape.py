@@ -98,7 +98,7 @@ class Row:
 
     def at(self, path: str) -> Any:
         """Return what stands at a path; None if nothing does."""
-        self.used.add(path if path in self.values else path.split(".")[0].removesuffix("[]"))
+        self.used.add(_top(self.values, path))
         value = _followed(self.values, path)
         if isinstance(value, str):
             found = from_json(value, path)
@@ -116,8 +116,7 @@ class Row:
         value, path = self.get(name), self.path(name)
         if value is not None:
             return value
-        top = path if path in self.values else path.split(".")[0].removesuffix("[]")
-        if top not in self.values:
+        if _top(self.values, path) not in self.values:
             columns = ", ".join(shown(key, 30) for key in list(self.values)[:8]) or "no columns"
             raise RowError("the column", f"only {columns}", field=path)
         raise RowError("a value", "null", field=path)
@@ -144,15 +143,29 @@ def assistant(text: str) -> Message:
     return Message("assistant", text)
 
 
+def stands(row: Mapping[str, Any], path: str) -> bool:
+    """Whether a row has the column at the head of a path, and what the path leads to if there is more."""
+    return path in row or ("." in path and _top(row, path) in row and _followed(row, path) is not None)
+
+
+def _top(values: Mapping[str, Any], path: str) -> str:
+    """Return the column that a path begins with."""
+    return path if path in values else path.split(".")[0].split("[")[0]
+
+
 def _followed(values: Mapping[str, Any], path: str) -> Any:
-    """Return what a path leads to; a list of that for a path through `[]`."""
+    """Return what a path leads to: `a.b` a key, `a[].b` that of every item, `a[0].b` that of one item."""
     if path in values:
         return values[path]
     head, _, rest = path.partition(".")
-    if head.endswith("[]"):
-        items = values.get(head.removesuffix("[]"))
-        if not isinstance(items, list):
-            return None
-        return [_followed(item, rest) if isinstance(item, Mapping) else None for item in items]
-    inner = values.get(head)
-    return _followed(inner, rest) if rest and isinstance(inner, Mapping) else None
+    name, _, place = head.removesuffix("]").partition("[")
+    inner = values.get(name)
+    if head == name:
+        return _followed(inner, rest) if rest and isinstance(inner, Mapping) else None
+    items = inner if isinstance(inner, list) else []
+    if place.isdecimal():
+        items = items[int(place) : int(place) + 1]
+    elif not isinstance(inner, list):
+        return None
+    found = [_followed(item, rest) if isinstance(item, Mapping) else None for item in items]
+    return (found[0] if found else None) if place.isdecimal() else found

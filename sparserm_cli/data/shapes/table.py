@@ -13,7 +13,7 @@ from sparserm_cli.data.shapes.advice import advice
 from sparserm_cli.data.shapes.preferences import PREFERENCES, explain_sides
 from sparserm_cli.data.shapes.prompts import prompt_name, tools
 from sparserm_cli.data.shapes.ranked import RANKED
-from sparserm_cli.data.shapes.shape import Parts, Row, Shape
+from sparserm_cli.data.shapes.shape import Parts, Row, Shape, stands
 from sparserm_cli.data.shapes.single import RATED
 from sparserm_cli.data.shapes.single import UNLABELLED as PLAIN
 from sparserm_cli.data.shapes.two_answers import TWO_ANSWERS
@@ -152,14 +152,6 @@ def _matched(
         label for label in shape.labels if label != names[shape.decides] and row.at(label) is not None
     )
     return Recognised(shape, row.names, tuple(values), others)
-
-
-def stands(row: Mapping[str, Any], path: str) -> bool:
-    """Whether a row has the column at the head of a path, and what the path leads to if there is more."""
-    if path in row:
-        return True
-    head, _, rest = path.partition(".")
-    return bool(rest) and head.removesuffix("[]") in row and Row(row, {}).at(path) is not None
 
 
 def _subset(row: Row) -> str | None:

@@ -43,7 +43,7 @@ def _sign(value: float) -> int:
 
 
 def _winner(row: Row, value: Any) -> int:
-    """Return who won, by a word or by the number in which the name of the answer's column ends."""
+    """Return who won, by a word or by the last number in the name of the answer's column."""
     words = str(value).strip().lower().removesuffix(".0")
     if words in TIES or words.startswith("tie"):
         return 0
@@ -51,9 +51,9 @@ def _winner(row: Row, value: Any) -> int:
     for name, sign in (("response_a", 1), ("response_b", -1)):
         path = row.path(name)
         ours[path.lower()] = sign
-        ending = re.search(r"\d+$", path)
-        if ending:
-            ours[ending.group()] = sign
+        numbers = re.findall(r"\d+", path)
+        if numbers:
+            ours[numbers[-1]] = sign
     found = ours.get(words)
     if found is None:
         expected = f"the winner, such as a, b or tie, or {row.path('response_a')}"
@@ -214,6 +214,36 @@ TWO_ANSWERS = (
             "response_b": "answer_1",
             "score_a": "score_0",
             "score_b": "score_1",
+        },
+    ),
+    _entry(
+        "ppe-human-preference",
+        {"prompt": "prompt", "response_a": "response_1", "response_b": "response_2", "winner": "winner"},
+    ),
+    _entry(
+        "eloquent-preference-prediction",
+        {
+            "prompt": "instruction",
+            "response_a": "output_a",
+            "response_b": "output_b",
+            "winner": "overall_quality_preference",
+        },
+        labels=(
+            "overall_quality_preference",
+            "relevance_preference",
+            "naturalness_preference",
+            "truthfulness_preference",
+            "safety_preference",
+        ),
+        decides="winner",
+    ),
+    _entry(
+        "summarize-from-feedback",
+        {
+            "prompt": "info.post",
+            "response_a": "summaries[0].text",
+            "response_b": "summaries[1].text",
+            "winner": "choice",
         },
     ),
     _entry(

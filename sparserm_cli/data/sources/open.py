@@ -82,8 +82,8 @@ def _reader(path: Path, split: str) -> tuple[str, Callable[[], Iterator[RawRow]]
         ".jsonl": ("line", lambda: _line_rows(path)),
         ".ndjson": ("line", lambda: _line_rows(path)),
         ".json": ("row", lambda: json_rows(path, split)),
-        ".csv": ("line", lambda: csv_rows(path)),
-        ".tsv": ("line", lambda: csv_rows(path, delimiter="\t")),
+        ".csv": ("row", lambda: csv_rows(path)),
+        ".tsv": ("row", lambda: csv_rows(path, delimiter="\t")),
         ".parquet": ("row", lambda: parquet_rows(path)),
     }
     return readers[kind]

@@ -27,7 +27,7 @@ _PARQUET_BATCH_ROWS = 256
 
 
 def csv_rows(path: Path, *, delimiter: str | None = None) -> Iterator[RawRow]:
-    """Yield the records of a CSV file with a header; a row's number is the line it begins on.
+    """Yield the records of a CSV file with a header; rows are counted from 1, as in any other file.
 
     Args:
         path: the file, UTF-8 or UTF-16 with a byte order mark.
@@ -40,6 +40,7 @@ def csv_rows(path: Path, *, delimiter: str | None = None) -> Iterator[RawRow]:
     csv.field_size_limit(MAX_LINE_BYTES)
     with text_bytes(path) as stream, closing(_CsvLines(stream, delimiter)) as lines:
         header = _header(path, lines)
+        number = 0
         while True:
             lines.begin_record()
             try:
@@ -47,14 +48,16 @@ def csv_rows(path: Path, *, delimiter: str | None = None) -> Iterator[RawRow]:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield lines.row(None, RowError("CSV", str(error)))
+                number += 1
+                yield lines.row(number, None, RowError("CSV", str(error)))
                 continue
             if not cells:
                 continue
+            number += 1
             try:
-                yield lines.row(lines.checked(header, cells), None)
+                yield lines.row(number, lines.checked(header, cells), None)
             except RowError as error:
-                yield lines.row(None, error)
+                yield lines.row(number, None, error)
 
 
 def parquet_rows(path: Path) -> Iterator[RawRow]:
@@ -128,15 +131,15 @@ class _CsvLines:
 
     def begin_record(self) -> None:
         """Forget the record before."""
-        self.number: int = 0
+        self.line: int = 0
         self.offset: int = 0
         self.data: bytes = b""
         self.error: RowError | None = None
 
     def _texts(self, stream: BufferedIOBase) -> Generator[str]:
         for line in raw_lines(stream):
-            if not self.number:
-                self.number, self.offset = line.number, line.offset
+            if not self.line:
+                self.line, self.offset = line.number, line.offset
                 self.data = line.data[: EXCERPT_CHARACTERS * 4]
             try:
                 text = decode(line)
@@ -164,6 +167,6 @@ class _CsvLines:
         check_text(cells)
         return dict(zip(header, cells, strict=True))
 
-    def row(self, value: dict[str, str] | None, error: RowError | None) -> RawRow:
-        """Return the record just read."""
-        return RawRow(self.number, self.offset, value, error, self.data)
+    def row(self, number: int, value: dict[str, str] | None, error: RowError | None) -> RawRow:
+        """Return the record just read, which is the row of that number."""
+        return RawRow(number, self.offset, value, error, self.data)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sparserm_cli.store.io.local_disk import disk_errors
+
 RECORD = "sparserm.json"
 """Written last into a cached folder: the origin, and size, time and digests of each file."""
 
@@ -83,7 +85,8 @@ def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
         tempfile.mkdtemp(prefix=f".building-{platform.node()}-{os.getpid()}-", dir=target.parent)
     )
     try:
-        yield temporary
+        with disk_errors(target, 0):
+            yield temporary
         facts = {path.name: _fact(path) for path in sorted(temporary.iterdir())}
         # Earlier releases compare sizes alone, and would otherwise build the folder again.
         sizes = {name: fact["bytes"] for name, fact in facts.items()}
@@ -129,6 +132,8 @@ def _sweep(parent: Path) -> None:
 
 
 def _alive(process: int) -> bool:
+    if os.name == "nt":
+        return True  # there, the call below would end the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparserm_cli.config import DEFAULT_MODEL, Progress
+from sparserm_cli.config import Note, Progress
 from sparserm_cli.errors import (
     CorruptStoreError,
     IncompatibleError,
@@ -14,9 +14,9 @@ from sparserm_cli.errors import (
     UsageError,
 )
 from sparserm_cli.models.checkpoints.adapter_folder import CONFIG, base_of, is_adapter
-from sparserm_cli.models.checkpoints.default_model import GGUF_SHA256, default_model
 from sparserm_cli.models.checkpoints.gguf import convert_gguf, file_digest
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
+from sparserm_cli.models.checkpoints.named_models import NAMED_MODELS, named_model, named_revision
 from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 from sparserm_cli.models.checkpoints.safetensors_header import check_whole
 from sparserm_cli.models.checkpoints.weight_files import check_weight_files
@@ -60,16 +60,18 @@ def resolve_model(
     remote_code: bool = False,
     pickles: bool = False,
     progress: Progress | None = None,
+    note: Note | None = None,
 ) -> ModelIdentity:
     """Find out which model `name` means, fetching what is missing.
 
     Args:
-        name: `smollm2-135m`, a local directory, a `.gguf` file, or a hub id with an optional `@revision`.
+        name: one of `NAMED_MODELS`, a directory, a `.gguf` file, or a hub id with an optional `@revision`.
         offline: use the caches only, never the network.
         remote_code: let a model that brings code of its own run it.
         pickles: accept `.bin` weights where there are no safetensors.
-        progress: called with (bytes done, bytes in all) while files come from the hub, with (steps done, 3)
-            while the default model or a `.gguf` file is converted.
+        progress: called with (bytes done, bytes in all) while files are fetched, and while a named model or a
+            `.gguf` file is converted.
+        note: told the terms of a named model before it is fetched; without it, terms that bind are a warning.
 
     Raises:
         UsageError: `name` is none of these.
@@ -78,21 +80,22 @@ def resolve_model(
 
     """
     path = Path(name).expanduser()
-    if name == DEFAULT_MODEL:
-        folder = default_model(offline=offline, progress=progress)
-        return ModelIdentity(name, f"sha256:{GGUF_SHA256}", folder)
+    if name in NAMED_MODELS:
+        folder = named_model(name, offline=offline, progress=progress, note=note)
+        return ModelIdentity(name, named_revision(name), folder)
     if path.suffix == ".gguf" and path.is_file():
         digest = file_digest(path)
         return ModelIdentity(name, f"sha256:{digest}", convert_gguf(path, digest, progress))
     how = {"offline": offline, "remote_code": remote_code, "pickles": pickles}
     if name and path.is_dir():
+        _check_regular(path)
         if is_adapter(path):
             return _with_base(name, folder_digest(path), path, progress, **how)
         _check_folder(name, path, remote_code=remote_code, pickles=pickles)
         return ModelIdentity(name, folder_digest(path), path, remote_code, pickles)
     hub = None if path.suffix == ".gguf" else HUB_NAME.fullmatch(name)
     if hub is None:
-        expected = f"{DEFAULT_MODEL}, a hub id like org/name@revision, a directory or a .gguf file"
+        expected = f"{', '.join(NAMED_MODELS)}, a hub id like org/name@revision, a directory or a .gguf file"
         raise UsageError("--model", expected, f"{name!r}, which is none of these", "correct the name or path")
     hub_id, revision = hub[1], hub[2] or "main"
     extra = (*(PICKLES if pickles else ()), *(("*.py",) if remote_code else ()))
@@ -116,7 +119,7 @@ def _with_base(
     base = base_of(name, folder)
     path = str(folder / CONFIG)
     try:
-        identity = resolve_model(base, progress=progress, **how)
+        identity = resolve_model(base, progress=progress, note=None, **how)
     except SparseRMError as error:
         kind = TemporaryError if isinstance(error, TemporaryError) else IncompatibleError
         found = f"{error.found} ({error.where}: expected {error.expected})"
@@ -168,11 +171,21 @@ def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:
             check_whole(path)
         except CorruptStoreError as spoilt:
             return spoilt
+        if "custom code" in str(error):
+            expected, found = "a tokenizer that transformers knows", "one that runs code of its own"
+            return IncompatibleError(identity.name, expected, found, "give --remote-code if you trust it")
         return IncompatibleError(str(path), "a tokenizer", first_line(error), "download it again")
     others = sorted(one.name for one in identity.folder.glob("tokenizer*"))
     found = f"no tokenizer.json ({', '.join(others) or 'and no other file of one'})"
     hint = "copy tokenizer.json and tokenizer_config.json from the model that it was trained from"
     return IncompatibleError(identity.name, "a tokenizer beside the model", found, hint)
+
+
+def _check_regular(folder: Path) -> None:
+    """Refuse a folder with a pipe or a device in it, which somebody would wait for without end."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise IncompatibleError(str(path), "a file", "a pipe or a device", "move it away")
 
 
 def folder_digest(folder: Path) -> str:

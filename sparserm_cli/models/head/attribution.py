@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.errors import ResourceError
+from sparserm_cli.models.head.heads import kind_of
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import forest_of
@@ -124,7 +125,7 @@ def columns(head: RewardHead) -> Iterator[tuple[int, str, int]]:
 
 def method_of(head: RewardHead) -> Method:
     """Tell how the parts of this head's scores are found."""
-    return "exact" if "weight" in head.arrays.weights else "integrated gradients"
+    return "exact" if kind_of(head.arrays.weights).exact else "integrated gradients"
 
 
 def effects(head: RewardHead) -> Float64[np.ndarray, " p"]:
@@ -139,9 +140,9 @@ def effects(head: RewardHead) -> Float64[np.ndarray, " p"]:
 
 def _slope(head: RewardHead, x: Float32[Tensor, " p"]) -> Float64[np.ndarray, " p"]:
     """Return the mean gradient of the score on the line from the mean training response to `x`."""
-    weight = head.arrays.weights.get("weight")
-    if weight is not None:
-        return weight.astype(np.float64)
+    kind = kind_of(head.arrays.weights)
+    if kind.exact:
+        return head.arrays.weights[kind.output].astype(np.float64)
     steps = (torch.arange(STEPS, device=x.device, dtype=x.dtype) + 0.5) / STEPS
     path = (steps[:, None] * x).requires_grad_()
     (gradient,) = torch.autograd.grad(head.score(path).sum(), path)

@@ -19,10 +19,10 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.models.head.fit import fit_head
+from sparserm_cli.models.head.heads import HEADS, fit_head
 from sparserm_cli.models.head.pair_data import PairData, standardisation
 
-HEADS, LOSSES = ("linear", "mlp"), ("margin", "bt", "bce")
+LOSSES = ("margin", "bt", "bce")
 
 
 class SparseRewardClassifier(ClassifierMixin, BaseEstimator):

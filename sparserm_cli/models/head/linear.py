@@ -13,7 +13,8 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.optimize import minimize
 from torch import Tensor
 
-from sparserm_cli.models.head.pair_data import Fitted, PairData, centred, pair_loss
+from sparserm_cli.models.head.heads import centred
+from sparserm_cli.models.head.pair_data import Fitted, PairData, pair_loss
 
 STRENGTHS = tuple(float(one) for one in np.logspace(1, -4, 11))
 """Strengths of the penalty that are tried, from strong to weak."""
@@ -68,7 +69,9 @@ class LinearFit(NamedTuple):
     validation_loss: float
 
 
-def fit_linear(data: PairData, loss: str, *, progress: Callable[[int, int], None] | None = None) -> Fitted:
+def fit_linear(
+    data: PairData, loss: str, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Fitted:
     """Fit a linear head: a convex problem, solved for a path of penalties by L-BFGS.
 
     The strength is the one with the least loss on the validation pairs after fitting on the others; with it
@@ -77,9 +80,11 @@ def fit_linear(data: PairData, loss: str, *, progress: Callable[[int, int], None
     Args:
         data: projections and pairs.
         loss: margin, bt or bce.
+        seed: not used, since nothing here is random; every fit of a head takes one.
         progress: called with strengths tried and strengths in all.
 
     """
+    del seed
     coordinates = basis(data)
     found = choose_strength(data, coordinates, loss, progress)
     solutions = (refitted(data, coordinates, loss, found.strength), found.solution)

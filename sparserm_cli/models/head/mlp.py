@@ -20,8 +20,9 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.linalg import block_diag
 from torch import Tensor
 
+from sparserm_cli.models.head.heads import centred
 from sparserm_cli.models.head.linear import Basis, basis, choose_strength, refitted
-from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights, centred, pair_loss
+from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights, pair_loss
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Pairs of responses as a head sees them, the loss of a head on them, and its accuracy."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -86,20 +85,3 @@ def pair_loss(
 def accuracy(scores: Float32[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]) -> float:
     """Return the share of pairs whose chosen response scores strictly higher; NaN without pairs."""
     return float(np.mean(scores[pairs[:, 0]] > scores[pairs[:, 1]])) if len(pairs) else float("nan")
-
-
-def centred(data: PairData, weights: Weights) -> Weights:
-    """Return a head with the bias that makes the responses of all pairs score 0 on average."""
-    unbiased = {**weights, "bias": np.zeros(1, np.float32)}
-    bias = -float(scores_of(unbiased, data.x[np.unique(data.pairs)]).mean())
-    return {**weights, "bias": np.array([bias], np.float32)}
-
-
-def scores_of(
-    weights: Mapping[str, Float32[np.ndarray, "..."]], x: Float32[np.ndarray, "n p"]
-) -> Float32[np.ndarray, " n"]:
-    """Score standardised projections."""
-    if "weight" in weights:
-        return np.asarray(x @ weights["weight"] + weights["bias"])
-    hidden = np.maximum(x @ weights["weight_1"] + weights["bias_1"], np.float32(0))
-    return np.asarray(hidden @ weights["weight_2"] + weights["bias"])

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
+from sparserm_cli.models.head.heads import kind_of
 from sparserm_cli.store.artifacts.reward import HeadArrays, RewardFiles
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
@@ -52,7 +53,7 @@ class RewardHead:
     def normalised(self, mean: float, std: float) -> Self:
         """Return a head whose scores are these less `mean`, over `std`; a sum of parts stays one."""
         weights = dict(self.arrays.weights)
-        last = "weight" if "weight" in weights else "weight_2"
+        last = kind_of(weights).output
         weights[last] = weights[last] / np.float32(std)
         weights["bias"] = (weights["bias"] - np.float32(mean)) / np.float32(std)
         return type(self)(replace(self.arrays, weights=weights), self.layers, self._pool, self.device)
@@ -78,8 +79,4 @@ class RewardHead:
 
     def score(self, x: Float32[Tensor, "n p"]) -> Float32[Tensor, " n"]:
         """Score standardised projections; differentiable, for attributions."""
-        weights = self._weights
-        if "weight" in weights:
-            return x @ weights["weight"] + weights["bias"]
-        hidden = torch.relu(x @ weights["weight_1"] + weights["bias_1"])
-        return hidden @ weights["weight_2"] + weights["bias"]
+        return kind_of(self._weights).score(self._weights, x)

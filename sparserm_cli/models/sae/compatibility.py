@@ -1,5 +1,6 @@
 """Whether an SAE was made for what was captured, judged by what both say about themselves, not by weights."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,9 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 PICKLED = {".pt", ".pth", ".bin"}
 """Endings of files that torch pickles tensors into."""
+
+ALIASES = ((r"^gpt2-small$", "gpt2"), (r"^(gemma-3-\d+m)-pt$", r"\1"))
+"""Second names of one and the same model: TransformerLens' of GPT-2, Gemma Scope's of Gemma 3 base models."""
 
 
 class Captured(NamedTuple):
@@ -69,7 +73,11 @@ def _check_model(metadata: SAEMetadata, captured: Captured) -> None:
 
 
 def _last_part(name: str) -> str:
-    return name.rstrip("/").split("/")[-1].split("@")[0].casefold()
+    """Return what a model is called whoever publishes it, under the one of its names that is used here."""
+    last = name.rstrip("/").split("/")[-1].split("@")[0].casefold()
+    for pattern, same in ALIASES:
+        last = re.sub(pattern, same, last)
+    return last
 
 
 def _checked_layer(metadata: SAEMetadata, captured: Captured, *, allow_mismatch: bool) -> int:

@@ -50,9 +50,11 @@ class SAEMetadata(NamedTuple):
     @property
     def caution(self) -> str | None:
         """What makes the SAE a worse fit to a plain forward pass of its model than it was in training."""
-        told = [self.settings, self.settings.get("metadata")]
-        given = [one.get("model_from_pretrained_kwargs") for one in told if isinstance(one, Mapping)]
-        if any(isinstance(one, Mapping) and one.get("center_writing_weights") for one in given):
+        places = [self.settings, self.settings.get("metadata")]
+        options = [
+            place.get("model_from_pretrained_kwargs") for place in places if isinstance(place, Mapping)
+        ]
+        if any(isinstance(option, Mapping) and option.get("center_writing_weights") for option in options):
             return (
                 f"{self.name} was trained on a residual stream whose mean over its dimensions was taken off"
                 " (center_writing_weights); the plain stream is encoded here, so latents may differ"
@@ -117,8 +119,8 @@ class LocalSAE(NamedTuple):
 def sae_digest(files: LocalSAE, metadata: SAEMetadata) -> str:
     """Return `xxh3:` and the 128-bit digest of all that latents depend on: configuration and weight file."""
     settings = {key: value for key, value in metadata.settings.items() if key not in {"metadata", "l0"}}
-    told = [metadata.architecture, metadata.normalization, settings]
-    hasher = xxhash.xxh3_128(json.dumps(told, sort_keys=True, default=dict).encode())
+    facts = [metadata.architecture, metadata.normalization, settings]
+    hasher = xxhash.xxh3_128(json.dumps(facts, sort_keys=True, default=dict).encode())
     with files.weights.open("rb") as file:
         while block := file.read(1 << 22):
             hasher.update(block)

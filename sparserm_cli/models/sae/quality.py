@@ -89,13 +89,13 @@ def check_sample(
 def _l0_range(sae: SparseAutoencoder) -> tuple[float, float]:
     """Return the range of L0 that passes: around what is known of the SAE, else up to half of the latents."""
     metadata = sae.metadata
-    told = re.search(r"average_l0_(\d+)|[-_]L0_(\d+)", metadata.name)
+    match = re.search(r"average_l0_(\d+)|[-_]L0_(\d+)", metadata.name)
     measured = metadata.own_record.get("held_out")
     own = measured.get("l0") if isinstance(measured, Mapping) else None
-    named = float(told[1] or told[2]) if told else None
+    named = float(match[1] or match[2]) if match else None
     batch_k = metadata.settings.get("k") if metadata.architecture == "jumprelu" else None
     known = (sae.k, own, metadata.settings.get("l0"), batch_k, named)
-    expected = next((one for one in known if isinstance(one, int | float) and one > 0), None)
+    expected = next((l0 for l0 in known if isinstance(l0, int | float) and l0 > 0), None)
     if expected is None:
         return min(1.0, sae.d_sae / 2), sae.d_sae / 2
     return expected / L0_FACTOR, min(float(expected) * L0_FACTOR, float(sae.d_sae))

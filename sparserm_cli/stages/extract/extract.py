@@ -5,7 +5,9 @@ Writes: `activations.zarr`; then also `features.zarr`.
 Memory: the model's lower blocks, one unit of residual vectors, and some blocks of rows for the plan.
 """
 
+import math
 import tempfile
+import time
 from functools import partial
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -28,6 +30,9 @@ from sparserm_cli.store.io.storage import free_bytes
 from sparserm_cli.store.run.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.units.records import Manifest
 from sparserm_cli.store.units.unit_store import is_planned
+
+FETCHING_SECONDS = 10.0
+"""Between two notes of how far a model is fetched."""
 
 
 class ExtractSummary(NamedTuple):
@@ -88,7 +93,8 @@ def extract(
         offline=config.offline,
         remote_code=config.remote_code,
         pickles=config.allow_pickle,
-        progress=progress,
+        progress=fetching(config.model, note),
+        note=note,
     )
     request = request_of(config, identity)
     trials = tried_saes(request, later, note)
@@ -107,6 +113,22 @@ def extract(
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
     free = free_bytes(config.run)
     return ExtractSummary(root, writer.plan, state, engine.computed, engine.seconds, free, digest)
+
+
+def fetching(model: str, note: Note) -> Progress:
+    """Return a progress that says at most every ten seconds how many bytes of a model are there.
+
+    It has notes of its own, since the bar of a capture counts tokens.
+    """
+    said = -math.inf
+
+    def say(done: int, total: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= FETCHING_SECONDS:
+            said = time.monotonic()
+            note(f"fetching {model}: {size(done)} of {size(total)}")
+
+    return say
 
 
 def _fill(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, column_map
 from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, tokenizer_digest
 from sparserm_cli.data.example import InputFile
@@ -277,7 +279,8 @@ class _Pairs:
         self.truncated += sum(one.truncated for one in row.responses)
         for good, bad in row.example.pairs:
             self._writer.add_pair(handles[good], handles[bad], row.example.row)
-            self.different += bool(handles[good] != handles[bad])
+            both = [row.responses[place].response_ids for place in (good, bad)]
+            self.different += not np.array_equal(both[0], both[1])
 
 
 def _settings(

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import HeadSetting, Progress
+from sparserm_cli.models.head.baselines import BASELINES, LabelledVectors, difference_of_means, layer_seed
 from sparserm_cli.models.head.projections import DENSE_PAIRS, Rows, projections
 from sparserm_cli.stages.fit.split import Split
-from sparserm_cli.stages.select.rankings import random_directions
 from sparserm_cli.store.artifacts.reward import HeadArrays
 from sparserm_cli.store.capture.reader import ActivationsReader
 
-RANDOM, DENSE, MEANS = "random directions", "dense", "difference of means"
+DENSE, MEANS = "dense", "difference of means"
 
 
 LENGTH = "length only"
@@ -55,7 +55,7 @@ def fit_projections(
         progress: called with steps done and steps in all.
 
     """
-    from sparserm_cli.models.head.fit import fit_head
+    from sparserm_cli.models.head.heads import fit_head
     from sparserm_cli.models.head.pair_data import PairData, standardisation
 
     mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
@@ -73,29 +73,37 @@ def fit_controls(
 ) -> dict[str, FittedHead]:
     """Fit every control.
 
-    `random directions` has as many directions, the same pooling, head, loss and seed; `dense` is a linear
-    Bradley-Terry head on the mean vectors, on a sample of the pairs where there are many; `difference of
-    means` projects on the mean chosen less the mean rejected vector and has nothing to fit.
+    Baselines of directions have as many directions, the same pooling, head, loss and seed; `dense` is a
+    linear Bradley-Terry head on the mean vectors, on a sample of the pairs where there are many;
+    `difference of means` projects on the mean chosen less the mean rejected vector and has nothing to fit.
 
     Args:
         capture: the activations.
         split: the pairs.
-        directions: those of the reward model, of which the random ones take the shape.
-        setting: of the reward model.
-        seed: of the reward model.
+        directions: those of the reward model, whose number the baselines take.
+        setting: head, loss and pooling of the reward model.
+        seed: seed of the reward model.
 
     """
     layers = tuple(directions)
-    drawn = {
-        layer: random_directions(rows.shape[0], rows.shape[1], seed + 1000 * (layer + 1))
-        for layer, rows in directions.items()
-    }
-    taken = projections(capture, layers, setting.pool, drawn, split.rows)
     few = split.limited(DENSE_PAIRS, seed)
+    training = few.pairs[~few.validation]
     vectors = projections(capture, layers, _DENSE_SETTING.pool, None, few.rows)
-    means = _difference_of_means(vectors, few.pairs[~few.validation])
+    of_layer = dict(zip(layers, np.split(vectors, len(layers), axis=1), strict=True))
+    fitted = {}
+    for name, baseline in BASELINES.items():
+        if baseline.in_fit:
+            drawn = {
+                layer: baseline.draw(
+                    LabelledVectors(of_layer[layer], training), len(rows), layer_seed(seed, layer)
+                )
+                for layer, rows in directions.items()
+            }
+            taken = projections(capture, layers, setting.pool, drawn, split.rows)
+            fitted[name] = fit_projections(split, taken, setting, seed, drawn)
+    means = _difference_of_means(vectors, training)
     return {
-        RANDOM: fit_projections(split, taken, setting, seed, drawn),
+        **fitted,
         DENSE: fit_projections(few, vectors, _DENSE_SETTING, seed, {}),
         MEANS: FittedHead(means, means, {}),
     }
@@ -105,11 +113,6 @@ def _difference_of_means(
     vectors: Float32[np.ndarray, "n p"], training: Int64[np.ndarray, "train 2"]
 ) -> HeadArrays:
     """Return the head that projects on the mean chosen less the mean rejected vector."""
-    weight = (vectors[training[:, 0]] - vectors[training[:, 1]]).mean(axis=0)
+    weight = difference_of_means(vectors, training)
     bias = np.array([-float(vectors[np.unique(training)].mean(axis=0) @ weight)], np.float32)
     return HeadArrays(np.zeros_like(weight), np.ones_like(weight), {"weight": weight, "bias": bias})
-
-
-def length_preference(lengths: Int64[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]) -> int:
-    """Return 1 if the chosen response is longer more often than shorter, -1 if less often, else 0."""
-    return int(np.sign(np.sign(lengths[pairs[:, 0]] - lengths[pairs[:, 1]]).sum()))

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt64
 
 from sparserm_cli.config import FitConfig, HeadSetting, Note, Progress
+from sparserm_cli.models.head.baselines import length_preference
 from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.models.head.projections import projections
 from sparserm_cli.stages.fit.controls import (
@@ -22,11 +23,10 @@ from sparserm_cli.stages.fit.controls import (
     FittedHead,
     fit_controls,
     fit_projections,
-    length_preference,
 )
 from sparserm_cli.stages.fit.model_selection import asked, best, final_share, record, try_settings
 from sparserm_cli.stages.fit.split import Split, split_pairs
-from sparserm_cli.statistics.pair_accuracy import pair_accuracy
+from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import (
     TYPE,
@@ -41,6 +41,7 @@ from sparserm_cli.store.artifacts.reward import (
 )
 from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.capture.reader import ActivationsReader
+from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.provenance import Lineage, check_parent
 from sparserm_cli.store.run.artifacts import is_made, look
 from sparserm_cli.store.run.locks import run_lock
@@ -114,6 +115,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     told = replace(told, distance=quantiles, probe=_probe(capture, split, taken, head.final))
     stored = {name: one.final for name, one in controls.items()}
     with run_lock(config.run):
+        sweep(config.run, everything=True)
         written = write_reward(path, RewardFiles(told, head.final, stored, whitening))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
 
@@ -208,6 +210,7 @@ def _measured(
     everything = np.ones(len(split.pairs), bool)
     return replace(
         config,
+        training={**config.training, "validation": _comparison(before, split)},
         metrics=(*held_out, *_metrics("train", final, split, everything)),
         score_mean=float(final[REWARD].mean()),
         score_std=float(final[REWARD].std()) or 1.0,
@@ -257,6 +260,15 @@ def _metrics(
         numbers = (found.accuracy, found.low, found.high, found.pairs, found.ties)
         metrics.append(Metric(name, part, *numbers))
     return metrics
+
+
+def _comparison(scores: Mapping[str, Float64[np.ndarray, " n"]], split: Split) -> dict[str, Any]:
+    """Return the number of validation prompts, and how far the head is ahead of each control on them."""
+    pairs, groups = split.pairs[split.validation], split.groups[split.validation]
+    margins = {name: values[pairs[:, 0]] - values[pairs[:, 1]] for name, values in scores.items()}
+    head = margins.pop(REWARD)
+    less = {name: difference(head, values, groups)._asdict() for name, values in margins.items()}
+    return {"prompts": len(np.unique(groups)), "reward_less": less}
 
 
 def _training_responses(

@@ -96,7 +96,7 @@ def _accuracy(
     fits: Iterator[Progress],
 ) -> float:
     """Return the accuracy of a setting on folds of the pairs that train; `fits` gives each its progress."""
-    from sparserm_cli.models.head.pair_data import scores_of
+    from sparserm_cli.models.head.heads import scores_of
 
     training, validation = np.flatnonzero(~split.validation), np.flatnonzero(split.validation)
 

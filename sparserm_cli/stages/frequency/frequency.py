@@ -30,6 +30,7 @@ from sparserm_cli.store.artifacts.frequency import (
 from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.io.storage import part_name
 from sparserm_cli.store.provenance import Lineage
 from sparserm_cli.store.run.artifacts import is_made
@@ -85,6 +86,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         left_out = pairs - table.totals.pairs
         return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=True)
     with run_lock(config.run), Scratch(part_name(path.with_name("pairs"))) as scratch:
+        sweep(config.run, everything=False)
         # 2. Who is counted: the pairs of training prompts.
         rule = Rule(capture.rejected, config.val_fraction, config.seed)
         cohorts = UnitCohorts(capture.rows, rule, scratch)

@@ -14,7 +14,7 @@ from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.shapes.table import Purpose
 from sparserm_cli.data.tokenized_rows import encoded_rows
 from sparserm_cli.models.reward_model import RewardModel
-from sparserm_cli.store.artifacts.reward import reward_path
+from sparserm_cli.store.artifacts.reward import reward_folder, reward_path
 
 WINDOW_ROWS = 512
 """Rows computed together; responses to one prompt share it within a window."""
@@ -41,7 +41,7 @@ def responses_reader(config: ResponsesConfig, *, purpose: Purpose, **options: An
 
 def load_reward(config: ResponsesConfig) -> RewardModel:
     """Load the reward model that the options mean."""
-    path = config.reward or reward_path(config.run)
+    path = reward_folder(config.reward or reward_path(config.run))
     return RewardModel.load(path, model=config.model, device=config.device, offline=config.offline)
 
 

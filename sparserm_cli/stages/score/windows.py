@@ -21,7 +21,7 @@ from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.engine.engine import Lost
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, text_windows
-from sparserm_cli.store.artifacts.reward import read_reward, reward_path
+from sparserm_cli.store.artifacts.reward import read_reward, reward_folder, reward_path
 from sparserm_cli.store.outputs.score_log import ScoreLog, refused_row, scored_row, token_fields
 from sparserm_cli.store.run.locks import lock
 from sparserm_cli.store.units.unit_store import TRIES
@@ -211,7 +211,7 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
         "device": config.device,
         "batch_tokens": config.batch_tokens,
         "deterministic": config.deterministic,
-        "reward": read_reward(config.reward or reward_path(config.run)).config.lineage.digest,
+        "reward": read_reward(reward_folder(config.reward or reward_path(config.run))).config.lineage.digest,
         "tokens": config.tokens,
         **{guard.name: getattr(config, guard.name) for guard in fields(Guards)},
     }

@@ -12,20 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from sparserm_cli.statistics.pair_moments import Moments
+
 RIDGE = 0.1
 """Share of the mean variance that `forward` adds to every direction, so that a rare one is not overrated."""
 
 Gain = Callable[[Float64[np.ndarray, " pool"], Float64[np.ndarray, " pool"]], Float64[np.ndarray, " pool"]]
 """What each candidate would add, from what is left of its signal and of its square."""
-
-
-class Moments(NamedTuple):
-    """Chosen less rejected pooled vectors over the pairs that select."""
-
-    mean: Float64[np.ndarray, " d_in"]
-    """Their mean."""
-    second: Float64[np.ndarray, "d_in d_in"]
-    """Their second moments: the mean of each outer product with itself."""
 
 
 class Picks(NamedTuple):
@@ -35,18 +28,6 @@ class Picks(NamedTuple):
     """Place in the pool."""
     gain: Float64[np.ndarray, " directions"]
     """What it added when it was chosen."""
-
-
-def moments(vectors: Float32[np.ndarray, "n d_in"], pairs: Int64[np.ndarray, "m 2"]) -> Moments:
-    """Return the moments of the pairs' differences.
-
-    Args:
-        vectors: a pooled vector a response.
-        pairs: chosen and rejected response of each pair.
-
-    """
-    difference = (vectors[pairs[:, 0]] - vectors[pairs[:, 1]]).astype(np.float64)
-    return Moments(difference.mean(axis=0), difference.T @ difference / len(difference))
 
 
 def greedy(

@@ -16,13 +16,14 @@ from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import Note, SelectConfig
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.models.head.baselines import random_directions
 from sparserm_cli.models.head.projections import DENSE_PAIRS, projections
 from sparserm_cli.models.sae.decoder_rows import load_decoder
 from sparserm_cli.models.sae.load import find_sae, read_metadata
 from sparserm_cli.models.sae.metadata import sae_digest
 from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
-from sparserm_cli.stages.select.orthogonal import Moments, moments
-from sparserm_cli.stages.select.rankings import Chosen, choose, random_directions
+from sparserm_cli.stages.select.rankings import Candidates, Chosen, choose
+from sparserm_cli.statistics.pair_moments import Moments, moments
 from sparserm_cli.store.artifacts.directions import (
     TYPE,
     VERSION,
@@ -38,6 +39,7 @@ from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.plan import SAEFacts
 from sparserm_cli.store.features.reader import FeaturesReader
+from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.provenance import Lineage, check_parent
 from sparserm_cli.store.run.artifacts import is_made
 from sparserm_cli.store.run.locks import run_lock
@@ -113,6 +115,7 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
     }
     # 3. They appear whole or not at all.
     with run_lock(config.run):
+        sweep(config.run, everything=True)
         written = write_directions(config.run, Directions(lineage, layers))
     for layer, one in layers.items():
         doubtful = int((one.q > 0.05).sum())
@@ -132,16 +135,16 @@ def _directions(
 ) -> LayerDirections:
     """Choose the directions of one layer."""
     measures = frequency.layers[layer]
-    chosen = choose(
+    candidates = Candidates(
         measures,
         np.array(frequency.totals.fold_total),
         config.top_k,
-        config.by,
         rows=lambda latents: decoder(layer, latents),
         of_pairs=of_pairs,
         seed=config.seed,
         where=f"layer {layer}",
     )
+    chosen = choose(candidates, config.by)
     if config.by == "random-directions":
         rows = random_directions(2 * config.top_k, d_in, config.seed + layer)
     else:

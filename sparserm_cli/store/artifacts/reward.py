@@ -20,7 +20,7 @@ of a response from those of the fit is the root mean square of `x @ whitening`.
 | weight_1, bias_1, weight_2, bias | [projections, hidden], [hidden], [hidden], [1] | a layer of ReLUs |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any
@@ -46,8 +46,11 @@ COMMAND = "sparserm fit"
 
 CONFIG = "config.json"
 _MODEL, _CONTROLS, _CARD = "model.safetensors", "controls.safetensors", "README.md"
-_LINEAR = {"weight", "bias"}
-_MLP = {"weight_1", "bias_1", "weight_2", "bias"}
+HEAD_TENSORS: dict[str, tuple[str, ...]] = {
+    "linear": ("weight", "bias"),
+    "mlp": ("weight_1", "bias_1", "weight_2", "bias"),
+}
+"""Head to its tensors; the first has one row per projection."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +215,9 @@ def read_reward(path: PurePath) -> RewardFiles:
     """
     if not is_there(path, CONFIG):
         raise IncompatibleError(str(path), "a fitted reward model", "no folder", f"run `{COMMAND}` first")
+    if size_of(path / CONFIG) < 0 and size_of(path / _MODEL) < 0:
+        hint = f"name its folder, or run `{COMMAND}` first"
+        raise IncompatibleError(str(path), "a fitted reward model", "a folder that holds none", hint)
     again = f"run `{COMMAND}` again"
     head = read_sealed(path / CONFIG, again)
     check_version(str(path), TYPE, head, VERSION)
@@ -257,16 +263,30 @@ def _head(tensors: Mapping[str, np.ndarray]) -> HeadArrays:
     layers = sorted(
         int(name.removeprefix("directions.")) for name in tensors if name.startswith("directions.")
     )
-    weights = {name: values for name, values in tensors.items() if name in _LINEAR | _MLP}
-    if set(weights) not in (_LINEAR, _MLP):
-        raise ValueError(f"weights {sorted(weights)}")
+    known = {name for names in HEAD_TENSORS.values() for name in names}
+    weights = {name: values for name, values in tensors.items() if name in known}
+    kind = head_kind(weights)
     head = HeadArrays(
         tensors["mean"], tensors["std"], weights, {layer: tensors[f"directions.{layer}"] for layer in layers}
     )
-    projections = len(weights["weight"] if "weight" in weights else weights["weight_1"])
+    projections = len(weights[HEAD_TENSORS[kind][0]])
     if not len(head.mean) == len(head.std) == projections:
         raise ValueError(f"{projections} weights for {len(head.mean)} projections")
     return head
+
+
+def head_kind(weights: Iterable[str]) -> str:
+    """Return which of HEAD_TENSORS has exactly these tensors.
+
+    Raises:
+        ValueError: none has.
+
+    """
+    present = set(weights)
+    for kind, names in HEAD_TENSORS.items():
+        if present == set(names):
+            return kind
+    raise ValueError(f"weights {sorted(present)}")
 
 
 def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import stat
 import time
@@ -34,6 +35,8 @@ _CLOSED = {
     errno.EPERM: "no permission",
 }
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_SPELLED = re.compile(r"\(os error (?P<number>\d+)\)")
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _STALE_TRIES = 5
 _serial = itertools.count()
 
@@ -94,6 +97,8 @@ def rename(source: Path, target: Path) -> None:
 def sync_folder(folder: Path) -> None:
     """Put the names in `folder` on the disk, so that a rename outlives a power loss."""
     operation("fsync")
+    if os.name == "nt":
+        return  # a folder cannot be opened there
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -162,7 +167,7 @@ def open_file(path: Path) -> Iterator[BufferedIOBase]:
     """
     hint = "move it away and run the same command again"
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        handle = os.open(path, _READ)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise CorruptStoreError(str(path), "a file", "a loop of links", hint) from None
@@ -265,14 +270,23 @@ def disk_errors(where: PurePath, needed: int) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        number = _system_error(error)
         amount = f"{needed:,} bytes" if needed else "room"
-        if error.errno in _FULL:
+        if number in _FULL:
             hint = "free space and run the same command again; what is done is kept"
-            raise ResourceError(str(where), f"{amount} on the disk", _FULL[error.errno], hint) from error
-        if error.errno in _CLOSED or isinstance(error, (NotADirectoryError, FileExistsError)):
-            found = _CLOSED.get(error.errno or 0, "a file where a folder should be")
+            raise ResourceError(str(where), f"{amount} on the disk", _FULL[number], hint) from error
+        if number in _CLOSED or isinstance(error, (NotADirectoryError, FileExistsError)):
+            found = _CLOSED.get(number, "a file where a folder should be")
             raise ResourceError(
                 str(where), "a place to write", found, "choose another --run directory"
             ) from error
         raise
+
+
+def _system_error(error: Exception) -> int:
+    """Return the number of the system's error, which safetensors only spells in its text; 0 for none."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = _SPELLED.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found["number"]) if found else 0

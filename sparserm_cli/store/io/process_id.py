@@ -57,6 +57,8 @@ def is_dead(process: ProcessId) -> bool:
         return True
     if process.ticks >= 0:
         return start_ticks(process.pid) != process.ticks
+    if os.name == "nt":
+        return False  # there, the call below would end the process
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:

@@ -62,9 +62,9 @@ def create(path: PurePath, data: bytes) -> bool:
 def _link(path: Path, data: bytes) -> bool:
     """Make a file by a hard link, or where there are none by exclusive creation."""
     part = disk.part_name(path)
-    operation("write")
-    part.write_bytes(data)
     try:
+        operation("write")
+        part.write_bytes(data)
         operation("link")
         path.hardlink_to(part)
     except FileExistsError:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.io.storage import names
 from sparserm_cli.store.run.artifacts import (
     ABSENT,
     CORRUPT,
@@ -85,9 +86,18 @@ def verify(run: PurePath, *, deep: bool = False) -> Verification:
         deep: hash every byte of captures and encodings, instead of one stat for each file; the small
             artifacts are always read whole.
 
+    Raises:
+        IncompatibleError: there is no artifact in the directory, or no such directory.
+
     """
-    found = [one for one in status(run).artifacts if one.state not in (ABSENT, INCOMPATIBLE)]
-    return Verification(deep, tuple(Checked(one, _damage(run, one, deep=deep)) for one in found))
+    artifacts = status(run).artifacts
+    if all(one.state == ABSENT for one in artifacts):
+        there = names(run)
+        found = f"{len(there)} other entries" if there else "nothing"
+        hint = "correct --run, or run `sparserm extract` first"
+        raise IncompatibleError(str(run), "a run directory with artifacts", found, hint)
+    present = [one for one in artifacts if one.state not in (ABSENT, INCOMPATIBLE)]
+    return Verification(deep, tuple(Checked(one, _damage(run, one, deep=deep)) for one in present))
 
 
 def repair(run: PurePath) -> tuple[Repaired, ...]:
@@ -96,10 +106,12 @@ def repair(run: PurePath) -> tuple[Repaired, ...]:
     What cannot be mended by doing units again is left as it is; what makes it anew is told.
 
     Raises:
+        IncompatibleError: there is no artifact in the directory, or no such directory.
         TemporaryError: a run or worker is at work in the directory.
         ResourceError: the directory cannot be written.
 
     """
+    verify(run)  # before a lock makes the directory
     with run_lock(run):
         return tuple(_mend(run, one) for one in verify(run, deep=True).damaged)
 

@@ -185,6 +185,26 @@ def test_other_architectures(arch, tiny_model: Callable, loaded, tmp_path):
     np.testing.assert_allclose(logits, model.score(PROMPTS, RESPONSES), atol=1e-4)
 
 
+def test_a_model_whose_longest_row_changes_the_others(tiny_model: Callable, loaded, tmp_path):
+    """Rotary angles that depend on the longest row of a batch: every row is scored as if it were alone."""
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope |= {"rope_theta": 10000.0, "original_max_position_embeddings": 96}
+    run = shared.fit_tiny(tmp_path, tiny_model("llama", rope_parameters=rope))
+    model = RewardModel.load(run / "reward")
+    exported = build(model, load_tokenizer(model.lm.identity))
+    assert exported.config.runs_alone
+    asked = batch(loaded[1], "left")
+    lengths = asked["attention_mask"].sum(dim=1)
+    assert lengths.min() < 96 < lengths.max()
+    with torch.no_grad():
+        logits = exported(**asked).logits[:, 0].numpy()
+        exported.config.runs_alone = False
+        together = exported(**asked).logits[:, 0].numpy()
+    expected = model.score(PROMPTS, RESPONSES)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+    assert np.abs(together - expected).max() > 1e-3
+
+
 def test_linear_heads_and_both_poolings(fitted_run, loaded, tmp_path):
     """Every head that fit makes can be exported."""
     from shutil import copytree

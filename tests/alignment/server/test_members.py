@@ -99,7 +99,10 @@ def test_row_70_a_floor_stands_for_no_score(
     """For trainers that need numbers; the reason stays. Abstaining is no score as well."""
     with live_server.live(reward, unscorable=-3.5) as server:
         for path, (body, name, reasons) in bodies(model, too_long).items():
-            scores, found = scores_and_reasons(server.ask(path, body)[1], name)
+            answer = server.ask(path, body)[1]
+            scores, found = scores_and_reasons(answer, name)
+            if path == "/get_reward":
+                assert answer["extra_logs"]["ood"][1:] == [-1.0] * len(reasons)
             assert scores == [pytest.approx(expected, abs=1e-5), *[-3.5] * len(reasons)]
             assert None not in found[1:]
         answer = server.ask("/score", {"queries": PROMPT, "documents": GOOD, "abstain": 1e-6})[1]
@@ -120,10 +123,10 @@ def test_row_70_a_prompt_that_the_template_refuses(server: Any, monkeypatch: pyt
     """Is found among the others."""
     render = server.service.model.template.render
 
-    def refuse(prompt: Any) -> str:
+    def refuse(prompt: Any, *others: Any) -> str:
         if prompt == "refused":
             raise IncompatibleError("template", "a role it knows", "'x'", "use another")
-        return str(render(prompt))
+        return str(render(prompt, *others))
 
     monkeypatch.setattr(server.service.model.template, "render", refuse)
     body = {"queries": [PROMPT, "refused", PROMPT], "documents": [GOOD] * 3}

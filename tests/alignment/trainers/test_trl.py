@@ -13,6 +13,7 @@ import pytest
 
 from sparserm_cli.alignment.trainers.trl import AsyncSparseReward, SparseReward
 from sparserm_cli.config import KEY_VARIABLE
+from sparserm_cli.errors import UsageError
 from sparserm_cli.models.reward_model import RewardModel
 
 PROMPTS = ["Question 3?", "Question 4?", "Question 3?"]
@@ -217,3 +218,12 @@ def test_grpo_trains_two_steps_on_the_scores_of_the_library(
         one["rewards/sparserm/mean"] for one in trainer.state.log_history if "rewards/sparserm/mean" in one
     ]
     assert len(logged) == 2
+
+
+def test_a_text_where_a_list_is_due_is_refused(reward: Path) -> None:
+    """Six letters are not six prompts."""
+    function = SparseReward(str(reward))
+    for given, name in ((("Is it?", "Paris."), "prompts"), ((["Is it?"], "P"), "completions")):
+        with pytest.raises(UsageError) as error:
+            function(*given)
+        assert str(error.value) == f"{name}: expected a list, found one text; put it into a list"

@@ -24,12 +24,12 @@ def reasons(rows: list[RawRow]) -> list[str | None]:
 
 
 def test_row_17_csv_bom_crlf_blank_lines_and_quoted_line_ends(tmp_path: Path):
-    """A record is numbered by the line it begins on; its offset is a byte offset."""
+    """Records are counted from 1, whatever lines they take; the offset is a byte offset."""
     data = '\ufeffprompt,response\r\n"é, or\nnot?",a\r\n\r\nb?,"say ""c"""\r\n'.encode()
     rows = read_csv(tmp_path, data)
     assert [(row.number, row.value) for row in rows] == [
-        (2, {"prompt": "é, or\nnot?", "response": "a"}),
-        (5, {"prompt": "b?", "response": 'say "c"'}),
+        (1, {"prompt": "é, or\nnot?", "response": "a"}),
+        (2, {"prompt": "b?", "response": 'say "c"'}),
     ]
     assert data[rows[0].offset :].startswith('"é, or'.encode())
     assert data[rows[1].offset :].startswith(b"b?,")
@@ -39,7 +39,7 @@ def test_row_17_csv_invalid_utf8_refuses_only_its_record(tmp_path: Path):
     """The record is read to its end, so that the next one is not lost."""
     rows = read_csv(tmp_path, b'prompt,response\n"caf\xe9\nx",a\nb,c\n')
     assert reasons(rows) == ["expected UTF-8 text, found byte 0xe9 at byte 20", None]
-    assert (rows[1].number, rows[1].value) == (4, {"prompt": "b", "response": "c"})
+    assert (rows[1].number, rows[1].value) == (2, {"prompt": "b", "response": "c"})
 
 
 def test_row_18_csv_records_of_another_length(tmp_path: Path):
@@ -58,7 +58,7 @@ def test_row_19_csv_nul_and_broken_quotes(tmp_path: Path):
         None,
         "expected CSV, found unexpected end of data",
     ]
-    assert [row.number for row in rows] == [2, 3, 4, 5]
+    assert [row.number for row in rows] == [1, 2, 3, 4]
 
 
 def test_csv_headers_that_are_refused(tmp_path: Path):

@@ -79,7 +79,8 @@ def test_a_name_that_is_none(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         resolve_model(name)
     assert str(caught.value) == (
-        "--model: expected smollm2-135m, a hub id like org/name@revision, a directory or a .gguf file, "
+        "--model: expected smollm2-135m, qwen2.5-coder-1.5b, gemma-3-270m, "
+        "a hub id like org/name@revision, a directory or a .gguf file, "
         f"found {name!r}, which is none of these; correct the name or path"
     )
 

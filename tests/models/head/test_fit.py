@@ -9,10 +9,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from sparserm_cli.models.head import linear as fitting
-from sparserm_cli.models.head.fit import fit_head
+from sparserm_cli.models.head.heads import fit_head, scores_of
 from sparserm_cli.models.head.linear import basis, choose_strength, fit_linear
 from sparserm_cli.models.head.mlp import MLPRecipe, fit_mlp
-from sparserm_cli.models.head.pair_data import PairData, pair_loss, scores_of, standardisation
+from sparserm_cli.models.head.pair_data import PairData, pair_loss, standardisation
 
 
 def planted(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from sparserm_cli.errors import (
 )
 from sparserm_cli.formatting import size
 from sparserm_cli.models.lm import language_model as lm
-from sparserm_cli.stages.extract.extract import extract
+from sparserm_cli.stages.extract.extract import extract, fetching
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.run.locks import run_lock
 from sparserm_cli.store.run.status import status
@@ -95,7 +96,7 @@ def test_bfloat16_is_kept_as_its_bits(data, tiny_model, tmp_path):
     block = next(iter(reader.iter_tokens(1)))
     assert block.rows.dtype == np.float32
     assert not (block.rows.view(np.uint32) & 0xFFFF).any()
-    assert reader.pooled(1, "mean").view(np.uint32).astype(np.uint64).max() & 0xFFFF
+    assert (reader.pooled(1, "mean").view(np.uint32) & 0xFFFF).any()
 
 
 def test_the_type_is_told_and_why(data, tiny_model, tmp_path, monkeypatch):
@@ -333,3 +334,31 @@ def test_layer_must_be_said_and_exist(data, tiny_model, tmp_path):
         UsageError, match=r"--layer: expected layers from 0 to 3 for .*, found 4; correct the option"
     ):
         run(data, tiny_model("llama"), tmp_path / "run", layer=(4,))
+
+
+def test_how_data_are_understood_is_said_and_no_pair_is_an_error(tiny_model, tmp_path):
+    """Identical answers and ties are counted; if nothing else is there, no later stage has to find out."""
+    same = {"prompt": "Hi?", "chosen": "Yes.", "rejected": "Yes."}
+    path, notes = tmp_path / "same.jsonl", []
+    path.write_text((json.dumps(same) + "\n") * 2)
+    with pytest.raises(BadInputError) as caught:
+        extract(
+            config(path, tiny_model("llama"), tmp_path / "run"), progress=lambda *_: None, note=notes.append
+        )
+    assert str(caught.value) == (
+        f"{path}: expected a pair of two different responses, found 2 pairs have identical answers; "
+        "see what the file becomes with `sparserm data`"
+    )
+    assert f"{path}: shape preference: prompt, chosen, rejected; nothing is ignored" in notes
+    assert "2 pairs have identical answers" in notes
+
+
+def test_a_model_that_is_fetched_counts_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How much of a model is there is said in bytes, at once and then every ten seconds; never in tokens."""
+    clock, notes = [0.0], []
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    say = fetching("org/model", notes.append)
+    for now, done in ((0.0, 0), (5.0, 1 << 20), (10.0, 3 << 20), (12.0, 4 << 20)):
+        clock[0] = now
+        say(done, 4 << 20)
+    assert notes == ["fetching org/model: 0 B of 4.0 MiB", "fetching org/model: 3.0 MiB of 4.0 MiB"]

@@ -9,9 +9,12 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from sparserm_cli.errors import UsageError
+from sparserm_cli.models.head.baselines import random_directions
 from sparserm_cli.stages.select import rankings as selection
-from sparserm_cli.stages.select.orthogonal import RIDGE, Moments, moments
-from sparserm_cli.stages.select.rankings import MEASURES, Chosen, random_directions
+from sparserm_cli.stages.select.orthogonal import RIDGE
+from sparserm_cli.stages.select.rankings import RANKINGS, Candidates, Chosen
+from sparserm_cli.stages.select.rankings.base import top
+from sparserm_cli.statistics.pair_moments import Moments, moments
 from sparserm_cli.store.artifacts.frequency import Measures
 
 FOLDS = np.full((4, 2), 100)
@@ -44,10 +47,17 @@ def no_moments() -> Moments:
 
 
 def choose(
-    made: Measures, *rest: Any, of_pairs: Callable[[], Moments] = no_moments, **options: Any
+    made: Measures,
+    fold_total: np.ndarray,
+    top_k: int,
+    by: str,
+    *,
+    of_pairs: Callable[[], Moments] = no_moments,
+    **options: Any,
 ) -> Chosen:
     """Choose without moments of the pairs where none are given."""
-    return selection.choose(made, *rest, of_pairs=of_pairs, **options)
+    options = {"seed": 0, "where": "this layer", **options}
+    return selection.choose(Candidates(made, fold_total, top_k, of_pairs=of_pairs, **options), by)
 
 
 def test_difference_by_hand():
@@ -240,7 +250,7 @@ def test_an_unknown_measure_lists_them_all():
     )
 
 
-@pytest.mark.parametrize("by", MEASURES)
+@pytest.mark.parametrize("by", RANKINGS)
 def test_131_072_latents_take_less_than_2_seconds(by: str):
     """Every measure at the width of the widest public SAEs, 128 a side."""
     rng = np.random.default_rng(0)
@@ -252,3 +262,15 @@ def test_131_072_latents_take_less_than_2_seconds(by: str):
         choose(made, FOLDS, 128, by, rows=lambda latents: rows[latents % 4_096], of_pairs=lambda: known)
         taken = time.process_time() - begun
     assert taken < 2.0
+
+
+def test_one_more_ranking_is_one_function_and_one_entry(monkeypatch: pytest.MonkeyPatch):
+    """A ranking by the share of responses on the chosen side is chosen by its name."""
+
+    def by_rate(candidates: Candidates) -> Chosen:
+        statistic = candidates.measures.rate[0] - 0.5
+        return top(candidates, statistic, np.sign(statistic))
+
+    monkeypatch.setitem(RANKINGS, "rate", by_rate)
+    chosen = choose(measures([0.1, -0.4, 0.3, -0.2]), FOLDS, 1, "rate", rows=no_rows)
+    assert chosen.feature.tolist() == [2, 1]

@@ -10,9 +10,9 @@ from sparserm_cli.config import FrequencyConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.stages.frequency.frequency import frequency
 from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
-from sparserm_cli.stages.select.orthogonal import moments
-from sparserm_cli.stages.select.rankings import MEASURES
+from sparserm_cli.stages.select.rankings import RANKINGS
 from sparserm_cli.stages.select.select import SelectSummary, counted_moments, sae_decoder, select
+from sparserm_cli.statistics.pair_moments import moments
 from sparserm_cli.store.artifacts.directions import read_directions
 from sparserm_cli.store.artifacts.frequency import read_frequency
 from sparserm_cli.store.capture.artifact import capture_path, remove_capture
@@ -32,7 +32,7 @@ def choose(made: planted.Planted, notes: list[str] | None = None, **options: obj
     return select(SelectConfig(run=made.run, **options), note=told.append, decoder=made.decoder)
 
 
-@pytest.mark.parametrize("by", [by for by in MEASURES if not by.startswith("random-")])
+@pytest.mark.parametrize("by", [by for by in RANKINGS if not by.startswith("random-")])
 def test_every_measure_finds_the_planted_latents(tmp_path: Path, by: str):
     """The first of each side is the planted one, and its row is the decoder's."""
     made = prepared(tmp_path)

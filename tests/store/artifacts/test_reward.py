@@ -1,6 +1,7 @@
 """reward/: what is written is read, and damage or another version is refused."""
 
 import json
+import resource
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError
 from sparserm_cli.store.artifacts.reward import (
     HeadArrays,
     Metric,
@@ -356,3 +357,19 @@ def test_row_88_tensors_must_be_numbers(tmp_path: Path, name: str, value: float)
             CorruptStoreError, match=f"{name}: '.*' instead of (finite numbers|numbers above 0)"
         ):
             read_reward(tmp_path / "reward")
+
+
+def test_row_99_a_full_disk_while_tensors_are_written(tmp_path: Path):
+    """The library that writes them spells the system's error in its text alone; nothing is left behind."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    made = replace(files(d_in=5000), head=head(4, layers=(2, 9)), controls={})
+    wide = {layer: np.zeros((2, 5000), np.float32) for layer in (2, 9)}
+    made = replace(made, head=replace(made.head, directions=wide))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(ResourceError) as caught:
+            write_reward(tmp_path / "reward", made)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "bytes on the disk, found a limit on file size; free space" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sparserm_store_captures as captures
 import zarr
+from helpers import captures
 
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.store.public.capture import Capture, open_capture

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import sparserm_store_captures as captures
-import sparserm_store_small as small
+from helpers import captures
+from helpers import small_artifacts as small
 from scipy import sparse
 
 from sparserm_cli.errors import IncompatibleError, UsageError

@@ -1,5 +1,6 @@
 """Locks: live holders refuse, dead ones are taken over, and of many racers one wins."""
 
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sparserm_cli.errors import CorruptStoreError, TemporaryError
+from sparserm_cli.errors import CorruptStoreError, ResourceError, TemporaryError
 from sparserm_cli.store.io.process_id import boot_id, start_ticks, this_process
 from sparserm_cli.store.run import locks
 
@@ -255,4 +256,22 @@ def test_row_87_a_holder_that_cannot_be_holds_nothing(
     (tmp_path / "run.lock").write_bytes(content)
     with locks.run_lock(tmp_path):
         assert locks.parse_holder((tmp_path / "run.lock").read_bytes()) is not None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_row_99_a_lock_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A full disk at the very start."""
+    monkeypatch.setenv("SPARSERM_FAULT_ERROR", "link:1:ENOSPC")
+    with pytest.raises(ResourceError, match="no space left"), locks.run_lock(tmp_path):
+        pytest.fail("taken")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("SPARSERM_FAULT_ERROR", "")
+
+    def full(self: Path, data: bytes) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ResourceError, match="no space left"), locks.run_lock(tmp_path):
+        pytest.fail("taken")
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,8 @@ from sparserm_cli.alignment.server.schemas import REFUSALS, Applied, Request, Te
 from sparserm_cli.alignment.server.scoring import Served, cut_text, judge
 
 router = APIRouter(route_class=StrictRoute)
+NOT_COMPUTED = -1.0
+"""What stands for an `ood` that was not computed where null may not, since no distance is negative."""
 
 
 class RewardRequest(Request):
@@ -46,8 +48,10 @@ async def get_reward(asked: RewardRequest, service: Served) -> dict[str, Any]:
     pairs = [cut_text(service, text, prompt) for text, prompt in zip(asked.query, prompts, strict=True)]
     found = await judge(service, asked, pairs)
     reasons = [one.reason for one in found.members]
+    # A trainer that needs a number for every score makes tensors of what it logs as well.
+    not_computed = None if service.config.unscorable is None else NOT_COMPUTED
     logs = {
-        "ood": [one.ood for one in found.members],
+        "ood": [not_computed if one.ood is None else one.ood for one in found.members],
         "scored": [float(reason is None) for reason in reasons],
     }
     return {

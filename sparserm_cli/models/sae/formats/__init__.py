@@ -17,8 +17,8 @@ from sparserm_cli.models.sae.formats.base import SAEFormat
 from sparserm_cli.models.sae.metadata import LocalSAE
 
 FORMATS: dict[str, SAEFormat] = {
-    one.name: one
-    for one in (
+    kind.name: kind
+    for kind in (
         saelens.FORMAT,
         sparsify.FORMAT,
         gemma_scope.FIRST,

@@ -239,9 +239,18 @@ def described(
     for name in _ENCODERS:
         if len(shape := shapes.get(name, ())) == 2:
             d_in, d_sae = shape if name == "w_enc" else shape[::-1]
-    told = {**(settings or {}), **files.settings}
+    merged = {**(settings or {}), **files.settings}
     return SAEMetadata(
-        files.name, files.format, architecture, d_in, d_sae, hook_name, model_name, dtype, normalization, told
+        files.name,
+        files.format,
+        architecture,
+        d_in,
+        d_sae,
+        hook_name,
+        model_name,
+        dtype,
+        normalization,
+        merged,
     )
 
 

@@ -29,7 +29,7 @@ DICTIONARIES: Mapping[str, str] = {
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """dictionary_learning: `config.json` with the trainer's settings."""
+    """Read `config.json`, which holds the trainer's settings."""
     trainer = part(files, read_settings(files.folder / "config.json"), "trainer")
     kind = trainer.get("dict_class")
     if not isinstance(kind, str) or kind not in DICTIONARIES:
@@ -54,7 +54,7 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """dictionary_learning's classes, each as its `encode` computes it."""
+    """Take each class as its own `encode` computes it."""
     kind = metadata.settings["dict_class"]
     if kind in {"JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"}:
         return Weights(

@@ -18,7 +18,7 @@ from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata, layer_of_hoo
 
 
 def read_first(files: LocalSAE) -> SAEMetadata:
-    """Gemma Scope 1: no configuration; layer, place and model stand in the path, `layer_13/width_16k/...`."""
+    """Read Gemma Scope 1, whose path says layer, place and model: `layer_13/width_16k/...`."""
     path = files.folder.resolve().as_posix()
     repo = re.search(r"gemma-scope-(2b|9b|27b)-(pt|it)-(\w+)", path)
     name = f"gemma-2-{repo[1]}" + ("-it" if repo[2] == "it" else "") if repo else None
@@ -31,7 +31,7 @@ def read_first(files: LocalSAE) -> SAEMetadata:
 
 
 def read_second(files: LocalSAE) -> SAEMetadata:
-    """Gemma Scope 2: `config.json` beside the weights, or only the path, `layer_12_width_16k_l0_small`.
+    """Read Gemma Scope 2 from its `config.json`, or from the path alone: `layer_12_width_16k_l0_small`.
 
     A residual SAE states the place it writes to as well, which is the place it reads from.
     """
@@ -54,7 +54,7 @@ def read_second(files: LocalSAE) -> SAEMetadata:
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Gemma Scope 1 and 2: relu(pre) where pre = x @ W_enc + b_enc > threshold; b_dec is not subtracted.
+    """Take relu(pre) where pre = x @ W_enc + b_enc > threshold; b_dec is not subtracted.
 
     The names are in upper case (1) or lower case (2), with or without a path before them.
     """

@@ -7,14 +7,14 @@ from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """Goodfire and qresearch: one file, whose name is `MODEL-SAE-lLAYER.pth` or `.pt`."""
+    """Read model and layer from the file's name, `MODEL-SAE-lLAYER.pth` or `.pt`."""
     match = re.fullmatch(r"(.+)-SAE-l(\d+)\.pth?", files.weights.name)
     model, layer = (match[1], int(match[2])) if match else (None, None)
     return described(files, "standard", hook_name=f"blocks.{layer}.hook_resid_post", model_name=model)
 
 
 def to_weights(_metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Goodfire: relu(encoder_linear(x)) and decoder_linear; qresearch's file has `encoder` and `decoder`."""
+    """Take relu(encoder_linear(x)) and decoder_linear, which qresearch calls `encoder` and `decoder`."""
     ending = "_linear" if "encoder_linear.weight" in t else ""
     return linear_weights(t, f"encoder{ending}", f"decoder{ending}")
 

@@ -17,7 +17,7 @@ from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata, Settings
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """Llama Scope: `hyperparams.json`; thresholds and scale refer to activations of norm sqrt(d_in)."""
+    """Read `hyperparams.json`; its threshold and scale refer to activations of norm sqrt(d_in)."""
     settings = read_settings(files.folder / "hyperparams.json")
     hook = text(files, settings, "hook_point_in")
     if settings.get("hook_point_out", hook) != hook:
@@ -28,13 +28,13 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def read_r1_metadata(files: LocalSAE) -> SAEMetadata:
-    """Llama Scope R1-Distill: `config.json` with `hook_point_in`; the weights have a log threshold."""
+    """Read the `config.json` of R1-Distill; the thresholds stand in the weights."""
     settings = read_settings(files.folder / "config.json")
     return _scaled(files, settings, text(files, settings, "hook_point_in"))
 
 
 def _scaled(files: LocalSAE, settings: Settings, hook: str | None) -> SAEMetadata:
-    """Llama Scope's scale: the average norm of the activations, or the factor of the release table."""
+    """Describe the SAE; its scale is the average norm of the activations, or the factor of the release."""
     average, merged = part(files, settings, "dataset_average_activation_norm"), {**settings, **files.settings}
     if average.get("in") is not None:
         positive_number(files, average, "in")
@@ -52,7 +52,7 @@ def _scaled(files: LocalSAE, settings: Settings, hook: str | None) -> SAEMetadat
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Llama Scope: x is scaled to norm sqrt(d_in) on average, and the one threshold with it."""
+    """Scale x to norm sqrt(d_in) on average, and the one threshold with it."""
     import torch
 
     weights = linear_weights(t)
@@ -62,7 +62,7 @@ def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
 
 
 def to_r1_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Llama Scope R1-Distill: the same with a log threshold for each latent, in the scaled space."""
+    """Scale x likewise; R1-Distill keeps a log threshold for each latent, in the scaled space."""
     weights = linear_weights(t)
     threshold = t.thresholds("log_jumprelu_threshold").exp()
     return weights._replace(threshold=threshold, scale=_scale(metadata, weights))

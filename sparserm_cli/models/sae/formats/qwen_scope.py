@@ -8,7 +8,7 @@ from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """Qwen Scope: layer, width and k stand in the path, `SAE-Res-MODEL-W32K-L0_50/layer5.sae.pt`."""
+    """Read layer, width and k from the path, `SAE-Res-MODEL-W32K-L0_50/layer5.sae.pt`."""
     path = files.weights.absolute().as_posix()
     repo = re.search(r"SAE-Res-([\w.-]+?)-W(\d+)K-L0_(\d+)", path)
     if repo is None:
@@ -24,7 +24,7 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Qwen Scope: the k largest of x @ W_enc.T + b_enc; the file holds both matrices transposed."""
+    """Take the k largest of x @ W_enc.T + b_enc; the file holds both matrices transposed."""
     w_enc, w_dec = t.matrix("W_enc").T, t.matrix("W_dec").T
     return Weights(w_enc, t.vector("b_enc"), w_dec, t.vector("b_dec"), k=int(metadata.settings["k"]))
 

@@ -35,10 +35,10 @@ ARCHITECTURES: Mapping[str, str] = {
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """SAELens' own format; configurations of before version 6 are brought to the new names.
+    """Read `cfg.json`; configurations of before version 6 are brought to the new names.
 
-    A folder that a training left (`save_model`, a checkpoint) says the training's architecture and keeps its
-    scale in `activation_scaler.json`; it is read as `save_inference_model` would have written it.
+    A folder that a training left (`save_model`, a checkpoint) names the training's architecture and keeps
+    its scale in `activation_scaler.json`; it is read as `save_inference_model` would have written it.
     """
     settings = {**read_settings(files.folder / "cfg.json"), **files.settings}
     metadata = part(files, settings, "metadata")
@@ -46,22 +46,22 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
     if int((re.match(r"\d*", version) or [""])[0] or 0) < 6:
         settings = _modern(files, settings)
         metadata = settings["metadata"]
-    told = settings.get("architecture", "standard")
-    if not isinstance(told, str) or told not in ARCHITECTURES:
+    kind = settings.get("architecture", "standard")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         expected = "architecture standard, topk, jumprelu or gated"
-        raise IncompatibleError(files.name, expected, repr(told), "use another SAE")
+        raise IncompatibleError(files.name, expected, repr(kind), "use another SAE")
     normalization = text(files, settings, "normalize_activations") or "none"
     scaler = files.folder / "activation_scaler.json"
     if normalization == SCALED_INPUT and scaler.is_file():
         settings.setdefault("norm_scaling_factor", read_settings(scaler).get("scaling_factor"))
     if settings.get("norm_scaling_factor") is not None:
         positive_number(files, settings, "norm_scaling_factor")
-    if told == "topk":
+    if kind == "topk":
         whole_number(files, settings, "k")
     return SAEMetadata(
         files.name,
         files.format,
-        ARCHITECTURES[told],
+        ARCHITECTURES[kind],
         whole_number(files, settings, "d_in"),
         whole_number(files, settings, "d_sae"),
         text(files, metadata, "hook_name"),
@@ -87,7 +87,7 @@ def _modern(files: LocalSAE, old: Settings) -> dict[str, Any]:
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """SAELens: act((norm(x) - b_dec [if applied]) @ W_enc + b_enc), weighed by decoder norms if told."""
+    """Take act((norm(x) - b_dec [if applied]) @ W_enc + b_enc), weighed by decoder norms if so set."""
     settings = metadata.settings
     check_unscaled(metadata, t)
     gated, topk = metadata.architecture == "gated", metadata.architecture == "topk"

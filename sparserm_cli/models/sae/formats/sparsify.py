@@ -17,7 +17,7 @@ from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """EleutherAI sparsify: `layers.N/cfg.json`; the model stands in `config.json` of the folder above."""
+    """Read `layers.N/cfg.json`; the model stands in `config.json` of the folder above."""
     settings = read_settings(files.folder / "cfg.json")
     whole_number(files, settings, "k")
     for flag in ("transcode", "skip_connection", "signed"):
@@ -44,7 +44,7 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """sparsify: the k largest of relu((x - b_dec) @ encoder.weight.T + encoder.bias); W_dec lies as ours."""
+    """Take the k largest of relu((x - b_dec) @ encoder.weight.T + encoder.bias); W_dec is (d_sae, d_in)."""
     return Weights(
         t.matrix("encoder.weight").T,
         t.vector("encoder.bias"),

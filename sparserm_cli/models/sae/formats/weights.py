@@ -87,11 +87,11 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
 def _check_shapes(weights: Weights, metadata: SAEMetadata) -> None:
     """Check every shape against W_enc's, and this against the metadata; raises IncompatibleError."""
     d_in, d_sae = weights.W_enc.shape
-    told = (metadata.d_in or d_in, metadata.d_sae or d_sae)
-    wanted = {"W_enc": told, "W_dec": told[::-1], "b_enc": told[1:], "b_dec": told[:1]}
-    wanted |= {"r_mag": told[1:], "b_mag": told[1:]}
+    sizes = (metadata.d_in or d_in, metadata.d_sae or d_sae)
+    wanted = {"W_enc": sizes, "W_dec": sizes[::-1], "b_enc": sizes[1:], "b_dec": sizes[:1]}
+    wanted |= {"r_mag": sizes[1:], "b_mag": sizes[1:]}
     if weights.threshold is not None and weights.threshold.ndim:
-        wanted["threshold"] = told[1:]
+        wanted["threshold"] = sizes[1:]
     for name, shape in wanted.items():
         tensor = getattr(weights, name)
         if tensor is not None and tuple(tensor.shape) != shape:
@@ -152,6 +152,6 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
         found = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise IncompatibleError(str(path), expected, found, "do not load it") from None
     value = value.get("state_dict", value) if isinstance(value, dict) else value
-    if not isinstance(value, dict) or not all(isinstance(one, Tensor) for one in value.values()):
+    if not isinstance(value, dict) or not all(isinstance(tensor, Tensor) for tensor in value.values()):
         raise IncompatibleError(str(path), expected, type(value).__name__, "save its state_dict alone")
     return {str(name): tensor for name, tensor in value.items()}

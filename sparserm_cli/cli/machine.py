@@ -1,0 +1,84 @@
+"""What this machine has: versions, device, extras and the cache, for bug reports and for tidying up."""
+
+import os
+import platform
+import shutil
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sparserm_cli import __version__
+from sparserm_cli.locations import cache_folder
+
+PACKAGES = ("torch", "transformers", "sae-lens", "safetensors", "zarr", "h5py", "datasets", "numpy", "typer")
+EXTRAS = {"serve": "fastapi", "align": "trl", "ray": "ray", "s3": "s3fs"}
+"""Extra of this package to one of the packages that it installs."""
+DAY = 86400.0
+"""Seconds."""
+
+
+class CacheEntry(NamedTuple):
+    """One entry of the cache folder.
+
+    Fields:
+        path: the file or folder.
+        bytes: what it takes.
+        used: when one of its files was last read or written, in seconds since 1970.
+    """
+
+    path: Path
+    bytes: int
+    used: float
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, device, extras and cache of this machine, as JSON; torch names the device."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return {
+        "sparserm": __version__,
+        "python": sys.version.split()[0],
+        "system": platform.platform(),
+        "processors": os.cpu_count(),
+        "devices": gpus or ["cpu"],
+        "packages": {name: _version(name) for name in PACKAGES},
+        "extras": {extra: _version(package) for extra, package in EXTRAS.items()},
+        "cache": str(cache_folder()),
+        "cache_bytes": sum(entry.bytes for entry in cache_entries()),
+    }
+
+
+def cache_entries() -> list[CacheEntry]:
+    """Return what lies in the cache folder, the largest first; nothing if there is none."""
+    folder = cache_folder()
+    entries = [_entry(path) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(entries, key=lambda entry: -entry.bytes)
+
+
+def prune_cache(days: float) -> list[CacheEntry]:
+    """Remove what was not used for so many days, and return it; it is fetched again when it is needed."""
+    old = [entry for entry in cache_entries() if time.time() - entry.used >= days * DAY]
+    for entry in old:
+        if entry.path.is_dir():
+            shutil.rmtree(entry.path)
+        else:
+            entry.path.unlink()
+    return old
+
+
+def _entry(path: Path) -> CacheEntry:
+    """Measure one entry."""
+    facts = [file.lstat() for file in (path, *path.rglob("*")) if not file.is_dir()] or [path.lstat()]
+    used = max(max(one.st_mtime, one.st_atime) for one in facts)
+    return CacheEntry(path, sum(one.st_size for one in facts), used)
+
+
+def _version(name: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,49 @@
+"""What env and cache say: text for people, the same facts as JSON."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparserm_cli.console import Output
+from sparserm_cli.formatting import size
+
+if TYPE_CHECKING:
+    from sparserm_cli.cli.machine import CacheEntry
+
+
+def env(out: Output, facts: Mapping[str, Any]) -> None:
+    """Tell versions, device, extras and cache."""
+    lines = [f"sparserm {facts['sparserm']}, Python {facts['python']}, {facts['system']}"]
+    lines.append(f"devices: {', '.join(facts['devices'])}; {facts['processors']} processors")
+    lines.append("packages: " + ", ".join(f"{name} {_shown(one)}" for name, one in facts["packages"].items()))
+    lines.append("extras: " + ", ".join(f"{name} {_shown(one)}" for name, one in facts["extras"].items()))
+    lines.append(f"cache: {facts['cache']}, {size(facts['cache_bytes'])}")
+    out.result(facts, "\n".join(lines))
+
+
+def cache(out: Output, folder: str, kept: "Sequence[CacheEntry]", removed: "Sequence[CacheEntry]") -> None:
+    """Tell what lies in the cache and what was removed from it."""
+    total = sum(one.bytes for one in kept)
+    data = {
+        "cache": folder,
+        "bytes": total,
+        "entries": [_json(one) for one in kept],
+        "removed": [_json(one) for one in removed],
+    }
+    rows = [[one.path.name, size(one.bytes), f"{_days(one):.0f}"] for one in kept]
+    title = f"{folder}: {size(total)} in {len(kept)} entries"
+    if removed:
+        title += f"; removed {size(sum(one.bytes for one in removed))} in {len(removed)} entries"
+    out.table(data, title, ["entry", "size", "days since use"], rows)
+
+
+def _json(entry: "CacheEntry") -> dict[str, Any]:
+    return {"name": entry.path.name, "bytes": entry.bytes, "days_since_use": round(_days(entry), 2)}
+
+
+def _days(entry: "CacheEntry") -> float:
+    return max(0.0, time.time() - entry.used) / 86400.0
+
+
+def _shown(version: str | None) -> str:
+    return version or "not installed"

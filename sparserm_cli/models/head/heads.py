@@ -1,0 +1,98 @@
+"""Kinds of reward head, in one table: how each scores, and where its fit lies.
+
+Axes: `n` responses, `p` standardised projections, `hidden` units.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights
+from sparserm_cli.store.artifacts.reward import head_kind
+
+Score = Callable[[Mapping[str, Tensor], Float32[Tensor, "n p"]], Float32[Tensor, " n"]]
+
+
+@dataclass(frozen=True)
+class HeadKind:
+    """One kind of head; `store.artifacts.reward.HEAD_TENSORS` names its tensors."""
+
+    score: Score
+    """Scores standardised projections by the head's tensors; differentiable."""
+    output: str
+    """The tensor in which the score is linear, beside `bias`."""
+    exact: bool
+    """Whether the score is a sum of one part per projection, so that explanations are exact."""
+    fit: str
+    """`module:function` that fits it, imported when it is first used."""
+
+
+def _linear(weights: Mapping[str, Tensor], x: Float32[Tensor, "n p"]) -> Float32[Tensor, " n"]:
+    """Return `x @ weight + bias`."""
+    return x @ weights["weight"] + weights["bias"]
+
+
+def _mlp(weights: Mapping[str, Tensor], x: Float32[Tensor, "n p"]) -> Float32[Tensor, " n"]:
+    """Return the output of one hidden layer of ReLUs."""
+    hidden = torch.relu(x @ weights["weight_1"] + weights["bias_1"])
+    return hidden @ weights["weight_2"] + weights["bias"]
+
+
+HEADS: dict[str, HeadKind] = {
+    "linear": HeadKind(_linear, "weight", exact=True, fit="sparserm_cli.models.head.linear:fit_linear"),
+    "mlp": HeadKind(_mlp, "weight_2", exact=False, fit="sparserm_cli.models.head.mlp:fit_mlp"),
+}
+"""Name, as `--head` takes it, to kind."""
+
+
+def kind_of(weights: Mapping[str, object]) -> HeadKind:
+    """Return the kind of head that has these tensors.
+
+    Raises:
+        ValueError: none has.
+
+    """
+    return HEADS[head_kind(weights)]
+
+
+def fit_head(
+    data: PairData,
+    head: str,
+    loss: str,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fitted:
+    """Fit a head of one kind on pairs.
+
+    Args:
+        data: projections and pairs.
+        head: one of HEADS.
+        loss: margin, bt or bce.
+        seed: seed of everything random in the fit.
+        progress: called with steps done and steps in all.
+
+    """
+    module, _, function = HEADS[head].fit.partition(":")
+    fit: Callable[..., Fitted] = getattr(import_module(module), function)
+    return fit(data, loss, seed=seed, progress=progress)
+
+
+def scores_of(
+    weights: Mapping[str, Float32[np.ndarray, "..."]], x: Float32[np.ndarray, "n p"]
+) -> Float32[np.ndarray, " n"]:
+    """Score standardised projections."""
+    tensors = {name: torch.as_tensor(values) for name, values in weights.items()}
+    return kind_of(weights).score(tensors, torch.as_tensor(x)).numpy()
+
+
+def centred(data: PairData, weights: Weights) -> Weights:
+    """Return a head with the bias that makes the responses of all pairs score 0 on average."""
+    unbiased = {**weights, "bias": np.zeros(1, np.float32)}
+    bias = -float(scores_of(unbiased, data.x[np.unique(data.pairs)]).mean())
+    return {**weights, "bias": np.array([bias], np.float32)}
