@@ -28,7 +28,7 @@ BLOCK = re.compile(
 )
 PLAIN = {"json", "toml", "mermaid", "text"}
 """Languages of blocks that show something and run nothing."""
-OWN_TESTS = {"python.md", "cli.md"}
+OWN_TESTS = {"python.md", "cli.md", "json.md"}
 """Pages whose blocks other tests run, or that are made from the code."""
 IN_PLACE_OF = {"smollm2-135m": "tiny", "14": "1", "64": "4"}
 """Words of the pages, and what stands for them here."""
@@ -41,6 +41,8 @@ layer = 1
 sae = "sae-1"
 [frequency]
 val-fraction = 0.25
+[select]
+top-k = 4
 [fit]
 val-fraction = 0.25
 """
