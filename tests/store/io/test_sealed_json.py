@@ -98,7 +98,7 @@ def test_a_seal_finds_every_flipped_bit(tmp_path_factory: pytest.TempPathFactory
         assert files.read_sealed(path) == value
 
 
-def test_building_folder_appears_whole_or_not_at_all(tmp_path: Path):
+def test_atomic_folder_appears_whole_or_not_at_all(tmp_path: Path):
     """An exception inside leaves the old folder and no leftover."""
     final = tmp_path / "reward"
     with building.atomic_folder(final) as part:
@@ -112,7 +112,7 @@ def test_building_folder_appears_whole_or_not_at_all(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["reward"]
 
 
-def test_building_file_appears_whole_or_not_at_all(tmp_path: Path):
+def test_atomic_file_appears_whole_or_not_at_all(tmp_path: Path):
     """The same for one file that another library writes."""
     final = tmp_path / "frequency.parquet"
     with pytest.raises(ZeroDivisionError), building.atomic_file(final) as part:
