@@ -15,7 +15,7 @@ from sparserm_cli.config import Guards
 from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse, PromptTemplate, tokenizer_digest
 from sparserm_cli.data.example import UNLABELLED, Example
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer, resolve_model
 from sparserm_cli.models.explanation import Explainer, Explanation, direction_rows
@@ -92,7 +92,7 @@ class RewardModel:
             ResourceError: the device is not there.
 
         """
-        path = reward_folder(place(path))
+        path = reward_folder(parse_location(path))
         files = read_reward(path)
         config = files.config
         identity = resolve_model(model or config.model, offline=offline)
@@ -108,7 +108,7 @@ class RewardModel:
         lm = LanguageModel.load(
             identity, layers=config.layers, dtype=cast("DType", config.dtype), device=device
         )
-        loaded = cls(place(path), files, lm, template)
+        loaded = cls(parse_location(path), files, lm, template)
         loaded._load_options = {"model": model, "device": device, "offline": offline, "check": check}
         if check:
             loaded.check_probe()
@@ -129,7 +129,7 @@ class RewardModel:
             TemporaryError: the hub does not answer and the cache has no copy.
 
         """
-        path = place(name)
+        path = parse_location(name)
         hub = HUB_NAME.fullmatch(str(name)) if isinstance(path, Path) and not path.exists() else None
         if hub is not None and "/" in hub[1]:
             offline = bool(options.get("offline"))

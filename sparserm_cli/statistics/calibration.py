@@ -97,13 +97,13 @@ def reliability(margins: Margins, groups: Groups, bins: int = BINS) -> Reliabili
     confidence = expit(np.abs(margins))
     order = np.argsort(confidence, kind="stable")
     parts = np.array_split(order, max(1, min(bins, len(order) // PAIRS_PER_BIN)))
-    found = tuple(
+    groups_of_pairs = tuple(
         ReliabilityBin(float(confidence[part].mean()), pair_accuracy(margins[part], groups[part]))
         for part in parts
         if len(part)
     )
-    gaps = [one.right.pairs * abs(one.confidence - one.right.accuracy) for one in found]
-    return Reliability(found, sum(gaps) / len(order) if found else float("nan"))
+    gaps = [part.right.pairs * abs(part.confidence - part.right.accuracy) for part in groups_of_pairs]
+    return Reliability(groups_of_pairs, sum(gaps) / len(order) if groups_of_pairs else float("nan"))
 
 
 def length_bias(
@@ -120,7 +120,7 @@ def length_bias(
     """
     inner = np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]) if len(lengths) else np.empty(0)
     number = np.searchsorted(np.unique(inner), lengths, side="left")
-    parts = [np.flatnonzero(number == one) for one in np.unique(number)]
+    parts = [np.flatnonzero(number == part) for part in np.unique(number)]
 
     def right(part: Any) -> PairAccuracy:
         return pair_accuracy(margins[part], groups[part])
@@ -130,13 +130,15 @@ def length_bias(
         right(lengths > 0),
         right(lengths < 0),
         right(lengths == 0),
-        tuple(LengthBin(float(lengths[one].mean()), float(margins[one].mean()), right(one)) for one in parts),
+        tuple(
+            LengthBin(float(lengths[part].mean()), float(margins[part].mean()), right(part)) for part in parts
+        ),
     )
 
 
-def to_json(found: Reliability | LengthBias) -> dict[str, Any]:
+def to_json(result: Reliability | LengthBias) -> dict[str, Any]:
     """Return a finding as a JSON object, NaN as null."""
-    value: dict[str, Any] = _plain(found)
+    value: dict[str, Any] = _plain(result)
     return value
 
 
@@ -149,7 +151,7 @@ def reliability_from(value: Mapping[str, Any]) -> Reliability:
 
     """
     bins = tuple(
-        ReliabilityBin(float(one["confidence"]), _accuracy_from(one["right"])) for one in value["bins"]
+        ReliabilityBin(float(item["confidence"]), _accuracy_from(item["right"])) for item in value["bins"]
     )
     return Reliability(bins, float(value["error"]))
 
@@ -164,8 +166,8 @@ def length_bias_from(value: Mapping[str, Any]) -> LengthBias:
     """
     parts = {name: _accuracy_from(value[name]) for name in ("longer", "shorter", "equal")}
     bins = tuple(
-        LengthBin(float(one["length"]), float(one["margin"]), _accuracy_from(one["right"]))
-        for one in value["bins"]
+        LengthBin(float(item["length"]), float(item["margin"]), _accuracy_from(item["right"]))
+        for item in value["bins"]
     )
     correlation = value["correlation"]
     return LengthBias(correlation=_NAN if correlation is None else float(correlation), bins=bins, **parts)
@@ -173,14 +175,14 @@ def length_bias_from(value: Mapping[str, Any]) -> LengthBias:
 
 def _accuracy_from(value: Mapping[str, Any]) -> PairAccuracy:
     """Read an accuracy; null is that of no pairs."""
-    found = PairAccuracy(**value)
-    return found._replace(accuracy=_NAN) if found.accuracy is None else found
+    accuracy = PairAccuracy(**value)
+    return accuracy._replace(accuracy=_NAN) if accuracy.accuracy is None else accuracy
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         fields = getattr(value, "_fields", None)
-        parts = [_plain(one) for one in value]
+        parts = [_plain(item) for item in value]
         return parts if fields is None else dict(zip(fields, parts, strict=True))
     return None if isinstance(value, float) and np.isnan(value) else value
 

@@ -73,7 +73,7 @@ def pair_accuracy(
     value = float(right.mean())
     if len(counts) < 2 or sums.sum() in {0.0, counts.sum()}:  # nothing varies between the prompts
         low, high = (
-            float(one[0]) for one in wilson_interval(np.array([value]), np.array([float(len(counts))]))
+            float(end[0]) for end in wilson_interval(np.array([value]), np.array([float(len(counts))]))
         )
     else:
         low, high = _interval(sums, counts)
@@ -147,10 +147,10 @@ def _interval(
 ) -> tuple[float, float]:
     """Return the 2.5 % and 97.5 % quantiles of the ratio of sums over samples of prompts."""
     generator, prompts = np.random.default_rng(0), len(counts)
-    found = []
+    ratios = []
     step = max(1, _CELLS // prompts)
     for first in range(0, SAMPLES, step):
         drawn = generator.integers(0, prompts, (min(step, SAMPLES - first), prompts))
-        found.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+        ratios.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     return float(low), float(high)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, Integer, UInt64
 
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.stages.frequency.cohort import FOLDS, Cohort, classed, length_cuts
-from sparserm_cli.store.arrays.external_sort import Scratch, Table, fields, groups
+from sparserm_cli.store.arrays.external_sort import DiskTable, ScratchFolder, fields, groups
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import Rows
 
@@ -52,7 +52,7 @@ def counted_pairs(capture: ActivationsReader, val_fraction: float, seed: int) ->
 class _ByUnit:
     """A table that is sorted by its first field, a response, with the place of each unit in it."""
 
-    def __init__(self, table: Table, unit_start: Int64[np.ndarray, " starts"]) -> None:
+    def __init__(self, table: DiskTable, unit_start: Int64[np.ndarray, " starts"]) -> None:
         self._table = table
         counts, (response, *_) = np.zeros(len(unit_start) - 1, np.int64), table.kind.names or ()
         for block in table.blocks():
@@ -79,7 +79,7 @@ class UnitCohorts:
 
     """
 
-    def __init__(self, rows: Rows, rule: Rule, scratch: Scratch) -> None:
+    def __init__(self, rows: Rows, rule: Rule, scratch: ScratchFolder) -> None:
         self._rows, self._scratch = rows, scratch
         self._tree_start = [0]
         kept, trees = self._kept(rule)
@@ -99,7 +99,7 @@ class UnitCohorts:
         start, lengths = self._rows.span(unit).start, self._rows.lengths(unit)
         return classed(start, lengths, fold, self._cuts, pairs[:, :2], pairs[:, 2])
 
-    def _by_unit(self, table: Table) -> _ByUnit:
+    def _by_unit(self, table: DiskTable) -> _ByUnit:
         """Find the units in a sorted table."""
         return _ByUnit(table, self._rows.unit_response_start)
 
@@ -112,7 +112,7 @@ class UnitCohorts:
         """Return fold and number of pairs of each tree of a unit."""
         return self._trees.read(self._tree_start[unit], self._tree_start[unit + 1])
 
-    def _kept(self, rule: Rule) -> tuple[Table, Table]:
+    def _kept(self, rule: Rule) -> tuple[DiskTable, DiskTable]:
         """Return the pairs that are counted, by the chosen response, and the group and pairs of each tree."""
         rows = self._rows
         every, kept = (self._scratch.table(fields("chosen", "rejected")) for _ in range(2))
@@ -134,7 +134,7 @@ class UnitCohorts:
             trees.add(group[first], np.arange(start, start + len(first)), pairs_of)
         return kept, trees
 
-    def _classed_trees(self, trees: Table) -> Table:
+    def _classed_trees(self, trees: DiskTable) -> DiskTable:
         """Return for each tree its fold and the number of counted pairs of its group.
 
         One pass notes how many pairs stand before each group, the next takes those of a group from that.

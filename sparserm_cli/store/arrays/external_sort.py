@@ -30,7 +30,7 @@ def fields(*names: str) -> np.dtype[np.void]:
     return np.dtype([(name, ">u8") for name in names])
 
 
-class Table:
+class DiskTable:
     """Records of one type in a file.
 
     Args:
@@ -144,7 +144,7 @@ class Table:
         return np.sort(np.concatenate(samples))[len(starts) - 1 :: max(1, len(starts))]
 
 
-class Scratch:
+class ScratchFolder:
     """A folder of tables.
 
     Args:
@@ -171,11 +171,11 @@ class Scratch:
         """Remove the folder, which nobody needs any more."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def table(self, kind: DTypeLike) -> Table:
+    def table(self, kind: DTypeLike) -> DiskTable:
         """Return a new table."""
-        return Table(self.folder / str(next(self._numbers)), kind)
+        return DiskTable(self.folder / str(next(self._numbers)), kind)
 
-    def sorted(self, table: Table) -> Table:
+    def sorted(self, table: DiskTable) -> DiskTable:
         """Return a table with the records of another in rising order; the other is gone."""
         return self.table(table.kind).extend(table.sorted())
 

@@ -28,7 +28,7 @@ class Results:
         """Return where the measurements of a run directory lie."""
         return run / f"{self.type}.json"
 
-    def write(self, path: PurePath, found: Mapping[str, Any]) -> None:
+    def write(self, path: PurePath, measurements: Mapping[str, Any]) -> None:
         """Write measurements whole or not at all.
 
         Raises:
@@ -36,7 +36,7 @@ class Results:
 
         """
         make_folder(path.parent)
-        write_sealed(path, {"type": self.type, "version": self.version, **found})
+        write_sealed(path, {"type": self.type, "version": self.version, **measurements})
 
     def read(self, path: PurePath) -> Mapping[str, Any]:
         """Read what `write` wrote.

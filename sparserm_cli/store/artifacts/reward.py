@@ -34,7 +34,7 @@ from safetensors.numpy import load, save_file
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.artifacts.reward_card import card
 from sparserm_cli.store.artifacts.reward_checks import check_fields, check_head
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.io.storage import is_there, read_cached, size_of, write_atomic
@@ -149,8 +149,8 @@ class RewardConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the lineage as a JSON object."""
-        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lineage"}
-        return {**told, "metrics": [vars(metric) for metric in self.metrics]}
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "lineage"}
+        return {**values, "metrics": [vars(metric) for metric in self.metrics]}
 
 
 @dataclass(frozen=True)
@@ -195,13 +195,13 @@ def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
     }
     lineage = replace(files.config.lineage, digest=_digest(model, controls), created=now())
     config = replace(files.config, lineage=lineage)
-    size = sum(one.nbytes for one in [*model.values(), *controls.values()])
-    with building_folder(path, size, sealed_by=CONFIG) as part:
+    size = sum(tensor.nbytes for tensor in [*model.values(), *controls.values()])
+    with atomic_folder(path, size, sealed_by=CONFIG) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
-        told = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
-        write_atomic(part / _CARD, card(told["reward"]).encode())
-        write_sealed(part / CONFIG, {**told, "files": files_to_json(inventory(part))})
+        record = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
+        write_atomic(part / _CARD, card(record["reward"]).encode())
+        write_sealed(part / CONFIG, {**record, "files": files_to_json(inventory(part))})
     return replace(files, config=config)
 
 
@@ -230,8 +230,8 @@ def read_reward(path: PurePath) -> RewardFiles:
         config = _config(lineage, head["reward"])
         heads = {name: _head(_below(controls, name)) for name in head["controls"]}
         files = RewardFiles(config, _head(model), heads, _whitening(model))
-        for name, one in {"": files.head, **heads}.items():
-            check_head(one, config, name)
+        for name, arrays in {"": files.head, **heads}.items():
+            check_head(arrays, config, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         expected = f"a reward model of format {head['version']}"
         raise CorruptStoreError(str(path), expected, repr(error), again) from None
@@ -306,7 +306,9 @@ def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 def _below(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Return the tensors of one control."""
-    return {key.removeprefix(f"{name}/"): one for key, one in tensors.items() if key.startswith(f"{name}/")}
+    return {
+        key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")
+    }
 
 
 def _digest(*groups: Mapping[str, np.ndarray]) -> str:
@@ -326,12 +328,12 @@ def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:
         ValueError: a field is of another kind or out of range.
 
     """
-    told = {one.name: _default(one) for one in fields(RewardConfig) if one.name != "lineage"}
-    told |= {name: item for name, item in value.items() if name in told}
-    check_fields(told)
-    lists = {name: tuple(told[name]) for name in ("layers", "hook_names")}
-    metrics = tuple(Metric(**metric) for metric in told["metrics"])
-    return RewardConfig(**{**told, **lists, "metrics": metrics, "lineage": lineage})
+    values = {item.name: _default(item) for item in fields(RewardConfig) if item.name != "lineage"}
+    values |= {name: item for name, item in value.items() if name in values}
+    check_fields(values)
+    lists = {name: tuple(values[name]) for name in ("layers", "hook_names")}
+    metrics = tuple(Metric(**metric) for metric in values["metrics"])
+    return RewardConfig(**{**values, **lists, "metrics": metrics, "lineage": lineage})
 
 
 def _default(item: Field[Any]) -> Any:

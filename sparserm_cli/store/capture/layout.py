@@ -71,14 +71,14 @@ def create_arrays(store: SafeStore, plan: ExtractPlan) -> None:
         pooled = (layout.units * layout.responses_per_unit, settings.d_in)
         for name in POOLED:
             chunk = (layout.responses_per_unit, settings.d_in)
-            path, told = f"layers/{layer}/{name}", _layout_of("responses", layer, name, chunk[0])
-            create_array(store, path, pooled, chunk, np.float32(np.nan), told)
+            path, attributes = f"layers/{layer}/{name}", _layout_of("responses", layer, name, chunk[0])
+            create_array(store, path, pooled, chunk, np.float32(np.nan), attributes)
         if settings.positions == "response":
             shape = (layout.units * layout.tokens_per_unit, settings.d_in)
             chunk = (layout.tokens_per_unit, settings.d_in)
             fill = np.uint16(NAN_BITS) if settings.dtype == "bfloat16" else np.float32(np.nan)
-            told = {"logical_dtype": settings.dtype, **_layout_of("tokens", layer, "tokens", chunk[0])}
-            create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, told)
+            attributes = {"logical_dtype": settings.dtype, **_layout_of("tokens", layer, "tokens", chunk[0])}
+            create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, attributes)
 
 
 def _layout_of(what: str, layer: int, name: str, height: int) -> dict[str, Any]:
@@ -105,12 +105,12 @@ def freeze(part: Path, plan: ExtractPlan, identity: Mapping[str, Any]) -> Plan:
             that is newer than it.
 
     """
-    told = {
+    metadata = {
         "created": now(),
         "packages": package_versions(),
-        "inputs": [list(one) for one in plan.settings.inputs],
+        "inputs": [list(fact) for fact in plan.settings.inputs],
         "counts": dict(plan.counts),
     }
-    frozen = Plan(ACTIVATIONS, VERSION, identity, vars(plan.layout), inventory(part), {}, told)
+    frozen = Plan(ACTIVATIONS, VERSION, identity, vars(plan.layout), inventory(part), {}, metadata)
     write_plan(part, frozen)
     return frozen

@@ -103,15 +103,15 @@ class ExtractSettings:
             raise ValueError("one hook name a layer")
         # A plan from outside may say anything, and layers become names of folders.
         numbers = (*self.layers, self.d_in, self.batch_tokens, self.unit_tokens, self.unit_responses)
-        if any(type(one) is not int for one in numbers) or min(self.layers) < 0:
+        if any(type(number) is not int for number in numbers) or min(self.layers) < 0:
             raise ValueError("layers and sizes are whole numbers")
         if min(self.d_in, self.batch_tokens, self.unit_tokens, self.unit_responses) < 1:
             raise ValueError("sizes are positive")
 
     def identity(self) -> dict[str, Any]:
         """Return field to JSON value, with inputs by content only."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        inputs = [f"{one.sha256} ({one.bytes} bytes)" for one in self.inputs]
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        inputs = [f"{item.sha256} ({item.bytes} bytes)" for item in self.inputs]
         lists = {name: list(values[name]) for name in ("layers", "hook_names")}
         return {**values, **lists, "inputs": inputs, "columns": dict(self.columns)}
 
@@ -192,13 +192,13 @@ def plan_of(where: str, plan: Plan) -> ExtractPlan:
 
     """
     try:
-        identity, told = dict(plan.identity), plan.told
-        inputs = tuple(InputFact(str(path), int(size), str(sha)) for path, size, sha in told["inputs"])
+        identity, metadata = dict(plan.identity), plan.metadata
+        inputs = tuple(InputFact(str(path), int(size), str(sha)) for path, size, sha in metadata["inputs"])
         lists = {name: tuple(identity[name]) for name in ("layers", "hook_names")}
         settings = ExtractSettings(**{**identity, **lists, "inputs": inputs})
         again = settings.identity()
         layout = Layout(**{name: int(value) for name, value in plan.layout.items()})
-        read = ExtractPlan(settings, layout, dict(told["counts"]), plan.plan_hash)
+        read = ExtractPlan(settings, layout, dict(metadata["counts"]), plan.plan_hash)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CorruptStoreError(where, "a capture's plan", repr(error), "run extract --force") from None
     difference = first_difference(identity, {name: again[name] for name in identity})
@@ -224,13 +224,13 @@ def check_inputs(plan: ExtractPlan, run: PurePath) -> None:
         IncompatibleError: a file has changed; names it and both sha256.
 
     """
-    for one in plan.settings.inputs:
-        path = input_path(run, one)
+    for recorded in plan.settings.inputs:
+        path = input_path(run, recorded)
         if path.is_file():
-            found = sha256_file(path)
-            if found != one.sha256:
+            digest = sha256_file(path)
+            if digest != recorded.sha256:
                 hint = "the capture is stale: run `sparserm extract --force`, or put the file back"
-                raise IncompatibleError(str(path), f"sha256 {one.sha256}", f"sha256 {found}", hint)
+                raise IncompatibleError(str(path), f"sha256 {recorded.sha256}", f"sha256 {digest}", hint)
 
 
 def check_space(folder: PurePath, needed: int) -> None:

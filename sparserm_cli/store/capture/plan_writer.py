@@ -21,12 +21,12 @@ from jaxtyping import Int64, UInt32
 
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.store.arrays.checked_zarr import SafeStore
-from sparserm_cli.store.arrays.external_sort import Table
+from sparserm_cli.store.arrays.external_sort import DiskTable
 from sparserm_cli.store.capture.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED, sizes, write_array
 from sparserm_cli.store.capture.spool import Spool, distinct
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.storage import make_folder, part_name
 from sparserm_cli.store.units.records import REJECTS
@@ -38,11 +38,11 @@ _PAIR = struct.Struct("<qqq")
 class _Order(NamedTuple):
     """What is kept of all that came, and in which order."""
 
-    prompts: Table
+    prompts: DiskTable
     """Where each different prompt came first."""
-    responses: Table
+    responses: DiskTable
     """The prompt of each different response, and where it came first."""
-    pairs: Table
+    pairs: DiskTable
     """Pairs of different responses, by their numbers, in the order they came in."""
     unit_start: Int64[np.ndarray, " starts"]
     """The first response of each unit, and the end."""
@@ -140,12 +140,12 @@ class PlanWriter:
 
         """
         if not len(self._spool.responses):
-            where = ", ".join(one.path for one in self.settings.inputs) or "the input"
+            where = ", ".join(recorded.path for recorded in self.settings.inputs) or "the input"
             hint = "see rejects, or name another file"
             raise BadInputError(where, "at least one response", "no rows", hint)
         order = self._order()
         plan = ExtractPlan(self.settings, self._layout(order), dict(counts))
-        with building_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
+        with atomic_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
             store = SafeStore(part, sync=False)
             create_arrays(store, plan)
             self._write_rows(store, order, plan.layout)
@@ -167,7 +167,7 @@ class PlanWriter:
         )
         return _Order(prompts, responses, self._pairs(number), *self._units(responses))
 
-    def _pairs(self, number: Table) -> Table:
+    def _pairs(self, number: DiskTable) -> DiskTable:
         """Return the pairs that are kept, given the number in the store of each response that was added."""
         kept = self._spool.table(self._spool.pairs.kind)
         for block in self._spool.pairs.blocks():
@@ -177,9 +177,11 @@ class PlanWriter:
         if not self.settings.dedupe:
             return kept
         firsts, _ = distinct(self._spool, kept, lambda block: (_pair_keys(block), 0))
-        return self._spool.table(kept.kind).extend(kept.at(block["place"]) for block in firsts.blocks())
+        return self._spool.table(kept.kind).extend(kept.at(block["position"]) for block in firsts.blocks())
 
-    def _units(self, responses: Table) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
+    def _units(
+        self, responses: DiskTable
+    ) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
         """Cut the responses into units; return the first response of each, the end, and the tokens of each.
 
         The last unit of a block may go on in the next one, so its responses are cut again with those.
@@ -187,7 +189,7 @@ class PlanWriter:
         starts, tokens = [0], list[int]()
         lengths, prompts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         for block in responses.blocks():
-            length = self._spool.responses.records.at(block["place"])["length"]
+            length = self._spool.responses.records.at(block["position"])["length"]
             lengths, prompts = np.append(lengths, length), np.append(prompts, block["tree"].astype(np.int64))
             cuts = cut_units(lengths, prompts, self.settings.token_cap, self.settings.response_cap)
             starts += (starts[-1] + cuts[1:-1]).tolist()

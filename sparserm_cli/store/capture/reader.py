@@ -66,7 +66,9 @@ class ActivationsReader:
     def _rejected(self) -> tuple[int, ...]:
         """Return the rejected responses of a partial capture."""
         receipts = [self.store.receipt(unit) for unit in self.units]
-        return tuple(one for receipt in receipts if receipt is not None for one in receipt.facts.rejected)
+        return tuple(
+            response for receipt in receipts if receipt is not None for response in receipt.facts.rejected
+        )
 
     @property
     def digest(self) -> str:

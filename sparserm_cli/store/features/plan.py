@@ -17,7 +17,7 @@ from sparserm_cli.store.capture.plan import Layout
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import ROW_TYPES, TOKEN_IDS, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.file_facts import inventory
 from sparserm_cli.store.provenance import now, package_versions
@@ -83,16 +83,16 @@ class FeaturesPlan:
             UsageError: the layer was not encoded.
 
         """
-        for one in self.saes:
-            if one.layer == layer:
-                return one
+        for sae in self.saes:
+            if sae.layer == layer:
+                return sae
         shown = ", ".join(map(str, self.layers))
         raise UsageError("--layer", f"one of {shown}", str(layer), "or encode with an SAE of that layer")
 
 
 def features_identity(saes: Sequence[SAEFacts]) -> dict[str, Any]:
     """Return field to JSON value of an encoding: `sae`, `sae_digest`, `d_sae`, ..., one value a layer."""
-    lists = {one.name: [getattr(sae, one.name) for sae in saes] for one in fields(SAEFacts)}
+    lists = {item.name: [getattr(sae, item.name) for sae in saes] for item in fields(SAEFacts)}
     return {"sae": lists.pop("name"), "sae_digest": lists.pop("digest"), **lists}
 
 
@@ -120,7 +120,7 @@ def plan_features(
             where, found = f"{sae.name}: d_in", str(sae.d_in)
             hint = "take an SAE of the captured model"
             raise IncompatibleError(where, str(capture.plan.settings.d_in), found, hint)
-    with building_folder(root, sealed_by=PLAN) as part:
+    with atomic_folder(root, sealed_by=PLAN) as part:
         store = SafeStore(part, sync=False)
         create_group(store, "", {"sparserm": {"type": FEATURES, "version": VERSION}})
         for sae in saes:
@@ -130,13 +130,13 @@ def plan_features(
             if name not in TOKEN_IDS:
                 write_array(store, name, capture.rows.length(name), capture.rows.blocks(name))
         fault_point("plan-rows-written")
-        told = {
+        metadata = {
             "created": now(),
             "packages": package_versions(),
         }
         identity, layout = features_identity(saes), vars(capture.plan.layout)
         parents = {ACTIVATIONS: capture.lineage.as_parent()}
-        plan = Plan(FEATURES, VERSION, identity, layout, inventory(part), parents, told)
+        plan = Plan(FEATURES, VERSION, identity, layout, inventory(part), parents, metadata)
         write_plan(part, plan)
         fault_point("plan-before-rename")
     fault_point("plan-renamed")

@@ -203,8 +203,8 @@ def token_fields(
         method: how they were found.
 
     """
-    parts = [None if one is None else one.tolist() for one in rewards]
-    return {"token_ids": [one.tolist() for one in ids], "token_rewards": parts, "token_method": method}
+    parts = [None if values is None else values.tolist() for values in rewards]
+    return {"token_ids": [values.tolist() for values in ids], "token_rewards": parts, "token_method": method}
 
 
 def refused_row(row: int, reason: str) -> dict[str, Any]:
