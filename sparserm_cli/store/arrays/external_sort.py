@@ -1,7 +1,7 @@
 """Tables of numbers on the local disk that may exceed memory, with append, read and external sort.
 
-Sorting compares the bytes of records, so the fields of a sorted table are unsigned and big-endian; records are
-then ordered by the first field, ties by the next. Memory: a few blocks of `BLOCK` records for any table.
+Sorting compares the bytes of records, so the fields of a sorted table are unsigned and big-endian; records
+are then ordered by the first field, ties by the next. Memory: a few blocks of `BLOCK` records for any table.
 """
 
 import shutil

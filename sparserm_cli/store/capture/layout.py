@@ -1,7 +1,7 @@
 """The division of a capture into units, and the layout of its arrays.
 
     zarr.json                group, with type and version
-    layers/14/{last,mean}    float32 [units * responses_per_unit, d_in], one chunk per unit, unused rows are NaN
+    layers/14/{last,mean}    float32 [units * responses_per_unit, d_in], one chunk per unit, NaN if unused
     layers/14/tokens         bfloat16 bits as uint16, or float32, [units * tokens_per_unit, d_in], the same
 
 Response i of unit u is row `u * responses_per_unit + i - start[u]` of the pooled arrays; its tokens begin at

@@ -59,8 +59,8 @@ class ExtractSettings:
     inputs: tuple[InputFact, ...]
     """The input files, in order."""
     positions: str = "response"
-    """What is stored: `response` stores the vector of every response token and the pooled vectors, `pooled` only
-    the pooled vectors, `latents` the pooled vectors and, as features, the latents of every response token."""
+    """Stored vectors: `response` for those of every response token and the pooled ones, `pooled` for the
+    pooled ones only, `latents` for the pooled ones and, as features, the latents of every response token."""
     max_length: int = 0
     """Largest accepted length of prompt and response together, in tokens; 0 for the model's limit."""
     too_long: str = "error"

@@ -1,6 +1,6 @@
 """Temporary tables on the disk that collect prompts, responses and pairs until the plan can be written.
 
-Records are appended as they arrive: the token ids of each prompt and response with a record of fixed size that
+Records are appended as they arrive: the token ids of each prompt and response with a fixed-size record that
 holds their digest, and three numbers per pair. Memory: a few blocks of rows, as in `external_sort`.
 """
 
