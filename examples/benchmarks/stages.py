@@ -33,7 +33,7 @@ def seconds(work: Callable[[], Any]) -> float:
 def frequency(tokens: int, runs: int) -> dict[str, Any]:
     """Count `tokens` rows in units; their indices are drawn once and used again, so memory stays flat."""
     from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-    from sparserm_cli.stages.frequency.firing_counts import Tally
+    from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 
     rng = np.random.default_rng(0)
     units = [rng.integers(0, D_SAE, UNIT_TOKENS * L0, dtype=np.uint16) for _ in range(8)]
@@ -44,7 +44,7 @@ def frequency(tokens: int, runs: int) -> dict[str, Any]:
     lengths = np.full(count, RESPONSE_TOKENS, np.int32)
 
     def ours() -> None:
-        tally = Tally(D_SAE, "token", RESPONSE_TOKENS)
+        tally = FiringCounter(D_SAE, "token", RESPONSE_TOKENS)
         for number in range(tokens // UNIT_TOKENS):
             cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
             tally.add(cohort, bounds, units[number % len(units)])
@@ -76,7 +76,7 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 def select(runs: int) -> dict[str, Any]:
     """Choose 64 directions a side among 131,072 latents; return the seconds of each ranking."""
     from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-    from sparserm_cli.stages.frequency.firing_counts import Tally
+    from sparserm_cli.stages.frequency.firing_counts import FiringCounter
     from sparserm_cli.stages.frequency.latent_statistics import measure
     from sparserm_cli.stages.select.rankings import Candidates, choose
     from sparserm_cli.statistics.pair_moments import moments
@@ -84,7 +84,7 @@ def select(runs: int) -> dict[str, Any]:
     rng, latents, responses = np.random.default_rng(0), 131_072, 200
     lengths, groups = np.full(responses, 20, np.int32), np.repeat(np.arange(responses // 2), 2)
     pairs = np.arange(responses, dtype=np.int64).reshape(-1, 2)
-    tally = Tally(latents, "token", 20)
+    tally = FiringCounter(latents, "token", 20)
     bounds = np.arange(0, responses * 20 * L0 + 1, 20 * L0)
     cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
     tally.add(cohort, bounds, rng.integers(0, latents, int(bounds[-1])))

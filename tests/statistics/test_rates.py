@@ -6,7 +6,7 @@ import scipy.stats
 
 from sparserm_cli.stages.frequency import latent_statistics
 from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-from sparserm_cli.stages.frequency.firing_counts import Tally
+from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 from sparserm_cli.statistics import rates as m
 
 
@@ -108,7 +108,7 @@ def test_measure_finds_the_planted_latents():
     lengths = np.full(n, length)
     pairs = np.stack([np.arange(0, n, 2), np.arange(1, n, 2)], axis=1)
     groups = np.arange(n) // 2
-    cohort, counter = make_cohort(lengths, groups, groups % FOLDS, pairs), Tally(3, "token", length)
+    cohort, counter = make_cohort(lengths, groups, groups % FOLDS, pairs), FiringCounter(3, "token", length)
     response, _, latent = np.nonzero(fires)
     counter.add(cohort, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
     found = latent_statistics.measure(counter.result())

@@ -68,7 +68,7 @@ class _Counters:
         return self._wide + self._narrow
 
 
-class Tally:
+class FiringCounter:
     """Counts one layer, unit of work by unit of work, in blocks that stay in the processor's cache.
 
     Each block is a small dense table of (response, latent) counts; it is filled by one scattered add, then

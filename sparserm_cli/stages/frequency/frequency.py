@@ -13,7 +13,7 @@ import numpy as np
 from sparserm_cli.config import FrequencyConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA
-from sparserm_cli.stages.frequency.firing_counts import Counts, Tally
+from sparserm_cli.stages.frequency.firing_counts import Counts, FiringCounter
 from sparserm_cli.stages.frequency.latent_statistics import measure
 from sparserm_cli.stages.frequency.unit_cohorts import Rule, UnitCohorts
 from sparserm_cli.store.arrays.external_sort import Scratch
@@ -101,7 +101,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         layers: dict[int, Measures] = {}
         done = 0
         for layer in features.plan.layers:
-            counter = Tally(features.plan.sae(layer).d_sae, config.unit, cohorts.longest)
+            counter = FiringCounter(features.plan.sae(layer).d_sae, config.unit, cohorts.longest)
             for block in features.iter_blocks(layer, only_counts=True):
                 ends = np.concatenate([[0], np.cumsum(block.lengths, dtype=np.int64)])
                 counter.add(cohorts.of(block.unit), block.csr.indptr[ends], block.csr.indices)
