@@ -32,7 +32,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def frequency(tokens: int, runs: int) -> dict[str, Any]:
     """Count `tokens` rows in units; their indices are drawn once and used again, so memory stays flat."""
-    from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+    from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
     from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 
     rng = np.random.default_rng(0)
@@ -46,8 +46,8 @@ def frequency(tokens: int, runs: int) -> dict[str, Any]:
     def ours() -> None:
         tally = FiringCounter(D_SAE, "token", RESPONSE_TOKENS)
         for number in range(tokens // UNIT_TOKENS):
-            cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
-            tally.add(cohort, bounds, units[number % len(units)])
+            counted = class_responses(lengths, groups, groups % FOLDS, pairs)
+            tally.add(counted, bounds, units[number % len(units)])
         tally.result()
 
     def by_units() -> None:
@@ -75,7 +75,7 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 
 def select(runs: int) -> dict[str, Any]:
     """Choose 64 directions a side among 131,072 latents; return the seconds of each ranking."""
-    from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+    from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
     from sparserm_cli.stages.frequency.firing_counts import FiringCounter
     from sparserm_cli.stages.frequency.latent_statistics import measure
     from sparserm_cli.stages.select.rankings import Candidates, choose
@@ -86,8 +86,8 @@ def select(runs: int) -> dict[str, Any]:
     pairs = np.arange(responses, dtype=np.int64).reshape(-1, 2)
     tally = FiringCounter(latents, "token", 20)
     bounds = np.arange(0, responses * 20 * L0 + 1, 20 * L0)
-    cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
-    tally.add(cohort, bounds, rng.integers(0, latents, int(bounds[-1])))
+    counted = class_responses(lengths, groups, groups % FOLDS, pairs)
+    tally.add(counted, bounds, rng.integers(0, latents, int(bounds[-1])))
     measures, totals = measure(tally.result()), np.full((FOLDS, 2), 200)
     decoder = rng.standard_normal((latents // 64, 2304), np.float32)
     of_pairs = moments(rng.standard_normal((8_000, 2304), np.float32), np.arange(8_000).reshape(-1, 2))

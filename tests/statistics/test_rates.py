@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 
 from sparserm_cli.stages.frequency import latent_statistics
-from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
 from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 from sparserm_cli.statistics import rates as m
 
@@ -108,9 +108,12 @@ def test_measure_finds_the_planted_latents():
     lengths = np.full(n, length)
     pairs = np.stack([np.arange(0, n, 2), np.arange(1, n, 2)], axis=1)
     groups = np.arange(n) // 2
-    cohort, counter = make_cohort(lengths, groups, groups % FOLDS, pairs), FiringCounter(3, "token", length)
+    counted, counter = (
+        class_responses(lengths, groups, groups % FOLDS, pairs),
+        FiringCounter(3, "token", length),
+    )
     response, _, latent = np.nonzero(fires)
-    counter.add(cohort, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
+    counter.add(counted, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
     found = latent_statistics.measure(counter.result())
     assert found.difference == pytest.approx([0.4, -0.4, 0.0], abs=0.03)
     assert found.length_controlled == pytest.approx(found.difference, abs=0.01)

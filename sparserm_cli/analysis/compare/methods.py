@@ -22,7 +22,7 @@ from sparserm_cli.models.head.baselines import (
     leading,
     random_directions,
 )
-from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
 from sparserm_cli.stages.frequency.latent_statistics import measure
 from sparserm_cli.stages.select import orthogonal
 from sparserm_cli.stages.select.rankings import Candidates, choose
@@ -127,10 +127,10 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
     group = np.zeros(len(sample.lengths), np.uint64)
     group[sample.pairs.reshape(-1)] = np.repeat(sample.groups, 2)
     _, rank = np.unique(group, return_inverse=True)
-    cohort = make_cohort(sample.lengths, group, rank.reshape(-1) % FOLDS, pairs)
+    counted = class_responses(sample.lengths, group, rank.reshape(-1) % FOLDS, pairs)
     chosen = {}
     for layer in sample.layers:
-        counts = count(sample.latents[layer], cohort, method.unit)
+        counts = count(sample.latents[layer], counted, method.unit)
         candidates = Candidates(
             measure(counts),
             counts.classed_total.sum(axis=1),

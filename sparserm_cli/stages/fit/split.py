@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.frequency.unit_responses import counted_pairs
 from sparserm_cli.store.capture.reader import ActivationsReader
 
 

@@ -1,6 +1,6 @@
 """Counting which latents fire on which side: streaming, exact integers, memory flat in the number of rows.
 
-Axes: `n` responses, `m` pairs, `d_sae` latents, `folds`, `strata` and `side` as in `cohort`.
+Axes: `n` responses, `m` pairs, `d_sae` latents, `folds`, `strata` and `side` as in `counted_responses`.
 
 Counts are kept apart by fold and by stratum, which is what the bootstrap over prompts and the
 length-controlled difference are made of.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer, UInt8, UInt16, UInt32
 
-from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA, Cohort, class_totals
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA, CountedResponses, class_totals
 from sparserm_cli.store.artifacts.frequency import Unit
 
 Block = UInt16[np.ndarray, "entries d_sae"] | UInt32[np.ndarray, "entries d_sae"]
@@ -99,28 +99,28 @@ class FiringCounter:
 
     def add(
         self,
-        cohort: Cohort,
+        batch: CountedResponses,
         response_indptr: Integer[np.ndarray, " bounds"],
         indices: Integer[np.ndarray, " nonzeros"],
     ) -> None:
         """Count consecutive responses.
 
         Args:
-            cohort: the responses.
+            batch: the responses.
             response_indptr: where each response's non-zeros begin in `indices`, and where the last one's end.
             indices: latent of every non-zero, the tokens of a response behind one another.
 
         """
-        self._totals += class_totals(cohort)
-        self._prompts += float(cohort.pair_weight[cohort.own_pairs].sum())
-        by_side = [np.argsort(cohort.pairs[:, side], kind="stable") for side in (0, 1)]
-        counted = np.flatnonzero(cohort.chosen | cohort.rejected)
+        self._totals += class_totals(batch)
+        self._prompts += float(batch.pair_weight[batch.own_pairs].sum())
+        by_side = [np.argsort(batch.pairs[:, side], kind="stable") for side in (0, 1)]
+        counted = np.flatnonzero(batch.chosen | batch.rejected)
         for first in range(0, len(counted), self._step):
             places = counted[first : first + self._step]
             block = self._scatter(response_indptr[places], response_indptr[places + 1], indices)
             fires = np.greater(block, 0, out=self._fires[: len(places)])
-            self._add_counts(cohort, places, block, fires)
-            self._add_pairs(cohort, by_side, cohort.start + places, fires)
+            self._add_counts(batch, places, block, fires)
+            self._add_pairs(batch, by_side, batch.start + places, fires)
 
     def _scatter(
         self,
@@ -145,26 +145,26 @@ class FiringCounter:
 
     def _add_counts(
         self,
-        cohort: Cohort,
+        batch: CountedResponses,
         places: Int64[np.ndarray, " rows"],
         block: Block,
         fires: Bool[np.ndarray, "rows d_sae"],
     ) -> None:
-        """Add the rows of one block, which stand at `places` of the cohort, to their classes and sides."""
+        """Add the rows of one block, which stand at `places` of the batch, to their classes and sides."""
         bits = fires.view(np.uint8)
-        lengths = cohort.lengths[places].tolist()
+        lengths = batch.lengths[places].tolist()
         by_token = self._unit == "token"
-        for side, mask in enumerate((cohort.chosen[places], cohort.rejected[places])):
+        for side, mask in enumerate((batch.chosen[places], batch.rejected[places])):
             rows = np.flatnonzero(mask)
             counted = places[rows]
-            classes = (cohort.fold[counted] * STRATA + cohort.stratum[counted]) * 2 + side
+            classes = (batch.fold[counted] * STRATA + batch.stratum[counted]) * 2 + side
             for row, number in zip(rows.tolist(), classes.tolist(), strict=True):
                 self._tokens.add(number if by_token else side, block[row], lengths[row])
                 self._responses.add(side if by_token else number, bits[row], 1)
 
     def _add_pairs(
         self,
-        cohort: Cohort,
+        batch: CountedResponses,
         by_side: list[Int64[np.ndarray, " m"]],
         responses: Int64[np.ndarray, " rows"],
         fires: Bool[np.ndarray, "rows d_sae"],
@@ -172,8 +172,8 @@ class FiringCounter:
         """Count the pairs that are complete with this block of ascending responses; let the others wait."""
         for side, order in enumerate(by_side):
             bounds = [responses[0], responses[-1] + 1]
-            found = order[slice(*np.searchsorted(cohort.pairs[:, side], bounds, sorter=order))]
-            pairs, weights = cohort.pairs[found], cohort.pair_weight[found]
+            found = order[slice(*np.searchsorted(batch.pairs[:, side], bounds, sorter=order))]
+            pairs, weights = batch.pairs[found], batch.pair_weight[found]
             partner = pairs[:, 1 - side]
             inside = (partner >= responses[0]) & (partner <= responses[-1])
             if side == 0:

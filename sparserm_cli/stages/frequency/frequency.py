@@ -12,10 +12,10 @@ import numpy as np
 
 from sparserm_cli.config import FrequencyConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA
 from sparserm_cli.stages.frequency.firing_counts import Counts, FiringCounter
 from sparserm_cli.stages.frequency.latent_statistics import measure
-from sparserm_cli.stages.frequency.unit_cohorts import Rule, UnitCohorts
+from sparserm_cli.stages.frequency.unit_responses import Rule, UnitResponses
 from sparserm_cli.store.arrays.external_sort import Scratch
 from sparserm_cli.store.artifacts.frequency import (
     TYPE,
@@ -89,11 +89,11 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         sweep(config.run, everything=False)
         # 2. Who is counted: the pairs of training prompts.
         rule = Rule(capture.rejected, config.val_fraction, config.seed)
-        cohorts = UnitCohorts(capture.rows, rule, scratch)
-        if not cohorts.pairs:
+        counted_by_unit = UnitResponses(capture.rows, rule, scratch)
+        if not counted_by_unit.pairs:
             found, hint = f"none of {pairs}", "use more data or a smaller --val-fraction"
             raise BadInputError(str(capture.root), "pairs to count", found, hint)
-        left_out = pairs - cohorts.pairs
+        left_out = pairs - counted_by_unit.pairs
         if left_out:
             note(f"{left_out:,} of {pairs:,} pairs are kept out of the rates (validation prompts)")
         # 3. One pass over each layer.
@@ -101,16 +101,16 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         layers: dict[int, Measures] = {}
         done = 0
         for layer in features.plan.layers:
-            counter = FiringCounter(features.plan.sae(layer).d_sae, config.unit, cohorts.longest)
+            counter = FiringCounter(features.plan.sae(layer).d_sae, config.unit, counted_by_unit.longest)
             for block in features.iter_blocks(layer, only_counts=True):
                 ends = np.concatenate([[0], np.cumsum(block.lengths, dtype=np.int64)])
-                counter.add(cohorts.of(block.unit), block.csr.indptr[ends], block.csr.indices)
+                counter.add(counted_by_unit.of(block.unit), block.csr.indptr[ends], block.csr.indices)
                 done += int(block.lengths.sum())
                 progress(done, total)
             counts = counter.result()
             layers[layer] = measure(counts)
         # 4. The table appears whole or not at all.
-        totals = _totals(counts, cohorts.pairs)
+        totals = _totals(counts, counted_by_unit.pairs)
         table = write_frequency(config.run, Frequency(lineage, config.unit, totals, layers))
     return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=False)
 

@@ -21,7 +21,7 @@ from sparserm_cli.models.head.projections import DENSE_PAIRS, projections
 from sparserm_cli.models.sae.decoder_rows import load_decoder
 from sparserm_cli.models.sae.load import find_sae, read_metadata
 from sparserm_cli.models.sae.metadata import sae_digest
-from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.frequency.unit_responses import counted_pairs
 from sparserm_cli.stages.select.rankings import Candidates, Chosen, choose
 from sparserm_cli.statistics.pair_moments import Moments, moments
 from sparserm_cli.store.artifacts.directions import (

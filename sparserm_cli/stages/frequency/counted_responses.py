@@ -19,7 +19,7 @@ STRATA = 4
 _WEIGHT_STEP = 2.0**-30  # pair weights are multiples of this, so sums of them are exact in any order
 
 
-class Cohort(NamedTuple):
+class CountedResponses(NamedTuple):
     """Consecutive responses with the class of each, and the counted pairs that they stand in."""
 
     start: int
@@ -41,17 +41,17 @@ class Cohort(NamedTuple):
 
     @property
     def own_pairs(self) -> Bool[np.ndarray, " m"]:
-        """The pairs whose chosen response is here; so every pair is one of a single cohort."""
+        """The pairs whose chosen response is here; so summed over units, each pair counts once."""
         chosen = self.pairs[:, 0]
         return (chosen >= self.start) & (chosen < self.start + len(self.lengths))
 
 
-def make_cohort(
+def class_responses(
     lengths: Integer[np.ndarray, " n"],
     groups: Integer[np.ndarray, " n"],
     folds: Integer[np.ndarray, " n"],
     pairs: Integer[np.ndarray, "m 2"],
-) -> Cohort:
+) -> CountedResponses:
     """Class all responses at once.
 
     Args:
@@ -73,7 +73,7 @@ def classed(
     cuts: Float64[np.ndarray, " cuts"],
     pairs: Integer[np.ndarray, "m 2"],
     per_prompt: Integer[np.ndarray, " m"],
-) -> Cohort:
+) -> CountedResponses:
     """Class some consecutive responses.
 
     Args:
@@ -88,7 +88,7 @@ def classed(
     sides = np.zeros((2, len(lengths)), bool)
     for side, place in enumerate(pairs.T - start):
         sides[side, place[(place >= 0) & (place < len(lengths))]] = True
-    return Cohort(
+    return CountedResponses(
         start=start,
         lengths=lengths,
         chosen=sides[0],
@@ -114,13 +114,13 @@ def length_cuts(counts: Integer[np.ndarray, " lengths"]) -> Float64[np.ndarray, 
 
 
 def class_totals(
-    cohort: Cohort,
+    counted: CountedResponses,
 ) -> tuple[Int64[np.ndarray, "folds strata 2"], Int64[np.ndarray, "folds strata 2"]]:
     """Return the tokens and the responses in every class, firing or not."""
     tokens = np.zeros((FOLDS, STRATA, 2), np.int64)
     responses = np.zeros((FOLDS, STRATA, 2), np.int64)
-    for side, mask in enumerate((cohort.chosen, cohort.rejected)):
-        where = (cohort.fold[mask], cohort.stratum[mask], side)
-        np.add.at(tokens, where, cohort.lengths[mask])
+    for side, mask in enumerate((counted.chosen, counted.rejected)):
+        where = (counted.fold[mask], counted.stratum[mask], side)
+        np.add.at(tokens, where, counted.lengths[mask])
         np.add.at(responses, where, 1)
     return tokens, responses

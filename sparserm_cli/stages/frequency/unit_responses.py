@@ -1,6 +1,6 @@
-"""Which pairs of a run train, and the cohort of every unit, found without holding all pairs or responses.
+"""Find the training pairs and the counted responses of each unit without holding all of them in memory.
 
-Reads: the rows of `activations.zarr`. Memory of `UnitCohorts`: one unit and some blocks of rows (see
+Reads: the rows of `activations.zarr`. Memory of `UnitResponses`: one unit and some blocks of rows (see
 `store.tables`); what is found waits on the disk. Each response then stands in a tree: a prompt with those of
 its responses that are in one unit.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt64
 
 from sparserm_cli.data.splits import validation_mask
-from sparserm_cli.stages.frequency.cohort import FOLDS, Cohort, classed, length_cuts
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, CountedResponses, classed, length_cuts
 from sparserm_cli.store.arrays.external_sort import Scratch, Table, fields, groups
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import Rows
@@ -66,8 +66,8 @@ class _ByUnit:
         return np.stack([block[name].astype(np.int64) for name in block.dtype.names or ()], axis=1)
 
 
-class UnitCohorts:
-    """The cohort of every unit of a capture.
+class UnitResponses:
+    """The counted responses of every unit of a capture.
 
     Prompts go to folds by the rank of their group key, which is a hash: random, even, and the same in any
     order of the data.
@@ -92,8 +92,8 @@ class UnitCohorts:
         """Tokens of the longest response that is counted."""
         self._cuts = length_cuts(counts)
 
-    def of(self, unit: int) -> Cohort:
-        """Return the cohort of a unit."""
+    def of(self, unit: int) -> CountedResponses:
+        """Return the counted responses of a unit."""
         fold = self._of_trees(unit)["fold"][self._tree(unit)]
         pairs = self._pairs(unit)
         start, lengths = self._rows.span(unit).start, self._rows.lengths(unit)
