@@ -86,7 +86,7 @@ def fit_controls(
 
     """
     layers = tuple(directions)
-    few = split.limited(DENSE_PAIRS, seed)
+    few = split.subsample(DENSE_PAIRS, seed)
     training = few.pairs[~few.validation]
     vectors = projections(capture, layers, _DENSE_SETTING.pool, None, few.rows)
     of_layer = dict(zip(layers, np.split(vectors, len(layers), axis=1), strict=True))

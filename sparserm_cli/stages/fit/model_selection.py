@@ -73,7 +73,7 @@ def try_settings(
         BadInputError: there are fewer training prompts than folds.
 
     """
-    split = split.limited(INNER_PAIRS, seed)
+    split = split.subsample(INNER_PAIRS, seed)
     prompts = len(np.unique(split.groups[~split.validation]))
     if prompts < INNER_FOLDS:
         expected = f"{INNER_FOLDS} training prompts to choose by"
@@ -102,7 +102,12 @@ def _accuracy(
 
     def scores(learned: Int64[np.ndarray, " learned"]) -> Float32[np.ndarray, " n"]:
         head = fit_projections(
-            split.only(np.append(training[learned], validation)), taken, setting, seed, directions, next(fits)
+            split.subset(np.append(training[learned], validation)),
+            taken,
+            setting,
+            seed,
+            directions,
+            next(fits),
         ).final
         return scores_of(head.weights, (taken - head.mean) / head.std)
 

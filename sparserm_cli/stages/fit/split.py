@@ -25,11 +25,11 @@ class Split(NamedTuple):
     groups: UInt64[np.ndarray, " m"]
     """Prompt of each pair."""
 
-    def only(self, kept: Int64[np.ndarray, " kept"]) -> "Split":
+    def subset(self, kept: Int64[np.ndarray, " kept"]) -> "Split":
         """Return a split of some of the pairs, with all responses."""
         return Split(self.rows, self.pairs[kept], self.validation[kept], self.groups[kept])
 
-    def limited(self, most: int, seed: int) -> "Split":
+    def subsample(self, most: int, seed: int) -> "Split":
         """Return a split of at most so many pairs, drawn at random; `rows` is cut to theirs."""
         if len(self.pairs) <= most:
             return self
