@@ -24,7 +24,13 @@ from sparserm_cli.stages.fit.controls import (
     fit_controls,
     fit_projections,
 )
-from sparserm_cli.stages.fit.model_selection import asked, best, final_share, record, try_settings
+from sparserm_cli.stages.fit.model_selection import (
+    best_setting,
+    final_share,
+    selection_record,
+    setting_identity,
+    try_settings,
+)
 from sparserm_cli.stages.fit.split import Split, split_pairs
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
@@ -90,7 +96,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     directions = read_directions(config.run)
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
-    identity = {**asked(config), "val_fraction": config.val_fraction, "seed": config.seed}
+    identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
@@ -101,14 +107,14 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     # 3. The setting of the head: the one that is told, or the best on folds of the training prompts.
     rows = {layer: one.rows for layer, one in directions.layers.items()}
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
-    setting = best(tried).setting if tried else config.setting
+    setting = best_setting(tried).setting if tried else config.setting
     # 4. The head on the projections, and the controls on the same pairs.
     taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
     head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
     note("fitting the controls: random directions, dense, difference of means")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. How good they are, measured with what will be stored; then it appears whole or not at all.
-    told = _recorded(lineage, capture, directions, split, setting, {**head.facts, **record(tried)})
+    told = _recorded(lineage, capture, directions, split, setting, {**head.facts, **selection_record(tried)})
     told = _measured(told, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
     whitening, quantiles = training_distances(x, groups, config.seed)

@@ -49,7 +49,7 @@ class Tried(NamedTuple):
     """Number of pairs that were tested."""
 
 
-def asked(config: FitConfig) -> dict[str, Any]:
+def setting_identity(config: FitConfig) -> dict[str, Any]:
     """Return what the identity of a reward model says of its setting: what was told, or how it is chosen."""
     if not config.choose:
         return vars(config.setting)
@@ -114,19 +114,19 @@ def _accuracy(
     return accuracy_by_folds(scores, split.pairs[training], split.groups[training], seed)
 
 
-def best(tried: Sequence[Tried]) -> Tried:
+def best_setting(tried: Sequence[Tried]) -> Tried:
     """Return what reached the highest accuracy; the first of several."""
     return max(tried, key=lambda one: one.accuracy)
 
 
-def record(tried: Sequence[Tried]) -> dict[str, Any]:
+def selection_record(tried: Sequence[Tried]) -> dict[str, Any]:
     """Return what a reward model records of the choice; nothing where there was none."""
     if not tried:
         return {}
     told = [
         {"name": one.name, **vars(one.setting), "accuracy": one.accuracy, "pairs": one.pairs} for one in tried
     ]
-    return {"choice": {"chosen": best(tried).name, "folds": INNER_FOLDS, "tried": told}}
+    return {"choice": {"chosen": best_setting(tried).name, "folds": INNER_FOLDS, "tried": told}}
 
 
 def final_share(progress: Progress, tried: Sequence[Tried]) -> Progress:

@@ -149,7 +149,7 @@ def _directions(
         rows = random_directions(2 * config.top_k, d_in, config.seed + layer)
     else:
         rows = decoder(layer, chosen.feature)
-    return told(chosen, rows, measures)
+    return layer_directions(chosen, rows, measures)
 
 
 def counted_moments(config: SelectConfig, frequency: Frequency) -> Callable[[int], Moments]:
@@ -178,7 +178,9 @@ def counted_moments(config: SelectConfig, frequency: Frequency) -> Callable[[int
     return of_layer
 
 
-def told(chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: Measures) -> LayerDirections:
+def layer_directions(
+    chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: Measures
+) -> LayerDirections:
     """Put the chosen latents, their rows and what is known of them together."""
     known = chosen.feature >= 0
 
