@@ -80,7 +80,7 @@ def _given(config: ExtractConfig) -> Rate | None:
 def _measured(request: Request, writer: ActivationsWriter) -> Rate:
     """Measure the rate of this machine's device on batches of the plan."""
     from sparserm_cli.models.lm.devices import device_name
-    from sparserm_cli.models.lm.residuals import capture
+    from sparserm_cli.models.lm.residuals import iter_residuals
     from sparserm_cli.models.lm.trie import Tree
 
     config, lm = request.config, load_model(request, writer, lambda _text: None)
@@ -95,7 +95,7 @@ def _measured(request: Request, writer: ActivationsWriter) -> Rate:
         part = trees[at % len(trees) : at % len(trees) + 32]
         at += len(part)
         begun = time.monotonic()
-        for _ in capture(lm, part, batch_tokens=writer.plan.settings.batch_tokens):
+        for _ in iter_residuals(lm, part, batch_tokens=writer.plan.settings.batch_tokens):
             pass
         if at > len(part) or at == len(trees):
             # The first part warms the machine up and does not count, unless it is all there is.

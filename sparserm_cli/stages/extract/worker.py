@@ -141,7 +141,7 @@ class CaptureWorker(UnitWorker):
         """
         import torch
 
-        from sparserm_cli.models.lm.residuals import capture
+        from sparserm_cli.models.lm.residuals import iter_residuals
         from sparserm_cli.models.lm.trie import Tree
 
         trees, tokens = [], 0
@@ -150,14 +150,14 @@ class CaptureWorker(UnitWorker):
             tokens += sum(map(len, tree.responses))
             if tokens >= rows:
                 break
-        taken = [residuals for _, _, residuals in capture(self.model, trees, on_nonfinite="reject")]
+        taken = [residuals for _, _, residuals in iter_residuals(self.model, trees, on_nonfinite="reject")]
         return {layer: torch.cat([one[layer] for one in taken]) for layer in self.writer.plan.settings.layers}
 
     def _captured(
         self, lm: "LanguageModel", unit: int
     ) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, Any]]:
         """Run the unit's trees through the model and lay their vectors out in store order."""
-        from sparserm_cli.models.lm.residuals import capture, pool
+        from sparserm_cli.models.lm.residuals import iter_residuals, pool
         from sparserm_cli.models.lm.trie import Tree
 
         settings, rows, span = self.writer.plan.settings, self.writer.rows, self.writer.rows.span(unit)
@@ -166,7 +166,7 @@ class CaptureWorker(UnitWorker):
         layers = {layer: self._empty(len(span), int(starts[-1])) for layer in settings.layers}
         facts: dict[str, Any] = {}
         parts = [Tree(tree.prompt_ids, tree.responses) for tree in trees]
-        for number, response, taken in capture(
+        for number, response, taken in iter_residuals(
             lm,
             parts,
             batch_tokens=settings.batch_tokens,
