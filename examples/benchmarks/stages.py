@@ -77,7 +77,7 @@ def select(runs: int) -> dict[str, Any]:
     """Choose 64 directions a side among 131,072 latents; return the seconds of each ranking."""
     from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
     from sparserm_cli.stages.frequency.firing_counts import FiringCounter
-    from sparserm_cli.stages.frequency.latent_statistics import measure
+    from sparserm_cli.stages.frequency.latent_statistics import statistics_of
     from sparserm_cli.stages.select.rankings import Candidates, choose
     from sparserm_cli.statistics.pair_moments import moments
 
@@ -88,7 +88,7 @@ def select(runs: int) -> dict[str, Any]:
     bounds = np.arange(0, responses * 20 * L0 + 1, 20 * L0)
     counted = class_responses(lengths, groups, groups % FOLDS, pairs)
     tally.add(counted, bounds, rng.integers(0, latents, int(bounds[-1])))
-    measures, totals = measure(tally.result()), np.full((FOLDS, 2), 200)
+    measures, totals = statistics_of(tally.result()), np.full((FOLDS, 2), 200)
     decoder = rng.standard_normal((latents // 64, 2304), np.float32)
     of_pairs = moments(rng.standard_normal((8_000, 2304), np.float32), np.arange(8_000).reshape(-1, 2))
     found = {}

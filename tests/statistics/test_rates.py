@@ -114,7 +114,7 @@ def test_measure_finds_the_planted_latents():
     )
     response, _, latent = np.nonzero(fires)
     counter.add(counted, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
-    found = latent_statistics.measure(counter.result())
+    found = latent_statistics.statistics_of(counter.result())
     assert found.difference == pytest.approx([0.4, -0.4, 0.0], abs=0.03)
     assert found.length_controlled == pytest.approx(found.difference, abs=0.01)
     assert (found.low <= found.rate).all()

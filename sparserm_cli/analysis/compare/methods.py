@@ -23,7 +23,7 @@ from sparserm_cli.models.head.baselines import (
     random_directions,
 )
 from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
-from sparserm_cli.stages.frequency.latent_statistics import measure
+from sparserm_cli.stages.frequency.latent_statistics import statistics_of
 from sparserm_cli.stages.select import orthogonal
 from sparserm_cli.stages.select.rankings import Candidates, choose
 from sparserm_cli.statistics.pair_moments import Moments, moments
@@ -132,7 +132,7 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
     for layer in sample.layers:
         counts = count(sample.latents[layer], counted, method.unit)
         candidates = Candidates(
-            measure(counts),
+            statistics_of(counts),
             counts.classed_total.sum(axis=1),
             method.top_k or 0,
             rows=partial(sample.decoder, layer),

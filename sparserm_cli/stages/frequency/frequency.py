@@ -14,14 +14,14 @@ from sparserm_cli.config import FrequencyConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA
 from sparserm_cli.stages.frequency.firing_counts import Counts, FiringCounter
-from sparserm_cli.stages.frequency.latent_statistics import measure
+from sparserm_cli.stages.frequency.latent_statistics import statistics_of
 from sparserm_cli.stages.frequency.unit_responses import Rule, UnitResponses
 from sparserm_cli.store.arrays.external_sort import Scratch
 from sparserm_cli.store.artifacts.frequency import (
     TYPE,
     VERSION,
     Frequency,
-    Measures,
+    LatentStatistics,
     Totals,
     frequency_path,
     read_frequency,
@@ -98,7 +98,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
             note(f"{left_out:,} of {pairs:,} pairs are kept out of the rates (validation prompts)")
         # 3. One pass over each layer.
         total = capture.plan.layout.response_tokens * len(features.plan.layers)
-        layers: dict[int, Measures] = {}
+        layers: dict[int, LatentStatistics] = {}
         done = 0
         for layer in features.plan.layers:
             counter = FiringCounter(features.plan.sae(layer).d_sae, config.unit, counted_by_unit.longest)
@@ -108,7 +108,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
                 done += int(block.lengths.sum())
                 progress(done, total)
             counts = counter.result()
-            layers[layer] = measure(counts)
+            layers[layer] = statistics_of(counts)
         # 4. The table appears whole or not at all.
         totals = _totals(counts, counted_by_unit.pairs)
         table = write_frequency(config.run, Frequency(lineage, config.unit, totals, layers))

@@ -33,7 +33,7 @@ from sparserm_cli.store.artifacts.directions import (
     read_directions,
     write_directions,
 )
-from sparserm_cli.store.artifacts.frequency import Frequency, Measures, frequency_path, read_frequency
+from sparserm_cli.store.artifacts.frequency import Frequency, LatentStatistics, frequency_path, read_frequency
 from sparserm_cli.store.capture.artifact import capture_path, open_capture
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
@@ -179,7 +179,7 @@ def counted_moments(config: SelectConfig, frequency: Frequency) -> Callable[[int
 
 
 def layer_directions(
-    chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: Measures
+    chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: LatentStatistics
 ) -> LayerDirections:
     """Put the chosen latents, their rows and what is known of them together."""
     known = chosen.feature >= 0

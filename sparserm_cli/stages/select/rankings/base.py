@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64, Int8, Int64
 from sparserm_cli.errors import UsageError
 from sparserm_cli.statistics.pair_moments import Moments
 from sparserm_cli.statistics.rates import Latents
-from sparserm_cli.store.artifacts.frequency import Measures
+from sparserm_cli.store.artifacts.frequency import LatentStatistics
 
 Rows = Callable[[Int64[np.ndarray, " latents"]], Float32[np.ndarray, "latents d_in"]]
 
@@ -34,7 +34,7 @@ class Chosen(NamedTuple):
 class Candidates:
     """The latents of one layer, and what a ranking may ask of them."""
 
-    measures: Measures
+    measures: LatentStatistics
     """Statistics of each latent, as `frequency` stores them."""
     fold_total: Int64[np.ndarray, "folds 2"]
     """Number of tokens (or responses) in each random group of prompts."""
