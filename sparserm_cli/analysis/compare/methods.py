@@ -196,7 +196,9 @@ def _in_turn(
         found = _moments(training.sample, layer, pairs)
         pool = pool_of(layer, found)
         rows[layer] = pool[
-            orthogonal.forward(pool, None, min(method.top_k or 0, len(pool) // 2), found).place
+            orthogonal.orthogonal_least_squares(
+                pool, None, min(method.top_k or 0, len(pool) // 2), found
+            ).place
         ]
     return _on(rows, method.pool)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, Int64
 from sparserm_cli.statistics.pair_moments import Moments
 
 RIDGE = 0.1
-"""Share of the mean variance that `forward` adds to every direction, so that a rare one is not overrated."""
+"""Share of the mean variance that `orthogonal_least_squares` adds to every direction, so that a rare one is not overrated."""
 
 Gain = Callable[[Float64[np.ndarray, " pool"], Float64[np.ndarray, " pool"]], Float64[np.ndarray, " pool"]]
 """What each candidate would add, from what is left of its signal and of its square."""
@@ -47,10 +47,12 @@ def greedy(
     unit = _unit(rows)
     weight = np.abs(difference)
     nothing = np.zeros(len(unit))
-    return _pursue(unit, unit, nothing, np.sign(difference), top_k, lambda _, rest: weight * np.sqrt(rest))
+    return _fill_sides(
+        unit, unit, nothing, np.sign(difference), top_k, lambda _, rest: weight * np.sqrt(rest)
+    )
 
 
-def forward(
+def orthogonal_least_squares(
     rows: Float32[np.ndarray, "pool d_in"],
     difference: Float64[np.ndarray, " pool"] | None,
     top_k: int,
@@ -78,7 +80,7 @@ def forward(
         return np.where(rest > 0, np.abs(left) / np.sqrt(np.where(rest > 0, rest, 1.0)), 0.0)
 
     side = np.zeros(len(unit)) if difference is None else np.sign(difference)
-    return _pursue(unit, products, unit @ of_pairs.mean, side, top_k, gain)
+    return _fill_sides(unit, products, unit @ of_pairs.mean, side, top_k, gain)
 
 
 def _unit(rows: Float32[np.ndarray, "pool d_in"]) -> Float64[np.ndarray, "pool d_in"]:
@@ -87,7 +89,7 @@ def _unit(rows: Float32[np.ndarray, "pool d_in"]) -> Float64[np.ndarray, "pool d
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
-def _pursue(
+def _fill_sides(
     unit: Float64[np.ndarray, "pool d_in"],
     products: Float64[np.ndarray, "pool d_in"],
     left: Float64[np.ndarray, " pool"],

@@ -25,7 +25,9 @@ def forward(candidates: Candidates) -> Chosen:
     """Choose by what the projection of a latent adds to a linear head on the pairs."""
     pool = _pool(candidates, max(FORWARD_POOL, candidates.top_k))
     difference, top_k = candidates.measures.difference[pool], candidates.top_k
-    place, gain = orthogonal.forward(candidates.rows(pool), difference, top_k, candidates.of_pairs())
+    place, gain = orthogonal.orthogonal_least_squares(
+        candidates.rows(pool), difference, top_k, candidates.of_pairs()
+    )
     return Chosen(pool[place], sides(top_k), gain * sides(top_k))
 
 
