@@ -61,7 +61,7 @@ class Request:
         """Return the identity that a plan of this request must have.
 
         Args:
-            recorded: identity of the existing plan. Options that are `auto` keep the values that they were given
+            recorded: identity of the existing plan. Options that are `auto` keep the values that they got
                 when that plan was made.
 
         """
