@@ -1,4 +1,4 @@
-"""What score differences are worth: how often each size of them is right, and what length has to do with it.
+"""Calibration of score differences, and their dependence on the length of responses.
 
 Axes: `pairs` of a chosen and a rejected response, each with a margin (chosen score less rejected score) and
 the group of its prompt; intervals are over prompts, as in `statistics`.
@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 from sparserm_cli.statistics.pair_accuracy import PairAccuracy, pair_accuracy
 
 BINS = 10
-"""Groups of pairs at most."""
+"""Largest number of groups of pairs."""
 PAIRS_PER_BIN = 20
-"""Pairs in a group at least: fewer say nothing."""
+"""Smallest number of pairs per group; with fewer, an accuracy says nothing."""
 
 _NAN = float("nan")
 
@@ -38,7 +38,7 @@ class ReliabilityBin(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """Whether probabilities are what they say.
+    """The agreement of stated probabilities with accuracies.
 
     Fields:
         bins: from the least to the most confident pairs, as even in number as they can be.
@@ -64,7 +64,7 @@ class LengthBin(NamedTuple):
 
 
 class LengthBias(NamedTuple):
-    """What length has to do with the score.
+    """The dependence of the score on the length of the response.
 
     Fields:
         correlation: Spearman's, of length difference and margin; NaN if one of them is constant.
@@ -91,7 +91,7 @@ def reliability(margins: Margins, groups: Groups, bins: int = BINS) -> Reliabili
     Args:
         margins: chosen score less rejected score of each pair.
         groups: prompt of each pair.
-        bins: at most so many groups of pairs.
+        bins: largest number of groups of pairs.
 
     """
     confidence = expit(np.abs(margins))
@@ -137,13 +137,13 @@ def length_bias(
 
 
 def to_json(result: Reliability | LengthBias) -> dict[str, Any]:
-    """Return a finding as a JSON object, NaN as null."""
+    """Return a result as a JSON object, with NaN as null."""
     value: dict[str, Any] = _plain(result)
     return value
 
 
 def reliability_from(value: Mapping[str, Any]) -> Reliability:
-    """Read what `to_json` made of a reliability.
+    """Read the output of `to_json` for a reliability.
 
     Raises:
         KeyError: it is something else.
@@ -157,7 +157,7 @@ def reliability_from(value: Mapping[str, Any]) -> Reliability:
 
 
 def length_bias_from(value: Mapping[str, Any]) -> LengthBias:
-    """Read what `to_json` made of a length bias.
+    """Read the output of `to_json` for a length bias.
 
     Raises:
         KeyError: it is something else.

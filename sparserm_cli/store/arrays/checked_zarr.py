@@ -1,9 +1,9 @@
-"""The few things we ask of zarr, made safe: synced atomic writes, no silent fill, errors that name the file.
+"""Safe access to zarr: synced atomic writes, errors for missing chunks, and errors that name the file.
 
 Plain zarr writes without fsync, leaves out empty chunks and reads a missing chunk as the fill value. Here
-every key is written by `write_atomic` (on an object store, see `remote_zarr`, by one put), every chunk is
+every key is written by `write_atomic` (on an object store by one upload, see `object_zarr`), every chunk is
 written, and a missing chunk is an error to read.
-Arrays have one chunk a unit, no shards, crc32c, and lie as `<array>/zarr.json` and `<array>/c.<unit>.0`.
+Arrays have one chunk per unit, no shards, crc32c, and lie as `<array>/zarr.json` and `<array>/c.<unit>.0`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from sparserm_cli.store.io.file_facts import FileFact
 from sparserm_cli.store.io.storage import make_folder, write_atomic
 
 _DAMAGED = "run `sparserm verify --deep` to see all damage"
-_THREADS = 2  # many workers share a machine; a unit is one chunk an array, so more would not help
+_THREADS = 2  # many workers share a machine; a unit is one chunk per array, so more would not help
 _BROKEN = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
 
 

@@ -130,9 +130,9 @@ def read_csr(store: CheckedStore, path: str, unit: int, rows: int, *, with_data:
 
     Args:
         store: the store, for reading.
-        path: of the part.
-        unit: for the error.
-        rows: it must have.
+        path: path of the matrix in the store.
+        unit: number of the unit, for errors.
+        rows: number of rows that the matrix must have.
         with_data: false leaves the values unread and gives ones for them.
 
     Raises:

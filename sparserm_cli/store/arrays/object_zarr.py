@@ -1,4 +1,4 @@
-"""Zarr on an object store: one put a key, and what a plan has written down is read once a machine."""
+"""Zarr on an object store: one upload per key, and files recorded in the plan are cached on each machine."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

@@ -8,7 +8,7 @@
 |---|---|
 | feature | latent of the SAE; null for a random direction |
 | side | 1 preferred, -1 dispreferred |
-| statistic | what it was chosen by, positive for preferred; null for a control |
+| statistic | statistic by which it was chosen, positive for preferred; null for a control |
 | rate_chosen, rate_rejected | share of tokens or responses on which it fires |
 | q | Benjamini-Hochberg q-value of McNemar's test of its pairs |
 """
@@ -47,11 +47,11 @@ class LayerDirections:
     rows: Float32[np.ndarray, "directions d_in"]
     """Decoder rows, as the SAE has them (not always of norm 1)."""
     feature: Int64[np.ndarray, " directions"]
-    """Latent of each, -1 for a random direction."""
+    """Latent of each direction; -1 for a random direction."""
     side: Int8[np.ndarray, " directions"]
     """1 preferred, -1 dispreferred."""
     statistic: Float64[np.ndarray, " directions"]
-    """What each was chosen by; NaN for a control."""
+    """Statistic by which each was chosen; NaN for a control."""
     rate_chosen: Float64[np.ndarray, " directions"]
     """Share of the chosen side's tokens or responses on which it fires; NaN for a random direction."""
     rate_rejected: Float64[np.ndarray, " directions"]
@@ -65,9 +65,9 @@ class Directions:
     """The directions of all layers."""
 
     lineage: Lineage
-    """Its digest is that of the rows and what is told of them; filled in by `write_directions`."""
+    """The lineage; its digest covers the rows and their metadata, and `write_directions` fills it in."""
     layers: Mapping[int, LayerDirections]
-    """Layer to directions, in the order in which a reward model uses them."""
+    """Mapping from layer to directions, in the order in which a reward model uses them."""
 
 
 def directions_path(run: PurePath) -> PurePath:
@@ -129,7 +129,7 @@ def read_directions(run: PurePath) -> Directions:
 
 
 def _row_records(directions: LayerDirections) -> list[dict[str, Any]]:
-    """Return what is told of each row as JSON."""
+    """Return the metadata of each row as JSON objects."""
     return [
         {
             "feature": None if directions.feature[row] < 0 else int(directions.feature[row]),
@@ -158,7 +158,7 @@ def _layer(rows: np.ndarray, facts: list[Mapping[str, Any]]) -> LayerDirections:
 
 
 def _digest(tensors: Mapping[str, np.ndarray], layers: Mapping[int, LayerDirections]) -> str:
-    """Return the xxh3-128 of all rows and what is told of them."""
+    """Return the xxh3-128 of all rows and their metadata."""
     hasher = xxhash.xxh3_128()
     for layer, directions in layers.items():
         hasher.update(f"{layer}".encode())

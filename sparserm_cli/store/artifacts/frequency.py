@@ -1,15 +1,16 @@
 """frequency.parquet: how often each latent fires on chosen and on rejected responses, and what follows.
 
-One row a latent, layer by layer, features in order from 0. Every column MUST be there; side columns end in
+There is one row per latent, layer by layer, features in order from 0.
+Every column MUST be there; side columns end in
 `_chosen` and `_rejected`; a positive measure speaks for chosen. The file's metadata hold, under `sparserm`,
 the lineage and what the rates are shares of; since format 2 the file has the seal of `parquet`.
 
 | column | type | |
 |---|---|---|
 | layer, feature | int32 | block from 0, latent of its SAE |
-| rate, low, high (a side) | double | share of tokens or responses that fire, ends of its Wilson interval |
-| responses (a side) | int64 | responses that fire at least once |
-| fold_rate (a side) | fixed list of float | the rate in each random group of prompts |
+| rate, low, high (per side) | double | share of tokens or responses that fire, ends of its Wilson interval |
+| responses (per side) | int64 | responses that fire at least once |
+| fold_rate (per side) | fixed list of float | the rate in each random group of prompts |
 | difference, standardised, length_controlled | double | differences of the rates |
 | z, q, mcnemar, mcnemar_q, mutual_information | double | tests by response and pair, q-values, bits |
 """
@@ -39,52 +40,52 @@ Latents = Float64[np.ndarray, " d_sae"]
 SideLatents = Float64[np.ndarray, "2 d_sae"]
 
 
-class Measures(NamedTuple):
-    """One number a latent in each field; side 0 is chosen, 1 rejected; rates are shares of the unit."""
+class LatentStatistics(NamedTuple):
+    """One number per latent in each field; side 0 is chosen, 1 is rejected."""
 
     rate: SideLatents
     """Share of tokens (or responses) on which the latent fires."""
     low: SideLatents
     """Lower end of the 95 % Wilson interval of the rate; a response counts as one observation."""
     high: SideLatents
-    """Upper end of it."""
+    """Upper end of the same interval."""
     responses: Int64[np.ndarray, "2 d_sae"]
     """Responses on which the latent fires at least once."""
     fold_rate: Float32[np.ndarray, "2 d_sae folds"]
     """The rate in each random group of prompts."""
     difference: Latents
-    """Rate on chosen less rate on rejected: the paper's measure."""
+    """Rate on chosen minus rate on rejected: the paper's statistic."""
     standardised: Latents
-    """The difference over the standard deviation of one firing."""
+    """The difference divided by the standard deviation of a single firing."""
     length_controlled: Latents
     """The difference within classes of response length, averaged with Mantel-Haenszel weights."""
     z: Latents
-    """Two-proportion z of the responses that fire."""
+    """Two-proportion z statistic of the responses that fire."""
     q: Latents
     """Benjamini-Hochberg q-value of z, two-sided."""
     mcnemar: Latents
-    """McNemar's z over the pairs; a prompt weighs 1 whatever its number of pairs."""
+    """McNemar's z over the pairs; every prompt has weight 1, whatever its number of pairs."""
     mcnemar_q: Latents
-    """Benjamini-Hochberg q-value of it, two-sided."""
+    """Benjamini-Hochberg q-value of McNemar's z, two-sided."""
     mutual_information: Latents
-    """Bits that firing on a response tells about its side."""
+    """Mutual information, in bits, of firing on a response and the side of the response."""
 
 
 _SIDED = ("rate", "low", "high", "responses", "fold_rate")
-_PLAIN = tuple(name for name in Measures._fields if name not in _SIDED)
+_PLAIN = tuple(name for name in LatentStatistics._fields if name not in _SIDED)
 
 
 class Totals(NamedTuple):
-    """What the rates are shares of."""
+    """Total counts, which are the denominators of the rates."""
 
     tokens: tuple[int, int]
-    """Tokens of the counted chosen and rejected responses."""
+    """Number of tokens of the counted chosen and rejected responses."""
     responses: tuple[int, int]
-    """Those responses."""
+    """Number of counted chosen and rejected responses."""
     pairs: int
-    """Counted pairs."""
+    """Number of counted pairs."""
     prompts: int
-    """Their prompts."""
+    """Number of prompts of the counted pairs."""
     fold_total: tuple[tuple[int, int], ...]
     """Tokens (or responses) in each random group of prompts, by side."""
 
@@ -94,13 +95,13 @@ class Frequency:
     """The whole table."""
 
     lineage: Lineage
-    """Its digest is that of the columns' bytes; filled in by `write_frequency`."""
+    """The lineage; its digest covers the bytes of all columns, and `write_frequency` fills it in."""
     unit: Unit
-    """What the rates are shares of."""
+    """Whether rates are shares of tokens or of responses."""
     totals: Totals
-    """How many of them there are."""
-    layers: Mapping[int, Measures]
-    """Layer to measures."""
+    """Total counts of tokens, responses, pairs and prompts."""
+    layers: Mapping[int, LatentStatistics]
+    """Mapping from layer to the statistics of its latents."""
 
 
 def frequency_path(run: PurePath) -> PurePath:
@@ -159,7 +160,7 @@ def read_frequency(run: PurePath) -> Frequency:
     return Frequency(lineage, unit, totals, layers)
 
 
-def _table(layer: int, measures: Measures) -> Any:
+def _table(layer: int, measures: LatentStatistics) -> Any:
     """Return one layer's rows."""
     d_sae = len(measures.difference)
     columns: dict[str, Any] = {
@@ -177,12 +178,12 @@ def _table(layer: int, measures: Measures) -> Any:
     return pa.table(columns | {name: pa.array(getattr(measures, name)) for name in _PLAIN})
 
 
-def _measures(table: Any) -> Measures:
+def _measures(table: Any) -> LatentStatistics:
     """Read one layer's rows."""
     fields: dict[str, np.ndarray] = {name: _column(table, name) for name in _PLAIN}
     for name in _SIDED:
         fields[name] = np.stack([_column(table, f"{name}_{suffix}") for suffix in _SIDES])
-    return Measures(**fields)
+    return LatentStatistics(**fields)
 
 
 def _column(table: Any, name: str) -> np.ndarray:
@@ -209,12 +210,12 @@ def _totals(value: Mapping[str, Any]) -> Totals:
 
 
 def _two(value: Sequence[Any]) -> tuple[int, int]:
-    """Read a number a side."""
+    """Read one number per side."""
     chosen, rejected = value
     return int(chosen), int(rejected)
 
 
-def _digest(layers: Mapping[int, Measures]) -> str:
+def _digest(layers: Mapping[int, LatentStatistics]) -> str:
     """Return the xxh3-128 of all columns' bytes."""
     hasher = xxhash.xxh3_128()
     for layer, measures in layers.items():

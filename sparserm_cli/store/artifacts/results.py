@@ -1,6 +1,6 @@
-"""evaluation.json and comparison.json: what was measured, sealed like every small artifact.
+"""evaluation.json and comparison.json: results of measurements, in sealed JSON files.
 
-`type` and `version` MUST be there; the rest is what `study.evaluate` and `study.compare` give.
+`type` and `version` MUST be there; the commands `evaluate` and `compare` define all other fields.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from sparserm_cli.store.provenance import check_version
 
 @dataclass(frozen=True)
 class Results:
-    """One kind of measurements, in a file of its own in the run directory."""
+    """One kind of results, with its own file in the run directory."""
 
     type: str
-    """Its kind, which also names the file."""
+    """Type of the results, which also names the file."""
     version: int
-    """Of its format."""
+    """Version of the format."""
     command: str
-    """What makes it."""
+    """Command that makes the file."""
 
     def path(self, run: PurePath) -> PurePath:
         """Return where the measurements of a run directory lie."""
@@ -39,11 +39,11 @@ class Results:
         write_sealed(path, {"type": self.type, "version": self.version, **measurements})
 
     def read(self, path: PurePath) -> Mapping[str, Any]:
-        """Read what `write` wrote.
+        """Read the output of `write`.
 
         Raises:
             IncompatibleError: it is of another type or newer than this program.
-            CorruptStoreError: it is not there, cut or changed.
+            CorruptStoreError: the file is absent, truncated or changed.
 
         """
         value = read_sealed(path, f"run `{self.command}` again")

@@ -13,7 +13,7 @@ of a response from those of the fit is the root mean square of `x @ whitening`.
 
 | tensor | shape | |
 |---|---|---|
-| directions.14 | [directions, d_in] | one a layer; MAY be missing |
+| directions.14 | [directions, d_in] | one per layer; MAY be missing |
 | mean, std | [projections] | of the training responses, MUST |
 | whitening | [projections, projections] | MUST since format 2; the identity in format 1 |
 | weight, bias | [projections], [1] | linear: `x @ weight + bias` |
@@ -50,7 +50,7 @@ HEAD_TENSORS: dict[str, tuple[str, ...]] = {
     "linear": ("weight", "bias"),
     "mlp": ("weight_1", "bias_1", "weight_2", "bias"),
 }
-"""Head to its tensors; the first has one row per projection."""
+"""Mapping from head to the names of its tensors; the first has one row per projection."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class HeadArrays:
     mean: Float32[np.ndarray, " projections"]
     """Mean of each projection over the training responses."""
     std: Float32[np.ndarray, " projections"]
-    """Standard deviation of each."""
+    """Standard deviation of each projection over the training responses."""
     weights: Mapping[str, Float32[np.ndarray, "..."]]
     """The tensors of a linear head or of one with a hidden layer."""
     directions: Mapping[int, Float32[np.ndarray, "directions d_in"]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class HeadArrays:
 
     @property
     def parameters(self) -> int:
-        """Number of trained numbers."""
+        """Number of trained parameters."""
         return sum(values.size for values in self.weights.values())
 
 
@@ -85,7 +85,7 @@ class Metric:
     low: float
     """Lower end of the 95 % interval over prompts."""
     high: float
-    """Upper end of it."""
+    """Upper end of the same interval."""
     pairs: int
     """Number of pairs."""
     ties: int = 0
@@ -97,11 +97,11 @@ class RewardConfig:
     """Everything recorded about a reward model besides its tensors."""
 
     lineage: Lineage
-    """Its digest is that of all tensors; filled in by `write_reward`."""
+    """The lineage; its digest covers all tensors, and `write_reward` fills it in."""
     model: str
     """Name of the language model."""
     model_revision: str
-    """Its commit, or the digest of its files."""
+    """Commit of the language model, or the digest of its files."""
     tokenizer: str
     """Digest of the tokenizer."""
     template_digest: str
@@ -109,17 +109,17 @@ class RewardConfig:
     layers: tuple[int, ...]
     """Blocks, counted from 0, after which the residual stream is taken."""
     hook_names: tuple[str, ...]
-    """The same in sae-lens words."""
+    """Names of the same points in sae-lens."""
     d_in: int
     """Width of the residual stream."""
     dtype: str
-    """What the language model computed in."""
+    """Floating-point type in which the language model computed."""
     pool: str
-    """mean, last or both."""
+    """Pooling over the response: mean, last or both."""
     head: str
-    """linear or mlp."""
+    """Kind of head: linear or mlp."""
     loss: str
-    """margin, bt or bce."""
+    """Training loss: margin, bt or bce."""
     template: str | None = None
     """None for the model's own template, `raw` for none, else where it came from."""
     template_text: str | None = None
@@ -127,7 +127,7 @@ class RewardConfig:
     max_length: int = 0
     """Longest prompt plus response, in tokens; 0 for what the model takes."""
     seed: int = 0
-    """Of the split and of the training."""
+    """Seed of the split and of the training."""
     val_fraction: float = 0.0
     """Share of prompts that chose the regularisation."""
     selection: Mapping[str, Any] = field(default_factory=dict)
@@ -158,11 +158,11 @@ class RewardFiles:
     """A reward model as it lies on disk."""
 
     config: RewardConfig
-    """What is recorded."""
+    """The recorded configuration."""
     head: HeadArrays
     """The head."""
     controls: Mapping[str, HeadArrays]
-    """Name to head of what it is compared with."""
+    """Mapping from name to the head of a control."""
     whitening: Float32[np.ndarray, "projections projections"] | None = None
     """Makes the standardised projections of training responses uncorrelated; None in format 1."""
 

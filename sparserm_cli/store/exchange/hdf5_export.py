@@ -30,7 +30,7 @@ from sparserm_cli.store.units.records import REJECTS
 
 KIND = "activations-hdf5"
 VERSION = 1
-"""Of the format of exported files."""
+"""Version of the format of exported files."""
 _CHUNK_BYTES = 1 << 20
 _CACHE_BYTES = 1 << 26  # more than the chunks of a row of datasets, so that none is written twice
 

@@ -1,4 +1,4 @@
-"""What an encoding is planned to be: the SAEs, and the capture that it is made from, whose units it has.
+"""The plan of an encoding: its SAEs, and the capture that it is made from and whose units it shares.
 
 zarr.json                 group, with type and version
 layers/14/parts/00042/    the latents of one unit, see `csr`
@@ -27,7 +27,7 @@ from sparserm_cli.store.units.unit_store import PLAN, write_plan
 FEATURES = "features"
 COMMAND = "sparserm encode"
 VERSION = 1
-"""Of the format of features.zarr."""
+"""Version of the format of features.zarr."""
 
 _ROWS_ARE = (
     "part u has one row per response token of unit u, which holds the responses from "
@@ -43,11 +43,11 @@ class SAEFacts:
     name: str
     """Release or path, as it was given."""
     digest: str
-    """Of its weights and configuration."""
+    """Digest of its weights and configuration."""
     architecture: str
-    """As sae-lens names it."""
+    """Architecture, as sae-lens names it."""
     hook_name: str
-    """Where it was trained, in sae-lens words."""
+    """Name of the point in the model at which it was trained, as in sae-lens."""
     layer: int
     """The layer of the capture it encodes."""
     d_in: int
@@ -55,7 +55,7 @@ class SAEFacts:
     d_sae: int
     """Number of its latents."""
     dtype: str = "float32"
-    """What it computes in."""
+    """Floating-point type in which it computes."""
     model_name: str = ""
     """The model it was trained on, if it says so."""
 
@@ -65,11 +65,11 @@ class FeaturesPlan:
     """An encoding that is frozen on the disk."""
 
     saes: tuple[SAEFacts, ...]
-    """One a layer."""
+    """The SAEs, one per layer."""
     layout: Layout
     """The sizes of the capture."""
     plan_hash: str
-    """Of the frozen plan."""
+    """Hash of the plan."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -91,7 +91,7 @@ class FeaturesPlan:
 
 
 def features_identity(saes: Sequence[SAEFacts]) -> dict[str, Any]:
-    """Return field to JSON value of an encoding: `sae`, `sae_digest`, `d_sae`, ..., one value a layer."""
+    """Return field to JSON value of an encoding: `sae`, `sae_digest`, `d_sae`, ..., one value per layer."""
     lists = {item.name: [getattr(sae, item.name) for sae in saes] for item in fields(SAEFacts)}
     return {"sae": lists.pop("name"), "sae_digest": lists.pop("digest"), **lists}
 
@@ -144,7 +144,7 @@ def plan_features(
 
 
 def features_plan_of(where: str, plan: Plan) -> FeaturesPlan:
-    """Return the encoding's plan that a frozen plan of the unit engine tells.
+    """Return the plan of an encoding from the plan of its unit store.
 
     Raises:
         CorruptStoreError: a field is missing or of the wrong kind.

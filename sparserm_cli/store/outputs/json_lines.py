@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, as `scores.jsonl`, `ranking.jsonl`, pairs and their audit are."""
+"""Files with one JSON object per line, as `scores.jsonl`, `ranking.jsonl`, pairs and their audit are."""
 
 import json
 import sys

@@ -293,11 +293,11 @@ def test_unknown_dtype_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_no_sae_and_two_for_a_layer_are_usage_errors(run: Path, tmp_path: Path) -> None:
-    """One SAE a layer."""
+    """Exactly one SAE encodes a layer."""
     with pytest.raises(UsageError, match="--sae: expected an SAE for a captured layer, found none"):
         do(run)
     names = [saved(tmp_path / letter, perfect_sae(D_IN)) for letter in "ab"]
-    with pytest.raises(UsageError, match="expected one SAE a layer"):
+    with pytest.raises(UsageError, match="expected one SAE per layer"):
         do(run, *names)
 
 
