@@ -1,7 +1,7 @@
 """The only place that prints: results on stdout, everything else on stderr.
 
 `--json` makes the result one JSON object on stdout; `--quiet` silences notes and progress, never errors.
-rich is imported when first needed, since `--help` must be instant.
+rich is imported at its first use, since `--help` must be fast.
 """
 
 import json
@@ -19,13 +19,13 @@ from sparserm_cli.formatting import duration, one_line, plain, strict
 
 
 class Output:
-    """Where a command's words go, by the two switches every command has.
+    """The output of a command, controlled by the two switches that every command has.
 
     Args:
         as_json: print results as one JSON object.
         quiet: print no notes and no progress.
-        carried: options that further commands need as well, such as ` --run mine`.
-        settings: tables of the settings file that is in force.
+        carried: options that the suggested next commands need as well, such as ` --run mine`.
+        settings: tables of the settings file in use.
 
     """
 
@@ -44,11 +44,11 @@ class Output:
         self._carried, self._settings = carried, settings or {}
 
     def command(self, name: str, **needed: str) -> str:
-        """Return a further command for this run, as it has to be typed with the settings in force.
+        """Return a next command for this run, as it must be typed with the settings file in use.
 
         Args:
             name: the command and its arguments, such as `score responses.jsonl`.
-            needed: options it needs, which are left out where the settings file has them.
+            needed: options that it needs; those that the settings file has are left out.
 
         """
         table = self._settings.get(name.split()[0], {})
@@ -59,12 +59,12 @@ class Output:
         return " ".join(words) + self._carried
 
     def result(self, data: Mapping[str, Any], text: str, *, styled: bool = False) -> None:
-        """Print a command's result: `data` as JSON where asked for, else `text`.
+        """Print the result of a command: `data` if JSON is requested, otherwise `text`.
 
         Args:
-            data: what to print as JSON.
-            text: the same for people.
-            styled: whether `text` holds colours, and nothing of others that has not been made plain.
+            data: the result as a JSON object.
+            text: the same result for people.
+            styled: whether `text` holds colours; text of others in it must already be `plain`.
 
         """
         Output.printed = True
@@ -78,7 +78,7 @@ class Output:
     def table(
         self, data: Mapping[str, Any], title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     ) -> None:
-        """Print rows under columns, or `data` as JSON where asked for."""
+        """Print rows under columns, or `data` if JSON is requested."""
         if self.as_json:
             self.result(data, "")
             return
@@ -93,33 +93,33 @@ class Output:
         for row in rows:
             table.add_row(*map(one_line, row))
         width = None if sys.stdout.isatty() else 120
-        # A title of rich's own would be broken to the table's width.
+        # rich would wrap a title of its own at the width of the table.
         console = Console(file=sys.stdout, width=width, highlight=False, markup=False)
         console.print(*([plain(title), table] if title else [table]), sep="\n", soft_wrap=True)
 
     def written(self, output: str, data: Mapping[str, Any], text: str) -> None:
-        """Tell what a file of results holds; in passing where `output` is "-", stdout being that file."""
+        """Report what a file of results holds; as a note if `output` is "-", since stdout is that file."""
         if output == "-":
             self.note(text)
         else:
             self.result(data, text)
 
     def note(self, text: str) -> None:
-        """Say something in passing, on stderr."""
+        """Print a note on stderr."""
         if not self.quiet:
             sys.stderr.write(plain(text) + "\n")
             sys.stderr.flush()
 
     @contextmanager
     def phases(self, unit: str) -> Iterator[Callable[[str, int, int], None]]:
-        """Show the progress of work in several phases, each named as it goes; a total of 0 is not known."""
+        """Show the progress of work in several named phases; a total of 0 means that it is not known."""
         with ExitStack() as current:
             update: Progress = _silent
             name = ""
 
             def say(what: str, done: int, total: int) -> None:
                 nonlocal update, name
-                # A phase may tell a figure after a comma, which is shown but opens no new phase.
+                # A figure after a comma may change within a phase, so only the text before it is the name.
                 if what.partition(",")[0] != name:
                     name = what.partition(",")[0]
                     current.close()
@@ -130,9 +130,9 @@ class Output:
 
     @contextmanager
     def progress(self, title: str, unit: str) -> Iterator[Progress]:
-        """Show how far a stage has come, its rate and the time left.
+        """Show the progress of a stage, its rate and the time left.
 
-        On a terminal a bar; elsewhere (a log file) plain lines, every 30 seconds at least.
+        A terminal shows a bar; a log file gets plain lines, at least every 30 seconds.
         """
         title = one_line(title)
         if self.quiet:
@@ -149,7 +149,7 @@ class Output:
 
 
 def error(problem: SparseRMError | StoppedError, *, as_json: bool = False) -> None:
-    """Print an error's one line on stderr, and with `as_json` the error as one JSON object on stdout."""
+    """Print an error as one line on stderr and, with `as_json`, as one JSON object on stdout."""
     sys.stderr.write(f"sparserm: {one_line(str(problem))}\n")
     sys.stderr.flush()
     if as_json:
@@ -157,7 +157,7 @@ def error(problem: SparseRMError | StoppedError, *, as_json: bool = False) -> No
 
 
 def error_object(problem: SparseRMError | StoppedError) -> None:
-    """Print an error as one JSON object on stdout, unless a result stands there already."""
+    """Print an error as one JSON object on stdout, unless a result was printed there already."""
     if Output.printed:
         return
     if isinstance(problem, SparseRMError):
@@ -208,12 +208,12 @@ def _bar(title: str, unit: str) -> Iterator[Progress]:
 
 
 class _LineProgress:
-    """Plain progress lines for logs: one every ten seconds, and every 30 while nothing advances."""
+    """Plain progress lines for logs, at most every 10 seconds, and every 30 while nothing advances."""
 
     interval = 10.0
     """Seconds between lines."""
     patience = 30.0
-    """Seconds after which a line comes although nothing has advanced."""
+    """Seconds after which a line is printed although nothing has advanced."""
 
     def __init__(self, title: str, unit: str) -> None:
         self.title, self.unit = title, unit
@@ -223,7 +223,7 @@ class _LineProgress:
         threading.Thread(target=self._keep_saying, daemon=True).start()
 
     def _keep_saying(self) -> None:
-        """Say that the work goes on whenever no line has come for a while."""
+        """Print that the work goes on whenever no line was printed for a while."""
         while not self.ended.wait(self.patience):
             now = time.monotonic()
             if now - self.said >= self.patience:
@@ -239,7 +239,7 @@ class _LineProgress:
             return
         self.said = now
         rate = (done - self.first) / (now - self.begun)
-        told = f" of {total:,}" if total else ""
+        out_of = f" of {total:,}" if total else ""
         left = f", {duration((total - done) / rate)} left" if total else ""
-        sys.stderr.write(f"{self.title}: {done:,}{told} {self.unit}, {rate:,.0f}/s{left}\n")
+        sys.stderr.write(f"{self.title}: {done:,}{out_of} {self.unit}, {rate:,.0f}/s{left}\n")
         sys.stderr.flush()

@@ -1,7 +1,7 @@
-"""Every error a user can meet, and the one table of exit codes.
+"""Every error that a user can meet, and the table of exit codes.
 
-An error says where it happened, what was expected, what was found and what to run next, in one line. The
-library raises these; `cli.main` turns them into that line and the exit code.
+An error states in one line where it happened, what was expected, what was found and what to run next. The
+library raises these errors; `cli.main` prints that line and ends with the exit code.
 """
 
 import re
@@ -22,10 +22,10 @@ EXIT_CODES: dict[int, str] = {
 
 
 class SparseRMError(Exception):
-    """An error with the four things a user needs to know.
+    """An error with the four facts that a user needs.
 
     Args:
-        where: the file, line, field, option or unit concerned.
+        where: the file, line, field, option or unit that is concerned.
         expected: what would have been right.
         found: what was there instead.
         hint: what to do or run next.
@@ -39,12 +39,12 @@ class SparseRMError(Exception):
         super().__init__(f"{where}: expected {expected}, found {found}; {hint}")
 
     def carrying(self, options: str) -> "SparseRMError":
-        """Return the error with options, such as ` --run mine`, added to the commands that its hint names."""
+        """Return the error with options, such as ` --run mine`, added to the commands in its hint."""
         hint = re.sub(r"`(sparserm [^`]+)`", lambda match: f"`{match[1]}{options}`", self.hint)
         return type(self)(self.where, self.expected, self.found, hint)
 
     def __reduce__(self) -> tuple[type[Self], tuple[str, str, str, str]]:
-        """Let another process raise it: exceptions are otherwise made again from their text alone."""
+        """Support pickling, since exceptions are otherwise rebuilt from their text alone."""
         return type(self), (self.where, self.expected, self.found, self.hint)
 
 
@@ -67,13 +67,13 @@ class IncompatibleError(SparseRMError):
 
 
 class CorruptStoreError(SparseRMError):
-    """Bytes of an artifact are missing, cut or changed."""
+    """Bytes of an artifact are missing, truncated or changed."""
 
     exit_code = 5
 
 
 class ResourceError(SparseRMError):
-    """Disk, memory, device or port is not to be had."""
+    """Disk space, memory, a device or a port is not available."""
 
     exit_code = 6
 
@@ -85,17 +85,17 @@ class PartialError(SparseRMError):
 
 
 class TemporaryError(SparseRMError):
-    """Trying again later may work."""
+    """The same command may succeed later."""
 
     exit_code = 75
 
 
 class StoppedError(Exception):
-    """A signal asked for an end and the work in hand was finished; nothing is lost.
+    """A signal requested the end, and the current unit of work was finished; nothing is lost.
 
     Args:
-        signal_number: the signal, which gives the exit code 128 + `signal_number`.
-        done: what is safe, as words.
+        signal_number: number of the signal; the exit code is 128 + `signal_number`.
+        done: a text that says which work has been saved.
 
     """
 

@@ -1,4 +1,4 @@
-"""Plain text: numbers as people read them, and names of others without what steers a terminal."""
+"""Plain text: readable numbers, and text of others without characters that control a terminal."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def strict(value: Any) -> Any:
-    """Return `value` with what JSON has no word for (NaN, infinities) as null."""
+    """Return `value` with NaN and infinities, which JSON does not have, as null."""
     if isinstance(value, Mapping):
         return {str(key): strict(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -17,28 +17,28 @@ def strict(value: Any) -> Any:
     return value
 
 
-# Controls except tab and line feed, marks that turn the direction of text, line separators, half surrogates.
+# Control characters except tab and line feed, marks of text direction, line separators, lone surrogates.
 _STEERING = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 def plain(text: str) -> str:
-    r"""Return text in which whatever steers a terminal, or cannot be written to it, is spelled as `\u001b`.
+    r"""Return text in which characters that control a terminal are escaped, such as `\u001b`.
 
-    Names, ids and messages come from files and servers of other people. JSON that is written in this way is
-    JSON for the same value.
+    Names, ids and messages come from files and servers of other people. Escaped JSON still has the same
+    value.
     """
     return _STEERING.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def one_line(text: str) -> str:
-    """Return `plain` text without line ends and tabs."""
+    """Return `plain` text in which line feeds and tabs are spaces."""
     return plain(" ".join(re.split(r"[\n\t]", text)))
 
 
 def size(count: float) -> str:
-    """Write a number of bytes as people read it, in powers of 1,024."""
+    """Return a number of bytes as text, in units of powers of 1,024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -47,7 +47,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Write a time as people read it: 8 s, 3 min 20 s, 2 h 5 min."""
+    """Return a time as text, such as 8 s, 3 min 20 s or 2 h 5 min."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -57,10 +57,10 @@ def duration(seconds: float) -> str:
 
 
 def rows_read(read: int, accepted: int, rejected: int) -> str:
-    """Write what became of the rows of a file."""
+    """Return how many rows of a file were read, accepted and rejected, as text."""
     return f"{read:,} rows read: {accepted:,} accepted, {rejected:,} rejected"
 
 
 def percent(value: float, digits: int = 1) -> str:
-    """Write a share as a percentage; "" for NaN."""
+    """Return a share as a percentage; "" for NaN."""
     return "" if math.isnan(value) else f"{100 * value:.{digits}f} %"

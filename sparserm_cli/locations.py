@@ -1,7 +1,7 @@
-"""Where a run lies, as a name: a folder of this machine or a prefix on an object store. Touches no file.
+"""The location of a run: a folder of this machine or a prefix on an object store. No file is read here.
 
-What takes both is annotated `PurePath`; `Path` means this machine, so the type checker finds what would look
-for an object among the files.
+Arguments that may be either are annotated `PurePath`, and `Path` means this machine alone, so that the type
+checker finds code that would look for an object on the local disk.
 """
 
 import os
@@ -19,7 +19,7 @@ OBJECT_STORES = {
     "az": "adlfs",
     "memory": "fsspec",
 }
-"""Protocols whose objects appear whole or not at all and can be made only if absent, and what to install."""
+"""Protocols whose uploads are atomic and can be made conditional on absence, and the package each needs."""
 
 _THIS_MACHINE = ("file", "local")
 
@@ -28,19 +28,19 @@ class RemotePath(PurePosixPath):
     """A prefix or an object on an object store, such as `s3://bucket/run`."""
 
     def __str__(self) -> str:
-        """Return the URL; the parent class knows one slash only."""
+        """Return the URL; the parent class would merge its two slashes."""
         return super().__str__().replace(":/", "://", 1)
 
 
-def place(text: str | PurePath) -> PurePath:
-    """Read a folder or a URL.
+def parse_location(text: str | PurePath) -> PurePath:
+    """Parse a folder or a URL.
 
-    Of fsspec's protocols only those of `OBJECT_STORES` will do. Of other object stores, such as `oss`, the
-    client cannot make an object only if it is absent, which locks need; of file systems, such as `sftp`, it
-    writes in place, so that others see half a file.
+    Only the protocols of `OBJECT_STORES` are accepted. On other object stores, such as `oss`, fsspec cannot
+    create an object only if it is absent, which locks need; on file systems, such as `sftp`, it writes in
+    place, so that others would see half a file.
 
     Raises:
-        UsageError: a URL of something else.
+        UsageError: the URL has another protocol.
 
     """
     protocol, separator, rest = str(text).partition("://")
@@ -61,7 +61,7 @@ def local_folder(run: PurePath, what: str) -> Path:
 
     Args:
         run: the run directory.
-        what: who needs it, such as `sparserm report`.
+        what: the command that needs it, such as `sparserm report`.
 
     Raises:
         UsageError: it lies on an object store.
@@ -82,7 +82,7 @@ def cache_folder() -> Path:
 
 
 def bundled_sae(name: str) -> Path | None:
-    """Return the folder of an SAE that is installed with this package, by its name; None if there is none.
+    """Return the folder of an SAE that is installed with this package, by its name, or None.
 
     A wheel carries it inside the package, a checkout under `examples/sae`.
     """

@@ -130,9 +130,9 @@ def verify(run: Path) -> None:
 
 def status(run: Path) -> None:
     """Look at the whole chain."""
-    from sparserm_cli.store.run.status import status as look
+    from sparserm_cli.store.run.status import status as read_status
 
-    look(run)
+    read_status(run)
 
 
 def frequency(run: Path) -> None:

@@ -10,6 +10,8 @@ mkdir -p "$folder"
 cp "$here/$recipe.toml" "$folder/sparserm.toml"
 cd "$folder"
 [ -f test.jsonl ] || python "$here/data.py" "$data"
+# A recipe without a public SAE has a script beside it that trains one.
+if [ -f "$here/$recipe-sae.sh" ] && [ ! -d trained-here ]; then bash "$here/$recipe-sae.sh"; fi
 sparserm run
 sparserm evaluate test.jsonl
 sparserm report

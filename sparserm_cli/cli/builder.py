@@ -15,7 +15,7 @@ from sparserm_cli.cli.toml_settings import read_settings, settings_reader
 from sparserm_cli.config import DEFAULT_RUN, StageConfig
 from sparserm_cli.config.option import OUTPUT, Field, declared_fields
 from sparserm_cli.console import Output
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 
 BodyType = TypeVar("BodyType", bound=Callable[..., None])
 
@@ -170,7 +170,7 @@ def _typing_of(field: Field) -> tuple[Any, Any, Mapping[str, Any]]:
     default = None if field.default == "" and field.kind is str else field.default
     if default is None and not field.optional:
         annotation = field.kind | None
-    return annotation, default, {"parser": place} if field.kind is PurePath else {}
+    return annotation, default, {"parser": parse_location} if field.kind is PurePath else {}
 
 
 def _completion(offered: Sequence[Any]) -> Callable[[str], list[str]]:

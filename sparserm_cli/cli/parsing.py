@@ -8,7 +8,7 @@ import typer
 from sparserm_cli.config import StageConfig
 from sparserm_cli.config.option import Field, declared_fields
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 
 ConfigType = TypeVar("ConfigType", bound=StageConfig)
 
@@ -20,7 +20,7 @@ def run_directory(text: str) -> PurePath:
         UsageError: it is a file.
 
     """
-    folder = place(text)
+    folder = parse_location(text)
     if isinstance(folder, Path) and folder.is_file():
         raise UsageError("--run", "a directory", f"{folder}, a file", "correct the option")
     return folder

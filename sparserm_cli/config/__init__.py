@@ -41,7 +41,7 @@ from sparserm_cli.config.run_directory import (
 from sparserm_cli.config.scoring import Guards, ResponsesConfig, ScoreConfig
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
-from sparserm_cli.locations import RemotePath, local_folder, place
+from sparserm_cli.locations import RemotePath, local_folder, parse_location
 
 __all__ = [
     "CONFIGS",
@@ -87,7 +87,7 @@ __all__ = [
     "column_map",
     "default_run",
     "local_folder",
-    "place",
+    "parse_location",
 ]
 
 CONFIGS: dict[str, type[StageConfig]] = {

@@ -11,7 +11,7 @@ from sparserm_cli.config.option import AT_LEAST_1, DATA, LIMITS, MODEL, OUTPUT, 
 from sparserm_cli.config.pipeline import MEASURES, FrequencyConfig, HeadSetting, SelectConfig
 from sparserm_cli.config.scoring import ResponsesConfig
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class CompareConfig(StageConfig):
         for text, (name, _, folder) in parts.items():
             if not name or not folder:
                 raise UsageError("--other", "NAME=RUN", repr(text), "correct the option")
-        return {name: place(folder) for name, _, folder in parts.values()}
+        return {name: parse_location(folder) for name, _, folder in parts.values()}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 from sparserm_cli.config.option import AT_LEAST_1, CLUSTER, OUTPUT, Option, check_fields
 from sparserm_cli.config.shared import Device, Engine
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 
 STAGES = ("extract", "encode", "frequency", "select", "fit")
 """The stages that leave an artifact in the run directory, in order; `score` reads the last one."""
@@ -32,7 +32,7 @@ Note = Callable[[str], None]
 
 def default_run() -> PurePath:
     """Return `$SPARSERM_RUN` if set, else `./sparserm-run`."""
-    return place(os.environ.get("SPARSERM_RUN") or DEFAULT_RUN)
+    return parse_location(os.environ.get("SPARSERM_RUN") or DEFAULT_RUN)
 
 
 @dataclass(frozen=True)

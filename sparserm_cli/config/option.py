@@ -15,7 +15,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 
 DATA = "Data"
 MODEL = "Model and SAE"
@@ -159,7 +159,7 @@ def _settled(field: Field, value: Any) -> Any:
     if field.several:
         return tuple(value) if isinstance(value, list) else value
     if field.kind in {Path, PurePath} and isinstance(value, str):
-        return place(value) if field.kind is PurePath else Path(value)
+        return parse_location(value) if field.kind is PurePath else Path(value)
     return value
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from sparserm_cli.data.chat_template import PromptTemplate, tokenizer_digest
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer, resolve_model
 from sparserm_cli.models.lm.language_model import LanguageModel
@@ -62,7 +62,7 @@ def published_folder(name: str | PurePath, *, offline: bool) -> PurePath:
         TemporaryError: the hub does not answer and the cache has no copy.
 
     """
-    path = place(name)
+    path = parse_location(name)
     hub = HUB_NAME.fullmatch(str(name)) if isinstance(path, Path) and not path.exists() else None
     if hub is not None and "/" in hub[1]:
         path = hub_folder(hub[1], hub[2] or "main", _PUBLISHED, offline=offline, progress=None)

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
 from sparserm_cli.data.example import Example
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.models.explanation import Explainer, Explanation, direction_rows
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.reward_inputs import Prompt as Prompt
@@ -77,7 +77,7 @@ class RewardModel(RowScorer):
             ResourceError: the device is missing.
 
         """
-        folder = place(reward_folder(place(path)))
+        folder = parse_location(reward_folder(parse_location(path)))
         loaded = cls(folder, *load_parts(folder, model=model, device=device, offline=offline))
         loaded._load_options = {"model": model, "device": device, "offline": offline, "check": check}
         if check:

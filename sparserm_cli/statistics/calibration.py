@@ -1,4 +1,4 @@
-"""What score differences are worth: how often each size of them is right, and what length has to do with it.
+"""Calibration of score differences, and their dependence on the length of responses.
 
 Axes: `pairs` of a chosen and a rejected response, each with a margin (chosen score less rejected score) and
 the group of its prompt; intervals are over prompts, as in `statistics`.
@@ -15,9 +15,9 @@ from scipy.stats import spearmanr
 from sparserm_cli.statistics.pair_accuracy import PairAccuracy, pair_accuracy
 
 BINS = 10
-"""Groups of pairs at most."""
+"""Largest number of groups of pairs."""
 PAIRS_PER_BIN = 20
-"""Pairs in a group at least: fewer say nothing."""
+"""Smallest number of pairs per group; with fewer, an accuracy says nothing."""
 
 _NAN = float("nan")
 
@@ -38,7 +38,7 @@ class ReliabilityBin(NamedTuple):
 
 
 class Reliability(NamedTuple):
-    """Whether probabilities are what they say.
+    """The agreement of stated probabilities with accuracies.
 
     Fields:
         bins: from the least to the most confident pairs, as even in number as they can be.
@@ -64,7 +64,7 @@ class LengthBin(NamedTuple):
 
 
 class LengthBias(NamedTuple):
-    """What length has to do with the score.
+    """The dependence of the score on the length of the response.
 
     Fields:
         correlation: Spearman's, of length difference and margin; NaN if one of them is constant.
@@ -91,19 +91,19 @@ def reliability(margins: Margins, groups: Groups, bins: int = BINS) -> Reliabili
     Args:
         margins: chosen score less rejected score of each pair.
         groups: prompt of each pair.
-        bins: at most so many groups of pairs.
+        bins: largest number of groups of pairs.
 
     """
     confidence = expit(np.abs(margins))
     order = np.argsort(confidence, kind="stable")
     parts = np.array_split(order, max(1, min(bins, len(order) // PAIRS_PER_BIN)))
-    found = tuple(
+    groups_of_pairs = tuple(
         ReliabilityBin(float(confidence[part].mean()), pair_accuracy(margins[part], groups[part]))
         for part in parts
         if len(part)
     )
-    gaps = [one.right.pairs * abs(one.confidence - one.right.accuracy) for one in found]
-    return Reliability(found, sum(gaps) / len(order) if found else float("nan"))
+    gaps = [part.right.pairs * abs(part.confidence - part.right.accuracy) for part in groups_of_pairs]
+    return Reliability(groups_of_pairs, sum(gaps) / len(order) if groups_of_pairs else float("nan"))
 
 
 def length_bias(
@@ -120,7 +120,7 @@ def length_bias(
     """
     inner = np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]) if len(lengths) else np.empty(0)
     number = np.searchsorted(np.unique(inner), lengths, side="left")
-    parts = [np.flatnonzero(number == one) for one in np.unique(number)]
+    parts = [np.flatnonzero(number == part) for part in np.unique(number)]
 
     def right(part: Any) -> PairAccuracy:
         return pair_accuracy(margins[part], groups[part])
@@ -130,18 +130,20 @@ def length_bias(
         right(lengths > 0),
         right(lengths < 0),
         right(lengths == 0),
-        tuple(LengthBin(float(lengths[one].mean()), float(margins[one].mean()), right(one)) for one in parts),
+        tuple(
+            LengthBin(float(lengths[part].mean()), float(margins[part].mean()), right(part)) for part in parts
+        ),
     )
 
 
-def to_json(found: Reliability | LengthBias) -> dict[str, Any]:
-    """Return a finding as a JSON object, NaN as null."""
-    value: dict[str, Any] = _plain(found)
+def to_json(result: Reliability | LengthBias) -> dict[str, Any]:
+    """Return a result as a JSON object, with NaN as null."""
+    value: dict[str, Any] = _plain(result)
     return value
 
 
 def reliability_from(value: Mapping[str, Any]) -> Reliability:
-    """Read what `to_json` made of a reliability.
+    """Read the output of `to_json` for a reliability.
 
     Raises:
         KeyError: it is something else.
@@ -149,13 +151,13 @@ def reliability_from(value: Mapping[str, Any]) -> Reliability:
 
     """
     bins = tuple(
-        ReliabilityBin(float(one["confidence"]), _accuracy_from(one["right"])) for one in value["bins"]
+        ReliabilityBin(float(item["confidence"]), _accuracy_from(item["right"])) for item in value["bins"]
     )
     return Reliability(bins, float(value["error"]))
 
 
 def length_bias_from(value: Mapping[str, Any]) -> LengthBias:
-    """Read what `to_json` made of a length bias.
+    """Read the output of `to_json` for a length bias.
 
     Raises:
         KeyError: it is something else.
@@ -164,8 +166,8 @@ def length_bias_from(value: Mapping[str, Any]) -> LengthBias:
     """
     parts = {name: _accuracy_from(value[name]) for name in ("longer", "shorter", "equal")}
     bins = tuple(
-        LengthBin(float(one["length"]), float(one["margin"]), _accuracy_from(one["right"]))
-        for one in value["bins"]
+        LengthBin(float(item["length"]), float(item["margin"]), _accuracy_from(item["right"]))
+        for item in value["bins"]
     )
     correlation = value["correlation"]
     return LengthBias(correlation=_NAN if correlation is None else float(correlation), bins=bins, **parts)
@@ -173,14 +175,14 @@ def length_bias_from(value: Mapping[str, Any]) -> LengthBias:
 
 def _accuracy_from(value: Mapping[str, Any]) -> PairAccuracy:
     """Read an accuracy; null is that of no pairs."""
-    found = PairAccuracy(**value)
-    return found._replace(accuracy=_NAN) if found.accuracy is None else found
+    accuracy = PairAccuracy(**value)
+    return accuracy._replace(accuracy=_NAN) if accuracy.accuracy is None else accuracy
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         fields = getattr(value, "_fields", None)
-        parts = [_plain(one) for one in value]
+        parts = [_plain(item) for item in value]
         return parts if fields is None else dict(zip(fields, parts, strict=True))
     return None if isinstance(value, float) and np.isnan(value) else value
 

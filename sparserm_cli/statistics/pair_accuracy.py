@@ -1,4 +1,4 @@
-"""How sure an accuracy is: intervals over prompts, and the paired comparison of two scorers.
+"""Intervals of accuracies over prompts, and the paired comparison of two scorers.
 
 Axes: `pairs` of a chosen and a rejected response, each with a margin (chosen score less rejected score) and
 the group of its prompt. Pairs of one prompt are not independent, so whole prompts are drawn (Efron and
@@ -25,7 +25,7 @@ class PairAccuracy(NamedTuple):
     Fields:
         accuracy: share of pairs with a positive margin; NaN without pairs.
         low: lower end of the 95 % interval over prompts.
-        high: upper end of it.
+        high: upper end of the same interval.
         pairs: number of pairs.
         prompts: number of prompts they belong to.
         ties: pairs whose margin is 0 (or not a number), which count as wrong.
@@ -45,7 +45,7 @@ class Difference(NamedTuple):
     Fields:
         value: the difference.
         low: lower end of its 95 % interval over prompts.
-        high: upper end of it.
+        high: upper end of the same interval.
         p: two-sided p-value of no difference, from the spread between prompts.
     """
 
@@ -73,7 +73,7 @@ def pair_accuracy(
     value = float(right.mean())
     if len(counts) < 2 or sums.sum() in {0.0, counts.sum()}:  # nothing varies between the prompts
         low, high = (
-            float(one[0]) for one in wilson_interval(np.array([value]), np.array([float(len(counts))]))
+            float(end[0]) for end in wilson_interval(np.array([value]), np.array([float(len(counts))]))
         )
     else:
         low, high = _interval(sums, counts)
@@ -88,8 +88,8 @@ def difference(
     """Compare two scorers pair by pair.
 
     Args:
-        margins_a: of the first scorer.
-        margins_b: of the second, on the same pairs.
+        margins_a: margins of the first scorer.
+        margins_b: margins of the second scorer on the same pairs.
         groups: prompt of each pair.
 
     Returns:
@@ -111,7 +111,7 @@ def interval_of_means(parts: Sequence[Float64[np.ndarray, " _"]]) -> tuple[float
     """Return the 95 % interval of the plain mean of the parts' means, over prompts drawn part by part.
 
     Args:
-        parts: a value a prompt, for each part of a benchmark.
+        parts: one value per prompt, for each part of a benchmark.
 
     """
     if all(len(part) == 0 or part.min() == part.max() for part in parts):  # nothing varies
@@ -147,10 +147,10 @@ def _interval(
 ) -> tuple[float, float]:
     """Return the 2.5 % and 97.5 % quantiles of the ratio of sums over samples of prompts."""
     generator, prompts = np.random.default_rng(0), len(counts)
-    found = []
+    ratios = []
     step = max(1, _CELLS // prompts)
     for first in range(0, SAMPLES, step):
         drawn = generator.integers(0, prompts, (min(step, SAMPLES - first), prompts))
-        found.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+        ratios.append(sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     return float(low), float(high)

@@ -13,9 +13,9 @@ class Moments(NamedTuple):
     """Chosen less rejected pooled vectors over the pairs that select."""
 
     mean: Float64[np.ndarray, " d_in"]
-    """Their mean."""
+    """Mean of the differences."""
     second: Float64[np.ndarray, "d_in d_in"]
-    """Their second moments: the mean of each outer product with itself."""
+    """Second moments of the differences: the mean of their outer products."""
 
 
 def moments(vectors: Float32[np.ndarray, "n d_in"], pairs: Int64[np.ndarray, "m 2"]) -> Moments:

@@ -41,8 +41,8 @@ class Gap(NamedTuple):
 def gaps(differences: Mapping[str, Mapping[str, Any]]) -> list[Gap]:
     """Return the gaps of JSON objects with value, low and high, by the name of the control."""
     return [
-        Gap(name, float(one["value"]), float(one["low"]), float(one["high"]))
-        for name, one in differences.items()
+        Gap(name, float(gap["value"]), float(gap["low"]), float(gap["high"]))
+        for name, gap in differences.items()
     ]
 
 

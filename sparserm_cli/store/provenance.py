@@ -1,8 +1,8 @@
-"""What every artifact carries about itself and its parents, and the comparisons that find a stale one.
+"""The lineage that every artifact records, and the comparisons that find a stale artifact.
 
-An artifact knows its type, its version, its identity (a flat mapping of field to value: every setting its
-content depends on) and its parents (name to digest and identity). Two things that should agree are compared
-field by field, so that an error names the field. Paths, dates and hosts are never part of an identity.
+An artifact records its type, its version, its identity (a mapping from field to value, with every setting
+that its content depends on) and its parents (their digests and identities). Identities are compared field by
+field, so that an error can name the field. Paths, dates and hosts are never part of an identity.
 """
 
 import hashlib
@@ -25,30 +25,30 @@ class Parent:
     """An artifact that another one was made from."""
 
     digest: str
-    """The content digest it had."""
+    """Content digest of the parent when the child was made."""
     identity: Mapping[str, Any] = field(default_factory=dict)
-    """Its settings, so that a difference can be named by its field."""
+    """Its settings, so that an error can name the field that differs."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """What an artifact says about itself."""
+    """The origin of an artifact, as recorded in it."""
 
     type: str
-    """The artifact's kind, such as `activations`."""
+    """Type of the artifact, such as `activations`."""
     version: int
-    """The version of its format on disk."""
+    """Version of its format on disk."""
     identity: Mapping[str, Any]
-    """Field to JSON value: every setting the content depends on."""
+    """Mapping from field to JSON value: every setting that the content depends on."""
     parents: Mapping[str, Parent] = field(default_factory=dict)
-    """Name to parent, such as `activations`."""
+    """Mapping from name, such as `activations`, to parent."""
     digest: str = ""
-    """The content digest; "" while it is not yet known."""
+    """Content digest; "" while it is not yet known."""
     created: str = field(default="", compare=False)
-    """When it was made, for people; no decision and no digest depends on it."""
+    """Date of its making, for people; no decision and no digest depends on it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that stands in the artifact."""
+        """Return the JSON object that the artifact stores."""
         parents = {
             name: {"digest": parent.digest, "identity": dict(parent.identity)}
             for name, parent in self.parents.items()
@@ -58,7 +58,7 @@ class Lineage:
 
     @classmethod
     def from_json(cls, where: str, value: Mapping[str, Any]) -> "Lineage":
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
             CorruptStoreError: a field is missing or of the wrong kind.
@@ -77,10 +77,10 @@ class Lineage:
             raise CorruptStoreError(where, expected, repr(error), "run the stage again") from None
 
     def parent(self, name: str) -> Parent:
-        """Return one of the artifacts that this one was made from.
+        """Return the record of an artifact that this one was made from.
 
         Raises:
-            CorruptStoreError: it does not tell of such a one.
+            CorruptStoreError: it records no parent of this name.
 
         """
         if name not in self.parents:
@@ -89,40 +89,40 @@ class Lineage:
         return self.parents[name]
 
     def as_parent(self) -> Parent:
-        """Return what a child artifact records of this one.
+        """Return the record of this artifact that a child stores.
 
-        The settings of this one's own parents are told too, as `activations.model`, and first: where an
-        artifact is stale because of something far upstream, that is what an error shall name.
+        The settings of this artifact's own parents come first, under names such as `activations.model`, so
+        that an error about a stale artifact names the original cause.
         """
         upstream = {
-            f"{name}.{one}": value
+            f"{name}.{field_name}": value
             for name, parent in self.parents.items()
-            for one, value in parent.identity.items()
+            for field_name, value in parent.identity.items()
         }
         return Parent(self.digest, {**upstream, **self.identity})
 
 
 def now() -> str:
-    """Return the date and time that artifacts record, in UTC."""
+    """Return the present date and time in UTC, as artifacts record it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def content_digest(value: Any) -> str:
-    """Return the sha256 in hex of the canonical JSON spelling of `value`."""
+    """Return the sha256 of the canonical JSON text of `value`, in hexadecimal."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def check_version(where: str, kind: str, found: Lineage | Mapping[str, Any], newest: int) -> int:
-    """Check type and version of an artifact before anything else of it is read.
+    """Check the type and the version of an artifact before anything else in it is read.
 
     Args:
-        where: the artifact's path.
+        where: path of the artifact.
         kind: the type it must have.
         found: its lineage or the JSON object that holds `type` and `version`.
-        newest: the version this program writes; it reads that and the one before.
+        newest: version that this program writes; it can read that one and the one before.
 
     Returns:
-        the version found.
+        the version of the artifact.
 
     Raises:
         CorruptStoreError: it has no type or version.
@@ -145,7 +145,7 @@ def check_version(where: str, kind: str, found: Lineage | Mapping[str, Any], new
 
 
 def first_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """Return the first field in which two identities differ and both values as text; None if equal."""
+    """Return the first field in which two identities differ, and both values as text; None if equal."""
     for name in [*expected, *(name for name in found if name not in expected)]:
         values = _shown(expected, name), _shown(found, name)
         if values[0] != values[1]:
@@ -154,13 +154,13 @@ def first_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> t
 
 
 def _shown(identity: Mapping[str, Any], name: str) -> str:
-    """Return a field's value as an error shows it."""
+    """Return the value of a field as text for an error."""
     value = identity.get(name, _ABSENT)
     return value if isinstance(value, str) else canonical_json(value).decode()
 
 
 def parent_difference(recorded: Parent, present: Parent) -> tuple[str, str, str] | None:
-    """Return field, recorded value and present value of the first difference; None if they are the same."""
+    """Return field, recorded value and present value of the first difference; None if there is none."""
     if recorded.digest == present.digest:
         return None
     named = first_difference(recorded.identity, present.identity)
@@ -168,17 +168,17 @@ def parent_difference(recorded: Parent, present: Parent) -> tuple[str, str, str]
 
 
 def check_parent(where: str, recorded: Parent, present: Parent, run: str = "run the stage again") -> None:
-    """Check that an artifact was made from the parent that is there now.
+    """Check that an artifact was made from the present parent.
 
     Args:
         where: the artifact and its parent, such as `features.zarr (from activations.zarr)`.
-        recorded: what the artifact says it was made from.
-        present: the parent as it is now.
-        run: what to run, such as `sparserm encode --force`.
+        recorded: the parent as the artifact records it.
+        present: the parent as it exists now.
+        run: command that rebuilds the artifact, such as `sparserm encode --force`.
 
     Raises:
-        IncompatibleError: they differ; it names the first differing field (`content digest` if all settings
-            agree) with the recorded value as expected and the present one as found.
+        IncompatibleError: they differ; the error names the first field that differs (`content digest` if
+            all settings agree), with the recorded value as expected and the present value as found.
 
     """
     difference = parent_difference(recorded, present)
@@ -190,16 +190,16 @@ def check_parent(where: str, recorded: Parent, present: Parent, run: str = "run 
 def check_same_plan(
     where: str, recorded: Mapping[str, Any], wanted: Mapping[str, Any], run: str = "--force"
 ) -> None:
-    """Check that a rerun asks for what the artifact in the run directory was planned for.
+    """Check that the options of a repeated run agree with the plan of the existing artifact.
 
     Args:
-        where: the artifact's path.
+        where: path of the artifact.
         recorded: the identity in its plan.
         wanted: the identity that this run's options give.
-        run: what to run to start anew.
+        run: option or command that starts anew.
 
     Raises:
-        IncompatibleError: they differ; names the first field and both values.
+        IncompatibleError: they differ; the error names the first field and both values.
 
     """
     difference = first_difference(recorded, wanted)
@@ -210,7 +210,7 @@ def check_same_plan(
 
 
 def package_versions() -> dict[str, str]:
-    """Return the versions of the packages that made an artifact, for information only."""
+    """Return the versions of the relevant packages, which artifacts record for information only."""
     versions = {}
     for name in _PACKAGES:
         try:

@@ -22,6 +22,7 @@ ARCHITECTURES = {
     "gemma-2-9b-it": "gemma2",
     "gemma-3-270m-it": "gemma3",
     "llama-3.1-8b-instruct": "llama",
+    "qwen2.5-coder-1.5b": "qwen2",
     "qwen3-1.7b-base": "qwen3",
 }
 PAIRS = [
@@ -83,7 +84,11 @@ def test_every_recipe_is_tested():
     assert all(f"`{name}`" in (RECIPES / "README.md").read_text() for name in ARCHITECTURES)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+TRAINED = "trained-here"
+"""What a recipe calls an SAE that a script beside it trains."""
+
+
+@pytest.mark.parametrize("name", [one for one in ARCHITECTURES if recipe(one)["encode"]["sae"] != TRAINED])
 def test_the_sae_is_known_and_of_the_layer(name):
     """SAELens' table knows where it lies, and its name says the layer that is captured."""
     told = recipe(name)
@@ -91,6 +96,19 @@ def test_the_sae_is_known_and_of_the_layer(name):
     assert "/" in release.repo
     layer = told["extract"]["layer"]
     assert any(f"{word}{layer}{end}" in release.folder for word in ("layer_", "layer", "L") for end in "/_.R")
+
+
+def test_an_sae_that_is_not_public_is_trained(tmp_path, tiny_model):
+    """The script trains for its recipe's model and layer, and leaves the SAE where it is looked for."""
+    name = "qwen2.5-coder-1.5b"
+    made_up(name, tmp_path, tiny_model)
+    told = recipe(name)["extract"]
+    model = tiny_model("qwen2", num_hidden_layers=told["layer"] + 2)
+    script = RECIPES / f"{name}-sae.sh"
+    assert f"--model {told['model']} --layer {told['layer']} --output {TRAINED} " in script.read_text()
+    small = ["--model", model, "--d-sae", 64, "--k", 4, "--steps", 3, "--batch-rows", 32]
+    bash(tmp_path, script, *small, "--warm-up-steps", 1)
+    assert (tmp_path / TRAINED / "cfg.json").is_file()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

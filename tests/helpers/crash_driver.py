@@ -23,7 +23,7 @@ from typing import Any
 from helpers import captures
 from helpers import small_artifacts as small
 from sparserm_cli.errors import SparseRMError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.artifacts.directions import read_directions
 from sparserm_cli.store.artifacts.frequency import read_frequency
 from sparserm_cli.store.artifacts.reward import read_reward
@@ -219,7 +219,7 @@ def main() -> None:
     elif what == "run":
         whole_run(Path(folder))
     elif what == "object-store":
-        run = place(folder)
+        run = parse_location(folder)
         with run_lock(run):
             captures.plan(run / "activations.zarr")
             writer = ActivationsWriter(run / "activations.zarr")

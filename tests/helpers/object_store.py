@@ -76,5 +76,5 @@ def forget_clients() -> None:
     from sparserm_cli.store.io import object_store as remote
 
     remote._filesystem.cache_clear()
-    remote._heeding.clear()
+    remote._verified_buckets.clear()
     fsspec.get_filesystem_class("s3").clear_instance_cache()

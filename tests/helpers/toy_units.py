@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import FileFact
 from sparserm_cli.store.io.storage import digest_file, make_folder, write_atomic
 from sparserm_cli.store.units.records import Plan, UnitFacts
@@ -15,7 +15,7 @@ def toy_plan(root: Path, seed: int = 0, units: int = UNITS) -> None:
     """Make the store unless it is there."""
     if root.exists():
         return
-    with building_folder(root) as part:
+    with atomic_folder(root) as part:
         write_atomic(part / "static", b"static")
         files = (FileFact("static", 6, digest_file(part / "static")),)
         write_plan(part, Plan("toy", 1, {"seed": seed}, {"units": units}, files))

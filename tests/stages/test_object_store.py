@@ -25,7 +25,7 @@ from sparserm_cli.config import (
     SelectConfig,
     ServeConfig,
 )
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.stages.encode.encode import encode
 from sparserm_cli.stages.extract.extract import extract
 from sparserm_cli.stages.fit.fit import fit
@@ -75,7 +75,9 @@ def runs(
     data = fitted.write_rows(folder / "pairs.jsonl", fitted.ROWS[:30])
     held_out = fitted.write_rows(folder / "held-out.jsonl", fitted.ROWS[30:])
     with object_store.bucket(s3_server, tmp_path_factory.mktemp("chain")) as bucket:
-        made = Runs(folder / "run", place(f"{bucket}/run"), data, held_out, str(folder / "tiny"), str(sae))
+        made = Runs(
+            folder / "run", parse_location(f"{bucket}/run"), data, held_out, str(folder / "tiny"), str(sae)
+        )
         for run in (made.folder, made.url):
             made.capture(run)
             made.finish(run)

@@ -27,7 +27,7 @@ from sparserm_cli.store.artifacts.results import EVALUATION
 from sparserm_cli.store.artifacts.reward import reward_folder, reward_path, write_reward
 from sparserm_cli.store.artifacts.reward_card import hub_card
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.storage import size_of
 
 _CODE = Path(modeling.__file__)
@@ -70,7 +70,7 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
         note("nothing before a response tells where it begins: the export wants a response_mask")
     tensors = {name: values.contiguous() for name, values in exported.state_dict().items()}
     size = sum(values.nbytes for values in tensors.values())
-    with building_folder(config.target, size) as part:
+    with atomic_folder(config.target, size) as part:
         save_file(tensors, part / "model.safetensors", {"format": "pt"})
         exported.config.save_pretrained(part)
         _write_tokenizer(part, tokenizer, model.template)

@@ -19,7 +19,7 @@ from sparserm_cli.analysis.compare.methods import Method
 from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig, EncodeConfig, Note, Phases
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.models.sae.quality import SAEQuality
 from sparserm_cli.stages.encode.worker import load_saes, sample_saes, unit_activations
 from sparserm_cli.store.artifacts.results import COMPARISON
@@ -93,7 +93,9 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
     begun = time.monotonic()
     # 1. The runs.
     name = config.name or absolute(config.run).name
-    folders = {name: config.run} | {other: place(folder) for other, folder in config.named_runs().items()}
+    folders = {name: config.run} | {
+        other: parse_location(folder) for other, folder in config.named_runs().items()
+    }
     samples = [
         load_sample(one, folder, progress=partial(progress, "reading latents"))
         for one, folder in folders.items()

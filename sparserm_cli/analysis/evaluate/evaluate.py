@@ -17,7 +17,7 @@ from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.reader import without_pair
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, windows
 from sparserm_cli.store.artifacts.results import EVALUATION
@@ -87,7 +87,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         **RULES[config.benchmark](rows, names),
         **calibrated(rows),
     }
-    path = place(config.output) if config.output else EVALUATION.path(config.run)
+    path = parse_location(config.output) if config.output else EVALUATION.path(config.run)
     EVALUATION.write(path, metrics)
     return EvaluateSummary(path, config.benchmark, metrics, time.monotonic() - begun)
 

@@ -24,7 +24,7 @@ from sparserm_cli.analysis.report.figures.sweeps import ComparedRun
 from sparserm_cli.analysis.report.run_facts import Missing
 from sparserm_cli.formatting import percent
 from sparserm_cli.statistics.calibration import LengthBias
-from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.storage import make_folder
 
 _TEMPLATE, _STYLE, _SCRIPT = "report.html.jinja", "report.css", "report.js"
@@ -170,7 +170,7 @@ def write_page(path: PurePath, page: Page) -> int:
         )
     )
     make_folder(path.parent)
-    with building_file(path) as part:
+    with atomic_file(path) as part:
         stream.dump(str(part), encoding="utf-8")
         return part.stat().st_size
 

@@ -251,7 +251,7 @@ def _origin(run: RunFacts) -> Origin:
     artifacts = list(provenance(run.artifacts))
     if isinstance(run.capture, Missing):
         return Origin(artifacts, (), ())
-    told = run.capture.store.plan.told
+    told = run.capture.store.plan.metadata
     inputs = [(one.path, f"{one.bytes:,}", one.sha256) for one in run.capture.plan.settings.inputs]
     packages = [(str(name), str(version)) for name, version in dict(told.get("packages", {})).items()]
     return Origin(artifacts, inputs, packages)

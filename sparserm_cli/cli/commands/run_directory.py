@@ -36,9 +36,9 @@ def status(settings: StatusConfig, out: Output) -> None:
 
     Example: sparserm status
     """
-    from sparserm_cli.store.run.status import status as look
+    from sparserm_cli.store.run.status import status as read_status
 
-    show.status(out, settings.run, look(settings.run, deep=settings.deep))
+    show.status(out, settings.run, read_status(settings.run, deep=settings.deep))
 
 
 @command(VerifyConfig, MAINTAIN)

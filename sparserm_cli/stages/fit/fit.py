@@ -49,7 +49,7 @@ from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.provenance import Lineage, check_parent
-from sparserm_cli.store.run.artifacts import is_made, look
+from sparserm_cli.store.run.artifacts import is_made, read_artifact
 from sparserm_cli.store.run.locks import run_lock
 
 REWARD = "reward"
@@ -136,7 +136,7 @@ def _check_ancestors(run: PurePath, directions: Directions) -> None:
 
     """
     for name, recorded in directions.lineage.parents.items():
-        present = look(run, name).lineage
+        present = read_artifact(run, name).lineage
         if present is not None:
             where = f"{directions_path(run)} (from {name})"
             check_parent(

@@ -16,7 +16,7 @@ from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA
 from sparserm_cli.stages.frequency.firing_counts import Counts, FiringCounter
 from sparserm_cli.stages.frequency.latent_statistics import statistics_of
 from sparserm_cli.stages.frequency.unit_responses import Rule, UnitResponses
-from sparserm_cli.store.arrays.external_sort import Scratch
+from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.artifacts.frequency import (
     TYPE,
     VERSION,
@@ -85,7 +85,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         table = read_frequency(config.run)
         left_out = pairs - table.totals.pairs
         return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=True)
-    with run_lock(config.run), Scratch(part_name(path.with_name("pairs"))) as scratch:
+    with run_lock(config.run), ScratchFolder(part_name(path.with_name("pairs"))) as scratch:
         sweep(config.run, everything=False)
         # 2. Find the pairs of training prompts, which are counted.
         rule = Rule(capture.rejected, config.val_fraction, config.seed)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64, Integer, UInt64
 
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.stages.frequency.counted_responses import FOLDS, CountedResponses, classed, length_cuts
-from sparserm_cli.store.arrays.external_sort import Scratch, Table, fields, groups
+from sparserm_cli.store.arrays.external_sort import DiskTable, ScratchFolder, fields, groups
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import Rows
 
@@ -52,7 +52,7 @@ def counted_pairs(capture: ActivationsReader, val_fraction: float, seed: int) ->
 class _ByUnit:
     """A table sorted by its first field, a response, with the position at which each unit begins."""
 
-    def __init__(self, table: Table, unit_start: Int64[np.ndarray, " starts"]) -> None:
+    def __init__(self, table: DiskTable, unit_start: Int64[np.ndarray, " starts"]) -> None:
         self._table = table
         counts, (response, *_) = np.zeros(len(unit_start) - 1, np.int64), table.kind.names or ()
         for block in table.blocks():
@@ -79,7 +79,7 @@ class UnitResponses:
 
     """
 
-    def __init__(self, rows: Rows, rule: Rule, scratch: Scratch) -> None:
+    def __init__(self, rows: Rows, rule: Rule, scratch: ScratchFolder) -> None:
         self._rows, self._scratch = rows, scratch
         self._tree_start = [0]
         kept, trees = self._kept(rule)
@@ -99,7 +99,7 @@ class UnitResponses:
         start, lengths = self._rows.span(unit).start, self._rows.lengths(unit)
         return classed(start, lengths, fold, self._cuts, pairs[:, :2], pairs[:, 2])
 
-    def _by_unit(self, table: Table) -> _ByUnit:
+    def _by_unit(self, table: DiskTable) -> _ByUnit:
         """Return a sorted table with the position at which each unit begins."""
         return _ByUnit(table, self._rows.unit_response_start)
 
@@ -112,7 +112,7 @@ class UnitResponses:
         """Return the fold and the number of pairs of each tree of a unit."""
         return self._trees.read(self._tree_start[unit], self._tree_start[unit + 1])
 
-    def _kept(self, rule: Rule) -> tuple[Table, Table]:
+    def _kept(self, rule: Rule) -> tuple[DiskTable, DiskTable]:
         """Return the counted pairs, sorted by chosen response, and the group and pair count of each tree."""
         rows = self._rows
         # Sort all pairs by chosen response, so that each unit can be read alone.
@@ -136,7 +136,7 @@ class UnitResponses:
             trees.add(group[first], np.arange(start, start + len(first)), pairs_of)
         return kept, trees
 
-    def _classed_trees(self, trees: Table) -> Table:
+    def _classed_trees(self, trees: DiskTable) -> DiskTable:
         """Return the fold of each tree and the number of counted pairs of its group.
 
         The first pass records how many pairs precede each group; the second takes the differences.

@@ -29,7 +29,7 @@ from sparserm_cli.models.sae.training.start import settle
 from sparserm_cli.models.sae.training.trainer import add_metadata, save, train
 from sparserm_cli.stages.train_sae.capture_source import RunSource
 from sparserm_cli.stages.train_sae.text_source import TextReading, TokenSource, text_source
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 
 SINK_SAMPLE_ROWS = 16384
 """Number of tokens whose norms the sink rule is fitted on."""
@@ -194,7 +194,7 @@ def fit_sae(
     facts = {**source.facts, "sink_rule": rule._asdict(), "training_tokens": rows, "scale": trained.scale}
     if start is not None:
         facts["from"] = {"name": start.metadata.name, "digest": start.digest}
-    with building_folder(output) as folder:
+    with atomic_folder(output) as folder:
         save(trained, folder, weights_dtype=recipe.weights_dtype, metadata=_metadata(recipe, facts))
         sae = load_sae(folder, device=device)
         held_out = measure(sae, _counted(source.blocks(held_out=True), "measuring", say), rule, device)

@@ -1,9 +1,9 @@
-"""The few things we ask of zarr, made safe: synced atomic writes, no silent fill, errors that name the file.
+"""Safe access to zarr: synced atomic writes, errors for missing chunks, and errors that name the file.
 
 Plain zarr writes without fsync, leaves out empty chunks and reads a missing chunk as the fill value. Here
-every key is written by `write_atomic` (on an object store, see `remote_zarr`, by one put), every chunk is
+every key is written by `write_atomic` (on an object store by one upload, see `object_zarr`), every chunk is
 written, and a missing chunk is an error to read.
-Arrays have one chunk a unit, no shards, crc32c, and lie as `<array>/zarr.json` and `<array>/c.<unit>.0`.
+Arrays have one chunk per unit, no shards, crc32c, and lie as `<array>/zarr.json` and `<array>/c.<unit>.0`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from sparserm_cli.store.io.file_facts import FileFact
 from sparserm_cli.store.io.storage import make_folder, write_atomic
 
 _DAMAGED = "run `sparserm verify --deep` to see all damage"
-_THREADS = 2  # many workers share a machine; a unit is one chunk an array, so more would not help
+_THREADS = 2  # many workers share a machine; a unit is one chunk per array, so more would not help
 _BROKEN = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
 
 
@@ -33,12 +33,12 @@ class CheckedStore(Store):
     """What our readers and writers know of a zarr store, wherever it lies.
 
     Attributes:
-        place: the artifact's folder or prefix.
+        location: the artifact's folder or prefix.
         written: key to what was given to the disk or the object store.
 
     """
 
-    place: PurePath
+    location: PurePath
     written: dict[str, FileFact]
 
     def _note(self, key: str, data: memoryview) -> None:
@@ -48,7 +48,7 @@ class CheckedStore(Store):
     def _found(self, key: str, value: Buffer | None) -> Buffer | None:
         """Return what was read at `key`; a chunk must be there when reading only."""
         if value is None and self.read_only and key.rpartition("/")[2].startswith("c."):
-            raise CorruptStoreError(str(self.place / key), "a chunk", "no file", _DAMAGED)
+            raise CorruptStoreError(str(self.location / key), "a chunk", "no file", _DAMAGED)
         return value
 
 
@@ -64,7 +64,7 @@ class SafeStore(LocalStore, CheckedStore):
 
     def __init__(self, root: Path | str, *, read_only: bool = False, sync: bool = True) -> None:
         super().__init__(root, read_only=read_only)
-        self.place, self.sync = self.root, sync
+        self.location, self.sync = self.root, sync
         self.written = {}
 
     def with_read_only(self, read_only: bool = False) -> Self:
@@ -195,7 +195,7 @@ def open_array(store: CheckedStore, path: str) -> zarr.Array[Any]:
         CorruptStoreError: its metadata are missing or cut.
 
     """
-    with reading(str(store.place / path / "zarr.json")):
+    with reading(str(store.location / path / "zarr.json")):
         mode: Literal["r", "r+"] = "r" if store.read_only else "r+"
         array = zarr.open_array(store=store, path=path, mode=mode, zarr_format=3)
         # The configuration given to open_array is ignored for an array that is there; this one is not.
@@ -217,7 +217,7 @@ def read_rows(store: CheckedStore, path: str, start: int, stop: int, unit: int |
     """
     array = open_array(store, path)
     named = "" if unit is None else f" (unit {unit})"
-    with reading(f"{store.place / path}{named}"):
+    with reading(f"{store.location / path}{named}"):
         return np.asarray(array[start:stop])
 
 

@@ -62,9 +62,9 @@ def check_csr(csr: Csr, rows: int, d_sae: int) -> None:
 def _shape_problem(csr: Csr, rows: int, d_sae: int) -> str:
     """Return what is wrong with the types and bounds, "" if nothing."""
     kinds = np.dtype(np.float32), index_type(d_sae), np.dtype(np.int64)
-    found = csr.data.dtype, csr.indices.dtype, csr.indptr.dtype
-    if found != kinds:
-        return f"types {found} instead of {kinds}"
+    types = csr.data.dtype, csr.indices.dtype, csr.indptr.dtype
+    if types != kinds:
+        return f"types {types} instead of {kinds}"
     if csr.indptr.shape != (rows + 1,) or csr.indptr[0] != 0 or (np.diff(csr.indptr) < 0).any():
         return f"indptr of {csr.indptr.shape} does not bound {rows} rows"
     if csr.data.shape != csr.indices.shape or csr.data.shape != (int(csr.indptr[-1]),):
@@ -130,9 +130,9 @@ def read_csr(store: CheckedStore, path: str, unit: int, rows: int, *, with_data:
 
     Args:
         store: the store, for reading.
-        path: of the part.
-        unit: for the error.
-        rows: it must have.
+        path: path of the matrix in the store.
+        unit: number of the unit, for errors.
+        rows: number of rows that the matrix must have.
         with_data: false leaves the values unread and gives ones for them.
 
     Raises:
@@ -145,14 +145,14 @@ def read_csr(store: CheckedStore, path: str, unit: int, rows: int, *, with_data:
     if indptr.shape != (rows + 1,) or len(indices) != indptr[-1] or len(data) != len(indices):
         found = f"{len(indptr) - 1} rows, {len(indices)} columns, {len(data)} values"
         hint = "run `sparserm verify --deep`"
-        raise CorruptStoreError(f"{store.place / path} (unit {unit})", f"{rows} rows", found, hint)
+        raise CorruptStoreError(f"{store.location / path} (unit {unit})", f"{rows} rows", found, hint)
     return Csr(data, indices, indptr)
 
 
 def _read(store: CheckedStore, path: str, unit: int) -> np.ndarray:
     """Read one whole array."""
     array = open_array(store, path)
-    with reading(f"{store.place / path} (unit {unit})"):
+    with reading(f"{store.location / path} (unit {unit})"):
         return np.asarray(array[:])
 
 

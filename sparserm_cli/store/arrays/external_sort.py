@@ -1,8 +1,7 @@
-"""Tables of numbers on this machine's disk that are too long for memory: appended to, read back and sorted.
+"""Tables of numbers on the local disk that may exceed memory, with append, read and external sort.
 
-A table that is sorted has fields that stand in the order of their bytes: unsigned, the highest byte first.
-So do its records, by the first field, then by the next. Memory: a few blocks of `BLOCK` records, however long
-a table is.
+Sorting compares the bytes of records, so the fields of a sorted table are unsigned and big-endian; records
+are then ordered by the first field, ties by the next. Memory: a few blocks of `BLOCK` records for any table.
 """
 
 import shutil
@@ -21,21 +20,21 @@ from sparserm_cli.store.io.local_disk import disk_errors
 from sparserm_cli.store.io.storage import make_folder
 
 BLOCK = 1 << 19
-"""Records read, sorted or worked on at a time."""
+"""Number of records that are read, sorted or processed at a time."""
 _WRITE_BYTES = 1 << 20
 
 
 def fields(*names: str) -> np.dtype[np.void]:
-    """Return the type of a record of numbers from 0 up that can be sorted."""
+    """Return a record type of non-negative numbers that can be sorted."""
     return np.dtype([(name, ">u8") for name in names])
 
 
-class Table:
+class DiskTable:
     """Records of one type in a file.
 
     Args:
-        path: the file, made with the first record.
-        kind: the type of a record.
+        path: path of the file, which is created with the first record.
+        kind: numpy type of a record.
 
     """
 
@@ -49,7 +48,7 @@ class Table:
         return self._bytes // self.kind.itemsize
 
     def append(self, data: bytes) -> None:
-        """Append packed records; they are written a mebibyte at a time.
+        """Append packed records; they are written in blocks of 1 MiB.
 
         Raises:
             ResourceError: the disk is full.
@@ -61,7 +60,7 @@ class Table:
             self._write()
 
     def add(self, first: np.ndarray, *others: np.ndarray | int) -> None:
-        """Append records, given field by field; raises as `append`."""
+        """Append records, given as one array per field; raises as `append`."""
         block = np.empty(len(first), self.kind)
         for name, column in zip(self.kind.names or (), (first, *others), strict=True):
             block[name] = column
@@ -74,7 +73,7 @@ class Table:
         return self
 
     def _write(self) -> None:
-        """Write what waits."""
+        """Write the buffered records to the file."""
         if not self._waiting:
             return
         with disk_errors(self.path, len(self._waiting)):
@@ -84,7 +83,7 @@ class Table:
         self._waiting.clear()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return the records from `start` to below `stop`, or to the end."""
+        """Return the records from `start` up to `stop` (exclusive) or the end of the table."""
         number = min(stop, len(self)) - start
         if number <= 0:
             return np.zeros(0, self.kind)
@@ -102,53 +101,53 @@ class Table:
             for block in self.blocks():
                 block.tofile(file)
 
-    def at(self, places: Integer[np.ndarray, " n"]) -> np.ndarray:
-        """Return the records at some places, of which there is one at least."""
+    def at(self, positions: Integer[np.ndarray, " n"]) -> np.ndarray:
+        """Return the records at the given positions, of which there is at least one."""
         self._write()
-        # Mapped anew each time, so that pages read before do not count as memory in use.
-        return np.asarray(np.memmap(self.path, self.kind, "r")[places.astype(np.int64)])
+        # A new mapping each time keeps pages that were read before from counting as used memory.
+        return np.asarray(np.memmap(self.path, self.kind, "r")[positions.astype(np.int64)])
 
     def sorted(self) -> Iterator[np.ndarray]:
-        """Yield all records in rising order, about `BLOCK` at a time; the table is gone after the last.
+        """Yield all records in rising order, about `BLOCK` at a time, and remove the table after the last.
 
-        Stretches of `BLOCK` are sorted where they lie. What is yielded together is a piece of each stretch:
-        all that is above one bound and not above the next. No more than two blocks are, unless there are more
-        stretches than records in a block, or one record comes that often.
+        Runs of `BLOCK` records are sorted in place. Each yielded block merges one piece of every run: the
+        records above one pivot and up to the next. A yielded block has at most two blocks of records, unless
+        there are more runs than records per block, or one record is repeated that often.
         """
         starts, text = range(0, len(self), BLOCK), f"S{self.kind.itemsize}"
-        bounds = self._sort_stretches(starts, text)
+        pivots = self._sort_runs(starts, text)
         cuts = []
         for start in starts:
-            stretch = self.read(start, start + BLOCK).view(text)
-            cuts.append([0, *np.searchsorted(stretch, bounds, side="right").tolist(), len(stretch)])
+            run = self.read(start, start + BLOCK).view(text)
+            cuts.append([0, *np.searchsorted(run, pivots, side="right").tolist(), len(run)])
         for lows, highs in pairwise(zip(*cuts, strict=True)):
-            places = zip(starts, lows, highs, strict=True)
-            pieces = [self.read(start + low, start + high).view(text) for start, low, high in places]
+            spans = zip(starts, lows, highs, strict=True)
+            pieces = [self.read(start + low, start + high).view(text) for start, low, high in spans]
             block = np.sort(np.concatenate(pieces), kind="stable")
             if len(block):
                 yield block.view(self.kind)
         self.path.unlink(missing_ok=True)
 
-    def _sort_stretches(self, starts: range, text: str) -> np.ndarray:
-        """Sort every stretch, and return records that cut the whole table into pieces of about a block.
+    def _sort_runs(self, starts: range, text: str) -> np.ndarray:
+        """Sort every run in place, and return pivots that cut the whole table into pieces of about one block.
 
-        Every so many records of a stretch are its sample, so many that those of all stretches are a block
-        apart. Of all samples together, every one that is as many on as there are stretches is a bound.
+        Each sorted run is sampled at regular intervals of `BLOCK` divided by the number of runs. Every k-th
+        of the merged samples, with k the number of runs, is a pivot.
         """
         samples = [np.zeros(0, text)]
         for start in starts:
-            stretch = np.sort(self.read(start, start + BLOCK).view(text), kind="stable")
-            np.memmap(self.path, text, "r+")[start : start + BLOCK] = stretch
+            run = np.sort(self.read(start, start + BLOCK).view(text), kind="stable")
+            np.memmap(self.path, text, "r+")[start : start + BLOCK] = run
             step = max(1, BLOCK // len(starts))
-            samples.append(stretch[step - 1 :: step].copy())
+            samples.append(run[step - 1 :: step].copy())
         return np.sort(np.concatenate(samples))[len(starts) - 1 :: max(1, len(starts))]
 
 
-class Scratch:
-    """A folder of tables.
+class ScratchFolder:
+    """A temporary folder of tables.
 
     Args:
-        folder: made on entry, removed on exit.
+        folder: path, created on entry and removed on exit.
 
     """
 
@@ -168,20 +167,20 @@ class Scratch:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the folder, which nobody needs any more."""
+        """Remove the folder with all tables."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def table(self, kind: DTypeLike) -> Table:
-        """Return a new table."""
-        return Table(self.folder / str(next(self._numbers)), kind)
+    def table(self, kind: DTypeLike) -> DiskTable:
+        """Return a new, empty table."""
+        return DiskTable(self.folder / str(next(self._numbers)), kind)
 
-    def sorted(self, table: Table) -> Table:
-        """Return a table with the records of another in rising order; the other is gone."""
+    def sorted(self, table: DiskTable) -> DiskTable:
+        """Return a new table with the records of `table` in rising order, and remove `table`."""
         return self.table(table.kind).extend(table.sorted())
 
 
 def groups(blocks: Iterable[np.ndarray], field: str) -> Iterator[tuple[np.ndarray, Bool[np.ndarray, " n"]]]:
-    """Yield each block with a mask of the records at which the value of a field changes; the first is one."""
+    """Yield each block with a mask of the records that differ in a field from the record before."""
     last = None
     for block in blocks:
         values = block[field]

@@ -1,4 +1,4 @@
-"""Zarr on an object store: one put a key, and what a plan has written down is read once a machine."""
+"""Zarr on an object store: one upload per key, and files recorded in the plan are cached on each machine."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -50,12 +50,12 @@ class RemoteStore(FsspecStore, CheckedStore):
         # Zarr's event loop gets the client that everything else has, not one more with sockets of its own.
         files = AsyncFileSystemWrapper(remote.filesystem(root), asynchronous=True)
         super().__init__(files, read_only=read_only, path=str(root).partition("://")[2])
-        self.place, self.written = root, {}
+        self.location, self.written = root, {}
         self._planned: Mapping[str, FileFact] = {file.path: file for file in planned}
 
     def with_read_only(self, read_only: bool = False) -> Self:
         """Return a store of the same prefix; what was written so far is known to both."""
-        other = type(self)(self.place, tuple(self._planned.values()), read_only=read_only)
+        other = type(self)(self.location, tuple(self._planned.values()), read_only=read_only)
         other.written = self.written
         return other
 
@@ -64,15 +64,15 @@ class RemoteStore(FsspecStore, CheckedStore):
     ) -> Buffer | None:
         """Return the bytes of `key`; what the plan knows comes from this machine's cache."""
         if key in self._planned and byte_range is None:
-            data = await asyncio.to_thread(_frozen, self.place / key, self._planned[key])
+            data = await asyncio.to_thread(_frozen, self.location / key, self._planned[key])
             return prototype.buffer.from_bytes(data)
-        with remote.remote_errors(self.place / key):
+        with remote.remote_errors(self.location / key):
             return self._found(key, await super().get(key, prototype, byte_range))
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
         """Put `key` in one step."""
         operation("put")
-        with remote.remote_errors(self.place / key):
+        with remote.remote_errors(self.location / key):
             await super().set(key, value, byte_range)
         self._note(key, bytes_of(value))
 

@@ -8,7 +8,7 @@
 |---|---|
 | feature | latent of the SAE; null for a random direction |
 | side | 1 preferred, -1 dispreferred |
-| statistic | what it was chosen by, positive for preferred; null for a control |
+| statistic | statistic by which it was chosen, positive for preferred; null for a control |
 | rate_chosen, rate_rejected | share of tokens or responses on which it fires |
 | q | Benjamini-Hochberg q-value of McNemar's test of its pairs |
 """
@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.io.storage import is_there, read_cached
@@ -47,11 +47,11 @@ class LayerDirections:
     rows: Float32[np.ndarray, "directions d_in"]
     """Decoder rows, as the SAE has them (not always of norm 1)."""
     feature: Int64[np.ndarray, " directions"]
-    """Latent of each, -1 for a random direction."""
+    """Latent of each direction; -1 for a random direction."""
     side: Int8[np.ndarray, " directions"]
     """1 preferred, -1 dispreferred."""
     statistic: Float64[np.ndarray, " directions"]
-    """What each was chosen by; NaN for a control."""
+    """Statistic by which each was chosen; NaN for a control."""
     rate_chosen: Float64[np.ndarray, " directions"]
     """Share of the chosen side's tokens or responses on which it fires; NaN for a random direction."""
     rate_rejected: Float64[np.ndarray, " directions"]
@@ -65,9 +65,9 @@ class Directions:
     """The directions of all layers."""
 
     lineage: Lineage
-    """Its digest is that of the rows and what is told of them; filled in by `write_directions`."""
+    """The lineage; its digest covers the rows and their metadata, and `write_directions` fills it in."""
     layers: Mapping[int, LayerDirections]
-    """Layer to directions, in the order in which a reward model uses them."""
+    """Mapping from layer to directions, in the order in which a reward model uses them."""
 
 
 def directions_path(run: PurePath) -> PurePath:
@@ -82,14 +82,17 @@ def write_directions(run: PurePath, directions: Directions) -> Directions:
         ResourceError: the disk is full or the folder cannot be written.
 
     """
-    told = {str(layer): _told(one) for layer, one in directions.layers.items()}
-    tensors = {f"layers.{layer}": np.ascontiguousarray(one.rows) for layer, one in directions.layers.items()}
+    records = {str(layer): _row_records(rows) for layer, rows in directions.layers.items()}
+    tensors = {
+        f"layers.{layer}": np.ascontiguousarray(selected.rows)
+        for layer, selected in directions.layers.items()
+    }
     lineage = replace(directions.lineage, digest=_digest(tensors, directions.layers), created=now())
     size = sum(rows.nbytes for rows in tensors.values())
-    with building_folder(directions_path(run), size, sealed_by=JSON) as part:
+    with atomic_folder(directions_path(run), size, sealed_by=JSON) as part:
         save_file(tensors, part / _TENSORS)
         files = files_to_json(inventory(part))
-        write_sealed(part / JSON, {**lineage.to_json(), "files": files, "layers": told})
+        write_sealed(part / JSON, {**lineage.to_json(), "files": files, "layers": records})
     return replace(directions, lineage=lineage)
 
 
@@ -115,7 +118,7 @@ def read_directions(run: PurePath) -> Directions:
         raise CorruptStoreError(str(folder / _TENSORS), "the decoder rows", found, again) from None
     try:
         layers = {
-            int(layer): _layer(tensors[f"layers.{layer}"], told) for layer, told in head["layers"].items()
+            int(layer): _layer(tensors[f"layers.{layer}"], rows) for layer, rows in head["layers"].items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptStoreError(str(folder), "directions of format 1", repr(error), again) from None
@@ -125,15 +128,15 @@ def read_directions(run: PurePath) -> Directions:
     return Directions(lineage, layers)
 
 
-def _told(one: LayerDirections) -> list[dict[str, Any]]:
-    """Return what is told of each row as JSON."""
+def _row_records(directions: LayerDirections) -> list[dict[str, Any]]:
+    """Return the metadata of each row as JSON objects."""
     return [
         {
-            "feature": None if one.feature[row] < 0 else int(one.feature[row]),
-            "side": int(one.side[row]),
-            **{name: _number(getattr(one, name)[row]) for name in _NUMBERS},
+            "feature": None if directions.feature[row] < 0 else int(directions.feature[row]),
+            "side": int(directions.side[row]),
+            **{name: _number(getattr(directions, name)[row]) for name in _NUMBERS},
         }
-        for row in range(len(one.rows))
+        for row in range(len(directions.rows))
     ]
 
 
@@ -142,28 +145,28 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
 
-def _layer(rows: np.ndarray, told: list[Mapping[str, Any]]) -> LayerDirections:
+def _layer(rows: np.ndarray, facts: list[Mapping[str, Any]]) -> LayerDirections:
     """Read one layer."""
-    if rows.ndim != 2 or len(rows) != len(told) or rows.dtype != np.float32:
-        raise ValueError(f"{rows.dtype} {rows.shape} for {len(told)} directions")
+    if rows.ndim != 2 or len(rows) != len(facts) or rows.dtype != np.float32:
+        raise ValueError(f"{rows.dtype} {rows.shape} for {len(facts)} directions")
     numbers = {
-        name: np.array([math.nan if item[name] is None else item[name] for item in told], np.float64)
+        name: np.array([math.nan if item[name] is None else item[name] for item in facts], np.float64)
         for name in _NUMBERS
     }
-    feature = np.array([-1 if item["feature"] is None else item["feature"] for item in told], np.int64)
-    return LayerDirections(rows, feature, np.array([item["side"] for item in told], np.int8), **numbers)
+    feature = np.array([-1 if item["feature"] is None else item["feature"] for item in facts], np.int64)
+    return LayerDirections(rows, feature, np.array([item["side"] for item in facts], np.int8), **numbers)
 
 
 def _digest(tensors: Mapping[str, np.ndarray], layers: Mapping[int, LayerDirections]) -> str:
-    """Return the xxh3-128 of all rows and what is told of them."""
+    """Return the xxh3-128 of all rows and their metadata."""
     hasher = xxhash.xxh3_128()
-    for layer, one in layers.items():
+    for layer, directions in layers.items():
         hasher.update(f"{layer}".encode())
         for values in (
             tensors[f"layers.{layer}"],
-            one.feature,
-            one.side,
-            *(getattr(one, n) for n in _NUMBERS),
+            directions.feature,
+            directions.side,
+            *(getattr(directions, n) for n in _NUMBERS),
         ):
             hasher.update(np.ascontiguousarray(values).data)
     return hasher.hexdigest()

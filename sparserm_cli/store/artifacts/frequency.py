@@ -1,15 +1,16 @@
 """frequency.parquet: how often each latent fires on chosen and on rejected responses, and what follows.
 
-One row a latent, layer by layer, features in order from 0. Every column MUST be there; side columns end in
+There is one row per latent, layer by layer, features in order from 0.
+Every column MUST be there; side columns end in
 `_chosen` and `_rejected`; a positive measure speaks for chosen. The file's metadata hold, under `sparserm`,
 the lineage and what the rates are shares of; since format 2 the file has the seal of `parquet`.
 
 | column | type | |
 |---|---|---|
 | layer, feature | int32 | block from 0, latent of its SAE |
-| rate, low, high (a side) | double | share of tokens or responses that fire, ends of its Wilson interval |
-| responses (a side) | int64 | responses that fire at least once |
-| fold_rate (a side) | fixed list of float | the rate in each random group of prompts |
+| rate, low, high (per side) | double | share of tokens or responses that fire, ends of its Wilson interval |
+| responses (per side) | int64 | responses that fire at least once |
+| fold_rate (per side) | fixed list of float | the rate in each random group of prompts |
 | difference, standardised, length_controlled | double | differences of the rates |
 | z, q, mcnemar, mcnemar_q, mutual_information | double | tests by response and pair, q-values, bits |
 """
@@ -40,34 +41,34 @@ SideLatents = Float64[np.ndarray, "2 d_sae"]
 
 
 class LatentStatistics(NamedTuple):
-    """One number a latent in each field; side 0 is chosen, 1 rejected; rates are shares of the unit."""
+    """One number per latent in each field; side 0 is chosen, 1 is rejected."""
 
     rate: SideLatents
     """Share of tokens (or responses) on which the latent fires."""
     low: SideLatents
     """Lower end of the 95 % Wilson interval of the rate; a response counts as one observation."""
     high: SideLatents
-    """Upper end of it."""
+    """Upper end of the same interval."""
     responses: Int64[np.ndarray, "2 d_sae"]
     """Responses on which the latent fires at least once."""
     fold_rate: Float32[np.ndarray, "2 d_sae folds"]
     """The rate in each random group of prompts."""
     difference: Latents
-    """Rate on chosen less rate on rejected: the paper's measure."""
+    """Rate on chosen minus rate on rejected: the paper's statistic."""
     standardised: Latents
-    """The difference over the standard deviation of one firing."""
+    """The difference divided by the standard deviation of a single firing."""
     length_controlled: Latents
     """The difference within classes of response length, averaged with Mantel-Haenszel weights."""
     z: Latents
-    """Two-proportion z of the responses that fire."""
+    """Two-proportion z statistic of the responses that fire."""
     q: Latents
     """Benjamini-Hochberg q-value of z, two-sided."""
     mcnemar: Latents
-    """McNemar's z over the pairs; a prompt weighs 1 whatever its number of pairs."""
+    """McNemar's z over the pairs; every prompt has weight 1, whatever its number of pairs."""
     mcnemar_q: Latents
-    """Benjamini-Hochberg q-value of it, two-sided."""
+    """Benjamini-Hochberg q-value of McNemar's z, two-sided."""
     mutual_information: Latents
-    """Bits that firing on a response tells about its side."""
+    """Mutual information, in bits, of firing on a response and the side of the response."""
 
 
 _SIDED = ("rate", "low", "high", "responses", "fold_rate")
@@ -75,16 +76,16 @@ _PLAIN = tuple(name for name in LatentStatistics._fields if name not in _SIDED)
 
 
 class Totals(NamedTuple):
-    """What the rates are shares of."""
+    """Total counts, which are the denominators of the rates."""
 
     tokens: tuple[int, int]
-    """Tokens of the counted chosen and rejected responses."""
+    """Number of tokens of the counted chosen and rejected responses."""
     responses: tuple[int, int]
-    """Those responses."""
+    """Number of counted chosen and rejected responses."""
     pairs: int
-    """Counted pairs."""
+    """Number of counted pairs."""
     prompts: int
-    """Their prompts."""
+    """Number of prompts of the counted pairs."""
     fold_total: tuple[tuple[int, int], ...]
     """Tokens (or responses) in each random group of prompts, by side."""
 
@@ -94,13 +95,13 @@ class Frequency:
     """The whole table."""
 
     lineage: Lineage
-    """Its digest is that of the columns' bytes; filled in by `write_frequency`."""
+    """The lineage; its digest covers the bytes of all columns, and `write_frequency` fills it in."""
     unit: Unit
-    """What the rates are shares of."""
+    """Whether rates are shares of tokens or of responses."""
     totals: Totals
-    """How many of them there are."""
+    """Total counts of tokens, responses, pairs and prompts."""
     layers: Mapping[int, LatentStatistics]
-    """Layer to measures."""
+    """Mapping from layer to the statistics of its latents."""
 
 
 def frequency_path(run: PurePath) -> PurePath:
@@ -209,7 +210,7 @@ def _totals(value: Mapping[str, Any]) -> Totals:
 
 
 def _two(value: Sequence[Any]) -> tuple[int, int]:
-    """Read a number a side."""
+    """Read one number per side."""
     chosen, rejected = value
     return int(chosen), int(rejected)
 

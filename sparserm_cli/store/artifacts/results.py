@@ -1,6 +1,6 @@
-"""evaluation.json and comparison.json: what was measured, sealed like every small artifact.
+"""evaluation.json and comparison.json: results of measurements, in sealed JSON files.
 
-`type` and `version` MUST be there; the rest is what `study.evaluate` and `study.compare` give.
+`type` and `version` MUST be there; the commands `evaluate` and `compare` define all other fields.
 """
 
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from sparserm_cli.store.provenance import check_version
 
 @dataclass(frozen=True)
 class Results:
-    """One kind of measurements, in a file of its own in the run directory."""
+    """One kind of results, with its own file in the run directory."""
 
     type: str
-    """Its kind, which also names the file."""
+    """Type of the results, which also names the file."""
     version: int
-    """Of its format."""
+    """Version of the format."""
     command: str
-    """What makes it."""
+    """Command that makes the file."""
 
     def path(self, run: PurePath) -> PurePath:
         """Return where the measurements of a run directory lie."""
         return run / f"{self.type}.json"
 
-    def write(self, path: PurePath, found: Mapping[str, Any]) -> None:
+    def write(self, path: PurePath, measurements: Mapping[str, Any]) -> None:
         """Write measurements whole or not at all.
 
         Raises:
@@ -36,14 +36,14 @@ class Results:
 
         """
         make_folder(path.parent)
-        write_sealed(path, {"type": self.type, "version": self.version, **found})
+        write_sealed(path, {"type": self.type, "version": self.version, **measurements})
 
     def read(self, path: PurePath) -> Mapping[str, Any]:
-        """Read what `write` wrote.
+        """Read the output of `write`.
 
         Raises:
             IncompatibleError: it is of another type or newer than this program.
-            CorruptStoreError: it is not there, cut or changed.
+            CorruptStoreError: the file is absent, truncated or changed.
 
         """
         value = read_sealed(path, f"run `{self.command}` again")

@@ -13,7 +13,7 @@ of a response from those of the fit is the root mean square of `x @ whitening`.
 
 | tensor | shape | |
 |---|---|---|
-| directions.14 | [directions, d_in] | one a layer; MAY be missing |
+| directions.14 | [directions, d_in] | one per layer; MAY be missing |
 | mean, std | [projections] | of the training responses, MUST |
 | whitening | [projections, projections] | MUST since format 2; the identity in format 1 |
 | weight, bias | [projections], [1] | linear: `x @ weight + bias` |
@@ -34,7 +34,7 @@ from safetensors.numpy import load, save_file
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.artifacts.reward_card import card
 from sparserm_cli.store.artifacts.reward_checks import check_fields, check_head
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.io.storage import is_there, read_cached, size_of, write_atomic
@@ -50,7 +50,7 @@ HEAD_TENSORS: dict[str, tuple[str, ...]] = {
     "linear": ("weight", "bias"),
     "mlp": ("weight_1", "bias_1", "weight_2", "bias"),
 }
-"""Head to its tensors; the first has one row per projection."""
+"""Mapping from head to the names of its tensors; the first has one row per projection."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class HeadArrays:
     mean: Float32[np.ndarray, " projections"]
     """Mean of each projection over the training responses."""
     std: Float32[np.ndarray, " projections"]
-    """Standard deviation of each."""
+    """Standard deviation of each projection over the training responses."""
     weights: Mapping[str, Float32[np.ndarray, "..."]]
     """The tensors of a linear head or of one with a hidden layer."""
     directions: Mapping[int, Float32[np.ndarray, "directions d_in"]] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class HeadArrays:
 
     @property
     def parameters(self) -> int:
-        """Number of trained numbers."""
+        """Number of trained parameters."""
         return sum(values.size for values in self.weights.values())
 
 
@@ -85,7 +85,7 @@ class Metric:
     low: float
     """Lower end of the 95 % interval over prompts."""
     high: float
-    """Upper end of it."""
+    """Upper end of the same interval."""
     pairs: int
     """Number of pairs."""
     ties: int = 0
@@ -97,11 +97,11 @@ class RewardConfig:
     """Everything recorded about a reward model besides its tensors."""
 
     lineage: Lineage
-    """Its digest is that of all tensors; filled in by `write_reward`."""
+    """The lineage; its digest covers all tensors, and `write_reward` fills it in."""
     model: str
     """Name of the language model."""
     model_revision: str
-    """Its commit, or the digest of its files."""
+    """Commit of the language model, or the digest of its files."""
     tokenizer: str
     """Digest of the tokenizer."""
     template_digest: str
@@ -109,17 +109,17 @@ class RewardConfig:
     layers: tuple[int, ...]
     """Blocks, counted from 0, after which the residual stream is taken."""
     hook_names: tuple[str, ...]
-    """The same in sae-lens words."""
+    """Names of the same points in sae-lens."""
     d_in: int
     """Width of the residual stream."""
     dtype: str
-    """What the language model computed in."""
+    """Floating-point type in which the language model computed."""
     pool: str
-    """mean, last or both."""
+    """Pooling over the response: mean, last or both."""
     head: str
-    """linear or mlp."""
+    """Kind of head: linear or mlp."""
     loss: str
-    """margin, bt or bce."""
+    """Training loss: margin, bt or bce."""
     template: str | None = None
     """None for the model's own template, `raw` for none, else where it came from."""
     template_text: str | None = None
@@ -127,7 +127,7 @@ class RewardConfig:
     max_length: int = 0
     """Longest prompt plus response, in tokens; 0 for what the model takes."""
     seed: int = 0
-    """Of the split and of the training."""
+    """Seed of the split and of the training."""
     val_fraction: float = 0.0
     """Share of prompts that chose the regularisation."""
     selection: Mapping[str, Any] = field(default_factory=dict)
@@ -149,8 +149,8 @@ class RewardConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the lineage as a JSON object."""
-        told = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "lineage"}
-        return {**told, "metrics": [vars(metric) for metric in self.metrics]}
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "lineage"}
+        return {**values, "metrics": [vars(metric) for metric in self.metrics]}
 
 
 @dataclass(frozen=True)
@@ -158,11 +158,11 @@ class RewardFiles:
     """A reward model as it lies on disk."""
 
     config: RewardConfig
-    """What is recorded."""
+    """The recorded configuration."""
     head: HeadArrays
     """The head."""
     controls: Mapping[str, HeadArrays]
-    """Name to head of what it is compared with."""
+    """Mapping from name to the head of a control."""
     whitening: Float32[np.ndarray, "projections projections"] | None = None
     """Makes the standardised projections of training responses uncorrelated; None in format 1."""
 
@@ -195,13 +195,13 @@ def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
     }
     lineage = replace(files.config.lineage, digest=_digest(model, controls), created=now())
     config = replace(files.config, lineage=lineage)
-    size = sum(one.nbytes for one in [*model.values(), *controls.values()])
-    with building_folder(path, size, sealed_by=CONFIG) as part:
+    size = sum(tensor.nbytes for tensor in [*model.values(), *controls.values()])
+    with atomic_folder(path, size, sealed_by=CONFIG) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
-        told = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
-        write_atomic(part / _CARD, card(told["reward"]).encode())
-        write_sealed(part / CONFIG, {**told, "files": files_to_json(inventory(part))})
+        record = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
+        write_atomic(part / _CARD, card(record["reward"]).encode())
+        write_sealed(part / CONFIG, {**record, "files": files_to_json(inventory(part))})
     return replace(files, config=config)
 
 
@@ -230,8 +230,8 @@ def read_reward(path: PurePath) -> RewardFiles:
         config = _config(lineage, head["reward"])
         heads = {name: _head(_below(controls, name)) for name in head["controls"]}
         files = RewardFiles(config, _head(model), heads, _whitening(model))
-        for name, one in {"": files.head, **heads}.items():
-            check_head(one, config, name)
+        for name, arrays in {"": files.head, **heads}.items():
+            check_head(arrays, config, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         expected = f"a reward model of format {head['version']}"
         raise CorruptStoreError(str(path), expected, repr(error), again) from None
@@ -306,7 +306,9 @@ def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
 
 def _below(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """Return the tensors of one control."""
-    return {key.removeprefix(f"{name}/"): one for key, one in tensors.items() if key.startswith(f"{name}/")}
+    return {
+        key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")
+    }
 
 
 def _digest(*groups: Mapping[str, np.ndarray]) -> str:
@@ -326,12 +328,12 @@ def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:
         ValueError: a field is of another kind or out of range.
 
     """
-    told = {one.name: _default(one) for one in fields(RewardConfig) if one.name != "lineage"}
-    told |= {name: item for name, item in value.items() if name in told}
-    check_fields(told)
-    lists = {name: tuple(told[name]) for name in ("layers", "hook_names")}
-    metrics = tuple(Metric(**metric) for metric in told["metrics"])
-    return RewardConfig(**{**told, **lists, "metrics": metrics, "lineage": lineage})
+    values = {item.name: _default(item) for item in fields(RewardConfig) if item.name != "lineage"}
+    values |= {name: item for name, item in value.items() if name in values}
+    check_fields(values)
+    lists = {name: tuple(values[name]) for name in ("layers", "hook_names")}
+    metrics = tuple(Metric(**metric) for metric in values["metrics"])
+    return RewardConfig(**{**values, **lists, "metrics": metrics, "lineage": lineage})
 
 
 def _default(item: Field[Any]) -> Any:

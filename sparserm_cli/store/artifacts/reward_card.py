@@ -128,7 +128,7 @@ def hub_card(
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    measured = [("validation", one["split"], one["accuracy"]) for one in _validation(config)]
+    measured = [("validation", metric["split"], metric["accuracy"]) for metric in _validation(config)]
     scorers = evaluation["scorers"] if evaluation and evaluation["benchmark"] == "pairs" else {}
     if evaluation and scorers:
         measured.append(("held out", evaluation["file"], scorers["reward"]["accuracy"]))
@@ -146,7 +146,7 @@ def hub_card(
         pipeline_tag=_TASK,
         tags=_TAGS,
     )
-    held_out = [{**one, "scorer": name, "split": "held out"} for name, one in scorers.items()]
+    held_out = [{**metric, "scorer": name, "split": "held out"} for name, metric in scorers.items()]
     return _HUB_CARD.format(
         metadata=metadata.to_yaml(),
         title=_TITLE,
@@ -186,24 +186,29 @@ def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = (
 def _choice(choice: Mapping[str, Any]) -> str:
     """Tell among which settings of the head was chosen, and how."""
     rows = ["| setting | pooling | head | loss | accuracy | n |", "|---|---|---|---|---|---|"]
-    for one in choice["tried"]:
-        setting = f"{one['name']} | {one['pool']} | {one['head']} | {one['loss']}"
-        rows.append(f"| {setting} | {one['accuracy']:.3f} | {one['pairs']:,} |")
+    for tried in choice["tried"]:
+        setting = f"{tried['name']} | {tried['pool']} | {tried['head']} | {tried['loss']}"
+        rows.append(f"| {setting} | {tried['accuracy']:.3f} | {tried['pairs']:,} |")
     return _CHOICE.format(chosen=choice["chosen"], folds=choice["folds"], table="\n".join(rows))
 
 
 def _validation(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return what was measured of the reward model itself on the validation pairs."""
-    return [one for one in config["metrics"] if (one["scorer"], one["split"]) == ("reward", "validation")]
+    return [
+        metric
+        for metric in config["metrics"]
+        if (metric["scorer"], metric["split"]) == ("reward", "validation")
+    ]
 
 
 def _table(metrics: Sequence[Mapping[str, Any]]) -> str:
     """Return the accuracies as a Markdown table."""
     rows = ["| scorer | pairs | accuracy | 95 % interval | n |", "|---|---|---|---|---|"]
-    for one in metrics:
-        interval = f"{one['low']:.3f} to {one['high']:.3f}"
+    for metric in metrics:
+        interval = f"{metric['low']:.3f} to {metric['high']:.3f}"
         rows.append(
-            f"| {one['scorer']} | {one['split']} | {one['accuracy']:.3f} | {interval} | {one['pairs']:,} |"
+            f"| {metric['scorer']} | {metric['split']} | {metric['accuracy']:.3f} | {interval} "
+            f"| {metric['pairs']:,} |"
         )
     return "\n".join(rows)
 

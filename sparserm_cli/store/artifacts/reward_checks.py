@@ -28,7 +28,7 @@ _OBJECTS = ("selection", "training", "distance", "probe")
 _MAY_BE_NULL = ("template", "template_text")
 
 
-def check_fields(told: Mapping[str, Any]) -> None:
+def check_fields(config: Mapping[str, Any]) -> None:
     """Check the kind and the range of everything that is recorded, field by field.
 
     Raises:
@@ -37,30 +37,30 @@ def check_fields(told: Mapping[str, Any]) -> None:
 
     """
     for name in _TEXTS:
-        good = isinstance(told[name], str) or (told[name] is None and name in _MAY_BE_NULL)
-        _require(good, name, told[name], "text")
+        good = isinstance(config[name], str) or (config[name] is None and name in _MAY_BE_NULL)
+        _require(good, name, config[name], "text")
     for name in _COUNTS:
-        good = _whole(told[name]) and told[name] >= (name == "d_in")
-        _require(good, name, told[name], "a whole number from 0")
+        good = _whole(config[name]) and config[name] >= (name == "d_in")
+        _require(good, name, config[name], "a whole number from 0")
     for name in _NUMBERS:
-        _require(_finite(told[name]), name, told[name], "a finite number")
+        _require(_finite(config[name]), name, config[name], "a finite number")
     for name in _OBJECTS:
-        _require(isinstance(told[name], Mapping), name, told[name], "an object")
-    _require(told["pool"] in POOLINGS, "pool", told["pool"], f"one of {', '.join(POOLINGS)}")
-    _require(told["score_std"] > 0, "score_std", told["score_std"], "a number above 0")
-    preference = told["length_preference"]
+        _require(isinstance(config[name], Mapping), name, config[name], "an object")
+    _require(config["pool"] in POOLINGS, "pool", config["pool"], f"one of {', '.join(POOLINGS)}")
+    _require(config["score_std"] > 0, "score_std", config["score_std"], "a number above 0")
+    preference = config["length_preference"]
     _require(_whole(preference) and abs(preference) <= 1, "length_preference", preference, "-1, 0, 1")
-    _check_layers(told["layers"], told["hook_names"])
-    _check_distance(told["distance"])
-    _check_probe(told["probe"])
-    _require(isinstance(told["metrics"], list), "metrics", told["metrics"], "a list")
-    for metric in told["metrics"]:
+    _check_layers(config["layers"], config["hook_names"])
+    _check_distance(config["distance"])
+    _check_probe(config["probe"])
+    _require(isinstance(config["metrics"], list), "metrics", config["metrics"], "a list")
+    for metric in config["metrics"]:
         _check_metric(metric)
 
 
 def _check_layers(layers: Any, hooks: Any) -> None:
     """Check the layers and their names."""
-    good = isinstance(layers, list) and bool(layers) and all(_whole(one) and one >= 0 for one in layers)
+    good = isinstance(layers, list) and bool(layers) and all(_whole(layer) and layer >= 0 for layer in layers)
     _require(good and len(set(layers)) == len(layers), "layers", layers, "different whole numbers from 0")
     good = isinstance(hooks, list) and all(isinstance(hook, str) for hook in hooks)
     _require(good and len(hooks) == len(layers), "hook_names", hooks, f"{len(layers)} names")
@@ -69,7 +69,7 @@ def _check_layers(layers: Any, hooks: Any) -> None:
 def _check_metric(metric: Any) -> None:
     """Check one accuracy."""
     good = isinstance(metric, Mapping) and all(
-        isinstance(metric.get(one), str) for one in ("scorer", "split")
+        isinstance(metric.get(key), str) for key in ("scorer", "split")
     )
     _require(good, "metrics", metric, "a scorer and a split")
     for name in ("accuracy", "low", "high", "pairs"):

@@ -1,12 +1,12 @@
-"""How a capture is cut into units and laid out in arrays.
+"""The division of a capture into units, and the layout of its arrays.
 
     zarr.json                group, with type and version
-    layers/14/{last,mean}    float32 [units * responses_per_unit, d_in], one chunk a unit, NaN in unused rows
+    layers/14/{last,mean}    float32 [units * responses_per_unit, d_in], one chunk per unit, NaN if unused
     layers/14/tokens         bfloat16 bits as uint16, or float32, [units * tokens_per_unit, d_in], the same
 
 Response i of unit u is row `u * responses_per_unit + i - start[u]` of the pooled arrays; its tokens begin at
-row `u * tokens_per_unit` plus the lengths of the unit's responses before it. Every array says so itself, in
-attributes that captures of older releases lack; `public.capture` reads both one row per response.
+row `u * tokens_per_unit` plus the lengths of the unit's responses before it. Attributes of
+every array state this layout, except in captures of older releases; `public.capture` reads both.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ from sparserm_cli.store.units.unit_store import write_plan
 ACTIVATIONS = "activations"
 COMMAND = "sparserm extract"
 VERSION = 1
-"""Of the format of activations.zarr."""
+"""Version of the format of activations.zarr."""
 
 
 def cut_units(
@@ -36,19 +36,19 @@ def cut_units(
     token_cap: int,
     response_cap: int,
 ) -> Int64[np.ndarray, " starts"]:
-    """Cut responses in store order into units of whole trees under both caps.
+    """Cut responses in store order into units within both caps; a prompt and its responses stay together.
 
-    A tree that alone is over a cap is cut between its responses; a response that alone is over the token cap
+    A prompt whose responses exceed a cap is cut between its responses. A response that exceeds the token cap
     is a unit by itself.
 
     Args:
-        lengths: tokens of each response.
-        prompts: number of each response's prompt, rising.
-        token_cap: response tokens in a unit at most.
-        response_cap: responses in a unit at most.
+        lengths: number of tokens of each response.
+        prompts: number of the prompt of each response, in rising order.
+        token_cap: largest number of response tokens per unit.
+        response_cap: largest number of responses per unit.
 
     Returns:
-        the first response of each unit, and the end.
+        the first response of each unit, and the number of responses at the end.
 
     """
     starts, count = [0], len(lengths)
@@ -64,25 +64,25 @@ def cut_units(
 
 
 def create_arrays(store: SafeStore, plan: ExtractPlan) -> None:
-    """Write the metadata of all arrays, at their final shapes."""
+    """Write the metadata of all arrays with their final shapes."""
     layout, settings = plan.layout, plan.settings
     create_group(store, "", {"sparserm": {"type": ACTIVATIONS, "version": VERSION}})
     for layer in settings.layers:
         pooled = (layout.units * layout.responses_per_unit, settings.d_in)
         for name in POOLED:
             chunk = (layout.responses_per_unit, settings.d_in)
-            path, told = f"layers/{layer}/{name}", _layout_of("responses", layer, name, chunk[0])
-            create_array(store, path, pooled, chunk, np.float32(np.nan), told)
+            path, attributes = f"layers/{layer}/{name}", _layout_of("responses", layer, name, chunk[0])
+            create_array(store, path, pooled, chunk, np.float32(np.nan), attributes)
         if settings.positions == "response":
             shape = (layout.units * layout.tokens_per_unit, settings.d_in)
             chunk = (layout.tokens_per_unit, settings.d_in)
             fill = np.uint16(NAN_BITS) if settings.dtype == "bfloat16" else np.float32(np.nan)
-            told = {"logical_dtype": settings.dtype, **_layout_of("tokens", layer, "tokens", chunk[0])}
-            create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, told)
+            attributes = {"logical_dtype": settings.dtype, **_layout_of("tokens", layer, "tokens", chunk[0])}
+            create_array(store, f"layers/{layer}/tokens", shape, chunk, fill, attributes)
 
 
 def _layout_of(what: str, layer: int, name: str, height: int) -> dict[str, Any]:
-    """Return what an array says of its own rows, for those who open it without this program."""
+    """Return attributes that explain the rows of an array to readers without this program."""
     row = f"u * {height} + i - rows/unit_response_start[u]"
     if what == "tokens":
         row = f"u * {height} + the sum of rows/response_length from rows/unit_response_start[u] to before i"
@@ -96,21 +96,21 @@ def _layout_of(what: str, layer: int, name: str, height: int) -> dict[str, Any]:
 
 
 def freeze(part: Path, plan: ExtractPlan, identity: Mapping[str, Any]) -> Plan:
-    """Write plan.json over everything that lies in the folder.
+    """Write plan.json, which records every file in the folder.
 
     Args:
-        part: the folder, still without its name.
-        plan: what is told.
-        identity: that of the plan's settings; an imported plan keeps the one it had, which may lack a setting
-            that is newer than it.
+        part: the folder under its temporary name.
+        plan: the plan to record.
+        identity: identity of the plan's settings; an imported plan keeps its own, which may lack newer
+            settings.
 
     """
-    told = {
+    metadata = {
         "created": now(),
         "packages": package_versions(),
-        "inputs": [list(one) for one in plan.settings.inputs],
+        "inputs": [list(fact) for fact in plan.settings.inputs],
         "counts": dict(plan.counts),
     }
-    frozen = Plan(ACTIVATIONS, VERSION, identity, vars(plan.layout), inventory(part), {}, told)
+    frozen = Plan(ACTIVATIONS, VERSION, identity, vars(plan.layout), inventory(part), {}, metadata)
     write_plan(part, frozen)
     return frozen

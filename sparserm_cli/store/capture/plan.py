@@ -1,6 +1,6 @@
-"""What a capture is planned to be: its settings, which are its identity, and the layout that follows.
+"""The plan of a capture: its settings, which are its identity, and the layout that follows from them.
 
-Paths of input files are told but are no identity: a moved file is the same file.
+Paths of input files are recorded but are not part of the identity, since a moved file is the same file.
 """
 
 import os
@@ -26,72 +26,72 @@ _CHECKSUM_BYTES = 4
 
 
 class InputFact(NamedTuple):
-    """One input file as it was read."""
+    """The recorded path, size and digest of one input file."""
 
     path: str
-    """Where it lay; relative to a run directory on this machine if given so, that both may move together."""
+    """Its path; relative to a local run directory if it was given so, so that both may move together."""
     bytes: int
-    """Its size."""
+    """Its size in bytes."""
     sha256: str
-    """Of its bytes, in hex."""
+    """The sha256 of its bytes, in hexadecimal."""
 
 
 @dataclass(frozen=True)
 class ExtractSettings:
-    """Everything that decides what a capture holds."""
+    """Everything that determines the content of a capture."""
 
     model: str
-    """The model's name."""
+    """Name of the model."""
     model_revision: str
-    """Its commit, or the digest of its files."""
+    """Commit of the model, or the digest of its files."""
     tokenizer: str
-    """The digest of the tokenizer's state."""
+    """Digest of the tokenizer's state."""
     template: str
-    """The digest of the chat template, or of `raw`."""
+    """Digest of the chat template, or of `raw`."""
     layers: tuple[int, ...]
     """Blocks, counted from 0, after which the residual stream is taken."""
     hook_names: tuple[str, ...]
-    """The same in sae-lens words, one a layer."""
+    """Names of the same points in sae-lens, one per layer."""
     d_in: int
-    """The width of the residual stream."""
+    """Width of the residual stream."""
     dtype: str
-    """What the model computes in and what tokens are stored in: bfloat16 or float32."""
+    """Type in which the model computes and token vectors are stored: bfloat16 or float32."""
     inputs: tuple[InputFact, ...]
-    """The files read, in order."""
+    """The input files, in order."""
     positions: str = "response"
-    """`response` keeps every response token and the pooled vectors, `pooled` only these, `latents` these and,
-    as the features made in the same pass, the latents of every response token."""
+    """Stored vectors: `response` for those of every response token and the pooled ones, `pooled` for the
+    pooled ones only, `latents` for the pooled ones and, as features, the latents of every response token."""
     max_length: int = 0
-    """Tokens of prompt and response together that are accepted; 0 for what the model can take."""
+    """Largest accepted length of prompt and response together, in tokens; 0 for the model's limit."""
     too_long: str = "error"
-    """What is done with longer ones."""
+    """What happens to longer pairs, such as `error`."""
     batch_tokens: int = 4_096
-    """Tokens computed together."""
+    """Number of tokens per batch."""
     unit_tokens: int = UNIT_TOKENS
-    """Response tokens in a unit at most; one response that is longer makes a larger unit."""
+    """Largest number of response tokens per unit; a longer response makes a larger unit."""
     unit_responses: int = UNIT_RESPONSES
-    """Responses in a unit at most."""
+    """Largest number of responses per unit."""
     limit: int | None = None
-    """Rows read at most; None for all."""
+    """Largest number of rows to read; None for all."""
     split: str = "train"
-    """Of a data set of the hub."""
+    """Split to read of a data set from the hub."""
     columns: Mapping[str, str] = field(default_factory=dict)
-    """Column names that were mapped."""
+    """Mapping of column names of the data to those expected here."""
     template_source: str = "model"
-    """Where the template comes from: `model`, `raw`, or a file by its digest."""
+    """Source of the template: `model`, `raw`, or the digest of a file."""
     template_text: str | None = None
     """The Jinja text of a template from a file, so that a reward model can be loaded without the file."""
     dedupe: bool = False
-    """Whether only the first of equal pairs is kept."""
+    """Whether only the first of several equal pairs is kept."""
     deterministic: bool = False
-    """Whether every tree is computed alone, so that batches cannot change a bit."""
+    """Whether every prompt is computed alone, so that batching cannot change results."""
 
     def __post_init__(self) -> None:
         """Check the values that the layout depends on.
 
         Raises:
-            UsageError: the dtype or the positions are none of those that can be stored.
-            ValueError: layers and hook names do not go together, or a size is not positive.
+            UsageError: the dtype or the positions cannot be stored.
+            ValueError: layers and hook names differ in number, or a size is not positive.
 
         """
         if self.dtype not in ITEM_BYTES:
@@ -100,78 +100,78 @@ class ExtractSettings:
         if self.positions not in POSITIONS:
             raise UsageError("--positions", " or ".join(POSITIONS), self.positions, "choose one")
         if not self.layers or len(self.layers) != len(self.hook_names):
-            raise ValueError("one hook name a layer")
-        # A plan from outside may say anything, and layers become names of folders.
+            raise ValueError("there is one hook name per layer")
+        # An imported plan is not trusted, and layers become names of folders.
         numbers = (*self.layers, self.d_in, self.batch_tokens, self.unit_tokens, self.unit_responses)
-        if any(type(one) is not int for one in numbers) or min(self.layers) < 0:
+        if any(type(number) is not int for number in numbers) or min(self.layers) < 0:
             raise ValueError("layers and sizes are whole numbers")
         if min(self.d_in, self.batch_tokens, self.unit_tokens, self.unit_responses) < 1:
             raise ValueError("sizes are positive")
 
     def identity(self) -> dict[str, Any]:
-        """Return field to JSON value, with inputs by content only."""
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        inputs = [f"{one.sha256} ({one.bytes} bytes)" for one in self.inputs]
+        """Return a mapping from field to JSON value, with inputs by their content only."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        inputs = [f"{item.sha256} ({item.bytes} bytes)" for item in self.inputs]
         lists = {name: list(values[name]) for name in ("layers", "hook_names")}
         return {**values, **lists, "inputs": inputs, "columns": dict(self.columns)}
 
     @property
     def token_cap(self) -> int:
-        """Response tokens in a unit at most, so that no file is larger than 128 MiB."""
+        """Largest number of response tokens per unit, so that no file exceeds 128 MiB."""
         if self.positions == "pooled":
             return self.unit_tokens
         return max(1, min(self.unit_tokens, MAX_FILE_BYTES // (self.d_in * ITEM_BYTES[self.dtype])))
 
     @property
     def response_cap(self) -> int:
-        """Responses in a unit at most, so that no file is larger than 128 MiB."""
+        """Largest number of responses per unit, so that no file exceeds 128 MiB."""
         return max(1, min(self.unit_responses, MAX_FILE_BYTES // (self.d_in * 4)))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Numbers of things and shapes of arrays."""
+    """Sizes of a capture, which determine the shapes of its arrays."""
 
     units: int
-    """Pieces of work; one file an array each."""
+    """Number of units; each array has one file per unit."""
     responses_per_unit: int
-    """Rows of a pooled chunk: the most responses that any unit has."""
+    """Rows per chunk of pooled vectors: the largest number of responses in any unit."""
     tokens_per_unit: int
-    """Rows of a token chunk: the most response tokens that any unit has."""
+    """Rows per chunk of token vectors: the largest number of response tokens in any unit."""
     responses: int
-    """Unique responses."""
+    """Number of unique responses."""
     prompts: int
-    """Unique prompts."""
+    """Number of unique prompts."""
     pairs: int
-    """Pairs of a chosen and a rejected response."""
+    """Number of pairs of a chosen and a rejected response."""
     response_tokens: int
-    """Tokens of all unique responses."""
+    """Total number of tokens of the unique responses."""
     prompt_tokens: int
-    """Tokens of all unique prompts."""
+    """Total number of tokens of the unique prompts."""
 
 
 @dataclass(frozen=True)
 class ExtractPlan:
-    """A capture that is planned, or frozen on the disk."""
+    """The plan of a capture, before or after it is written to the disk."""
 
     settings: ExtractSettings
-    """What decides its content."""
+    """Settings that determine its content."""
     layout: Layout
-    """Its sizes."""
+    """Sizes of the capture."""
     counts: Mapping[str, int] = field(default_factory=dict)
-    """Rows read, accepted and rejected, and whatever else the reader counted."""
+    """Numbers of rows read, accepted and rejected, and further counts of the reader."""
     plan_hash: str = ""
-    """Of the frozen plan; "" before."""
+    """Hash of the written plan; "" before it is written."""
 
     @property
     def files(self) -> int:
-        """The number of data files the capture will have."""
+        """Number of data files that the capture will have."""
         arrays = len(POOLED) + (self.settings.positions == "response")
         return self.layout.units * arrays * len(self.settings.layers)
 
     @property
     def bytes(self) -> int:
-        """The bytes the capture will take, tails of the last chunks included."""
+        """Size of the complete capture in bytes, including unused rows."""
         pooled = len(POOLED) * (self.layout.responses_per_unit * self.settings.d_in * 4 + _CHECKSUM_BYTES)
         tokens = 0
         if self.settings.positions == "response":
@@ -180,25 +180,25 @@ class ExtractPlan:
         return self.layout.units * len(self.settings.layers) * (pooled + tokens)
 
     def bytes_left(self, done: int) -> int:
-        """Return the bytes that are still to be written when `done` units are."""
+        """Return the bytes still to be written after `done` units."""
         return self.bytes * (self.layout.units - done) // self.layout.units
 
 
 def plan_of(where: str, plan: Plan) -> ExtractPlan:
-    """Return the capture's plan that a frozen plan of the unit engine tells.
+    """Return the plan of a capture from the plan of its unit store.
 
     Raises:
         CorruptStoreError: a field is missing or of the wrong kind.
 
     """
     try:
-        identity, told = dict(plan.identity), plan.told
-        inputs = tuple(InputFact(str(path), int(size), str(sha)) for path, size, sha in told["inputs"])
+        identity, metadata = dict(plan.identity), plan.metadata
+        inputs = tuple(InputFact(str(path), int(size), str(sha)) for path, size, sha in metadata["inputs"])
         lists = {name: tuple(identity[name]) for name in ("layers", "hook_names")}
         settings = ExtractSettings(**{**identity, **lists, "inputs": inputs})
         again = settings.identity()
         layout = Layout(**{name: int(value) for name, value in plan.layout.items()})
-        read = ExtractPlan(settings, layout, dict(told["counts"]), plan.plan_hash)
+        read = ExtractPlan(settings, layout, dict(metadata["counts"]), plan.plan_hash)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         raise CorruptStoreError(where, "a capture's plan", repr(error), "run extract --force") from None
     difference = first_difference(identity, {name: again[name] for name in identity})
@@ -209,32 +209,32 @@ def plan_of(where: str, plan: Plan) -> ExtractPlan:
 
 
 def input_path(run: PurePath, recorded: InputFact) -> Path:
-    """Return where a recorded input of a run directory would lie now."""
+    """Return the present path of a recorded input of a run directory."""
     return Path(os.path.normpath(run / recorded.path))
 
 
 def check_inputs(plan: ExtractPlan, run: PurePath) -> None:
-    """Hash the input files again, where they still lie where they were.
+    """Hash the input files that still lie at their recorded path, and compare.
 
     Args:
-        plan: the capture's.
-        run: the run directory it lies in.
+        plan: plan of the capture.
+        run: run directory of the capture.
 
     Raises:
-        IncompatibleError: a file has changed; names it and both sha256.
+        IncompatibleError: a file has changed; the error names it and both sha256.
 
     """
-    for one in plan.settings.inputs:
-        path = input_path(run, one)
+    for recorded in plan.settings.inputs:
+        path = input_path(run, recorded)
         if path.is_file():
-            found = sha256_file(path)
-            if found != one.sha256:
+            digest = sha256_file(path)
+            if digest != recorded.sha256:
                 hint = "the capture is stale: run `sparserm extract --force`, or put the file back"
-                raise IncompatibleError(str(path), f"sha256 {one.sha256}", f"sha256 {found}", hint)
+                raise IncompatibleError(str(path), f"sha256 {recorded.sha256}", f"sha256 {digest}", hint)
 
 
 def check_space(folder: PurePath, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold with a tenth to spare.
+    """Check that the disk has room for `needed` bytes and a tenth more.
 
     Raises:
         ResourceError: less than 1.1 times `needed` bytes are free.

@@ -1,11 +1,11 @@
-"""Collecting prompts, responses and pairs as they come, and freezing them as a plan.
+"""Collecting prompts, responses and pairs, and writing them as the plan of a capture.
 
 Reads: token ids, one response at a time. Writes: `activations.zarr/` with its rows arrays, the metadata of
-its arrays at their final shape, rejects.jsonl and plan.json, by one rename. Memory: some blocks of rows,
-however many come, since everything waits and is sorted on the disk (see `tables`).
+its arrays with their final shapes, rejects.jsonl and plan.json, by one rename. Memory: a few blocks of rows,
+whatever their number, since rows are collected and sorted on the disk (see `external_sort`).
 
-Prompts and responses of equal tokens are one. Equal is what has equal 128-bit BLAKE2 digests: that two of a
-billion different ones have is less likely than 1 in 10^20.
+Prompts or responses with equal tokens are stored once. They count as equal if their 128-bit BLAKE2 digests
+agree; among a billion different ones, a false agreement is less likely than 1 in 10^20.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from jaxtyping import Int64, UInt32
 
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.store.arrays.checked_zarr import SafeStore
-from sparserm_cli.store.arrays.external_sort import Table
+from sparserm_cli.store.arrays.external_sort import DiskTable
 from sparserm_cli.store.capture.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, Layout
 from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED, sizes, write_array
 from sparserm_cli.store.capture.spool import Spool, distinct
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.storage import make_folder, part_name
 from sparserm_cli.store.units.records import REJECTS
@@ -36,26 +36,26 @@ _PAIR = struct.Struct("<qqq")
 
 
 class _Order(NamedTuple):
-    """What is kept of all that came, and in which order."""
+    """The distinct rows that are kept, and their order."""
 
-    prompts: Table
-    """Where each different prompt came first."""
-    responses: Table
-    """The prompt of each different response, and where it came first."""
-    pairs: Table
-    """Pairs of different responses, by their numbers, in the order they came in."""
+    prompts: DiskTable
+    """Position of the first occurrence of each distinct prompt."""
+    responses: DiskTable
+    """Prompt of each distinct response, and position of its first occurrence."""
+    pairs: DiskTable
+    """Pairs of distinct responses, by number, in order of arrival."""
     unit_start: Int64[np.ndarray, " starts"]
-    """The first response of each unit, and the end."""
+    """First response of each unit, and the number of responses at the end."""
     unit_tokens: Int64[np.ndarray, " units"]
-    """Response tokens of each unit."""
+    """Number of response tokens of each unit."""
 
 
 class PlanWriter:
-    """Collects what shall be computed; `freeze` writes the plan.
+    """Collects the prompts, responses and pairs of a capture; `freeze` writes the plan.
 
     Args:
-        root: where the capture shall lie, `RUN/activations.zarr`.
-        settings: what decides its content.
+        root: path of the capture, `RUN/activations.zarr`.
+        settings: settings that determine its content.
 
     """
 
@@ -65,14 +65,14 @@ class PlanWriter:
         self._prompt_key = b""
 
     def __enter__(self) -> Self:
-        """Open the spool."""
+        """Create the temporary tables."""
         self._spool.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the spool."""
+        """Remove the temporary tables."""
         self._spool.__exit__(kind, error, trace)
 
     def add(
@@ -85,18 +85,18 @@ class PlanWriter:
         straddled: bool = False,
         truncated: bool = False,
     ) -> int:
-        """Add a response; of those with equal prompt and tokens the first is kept.
+        """Add a response; of several with equal prompt and tokens, the first is kept.
 
         Args:
             prompt_ids: token ids of the prompt.
             response_ids: token ids of the response, at least one.
-            group: the key of the prompt's text, 64 bits.
-            characters: of the response's text.
-            straddled: whether its first token begins in the prompt.
-            truncated: whether the prompt was cut.
+            group: 64-bit key of the prompt's text.
+            characters: number of characters of the response's text.
+            straddled: whether the first token of the response begins in the prompt.
+            truncated: whether the prompt was truncated.
 
         Returns:
-            the handle of the response for `add_pair`.
+            the number of the response, for `add_pair`.
 
         """
         if not len(response_ids):
@@ -110,29 +110,30 @@ class PlanWriter:
         return len(responses) - 1
 
     def _add_prompt(self, ids: bytes, group: int) -> None:
-        """Add a prompt unless it is that of the response before."""
+        """Add a prompt unless it equals the prompt of the previous response."""
         key = hashlib.blake2b(ids, digest_size=16).digest()
         if key != self._prompt_key:
             self._spool.prompts.add(key, ids, group)
             self._prompt_key = key
 
     def add_pair(self, chosen: int, rejected: int, row: int) -> None:
-        """Add a pair of two handles, from row `row` of the input.
+        """Add a pair of two numbers that `add` returned, from row `row` of the input.
 
-        One of equal responses says nothing and is left out; so is one that came before, with `dedupe`.
+        A pair of equal responses carries no information and is left out; so is, with `dedupe`, a repeated
+        pair.
         """
         self._spool.pairs.append(_PAIR.pack(chosen, rejected, row))
 
     def reject(self, record: Mapping[str, Any]) -> None:
-        """Note an input row that was not accepted, and why."""
+        """Record an input row that was not accepted, and the reason."""
         line = json.dumps(dict(record), ensure_ascii=True, allow_nan=False) + "\n"
         self._spool.rejects.append(line.encode("ascii"))
 
     def freeze(self, counts: Mapping[str, int]) -> ExtractPlan:
-        """Write the plan; after this the capture is there, without any unit done.
+        """Write the plan; after this the capture exists, with all units pending.
 
         Args:
-            counts: rows read, accepted, rejected, and whatever else was counted.
+            counts: numbers of rows read, accepted and rejected, and further counts.
 
         Raises:
             BadInputError: no response was added.
@@ -140,12 +141,12 @@ class PlanWriter:
 
         """
         if not len(self._spool.responses):
-            where = ", ".join(one.path for one in self.settings.inputs) or "the input"
+            where = ", ".join(recorded.path for recorded in self.settings.inputs) or "the input"
             hint = "see rejects, or name another file"
             raise BadInputError(where, "at least one response", "no rows", hint)
         order = self._order()
         plan = ExtractPlan(self.settings, self._layout(order), dict(counts))
-        with building_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
+        with atomic_folder(self.root, plan.layout.response_tokens * 4, sealed_by=PLAN) as part:
             store = SafeStore(part, sync=False)
             create_arrays(store, plan)
             self._write_rows(store, order, plan.layout)
@@ -159,7 +160,7 @@ class PlanWriter:
         return ExtractPlan(plan.settings, plan.layout, plan.counts, frozen.plan_hash)
 
     def _order(self) -> _Order:
-        """Put what is different in store order: by first appearance of the prompt, then of the response."""
+        """Order distinct rows by first occurrence of the prompt, then of the response."""
         spool = self._spool
         prompts, number = distinct(spool, spool.prompts.records, lambda block: (block["key"], 0))
         responses, number = distinct(
@@ -167,8 +168,8 @@ class PlanWriter:
         )
         return _Order(prompts, responses, self._pairs(number), *self._units(responses))
 
-    def _pairs(self, number: Table) -> Table:
-        """Return the pairs that are kept, given the number in the store of each response that was added."""
+    def _pairs(self, number: DiskTable) -> DiskTable:
+        """Return the pairs that are kept, given the number in the store of each added response."""
         kept = self._spool.table(self._spool.pairs.kind)
         for block in self._spool.pairs.blocks():
             chosen, rejected = (number.at(block[side]) for side in ("chosen", "rejected"))
@@ -177,17 +178,19 @@ class PlanWriter:
         if not self.settings.dedupe:
             return kept
         firsts, _ = distinct(self._spool, kept, lambda block: (_pair_keys(block), 0))
-        return self._spool.table(kept.kind).extend(kept.at(block["place"]) for block in firsts.blocks())
+        return self._spool.table(kept.kind).extend(kept.at(block["position"]) for block in firsts.blocks())
 
-    def _units(self, responses: Table) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
-        """Cut the responses into units; return the first response of each, the end, and the tokens of each.
+    def _units(
+        self, responses: DiskTable
+    ) -> tuple[Int64[np.ndarray, " starts"], Int64[np.ndarray, " units"]]:
+        """Cut the responses into units; return the first response and the number of tokens of each.
 
-        The last unit of a block may go on in the next one, so its responses are cut again with those.
+        The last unit of a block may continue in the next block, so its responses are cut again there.
         """
         starts, tokens = [0], list[int]()
         lengths, prompts = np.zeros(0, np.int64), np.zeros(0, np.int64)
         for block in responses.blocks():
-            length = self._spool.responses.records.at(block["place"])["length"]
+            length = self._spool.responses.records.at(block["position"])["length"]
             lengths, prompts = np.append(lengths, length), np.append(prompts, block["tree"].astype(np.int64))
             cuts = cut_units(lengths, prompts, self.settings.token_cap, self.settings.response_cap)
             starts += (starts[-1] + cuts[1:-1]).tolist()
@@ -196,7 +199,7 @@ class PlanWriter:
         return np.array([*starts, len(responses)]), np.array([*tokens, lengths.sum()])
 
     def _layout(self, order: _Order) -> Layout:
-        """Return the sizes of everything."""
+        """Return the sizes of the capture."""
         prompt_lengths = self._spool.prompts.column(order.prompts, "length")
         return Layout(
             units=len(order.unit_tokens),
@@ -210,7 +213,7 @@ class PlanWriter:
         )
 
     def _write_rows(self, store: SafeStore, order: _Order, layout: Layout) -> None:
-        """Write the rows arrays in store order, one after another."""
+        """Write the rows arrays in store order, in turn."""
         prompts, responses, pairs = self._spool.prompts, self._spool.responses, order.pairs
         columns: dict[str, Iterable[np.ndarray]] = {
             "response_prompt": (block["tree"] for block in order.responses.blocks()),
@@ -232,5 +235,5 @@ class PlanWriter:
 
 
 def _pair_keys(block: np.ndarray) -> np.ndarray:
-    """Return the chosen and the rejected response of each pair as one key of 16 bytes."""
+    """Return the two responses of each pair as one key of 16 bytes."""
     return np.stack([block["chosen"], block["rejected"]], axis=1).astype(">i8").view("S16")[:, 0]

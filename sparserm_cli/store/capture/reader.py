@@ -28,11 +28,11 @@ class TokenBlock(NamedTuple):
     """The response tokens of one unit."""
 
     unit: int
-    """Its number."""
+    """Number of the unit."""
     responses: range
-    """Its responses."""
+    """Numbers of its responses."""
     lengths: Int32[np.ndarray, " unit_responses"]
-    """Tokens of each of its responses."""
+    """Number of tokens of each of its responses."""
     rows: np.ndarray
     """Shape (tokens, d_in): float32, or bfloat16 bits as uint16 if raw was asked for."""
 
@@ -66,7 +66,9 @@ class ActivationsReader:
     def _rejected(self) -> tuple[int, ...]:
         """Return the rejected responses of a partial capture."""
         receipts = [self.store.receipt(unit) for unit in self.units]
-        return tuple(one for receipt in receipts if receipt is not None for one in receipt.facts.rejected)
+        return tuple(
+            response for receipt in receipts if receipt is not None for response in receipt.facts.rejected
+        )
 
     @property
     def digest(self) -> str:

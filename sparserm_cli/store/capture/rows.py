@@ -158,7 +158,7 @@ class Rows:
         stop = self._sizes[name] if stop is None else stop
         values = read_rows(self._store, f"rows/{name}", start, stop)
         if values.shape != (stop - start,) or values.dtype != ROW_TYPES[name]:
-            where, found = f"{self._store.place}/rows/{name}", f"{values.shape} {values.dtype}"
+            where, found = f"{self._store.location}/rows/{name}", f"{values.shape} {values.dtype}"
             expected = f"({stop - start},) {ROW_TYPES[name]}"
             raise CorruptStoreError(where, expected, found, "run extract --force")
         return values

@@ -1,7 +1,7 @@
-"""Where prompts, responses and pairs wait on the disk until all have come and can be laid out.
+"""Temporary tables on the disk that collect prompts, responses and pairs until the plan can be written.
 
-Everything is appended as it comes: of each prompt and response the token ids and a record of fixed size with
-the digest of its tokens, of each pair three numbers. Memory: as `tables`.
+Records are appended as they arrive: the token ids of each prompt and response with a fixed-size record that
+holds their digest, and three numbers per pair. Memory: a few blocks of rows, as in `external_sort`.
 """
 
 import struct
@@ -12,106 +12,109 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Integer, UInt32
 
-from sparserm_cli.store.arrays.external_sort import Scratch, Table, fields, groups
+from sparserm_cli.store.arrays.external_sort import DiskTable, ScratchFolder, fields, groups
 from sparserm_cli.store.capture.layout import cut_units
 
-_KEYED = np.dtype([("key", "S16"), ("place", ">u8"), ("tree", ">u8")])
+_KEYED = np.dtype([("key", "S16"), ("position", ">u8"), ("tree", ">u8")])
 _TOKENS = 1 << 20
 
 
-class Texts:
-    """Prompts or responses as they came: their records and their token ids.
+class TokenSequences:
+    """Prompts or responses in order of arrival: their records and their token ids.
 
     Args:
-        scratch: for tables.
-        layout: of what `add` is given besides digest and tokens, as `struct` writes it.
-        more: the same, as numpy writes it.
+        scratch: folder for the tables.
+        layout: `struct` format of the further fields that `add` is given after digest and tokens.
+        more: the same fields as a numpy record type.
 
     """
 
-    def __init__(self, scratch: Scratch, layout: str, more: list[tuple[str, str]]) -> None:
+    def __init__(self, scratch: ScratchFolder, layout: str, more: list[tuple[str, str]]) -> None:
         self._struct = struct.Struct(f"<16sqi{layout}")
         self.records = scratch.table([("key", "S16"), ("offset", "<i8"), ("length", "<i4"), *more])
         self._ids = scratch.table("<u4")
 
     def __len__(self) -> int:
-        """Return how many have come."""
+        """Return the number of token sequences."""
         return len(self.records)
 
     def add(self, key: bytes, ids: bytes, *more: int) -> None:
-        """Append one, given the digest of its tokens and their ids, four bytes each."""
+        """Append a sequence, given the digest of its token ids and the ids, four bytes each."""
         self.records.append(self._struct.pack(key, len(self._ids), len(ids) // 4, *more))
         self._ids.append(ids)
 
-    def column(self, order: Table, field: str) -> Iterator[Integer[np.ndarray, " block"]]:
-        """Yield one field of those that are wanted; `order` is as `distinct` gives it."""
+    def column(self, order: DiskTable, field: str) -> Iterator[Integer[np.ndarray, " block"]]:
+        """Yield one field of the sequences in `order`, which `distinct` returns."""
         for block in order.blocks():
-            yield self.records.at(block["place"])[field]
+            yield self.records.at(block["position"])[field]
 
-    def token_ids(self, order: Table) -> Iterator[UInt32[np.ndarray, " tokens"]]:
-        """Yield the token ids of those that are wanted, many at a time."""
+    def token_ids(self, order: DiskTable) -> Iterator[UInt32[np.ndarray, " tokens"]]:
+        """Yield the token ids of the sequences in `order`, in blocks of many sequences."""
         for block in order.blocks():
-            found = self.records.at(block["place"])
-            numbers = np.arange(len(found), dtype=np.int32)
-            for start, stop in pairwise(cut_units(found["length"], numbers, _TOKENS, _TOKENS)):
-                size = found["length"][start:stop].astype(np.int64)
+            records = self.records.at(block["position"])
+            numbers = np.arange(len(records), dtype=np.int32)
+            for start, stop in pairwise(cut_units(records["length"], numbers, _TOKENS, _TOKENS)):
+                size = records["length"][start:stop].astype(np.int64)
                 if size.any():
-                    shift = found["offset"][start:stop] - (np.cumsum(size) - size)
+                    shift = records["offset"][start:stop] - (np.cumsum(size) - size)
                     yield self._ids.at(np.repeat(shift, size) + np.arange(size.sum()))
 
 
-class Spool(Scratch):
-    """The tables of all that came.
+class Spool(ScratchFolder):
+    """The tables of all collected prompts, responses, pairs and rejected rows.
 
     Args:
-        folder: made on entry, removed on exit.
+        folder: folder that is created on entry and removed on exit.
 
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         more = [("prompt", "<i8"), ("characters", "<i4"), ("flags", "u1")]
-        self.responses = Texts(self, "qiB", more)
-        self.prompts = Texts(self, "Q", [("group", "<u8")])
+        self.responses = TokenSequences(self, "qiB", more)
+        self.prompts = TokenSequences(self, "Q", [("group", "<u8")])
         self.pairs = self.table([("chosen", "<i8"), ("rejected", "<i8"), ("row", "<i8")])
         self.rejects = self.table("u1")
 
 
 def distinct(
-    scratch: Scratch,
-    table: Table,
+    scratch: ScratchFolder,
+    table: DiskTable,
     keys: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | int]],
-) -> tuple[Table, Table]:
-    """Find what is equal, and put what is different in order: by what it stands under, then as it came.
+) -> tuple[DiskTable, DiskTable]:
+    """Deduplicate records by key and number the distinct ones by parent, then by first occurrence.
 
     Args:
-        scratch: for tables.
-        table: what came.
-        keys: gives for a block of it the keys, of 16 bytes, which equal ones share, and the numbers of what
-            they stand under.
+        scratch: folder for the tables.
+        table: the records.
+        keys: returns for a block of records their keys of 16 bytes, which equal records share, and the
+            numbers of their parents.
 
     Returns:
-        of each different one, in that order, `tree`, which it stands under, and `place`, where it came first
-        in the table; and for each place of the table the number of its equal in that order.
+        a table with `tree`, the parent, and `position`, the first occurrence, of each distinct record in that
+        order; and a table with the number of the distinct record for each record.
 
     """
+    # Pair every record with its key, its position and its parent.
     keyed, start = scratch.table(_KEYED), 0
     for block in table.blocks():
         key, tree = keys(block)
         keyed.add(key, np.arange(start, start + len(block)), tree)
         start += len(block)
-    firsts, first = scratch.table(fields("tree", "first", "place")), np.zeros(1, np.int64)
+    # Sorted by key, equal records are adjacent; each gets the position of the first of them.
+    firsts, first = scratch.table(fields("tree", "first", "position")), np.zeros(1, np.int64)
     for block, begins in groups(keyed.sorted(), "key"):
-        first = np.concatenate([first[-1:], block["place"][begins]])[np.cumsum(begins)]
-        firsts.add(block["tree"], first, block["place"])
+        first = np.concatenate([first[-1:], block["position"][begins]])[np.cumsum(begins)]
+        firsts.add(block["tree"], first, block["position"])
+    # Sorted by parent and first occurrence, the distinct records get their final numbers.
     order, numbered, last = (
-        scratch.table(fields("tree", "place")),
-        scratch.table(fields("place", "number")),
+        scratch.table(fields("tree", "position")),
+        scratch.table(fields("position", "number")),
         -1,
     )
     for block, begins in groups(firsts.sorted(), "first"):
         number = last + np.cumsum(begins)
-        order.add(block["tree"][begins], block["place"][begins])
-        numbered.add(block["place"], number)
+        order.add(block["tree"][begins], block["position"][begins])
+        numbered.add(block["position"], number)
         last = number[-1]
     return order, scratch.table("<i8").extend(block["number"] for block in numbered.sorted())

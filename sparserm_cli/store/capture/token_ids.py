@@ -20,11 +20,11 @@ def ids_of(capture: ActivationsReader, responses: Iterable[int]) -> dict[int, Id
     """Read the token ids of some responses, each unit that holds any of them once."""
     wanted = np.unique(np.fromiter(responses, np.int64))
     units = np.searchsorted(capture.rows.unit_response_start, wanted, side="right") - 1
-    found: dict[int, Ids] = {}
+    ids_by_response: dict[int, Ids] = {}
     for unit in np.unique(units):
         needed = set(wanted[units == unit].tolist())
         for tree in capture.rows.trees(int(unit)):
             for number, ids in enumerate(tree.responses, start=tree.first):
                 if number in needed:
-                    found[number] = Ids(tree.prompt_ids.copy(), ids.copy())
-    return found
+                    ids_by_response[number] = Ids(tree.prompt_ids.copy(), ids.copy())
+    return ids_by_response

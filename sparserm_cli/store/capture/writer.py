@@ -82,12 +82,12 @@ class ActivationsWriter:
                 self._write_chunk(store, path, unit, values)
                 files.append(chunk_path(path, unit))
         tokens = int(self.rows.lengths(unit).sum())
-        told = replace(
+        completed = replace(
             facts,
             rows=tokens if self.plan.settings.positions == "response" else len(span),
             absmax=max(bits.absmax(values) for arrays in layers.values() for values in arrays.values()),
         )
-        return self.store.commit(unit, files, told, store.written)
+        return self.store.commit(unit, files, completed, store.written)
 
     def _write_chunk(self, store: CheckedStore, path: str, unit: int, values: np.ndarray) -> None:
         """Write one chunk, its unused rows filled with NaN."""
@@ -109,9 +109,9 @@ class ActivationsWriter:
             raise ValueError(f"layers {tuple(layers)} instead of {settings.layers}")
         allowed = np.isin(np.arange(span.start, span.stop), facts.rejected)
         for layer, arrays in layers.items():
-            found = {name: (values.shape, values.dtype) for name, values in arrays.items()}
-            if found != expected:
-                raise ValueError(f"layer {layer} of unit {unit} has {found} instead of {expected}")
+            actual = {name: (values.shape, values.dtype) for name, values in arrays.items()}
+            if actual != expected:
+                raise ValueError(f"layer {layer} of unit {unit} has {actual} instead of {expected}")
             for name, values in arrays.items():
                 bad = ~bits.is_finite(values).all(axis=1)
                 if name == "tokens":

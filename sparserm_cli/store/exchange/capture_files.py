@@ -14,7 +14,7 @@ from sparserm_cli.locations import local_folder
 from sparserm_cli.store.capture.artifact import FOLDER, capture_path
 from sparserm_cli.store.capture.plan import POOLED
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.storage import make_folder
 from sparserm_cli.store.units.records import Manifest
 
@@ -100,10 +100,10 @@ def _write_pooled(target: Path, capture: ActivationsReader) -> None:
     about = {"digest": capture.digest, "identity": json.dumps(capture.plan.settings.identity())}
     make_folder(target.parent)
     needed = sum(values.nbytes for values in arrays.values())
-    with building_file(target, needed) as part, part.open("wb") as out:
+    with atomic_file(target, needed) as part, part.open("wb") as out:
         if target.suffix.lower() == ".npz":
-            told: dict[str, Any] = {name: np.array(text) for name, text in about.items()}
-            np.savez(out, allow_pickle=False, **arrays, **told)
+            texts: dict[str, Any] = {name: np.array(text) for name, text in about.items()}
+            np.savez(out, allow_pickle=False, **arrays, **texts)
         else:
             from safetensors.numpy import save
 

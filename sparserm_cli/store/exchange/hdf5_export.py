@@ -22,7 +22,7 @@ from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.capture.plan import POOLED
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import CHUNK, ROW_TYPES
-from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.sealed_json import canonical_json
 from sparserm_cli.store.io.storage import make_folder, read_bytes
@@ -30,7 +30,7 @@ from sparserm_cli.store.units.records import REJECTS
 
 KIND = "activations-hdf5"
 VERSION = 1
-"""Of the format of exported files."""
+"""Version of the format of exported files."""
 _CHUNK_BYTES = 1 << 20
 _CACHE_BYTES = 1 << 26  # more than the chunks of a row of datasets, so that none is written twice
 
@@ -44,7 +44,7 @@ def write_hdf5(target: Path, capture: ActivationsReader) -> None:
 
     """
     make_folder(target.parent)
-    with building_file(target, capture.plan.bytes) as part:
+    with atomic_file(target, capture.plan.bytes) as part:
         digests: dict[str, str] = {}
         with h5py.File(part, "w", libver="latest", rdcc_nbytes=_CACHE_BYTES) as file:
             file.attrs.update({"type": KIND, "version": VERSION, "digest": capture.digest})

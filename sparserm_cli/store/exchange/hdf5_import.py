@@ -20,7 +20,7 @@ from sparserm_cli.store.capture.plan import POOLED, ExtractPlan, plan_of
 from sparserm_cli.store.capture.rows import CHUNK, ROW_TYPES, Rows, sizes, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.exchange.hdf5_export import KIND, VERSION
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.sealed_json import json_object
 from sparserm_cli.store.io.storage import make_folder, write_atomic
 from sparserm_cli.store.provenance import check_version
@@ -53,13 +53,13 @@ def read_hdf5(source: Path, root: Path) -> Manifest:
         plan = plan_of(f"{source}: plan", frozen)
         facts = _facts(source, _text(source, file, "facts"), plan)
         datasets = _checked_datasets(source, file, plan)
-        with building_folder(root, plan.bytes) as part:
+        with atomic_folder(root, plan.bytes) as part:
             _build_plan(part, source, file, datasets, plan, frozen.identity)
             writer = ActivationsWriter(part)
             _expect(source, "plan hash", plan.plan_hash, writer.store.plan_hash)
             _check_rows(writer.rows)
-            for unit, told in enumerate(facts):
-                _write_unit(source, writer, unit, dict(_unit_arrays(datasets, writer, unit)), told)
+            for unit, unit_facts in enumerate(facts):
+                _write_unit(source, writer, unit, dict(_unit_arrays(datasets, writer, unit)), unit_facts)
             manifest = writer.store.finalize()
             digest = "" if manifest is None else manifest.digest
             _expect(source, "digest", str(file.attrs.get("digest", "")), digest)
@@ -75,14 +75,14 @@ def _opened(source: Path) -> Iterator[Any]:
         raise IncompatibleError(str(source), "an exported capture", "no file", "name another file")
     try:
         with h5py.File(source, "r") as file:
-            found = {name: _plain(file.attrs.get(name)) for name in ("type", "version")}
-            check_version(str(source), KIND, {k: v for k, v in found.items() if v is not None}, VERSION)
+            header = {name: _plain(file.attrs.get(name)) for name in ("type", "version")}
+            check_version(str(source), KIND, {k: v for k, v in header.items() if v is not None}, VERSION)
             yield file
     except (OSError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             raise
-        found_text = " ".join(str(error).split())[:200]
-        raise CorruptStoreError(str(source), "a whole HDF5 file", found_text, _HINT) from error
+        found = " ".join(str(error).split())[:200]
+        raise CorruptStoreError(str(source), "a whole HDF5 file", found, _HINT) from error
 
 
 def _plain(value: Any) -> Any:
@@ -152,7 +152,7 @@ def _facts(source: Path, text: bytes, plan: ExtractPlan) -> list[UnitFacts]:
     """Return what the makers of the units told."""
     where = f"{source}: facts"
     try:
-        units = [UnitFacts.from_json(one) for one in json_object(text, where, _HINT)["units"]]
+        units = [UnitFacts.from_json(value) for value in json_object(text, where, _HINT)["units"]]
     except (ValueError, TypeError, KeyError) as error:
         raise CorruptStoreError(where, "facts of units", repr(error), _HINT) from None
     _expect(source, "number of units", str(plan.layout.units), str(len(units)))

@@ -1,4 +1,4 @@
-"""What an encoding is planned to be: the SAEs, and the capture that it is made from, whose units it has.
+"""The plan of an encoding: its SAEs, and the capture that it is made from and whose units it shares.
 
 zarr.json                 group, with type and version
 layers/14/parts/00042/    the latents of one unit, see `csr`
@@ -17,7 +17,7 @@ from sparserm_cli.store.capture.plan import Layout
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import ROW_TYPES, TOKEN_IDS, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter
-from sparserm_cli.store.io.atomic import building_folder
+from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.file_facts import inventory
 from sparserm_cli.store.provenance import now, package_versions
@@ -27,7 +27,7 @@ from sparserm_cli.store.units.unit_store import PLAN, write_plan
 FEATURES = "features"
 COMMAND = "sparserm encode"
 VERSION = 1
-"""Of the format of features.zarr."""
+"""Version of the format of features.zarr."""
 
 _ROWS_ARE = (
     "part u has one row per response token of unit u, which holds the responses from "
@@ -43,11 +43,11 @@ class SAEFacts:
     name: str
     """Release or path, as it was given."""
     digest: str
-    """Of its weights and configuration."""
+    """Digest of its weights and configuration."""
     architecture: str
-    """As sae-lens names it."""
+    """Architecture, as sae-lens names it."""
     hook_name: str
-    """Where it was trained, in sae-lens words."""
+    """Name of the point in the model at which it was trained, as in sae-lens."""
     layer: int
     """The layer of the capture it encodes."""
     d_in: int
@@ -55,7 +55,7 @@ class SAEFacts:
     d_sae: int
     """Number of its latents."""
     dtype: str = "float32"
-    """What it computes in."""
+    """Floating-point type in which it computes."""
     model_name: str = ""
     """The model it was trained on, if it says so."""
 
@@ -65,11 +65,11 @@ class FeaturesPlan:
     """An encoding that is frozen on the disk."""
 
     saes: tuple[SAEFacts, ...]
-    """One a layer."""
+    """The SAEs, one per layer."""
     layout: Layout
     """The sizes of the capture."""
     plan_hash: str
-    """Of the frozen plan."""
+    """Hash of the plan."""
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -83,16 +83,16 @@ class FeaturesPlan:
             UsageError: the layer was not encoded.
 
         """
-        for one in self.saes:
-            if one.layer == layer:
-                return one
+        for sae in self.saes:
+            if sae.layer == layer:
+                return sae
         shown = ", ".join(map(str, self.layers))
         raise UsageError("--layer", f"one of {shown}", str(layer), "or encode with an SAE of that layer")
 
 
 def features_identity(saes: Sequence[SAEFacts]) -> dict[str, Any]:
-    """Return field to JSON value of an encoding: `sae`, `sae_digest`, `d_sae`, ..., one value a layer."""
-    lists = {one.name: [getattr(sae, one.name) for sae in saes] for one in fields(SAEFacts)}
+    """Return field to JSON value of an encoding: `sae`, `sae_digest`, `d_sae`, ..., one value per layer."""
+    lists = {item.name: [getattr(sae, item.name) for sae in saes] for item in fields(SAEFacts)}
     return {"sae": lists.pop("name"), "sae_digest": lists.pop("digest"), **lists}
 
 
@@ -120,7 +120,7 @@ def plan_features(
             where, found = f"{sae.name}: d_in", str(sae.d_in)
             hint = "take an SAE of the captured model"
             raise IncompatibleError(where, str(capture.plan.settings.d_in), found, hint)
-    with building_folder(root, sealed_by=PLAN) as part:
+    with atomic_folder(root, sealed_by=PLAN) as part:
         store = SafeStore(part, sync=False)
         create_group(store, "", {"sparserm": {"type": FEATURES, "version": VERSION}})
         for sae in saes:
@@ -130,13 +130,13 @@ def plan_features(
             if name not in TOKEN_IDS:
                 write_array(store, name, capture.rows.length(name), capture.rows.blocks(name))
         fault_point("plan-rows-written")
-        told = {
+        metadata = {
             "created": now(),
             "packages": package_versions(),
         }
         identity, layout = features_identity(saes), vars(capture.plan.layout)
         parents = {ACTIVATIONS: capture.lineage.as_parent()}
-        plan = Plan(FEATURES, VERSION, identity, layout, inventory(part), parents, told)
+        plan = Plan(FEATURES, VERSION, identity, layout, inventory(part), parents, metadata)
         write_plan(part, plan)
         fault_point("plan-before-rename")
     fault_point("plan-renamed")
@@ -144,7 +144,7 @@ def plan_features(
 
 
 def features_plan_of(where: str, plan: Plan) -> FeaturesPlan:
-    """Return the encoding's plan that a frozen plan of the unit engine tells.
+    """Return the plan of an encoding from the plan of its unit store.
 
     Raises:
         CorruptStoreError: a field is missing or of the wrong kind.

@@ -25,13 +25,13 @@ class FeatureBlock(NamedTuple):
     """The latents of one unit."""
 
     unit: int
-    """Its number."""
+    """Number of the unit."""
     responses: range
-    """Its responses."""
+    """Numbers of its responses."""
     lengths: Int32[np.ndarray, " unit_responses"]
-    """Tokens of each of its responses."""
+    """Number of tokens of each of its responses."""
     csr: Csr
-    """One row a response token, in store order; `data` is ones if only counts were asked for."""
+    """One row per response token, in store order; `data` is all ones if only counts were requested."""
 
 
 class FeaturesReader:

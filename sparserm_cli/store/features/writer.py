@@ -43,7 +43,7 @@ class FeaturesWriter:
 
         Args:
             unit: its number.
-            layers: for each layer of the plan the latents, one row a response token of the unit.
+            layers: for each layer of the plan the latents, one row per response token of the unit.
             facts: device, batches, ...; `rows` and `absmax` are filled in here.
 
         Raises:

@@ -1,8 +1,8 @@
-"""Whole artifacts: files and folders that appear under their name once finished, and what a crash left.
+"""Atomic files and folders: they appear under their name only when they are complete.
 
-On a disk they appear by rename; temporary names end in `.part`, and `sweep` removes those of dead processes
-at the start of a run. For an object store they are made on this machine and put there file by file, last the
-one that seals the rest: without it there is nothing.
+On a disk they appear by rename. Temporary names end in `.part`, and `sweep` removes those of dead processes
+at the start of a run. For an object store they are written on this machine and uploaded file by file. The
+file that seals the others is uploaded last: readers take the artifact as absent until it is there.
 """
 
 import glob
@@ -25,18 +25,18 @@ OLD = ".old"
 _ENDINGS = (".part", ".old", ".partial")
 _LEFTOVER = re.compile(
     r"(?P<final>.+)\.(?:(?P<process>\d+-[^.]+)\.\d+\.(?P<kind>part|old)|[0-9a-f]{32}\.partial)"
-)  # ours, or what zarr's own LocalStore leaves; no other file of the user is ever touched
+)  # Names made here or by zarr's LocalStore; no other file of the user is ever touched.
 
 
 @contextmanager
-def building_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
-    """Yield a temporary path for another library to write; at the end sync it and let it appear at `final`.
+def atomic_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
+    """Yield a temporary path to write to; at the end sync it and rename it to `final`.
 
-    What dead processes have left of `final` goes first.
+    Temporary files that dead processes left beside `final` are removed first.
 
     Args:
-        final: where the file shall appear.
-        needed: the bytes it will take, for the message of a full disk; 0 if not known.
+        final: the path at which the file appears.
+        needed: its expected size in bytes, for the error about a full disk; 0 if it is not known.
 
     Raises:
         ResourceError: as `write_atomic`.
@@ -57,7 +57,7 @@ def building_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
 
 
 def _finish_file(part: Path, final: PurePath) -> None:
-    """Let a finished file appear."""
+    """Move a finished file to its final path."""
     if not isinstance(final, Path):
         remote.put(final, part.read_bytes())
         part.unlink()
@@ -70,14 +70,14 @@ def _finish_file(part: Path, final: PurePath) -> None:
 
 
 @contextmanager
-def building_folder(final: PurePath, needed: int = 0, *, sealed_by: str = "") -> Iterator[Path]:
-    """Yield a new temporary folder; at the end sync all of it and let it replace `final`.
+def atomic_folder(final: PurePath, needed: int = 0, *, sealed_by: str = "") -> Iterator[Path]:
+    """Yield a new temporary folder; at the end sync all of it and replace `final` by it.
 
     Args:
-        final: where the folder shall appear.
-        needed: the bytes it will take, for the message of a full disk; 0 if not known.
-        sealed_by: the file in it that vouches for the others, which an object store, and only that, needs:
-            it is put last.
+        final: the path at which the folder appears.
+        needed: its expected size in bytes, for the error about a full disk; 0 if it is not known.
+        sealed_by: the file in the folder that proves the others complete; an object store receives it
+            last, and a local disk does not need it.
 
     Raises:
         ResourceError: as `write_atomic`.
@@ -100,7 +100,7 @@ def building_folder(final: PurePath, needed: int = 0, *, sealed_by: str = "") ->
 
 
 def _put_folder(built: Path, final: PurePath, sealed_by: str) -> None:
-    """Put a folder's files on an object store; until the last is there, neither the old nor the new is."""
+    """Upload a folder to an object store; until the last file is there, readers see no artifact."""
     remote.remove(final / sealed_by)
     files = [path.relative_to(built) for path in built.rglob("*") if path.is_file()]
     rest = [path for path in files if path != Path(sealed_by)]
@@ -111,17 +111,17 @@ def _put_folder(built: Path, final: PurePath, sealed_by: str) -> None:
 
 
 def _discard(part: Path) -> None:
-    """Remove a folder that could not be finished; zarr's threads may write into it for a moment longer."""
+    """Remove an unfinished folder, repeatedly, since zarr's threads may still be writing into it."""
     for _ in range(5):
         shutil.rmtree(part, ignore_errors=True)
         time.sleep(0.02)
 
 
 def replace_folder(built: Path, final: Path) -> None:
-    """Let the folder `built` take the place of `final`.
+    """Replace the folder `final` by the folder `built`.
 
-    Two renames are needed where `final` exists; a crash between them leaves `<final>.*.old`, which `sweep`
-    puts back, so that the old or the new folder is there, never half of one.
+    Two renames are needed where `final` exists. A crash between them leaves `<final>.*.old`, which `sweep`
+    renames back, so that either the old or the new folder is complete.
     """
     disk.sync_tree(built)
     old = disk.part_name(final).with_suffix(OLD)
@@ -135,11 +135,11 @@ def replace_folder(built: Path, final: Path) -> None:
 
 
 def remove_folder(folder: PurePath, *seals: str) -> None:
-    """Remove a whole artifact so that a crash never leaves what could be taken for it.
+    """Remove an artifact in an order in which a crash never leaves a part that looks complete.
 
     Args:
-        folder: the artifact.
-        seals: the files that vouch for others, in the order in which an object store has to lose them.
+        folder: the folder or prefix of the artifact.
+        seals: the files that prove others complete, in the order in which an object store removes them.
 
     """
     if not isinstance(folder, Path):
@@ -154,18 +154,19 @@ def remove_folder(folder: PurePath, *seals: str) -> None:
 
 
 def sweep(root: PurePath, *, everything: bool) -> list[Path]:
-    """Remove temporary files and folders below `root` that dead processes left, and undo half a replacement.
+    """Remove temporary files and folders that dead processes left, and undo unfinished replacements.
 
     Args:
-        root: the run directory, or any folder; for one on an object store, what waits on this machine.
-        everything: remove those of live or unknown processes too; only for the holder of the run lock.
+        root: the run directory, or any folder; for an object store, the local folder of pending uploads
+            is swept instead.
+        everything: remove those of live or unknown processes too; only the owner of the run lock may do so.
 
     Returns:
-        what was removed or put back.
+        the paths that were removed or renamed back.
 
     """
     if not isinstance(root, Path):
-        root, everything = places.parts_folder(), False  # other runs' files wait there too
+        root, everything = places.parts_folder(), False  # other runs have pending uploads there too
     swept = []
     for folder, folders, files in os.walk(root):
         here = Path(folder)
@@ -184,7 +185,7 @@ def sweep(root: PurePath, *, everything: bool) -> list[Path]:
 
 
 def _put_back(old: Path, final: Path) -> None:
-    """Finish or undo the replacement that left `old`: it goes if the new folder is there, else back."""
+    """Remove `old` if the new folder exists; otherwise rename it back to `final`."""
     if final.exists():
         disk.remove(old)
     else:

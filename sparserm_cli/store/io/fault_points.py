@@ -1,11 +1,11 @@
-"""Fault points: places where a test may kill the process or fill the disk, to prove that nothing is lost.
+"""Fault points, at which a test may kill the process or fill the disk to prove that no data are lost.
 
-Without the variables below every point does nothing. Each variable is read when the point is passed.
+Without the environment variables below, a fault point does nothing. They are read at every pass.
 
-- `SPARSERM_FAULT=name[:n]`: SIGKILL ourselves when the point `name` is passed for the n-th time (default 1).
-- `SPARSERM_FAULT_OP=n`: SIGKILL ourselves before the n-th operation that changes the disk, of any kind.
+- `SPARSERM_FAULT=name[:n]`: send SIGKILL to this process at the n-th pass of the point `name` (default 1).
+- `SPARSERM_FAULT_OP=n`: send SIGKILL to this process before its n-th write, sync, rename or removal.
 - `SPARSERM_FAULT_ERROR=name[:n[:ERRNO]]`: from the n-th pass of `name` on, raise OSError (default ENOSPC).
-- `SPARSERM_FAULT_TRACE=file`: append the name of every point passed, so that a test knows them all.
+- `SPARSERM_FAULT_TRACE=file`: append the name of every point passed, so that a test can list them.
 """
 
 import errno
@@ -24,12 +24,12 @@ _passed: Counter[str] = Counter()
 
 
 def active() -> bool:
-    """Tell whether any fault is asked for."""
+    """Return whether an environment variable requests a fault."""
     return any(name in os.environ for name in _VARIABLES)
 
 
 def fault_point(name: str) -> None:
-    """Pass the point `name`: nothing happens unless a variable asks for a fault here.
+    """Pass the point `name`; it does nothing unless an environment variable requests a fault here.
 
     Raises:
         OSError: when `SPARSERM_FAULT_ERROR` names this point.
@@ -51,7 +51,7 @@ def fault_point(name: str) -> None:
 
 
 def operation(kind: str) -> None:
-    """Pass what changes the disk: the points `kind` and `operation`, and the count of `SPARSERM_FAULT_OP`."""
+    """Pass the points `kind` and `operation` before a change to the disk, and count it."""
     if not active():
         return
     fault_point(kind)
@@ -61,7 +61,7 @@ def operation(kind: str) -> None:
 
 
 def _trace(name: str) -> None:
-    """Append `name` to the trace file, if one is asked for."""
+    """Append `name` to the trace file, if one is requested."""
     target = os.environ.get("SPARSERM_FAULT_TRACE")
     if target:
         with Path(target).open("a", encoding="utf-8") as out:

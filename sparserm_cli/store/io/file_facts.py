@@ -9,14 +9,14 @@ from sparserm_cli.store.io.storage import digest_file, size_of
 
 
 class FileFact(NamedTuple):
-    """One file of an artifact."""
+    """The recorded path, size and digest of one file of an artifact."""
 
     path: str
-    """Relative to the artifact, with `/`."""
+    """Path relative to the artifact, with `/` as separator."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
     xxh3_128: str
-    """Of its bytes, in hex."""
+    """The xxh3-128 digest of its bytes, in hexadecimal."""
 
 
 def files_to_json(files: Sequence[FileFact]) -> list[list[Any]]:
@@ -25,12 +25,12 @@ def files_to_json(files: Sequence[FileFact]) -> list[list[Any]]:
 
 
 def files_from_json(value: Sequence[Sequence[Any]]) -> tuple[FileFact, ...]:
-    """Read what `files_to_json` wrote; raises ValueError or TypeError if it is something else."""
+    """Read the output of `files_to_json`; raises ValueError or TypeError for anything else."""
     return tuple(FileFact(str(path), int(size), str(digest)) for path, size, digest in value)
 
 
 def inventory(root: Path) -> tuple[FileFact, ...]:
-    """Return every file below `root`, read back from the disk, sorted by path."""
+    """Return the facts of every file below `root`, read back from the disk and sorted by path."""
     facts = []
     for folder, _, names in os.walk(root):
         for name in names:

@@ -1,7 +1,7 @@
-"""The few file operations everything is written and read with; each is a fault point.
+"""Durable file operations on a local disk; every one that changes the disk is a fault point.
 
-A file is old or new, never half, and what was written is on the disk: data go to `<name>.<process>.part` in
-the same folder, are synced, renamed, and the folder is synced. No modification time is ever read.
+After a crash a file has its old or its new content, never a part: data are written to `<name>.<process>.part`
+in the same folder, synced and renamed, and then the folder is synced. Modification times are never read.
 """
 
 import errno
@@ -43,7 +43,7 @@ _serial = itertools.count()
 
 @runtime_checkable
 class _Hasher(Protocol):
-    """What sha256 and xxh3 have in common."""
+    """The common interface of sha256 and xxh3 hashers."""
 
     def update(self, data: bytes, /) -> None: ...
 
@@ -51,15 +51,15 @@ class _Hasher(Protocol):
 
 
 def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
-    """Put `data` at `path` so that after a crash the file is the old one or the new one, whole and synced.
+    """Write `data` to `path`; after a crash the file has its complete old or new content.
 
     Args:
         path: the file; its folder must exist.
-        data: all its bytes.
-        sync: put it on the disk at once; false only in a folder that is synced as a whole before its rename.
+        data: the complete content.
+        sync: sync the file at once; false only in a folder that is synced as a whole before its rename.
 
     Raises:
-        ResourceError: the disk or quota is full, or the folder cannot be written; tells the bytes needed.
+        ResourceError: the disk or quota is full, or the folder cannot be written; the error states the size.
 
     """
     view = memoryview(data).cast("B")
@@ -80,7 +80,7 @@ def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> 
 
 
 def _write(handle: int, view: memoryview) -> None:
-    """Write all of `view`; when faults are asked for, in two halves with a point between them."""
+    """Write all of `view`; if a fault is requested, in two halves with a fault point before each."""
     halves = (view[: len(view) // 2], view[len(view) // 2 :]) if active() else (view,)
     for half in halves:
         operation("write")
@@ -89,16 +89,16 @@ def _write(handle: int, view: memoryview) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename within one file system; an existing file at `target` is replaced in one step."""
+    """Rename within one file system; an existing file at `target` is replaced atomically."""
     operation("rename")
     source.rename(target)
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the names in `folder` on the disk, so that a rename outlives a power loss."""
+    """Sync the entries of `folder`, so that a rename survives a power loss."""
     operation("fsync")
     if os.name == "nt":
-        return  # a folder cannot be opened there
+        return  # Windows cannot open a folder.
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -107,7 +107,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Put every file and folder below `root` on the disk, for files that other libraries wrote."""
+    """Sync every file and folder below `root`, for files that other libraries wrote."""
     for folder, _, files in os.walk(root):
         for name in files:
             operation("fsync")
@@ -117,7 +117,7 @@ def sync_tree(root: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make `folder` and its parents and sync the names; a folder that is there is left as it is."""
+    """Create `folder` and its parents and sync their entries; an existing folder is left unchanged."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -128,7 +128,7 @@ def make_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a whole folder; nothing there is fine."""
+    """Remove a file or a whole folder; an absent path is no error."""
     operation("remove")
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -137,18 +137,18 @@ def remove(path: Path) -> None:
 
 
 def part_name(final: Path) -> Path:
-    """Return a temporary name beside `final` that names this process and that no other thread takes."""
+    """Return a temporary path beside `final`, unique to this call, whose name contains the process."""
     return final.with_name(f"{final.name}.{token(this_process())}.{next(_serial)}{PART}")
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file, trying again where a network file system gives a stale handle.
+    """Read a whole file; a stale handle of a network file system is retried.
 
     Raises:
-        CorruptStoreError: it is no file but a folder, a pipe, a device or a loop of links.
+        CorruptStoreError: the path is a folder, a pipe, a device or a loop of links.
 
     """
-    return _patiently(lambda: _read(path))
+    return _retry_stale_handle(lambda: _read(path))
 
 
 def _read(path: Path) -> bytes:
@@ -158,11 +158,11 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BufferedIOBase]:
-    """Open a file for reading; what would block for ever or never end is refused.
+    """Open a regular file for reading; pipes and devices, which may block or never end, are refused.
 
     Raises:
-        CorruptStoreError: it is no file but a folder, a pipe, a device or a loop of links.
-        ResourceError: it may not be read.
+        CorruptStoreError: the path is a folder, a pipe, a device or a loop of links.
+        ResourceError: this user has no permission to read it.
 
     """
     hint = "move it away and run the same command again"
@@ -184,35 +184,35 @@ def open_file(path: Path) -> Iterator[BufferedIOBase]:
 
 
 def size_of(path: Path | str) -> int:
-    """Return the size of a file in bytes; -1 if it is not there. One stat, and little else."""
+    """Return the size of a file in bytes, or -1 if it does not exist. The cost is one stat call."""
     try:
-        return os.stat(path).st_size  # noqa: PTH116  # a Path costs as much as the stat, 35,000 times
+        return os.stat(path).st_size  # noqa: PTH116  # a Path would double the cost of 35,000 calls
     except (FileNotFoundError, NotADirectoryError):
         return -1
     except OSError:
-        return _patiently(Path(path).stat).st_size
+        return _retry_stale_handle(Path(path).stat).st_size
 
 
 def digest_file(path: Path) -> str:
-    """Return the xxh3-128 of a file's bytes in hex: for finding changed bytes, not against malice."""
-    return _patiently(lambda: _hash_file(path, xxhash.xxh3_128()))
+    """Return the xxh3-128 of a file in hexadecimal; it detects damage, not deliberate forgery."""
+    return _retry_stale_handle(lambda: _hash_file(path, xxhash.xxh3_128()))
 
 
 def sha256_file(path: Path) -> str:
-    """Return the sha256 of a file's bytes in hex, for the identity of inputs and models."""
-    return _patiently(lambda: _hash_file(path, hashlib.sha256()))
+    """Return the sha256 of a file in hexadecimal, which identifies inputs and models."""
+    return _retry_stale_handle(lambda: _hash_file(path, hashlib.sha256()))
 
 
 def _hash_file(path: Path, hasher: _Hasher) -> str:
-    """Feed the file to `hasher` block by block."""
+    """Hash the file block by block and return the digest in hexadecimal."""
     with open_file(path) as file:
         while block := file.read(_BLOCK):
             hasher.update(block)
     return hasher.hexdigest()
 
 
-def _patiently(read: Callable[[], T]) -> T:
-    """Call `read`, again after a pause while a network file system says ESTALE (another host renamed)."""
+def _retry_stale_handle(read: Callable[[], T]) -> T:
+    """Call `read`; retry after a pause on ESTALE, which a rename by another host causes."""
     for attempt in range(_STALE_TRIES):
         try:
             fault_point("read")
@@ -225,7 +225,7 @@ def _patiently(read: Callable[[], T]) -> T:
 
 
 def bytes_below(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder together."""
     if path.is_file():
         return path.stat().st_size
     total = 0
@@ -235,17 +235,17 @@ def bytes_below(path: Path) -> int:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes this user may still write on the file system of `folder` or of its nearest parent."""
+    """Return the free bytes on the file system of `folder` or of its nearest existing parent."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def probe_writable(folder: Path) -> None:
-    """Write, sync and remove a small file in `folder`, made if need be.
+    """Write, sync and remove a small file in `folder`, which is created if it is absent.
 
     Raises:
-        ResourceError: the folder cannot be made or written.
+        ResourceError: the folder cannot be created or written.
 
     """
     make_folder(folder)
@@ -264,8 +264,8 @@ def disk_errors(where: PurePath, needed: int) -> Iterator[None]:
     """Turn a full disk, a used-up quota and a folder that cannot be written into ResourceError.
 
     Args:
-        where: the file or folder that was to be written.
-        needed: its bytes; 0 if not known.
+        where: the file or folder that was being written.
+        needed: its size in bytes; 0 if it is not known.
 
     """
     try:
@@ -285,8 +285,8 @@ def disk_errors(where: PurePath, needed: int) -> Iterator[None]:
 
 
 def _system_error(error: Exception) -> int:
-    """Return the number of the system's error, which safetensors only spells in its text; 0 for none."""
+    """Return the errno of an error, or 0; safetensors states it only in the text of its message."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
-    found = _SPELLED.search(str(error)) if type(error).__name__ == "SafetensorError" else None
-    return int(found["number"]) if found else 0
+    match = _SPELLED.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(match["number"]) if match else 0

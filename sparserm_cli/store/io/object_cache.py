@@ -1,7 +1,7 @@
-"""Copies of objects on this machine: what is still the same is not fetched again.
+"""A local cache of objects: an object that has not changed is not downloaded again.
 
-A copy begins with the digest of the rest, so that one that was damaged is fetched anew. The folder may be
-removed at any time; when it would grow too large, it is.
+A copy begins with the digest of its content, so that a damaged copy is downloaded again. The folder may be
+removed at any time, and it is emptied when it would grow beyond `MOST_BYTES`.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from sparserm_cli.store.io import local_disk as disk
 from sparserm_cli.store.io import object_store as remote
 
 MOST_BYTES = 8 * 2**30
-"""Of all copies together."""
+"""Largest total size of all copies, in bytes."""
 
 _DIGEST_BYTES = 16
 
 
 def read(path: PurePath) -> bytes:
-    """Return the bytes of an object; where the store says that it is still the same, those of a copy.
+    """Return the bytes of an object, from the local copy if the object has not changed.
 
     Raises:
         FileNotFoundError: there is no such object.
@@ -34,11 +34,11 @@ def read(path: PurePath) -> bytes:
 
 
 def kept(key: str, fetch: Callable[[], bytes]) -> bytes:
-    """Return what is kept under a key; else what `fetch` gives, which is kept from then on.
+    """Return the cached content of a key; if there is none, call `fetch` and cache its result.
 
     Args:
-        key: a file name that other content would not have.
-        fetch: gives the content.
+        key: a file name that is unique to this content.
+        fetch: returns the content.
 
     """
     copy = cache_folder() / "objects" / key
@@ -48,7 +48,7 @@ def kept(key: str, fetch: Callable[[], bytes]) -> bytes:
         if content[:_DIGEST_BYTES] == xxhash.xxh3_128_digest(data):
             return data
     data = fetch()
-    with suppress(OSError, ResourceError):  # a copy saves time, no more
+    with suppress(OSError, ResourceError):  # the cache only saves time, so a failure is no error
         if disk.bytes_below(copy.parent) + len(data) > MOST_BYTES:
             disk.remove(copy.parent)
         disk.make_folder(copy.parent)

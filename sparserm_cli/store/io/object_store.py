@@ -1,8 +1,8 @@
-"""The few things that are asked of an object store, through fsspec; each that changes it is a fault point.
+"""Operations on an object store through fsspec; every one that changes the store is a fault point.
 
-An object is put whole or not at all, so there are no temporary names and nothing to sync. What is there is
-asked by its key: listings only tell people how much there is, or say what may be removed. The client library
-repeats what may pass, a bounded number of times; what it then gives up becomes an error of ours.
+An upload is atomic, so temporary names and syncing are not needed. Existence is checked by key, never by a
+listing, which may lag behind; listings only serve reports and removals. The client library retries transient
+failures a bounded number of times; a failure after that is raised as an error of this package.
 """
 
 import os
@@ -21,7 +21,7 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 _CONNECTIONS = 16
-_heeding: set[str] = set()
+_verified_buckets: set[str] = set()
 _NO_CREDENTIALS = {
     "NoCredentialsError",
     "PartialCredentialsError",
@@ -34,7 +34,7 @@ def filesystem(path: PurePath) -> Any:
     """Return fsspec's file system for a URL.
 
     Raises:
-        UsageError: its package is not installed.
+        UsageError: the package for its protocol is not installed.
 
     """
     protocol = str(path).partition("://")[0]
@@ -47,7 +47,7 @@ def filesystem(path: PurePath) -> Any:
 
 @cache
 def _filesystem(protocol: str, _process: int) -> Any:
-    """Make a file system, one a process: fsspec's own cache has one a thread, and none outlives a fork."""
+    """Create one file system per process; fsspec caches one per thread, and none survives a fork."""
     import fsspec
 
     return fsspec.filesystem(protocol, use_listings_cache=False)
@@ -55,11 +55,11 @@ def _filesystem(protocol: str, _process: int) -> Any:
 
 @contextmanager
 def remote_errors(path: PurePath) -> Iterator[None]:
-    """Turn what a client library raises into an error of ours; an object absent or present is left as it is.
+    """Turn errors of client libraries into those of this package; FileNotFoundError and FileExistsError pass.
 
     Raises:
-        IncompatibleError: there are no credentials, or they do not allow it.
-        TemporaryError: the store does not answer, or not in a way that makes sense.
+        IncompatibleError: there are no credentials, or they do not permit the operation.
+        TemporaryError: the store does not answer, or its answer cannot be understood.
 
     """
     try:
@@ -82,7 +82,7 @@ def read(path: PurePath) -> bytes:
 
 
 def put(path: PurePath, data: bytes | memoryview) -> None:
-    """Make an object, or replace it in one step.
+    """Write an object atomically; an existing one is replaced.
 
     Raises:
         ResourceError: there is no such bucket.
@@ -95,13 +95,13 @@ def put(path: PurePath, data: bytes | memoryview) -> None:
 
 
 def put_new(path: PurePath, data: bytes) -> bool:
-    """Make an object unless it is there, in one step; tell whether these bytes are there now.
+    """Create an object atomically unless it exists; return whether it now holds these bytes.
 
-    A repeated request may find what the first one, whose answer was lost, has made: the bytes tell, so they
-    must be the caller's alone.
+    A retried request may meet the object of the first request, whose answer was lost. It is recognised by its
+    content, so `data` must be unique to the caller.
 
     Raises:
-        IncompatibleError: the store makes it although it is there; or as `put`.
+        IncompatibleError: the store overwrites existing objects; or as `put`.
         ResourceError, TemporaryError: as `put`.
 
     """
@@ -116,7 +116,7 @@ def put_new(path: PurePath, data: bytes) -> bool:
 
 
 def _create(path: PurePath, data: bytes) -> bool:
-    """Make an object unless it is there; tell whether it was made."""
+    """Create an object unless it exists; return whether it was created."""
     try:
         with _needs_bucket(path), remote_errors(path):
             filesystem(path).pipe_file(str(path), data, mode="create")
@@ -126,26 +126,26 @@ def _create(path: PurePath, data: bytes) -> bool:
 
 
 def _require_condition(there: PurePath) -> None:
-    """Make sure, once a bucket, that its server heeds the condition: some that speak S3 ignore it.
+    """Check once per bucket that its server refuses to overwrite; some S3-compatible servers do not.
 
     Args:
-        there: an object of ours.
+        there: an existing object of this package.
 
     """
     bucket = "/".join(there.parts[:2])
-    if bucket in _heeding:
+    if bucket in _verified_buckets:
         return
     if _create(there, b""):
         remove(there)
         expected, found = "a store that makes an object only if it is absent", "one that replaced it"
         hint = "choose another --run, since two runs could not be told apart here"
         raise IncompatibleError(str(there), expected, found, hint)
-    _heeding.add(bucket)
+    _verified_buckets.add(bucket)
 
 
 @contextmanager
 def _needs_bucket(path: PurePath) -> Iterator[None]:
-    """Say that a bucket is missing."""
+    """Turn a missing bucket into ResourceError."""
     try:
         yield
     except FileNotFoundError as error:
@@ -154,7 +154,7 @@ def _needs_bucket(path: PurePath) -> Iterator[None]:
 
 
 def size(path: PurePath) -> int:
-    """Return the size of an object in bytes; -1 if it is not there."""
+    """Return the size of an object in bytes, or -1 if it does not exist."""
     try:
         with remote_errors(path):
             info = filesystem(path).info(str(path))
@@ -164,7 +164,7 @@ def size(path: PurePath) -> int:
 
 
 def version(path: PurePath) -> str:
-    """Return what changes when an object is put anew, such as its ETag; FileNotFoundError if it is not there.
+    """Return a text that changes with every write of an object, such as its ETag; raises FileNotFoundError.
 
     Raises:
         IncompatibleError, TemporaryError: as `remote_errors`.
@@ -175,7 +175,7 @@ def version(path: PurePath) -> str:
 
 
 def remove(path: PurePath) -> None:
-    """Remove an object; nothing there is fine."""
+    """Remove an object; an absent one is no error."""
     operation("remove")
     try:
         with remote_errors(path):
@@ -185,7 +185,7 @@ def remove(path: PurePath) -> None:
 
 
 def remove_below(folder: PurePath) -> None:
-    """Remove all objects below a prefix; nothing there is fine."""
+    """Remove all objects below a prefix; an empty prefix is no error."""
     operation("remove")
     try:
         with remote_errors(folder):
@@ -195,17 +195,17 @@ def remove_below(folder: PurePath) -> None:
 
 
 def names(folder: PurePath) -> list[str]:
-    """Return the names right below a prefix."""
+    """Return the names directly below a prefix."""
     try:
         with remote_errors(folder):
-            found = filesystem(folder).ls(str(folder), detail=False)
+            paths = filesystem(folder).ls(str(folder), detail=False)
     except FileNotFoundError:
         return []
-    return [PurePath(one).name for one in found]
+    return [PurePath(path).name for path in paths]
 
 
 def bytes_below(folder: PurePath) -> int:
-    """Return the bytes of all objects below a prefix."""
+    """Return the total size in bytes of all objects below a prefix."""
     try:
         with remote_errors(folder):
             return int(filesystem(folder).du(str(folder)))
@@ -214,6 +214,6 @@ def bytes_below(folder: PurePath) -> int:
 
 
 def side_by_side(act: Callable[[T], U], items: Sequence[T]) -> list[U]:
-    """Do something for every item at a time when each takes a round trip."""
+    """Apply `act` to all items concurrently, since each call takes a round trip."""
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         return list(pool.map(act, items))

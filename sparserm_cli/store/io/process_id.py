@@ -1,8 +1,8 @@
-"""Who a process is: host, boot, pid and start ticks, so that a dead holder is told from a live one.
+"""The identity of a process: host, boot, pid and start ticks. It shows whether a lock's owner is alive.
 
-A pid alone is reused; a pid with the start ticks of the kernel is not, within one boot; a boot id tells boots
-apart. No clock and no modification time is read. Where `/proc` is absent the boot id is "" and the ticks are
--1, and only the pid is asked.
+The kernel reuses a pid, but not a pid together with its start ticks within one boot; the boot id tells boots
+apart. Clocks and modification times are never read. Where `/proc` is absent the boot id is "" and the ticks
+are -1, and only the pid is checked.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ class ProcessId(NamedTuple):
 
 
 def boot_id() -> str:
-    """Return the kernel's id of this boot, "" where the kernel has none."""
+    """Return the kernel's id of this boot, or "" where the kernel has none."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
@@ -35,7 +35,7 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int:
-    """Return the clock ticks after boot at which `pid` started; -1 if no such process or no `/proc`."""
+    """Return the clock ticks after boot at which `pid` started, or -1 without such a process or `/proc`."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -44,13 +44,13 @@ def start_ticks(pid: int) -> int:
 
 
 def this_process() -> ProcessId:
-    """Return who we are."""
+    """Return the identity of this process."""
     pid = os.getpid()
     return ProcessId(socket.gethostname(), boot_id(), pid, start_ticks(pid))
 
 
 def is_dead(process: ProcessId) -> bool:
-    """Tell whether `process` is certainly gone; one of another host cannot be asked and counts as alive."""
+    """Return whether `process` has certainly ended; one on another host counts as alive."""
     if process.host != socket.gethostname():
         return False
     if process.boot != boot_id():
@@ -58,7 +58,7 @@ def is_dead(process: ProcessId) -> bool:
     if process.ticks >= 0:
         return start_ticks(process.pid) != process.ticks
     if os.name == "nt":
-        return False  # there, the call below would end the process
+        return False  # on Windows the call below would end the process
     try:
         os.kill(process.pid, 0)
     except ProcessLookupError:
@@ -69,12 +69,12 @@ def is_dead(process: ProcessId) -> bool:
 
 
 def token(process: ProcessId) -> str:
-    """Return a short name of `process` for the names of temporary files: `pid-ticks-boot-host`."""
+    """Return a short text that identifies `process` in names of temporary files: `pid-ticks-boot-host`."""
     return f"{process.pid}-{process.ticks}-{_short(process.boot)}-{_short(process.host)}"
 
 
 def token_is_dead(name: str) -> bool:
-    """Tell whether the process that `token` named is certainly gone; what is no token counts as alive."""
+    """Return whether the process of a `token` has certainly ended; any other text counts as alive."""
     match = _TOKEN.fullmatch(name)
     if match is None or match["host"] != _short(socket.gethostname()):
         return False
@@ -84,5 +84,5 @@ def token_is_dead(name: str) -> bool:
 
 
 def _short(text: str) -> str:
-    """Return eight hex digits that stand for `text`."""
+    """Return the first eight hexadecimal digits of the sha256 of `text`."""
     return hashlib.sha256(text.encode()).hexdigest()[:8]

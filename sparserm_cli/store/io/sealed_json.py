@@ -1,4 +1,4 @@
-"""Our own JSON files, plain and sealed; the face of `places`, `building` and `faults` for the other rooms."""
+"""JSON files, plain and sealed, and the operations on files that other packages may use."""
 
 import json
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 import xxhash
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.io.atomic import building_file, building_folder, remove_folder, replace_folder, sweep
+from sparserm_cli.store.io.atomic import atomic_file, atomic_folder, remove_folder, replace_folder, sweep
 from sparserm_cli.store.io.fault_points import fault_point, operation
 from sparserm_cli.store.io.local_disk import disk_errors, probe_writable, sha256_file
 from sparserm_cli.store.io.storage import (
@@ -23,8 +23,8 @@ from sparserm_cli.store.io.storage import (
 )
 
 __all__ = [
-    "building_file",
-    "building_folder",
+    "atomic_file",
+    "atomic_folder",
     "canonical_json",
     "digest_file",
     "disk_errors",
@@ -53,7 +53,7 @@ SEAL = "seal"
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return the one spelling of a JSON value that digests are taken of: sorted keys, ASCII, no spaces.
+    """Return the canonical JSON text for digests: sorted keys, ASCII, no spaces.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -63,7 +63,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def write_json_atomic(path: PurePath, value: Mapping[str, Any]) -> None:
-    """Write a JSON object as `write_atomic` does, two spaces deep, keys in the order given.
+    """Write a JSON object atomically, indented by two spaces, with its keys in the order given.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -74,14 +74,15 @@ def write_json_atomic(path: PurePath, value: Mapping[str, Any]) -> None:
 
 
 def read_json(path: PurePath, hint: str = "remove it and run the stage again") -> dict[str, Any]:
-    """Read one of our own JSON files strictly.
+    """Read a JSON file of this package strictly.
 
     Args:
         path: the file.
-        hint: what the user should run when it cannot be read.
+        hint: the command for the user to run if it cannot be read.
 
     Raises:
-        CorruptStoreError: it is missing, cut, not UTF-8, no object, has a key twice or a NaN.
+        CorruptStoreError: the file is missing, truncated, not UTF-8, or not a JSON object, or it has a
+            duplicate key or a NaN.
 
     """
     try:
@@ -92,7 +93,7 @@ def read_json(path: PurePath, hint: str = "remove it and run the stage again") -
 
 
 def json_object(data: bytes, where: str, hint: str) -> dict[str, Any]:
-    """Return the JSON object that `data` spells; raises CorruptStoreError as `read_json`."""
+    """Parse `data` as a JSON object; raises CorruptStoreError as `read_json`."""
     try:
         text = data.decode("utf-8")
         value = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_no_constant)
@@ -109,7 +110,7 @@ def json_object(data: bytes, where: str, hint: str) -> dict[str, Any]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object, refusing a key that stands twice."""
+    """Build an object; raises ValueError for a duplicate key."""
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("a key stands twice")
@@ -117,12 +118,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which are no JSON."""
+    """Raise ValueError for NaN and Infinity, which JSON does not have."""
     raise ValueError(f"{name} is no JSON number")
 
 
 def write_sealed(path: PurePath, value: Mapping[str, Any]) -> None:
-    """Write a JSON object with a `seal`: the xxh3-128 of the rest, so that any changed byte is noticed.
+    """Write a JSON object with a `seal`, the xxh3-128 of all other fields, which reveals any change.
 
     Raises:
         ValueError: a number is NaN or infinite.
@@ -130,21 +131,21 @@ def write_sealed(path: PurePath, value: Mapping[str, Any]) -> None:
 
     """
     sealed = {**value, SEAL: _seal(value)}
-    fields = (f"{json.dumps(name)}: {json.dumps(one, allow_nan=False)}" for name, one in sealed.items())
+    fields = (f"{json.dumps(name)}: {json.dumps(item, allow_nan=False)}" for name, item in sealed.items())
     write_atomic(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode("ascii"))
 
 
 def read_sealed(path: PurePath, hint: str = "remove it and run the stage again") -> dict[str, Any]:
-    """Read what `write_sealed` wrote, without the seal.
+    """Read the output of `write_sealed` and return it without the seal.
 
     Raises:
-        CorruptStoreError: as `read_json`, or the seal is not that of the rest.
+        CorruptStoreError: as `read_json`, or the seal does not match the content.
 
     """
     value = read_json(path, hint)
-    found, expected = value.pop(SEAL, None), _seal(value)
-    if found != expected:
-        raise CorruptStoreError(str(path), f"seal {expected}", f"{found}", hint)
+    seal, expected = value.pop(SEAL, None), _seal(value)
+    if seal != expected:
+        raise CorruptStoreError(str(path), f"seal {expected}", f"{seal}", hint)
     return value
 
 

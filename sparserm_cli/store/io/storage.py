@@ -1,10 +1,10 @@
-"""The operations everything is written and read with, on a disk or on an object store.
+"""Reading and writing files on a local disk or on an object store, by the type of the path.
 
 | | disk | object store |
 |---|---|---|
-| a file appears | by rename, synced | by one put |
-| only if absent | by a hard link | by a conditional put |
-| temporary files | beside it | in this machine's cache folder |
+| a file appears | by rename, after a sync | by one upload |
+| a file appears only if it was absent | by a hard link | by a conditional upload |
+| temporary files lie | beside the file | in the cache folder of this machine |
 """
 
 import errno
@@ -31,16 +31,16 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def write_atomic(path: PurePath, data: bytes | memoryview, *, sync: bool = True) -> None:
-    """Put `data` at `path` so that after a crash the file is the old one or the new one, whole.
+    """Write `data` to `path`; after a crash the file has its complete old or new content.
 
     Args:
         path: the file; on a disk its folder must exist.
-        data: all its bytes.
-        sync: put it on the disk at once; false only in a folder that is synced as a whole before its rename.
+        data: the complete content.
+        sync: sync the file at once; false only in a folder that is synced as a whole before its rename.
 
     Raises:
-        ResourceError: the disk or quota is full, or there is no such bucket.
-        IncompatibleError, TemporaryError: as `remote.remote_errors`.
+        ResourceError: the disk or quota is full, or the bucket does not exist.
+        IncompatibleError, TemporaryError: as `object_store.remote_errors`.
 
     """
     if isinstance(path, Path):
@@ -50,17 +50,17 @@ def write_atomic(path: PurePath, data: bytes | memoryview, *, sync: bool = True)
 
 
 def create(path: PurePath, data: bytes) -> bool:
-    """Make a file with its content in one step, unless it is there; `data` must be the caller's alone.
+    """Create a file with its content atomically, unless it exists; `data` must be unique to the caller.
 
     Returns:
-        whether it was made.
+        whether it was created.
 
     """
     return _link(path, data) if isinstance(path, Path) else remote.put_new(path, data)
 
 
 def _link(path: Path, data: bytes) -> bool:
-    """Make a file by a hard link, or where there are none by exclusive creation."""
+    """Create a file by a hard link, or by exclusive creation where there are no hard links."""
     part = disk.part_name(path)
     try:
         operation("write")
@@ -79,7 +79,7 @@ def _link(path: Path, data: bytes) -> bool:
 
 
 def _create_exclusively(path: Path, data: bytes) -> bool:
-    """Make a file where there are no hard links; False if it is there already."""
+    """Create a file exclusively; return False if it exists."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
@@ -90,7 +90,7 @@ def _create_exclusively(path: Path, data: bytes) -> bool:
 
 
 def rename(source: PurePath, target: PurePath) -> None:
-    """Let a file take the place of another; on an object store both are there for a moment."""
+    """Rename a file; on an object store both names exist for a moment."""
     if isinstance(source, Path) and isinstance(target, Path):
         disk.rename(source, target)
     else:
@@ -104,52 +104,52 @@ def read_bytes(path: PurePath) -> bytes:
 
 
 def read_cached(path: PurePath) -> bytes:
-    """Read a whole file; a copy of an object on this machine will do while the object is the same.
+    """Read a whole file, or the local copy of an object that has not changed.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the file does not exist.
 
     """
     return disk.read_bytes(path) if isinstance(path, Path) else remote_cache.read(path)
 
 
 def size_of(path: PurePath | str) -> int:
-    """Return the size of a file in bytes; -1 if it is not there. A string is a path on the disk."""
+    """Return the size of a file in bytes, or -1 if it does not exist. A string is a local path."""
     return disk.size_of(path) if isinstance(path, str | Path) else remote.size(path)
 
 
 def digest_file(path: PurePath) -> str:
-    """Return the xxh3-128 of a file's bytes in hex: for finding changed bytes, not against malice."""
+    """Return the xxh3-128 of a file in hexadecimal; it detects damage, not deliberate forgery."""
     if isinstance(path, Path):
         return disk.digest_file(path)
     return xxhash.xxh3_128_hexdigest(remote.read(path))
 
 
 def is_there(folder: PurePath, sealed_by: str) -> bool:
-    """Tell whether an artifact is there, be it damaged.
+    """Return whether an artifact exists, even if it is damaged.
 
     Args:
-        folder: where it would lie; on a disk it appears under this name by rename.
-        sealed_by: the object of it that was put last.
+        folder: the artifact's folder or prefix; on a disk it appears as a whole, by rename.
+        sealed_by: the object that is uploaded last.
 
     """
     return folder.exists() if isinstance(folder, Path) else remote.size(folder / sealed_by) >= 0
 
 
 def names(folder: PurePath) -> list[str]:
-    """Return what lies in a folder, nothing if there is none; an object store may lag behind."""
+    """Return the names in a folder, none if it is absent; the listing of an object store may lag behind."""
     if not isinstance(folder, Path):
         return remote.names(folder)
     return [path.name for path in folder.iterdir()] if folder.is_dir() else []
 
 
 def bytes_below(path: PurePath) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
+    """Return the size in bytes of a file, or of all files in a folder together."""
     return disk.bytes_below(path) if isinstance(path, Path) else remote.bytes_below(path)
 
 
 def remove(path: PurePath) -> None:
-    """Remove a file, or on a disk a whole folder; nothing there is fine."""
+    """Remove a file, or on a disk a whole folder; an absent path is no error."""
     if isinstance(path, Path):
         disk.remove(path)
     else:
@@ -157,7 +157,7 @@ def remove(path: PurePath) -> None:
 
 
 def discard(folder: PurePath) -> None:
-    """Remove a folder that nobody needs, as far as that can be done."""
+    """Remove a folder that is no longer needed; failures are ignored."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -166,19 +166,19 @@ def discard(folder: PurePath) -> None:
 
 
 def make_folder(folder: PurePath) -> None:
-    """Make `folder` and its parents and sync the names; object stores have none."""
+    """Create `folder` and its parents and sync them; object stores have no folders."""
     if isinstance(folder, Path):
         disk.make_folder(folder)
 
 
 def sync_folder(folder: PurePath) -> None:
-    """Put the names in `folder` on the disk, so that a rename outlives a power loss."""
+    """Sync the entries of `folder`, so that a rename survives a power loss."""
     if isinstance(folder, Path):
         disk.sync_folder(folder)
 
 
 def part_name(final: PurePath) -> Path:
-    """Return a temporary name on this machine that names this process and that no other thread takes."""
+    """Return a temporary local path, unique to this call, whose name contains the process."""
     if isinstance(final, Path):
         return disk.part_name(final)
     disk.make_folder(parts_folder())
@@ -186,20 +186,20 @@ def part_name(final: PurePath) -> Path:
 
 
 def parts_folder() -> Path:
-    """Return where files wait that are to be put on an object store."""
+    """Return the local folder of files that wait for their upload to an object store."""
     return cache_folder() / "parts"
 
 
 def free_bytes(folder: PurePath) -> int | None:
-    """Return the bytes free where `folder` is or will be; None on an object store, which has no end."""
+    """Return the free bytes where `folder` lies or will lie; None on an object store, which has no limit."""
     return disk.free_bytes(folder) if isinstance(folder, Path) else None
 
 
 def absolute(folder: PurePath) -> PurePath:
-    """Return a name that means the same in other working directories."""
+    """Return a path that does not depend on the working directory."""
     return folder.resolve() if isinstance(folder, Path) else folder
 
 
 def for_each(folder: PurePath, act: Callable[[T], U], items: Sequence[T]) -> list[U]:
-    """Do something for every item: in turn on a disk, many at a time where each takes a round trip."""
+    """Apply `act` to every item: in turn on a disk, concurrently on an object store."""
     return [act(item) for item in items] if isinstance(folder, Path) else remote.side_by_side(act, items)

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, as `scores.jsonl`, `ranking.jsonl`, pairs and their audit are."""
+"""Files with one JSON object per line, as `scores.jsonl`, `ranking.jsonl`, pairs and their audit are."""
 
 import json
 import sys
@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import PurePath
 from typing import IO, Any
 
-from sparserm_cli.locations import place
-from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.locations import parse_location
+from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.storage import make_folder
 
 STDOUT = "-"
@@ -33,7 +33,7 @@ def writing_lines(output: str | PurePath) -> Iterator[Writer]:
     if output == STDOUT:
         yield line_writer(sys.stdout)
         return
-    path = place(output)
+    path = parse_location(output)
     make_folder(path.parent)
-    with building_file(path) as part, part.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as part, part.open("w", encoding="utf-8") as file:
         yield line_writer(file)

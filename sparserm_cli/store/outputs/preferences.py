@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
-from sparserm_cli.store.io.atomic import building_file
+from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.storage import make_folder
 from sparserm_cli.store.outputs.json_lines import Writer, writing_lines
 
@@ -87,7 +87,7 @@ def writing_pairs(path: PurePath, to: Format) -> Iterator[Callable[[Pair], objec
             yield lambda pair: write(_jsonl(pair, margin=to == "openrlhf"))
         return
     make_folder(path.parent)
-    with building_file(path) as part, _parquet_writer(part) as write:
+    with atomic_file(path) as part, _parquet_writer(part) as write:
         yield lambda pair: write(_verl(pair))
 
 
@@ -113,10 +113,10 @@ def audit_line(
         detail: what exactly.
 
     """
-    told: dict[str, Any] = {"row": row, **({} if name is None else {"id": name}), "kept": not reason}
+    line: dict[str, Any] = {"row": row, **({} if name is None else {"id": name}), "kept": not reason}
     if chosen >= 0:
-        told |= {"chosen": chosen, "rejected": rejected, "margin": margin}
-    return told | ({"reason": reason, "detail": detail} if reason else {})
+        line |= {"chosen": chosen, "rejected": rejected, "margin": margin}
+    return line | ({"reason": reason, "detail": detail} if reason else {})
 
 
 def _jsonl(pair: Pair, *, margin: bool) -> dict[str, Any]:
@@ -124,8 +124,8 @@ def _jsonl(pair: Pair, *, margin: bool) -> dict[str, Any]:
     sides: dict[str, Any] = {"chosen": pair.chosen, "rejected": pair.rejected}
     if not isinstance(pair.prompt, str):
         sides = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
-    told = {"prompt": pair.prompt, **sides, **_scores(pair)}
-    return told | ({"margin": pair.scores[0] - pair.scores[1]} if margin else {})
+    line = {"prompt": pair.prompt, **sides, **_scores(pair)}
+    return line | ({"margin": pair.scores[0] - pair.scores[1]} if margin else {})
 
 
 def _verl(pair: Pair) -> dict[str, Any]:

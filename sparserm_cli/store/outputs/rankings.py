@@ -1,4 +1,4 @@
-"""ranking.jsonl: best of n, one JSON object an accepted row of the input, in its order.
+"""ranking.jsonl: best of n, one JSON object per accepted row of the input, in the same order.
 
 | field | | |
 |---|---|---|
@@ -37,7 +37,7 @@ def ranking_line(
         name: its own id, if it has one.
         prompt: as the row has it.
         responses: at least one.
-        scores: one a response.
+        scores: one score per response.
 
     """
     order = np.argsort(-scores, kind="stable")

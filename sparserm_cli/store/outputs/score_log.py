@@ -15,8 +15,8 @@ choose rows or change scores. So a log is never stale, and every command that ne
 | row | MUST | its number in the file, from 1 |
 | rejected | MUST where it could not be scored | why |
 | id | MUST where a scored row has one | its own id |
-| scores, ood | MUST where it was scored | a number a response; null where the reward model abstains |
-| token_ids, token_rewards | MAY | a list a response; rewards are null where the reward model abstains |
+| scores, ood | MUST where it was scored | a number per response; null where the reward model abstains |
+| token_ids, token_rewards | MAY | a list per response; rewards are null where the reward model abstains |
 | token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
 
 Lines are only ever appended and synced. What a crash has cut off at the end is cut away at the next opening,
@@ -181,8 +181,8 @@ def scored_row(
     Args:
         row: its number in the file, from 1.
         name: its own id, if it has one.
-        scores: one a response; NaN becomes null.
-        ood: one a response.
+        scores: one score per response; NaN becomes null.
+        ood: one distance per response.
 
     """
     line: dict[str, Any] = {"row": row} if name is None else {"row": row, "id": name}
@@ -199,12 +199,12 @@ def token_fields(
 
     Args:
         ids: token ids of each response.
-        rewards: a reward a token; None where the reward model abstains.
+        rewards: one reward per token; None where the reward model abstains.
         method: how they were found.
 
     """
-    parts = [None if one is None else one.tolist() for one in rewards]
-    return {"token_ids": [one.tolist() for one in ids], "token_rewards": parts, "token_method": method}
+    parts = [None if values is None else values.tolist() for values in rewards]
+    return {"token_ids": [values.tolist() for values in ids], "token_rewards": parts, "token_method": method}
 
 
 def refused_row(row: int, reason: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""scores.jsonl: one JSON object a row of the input, in its order.
+"""scores.jsonl: one JSON object per row of the input, in the same order.
 
 | field | | |
 |---|---|---|

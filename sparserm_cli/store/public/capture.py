@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, UInt32
 
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED
@@ -46,7 +46,7 @@ def open_capture(run: str | PurePath, *, allow_partial: bool = False) -> "Captur
         CorruptStoreError: a file is missing, empty, cut, or of another plan; names the unit.
 
     """
-    return Capture(ActivationsReader(capture_path(place(run)), allow_partial=allow_partial))
+    return Capture(ActivationsReader(capture_path(parse_location(run)), allow_partial=allow_partial))
 
 
 class Capture:
@@ -94,9 +94,9 @@ class Capture:
         Columns: `row` of the data from 1, number of the `chosen` and of the `rejected` response, number of
         their `prompt`, and `group`, which is equal for equal prompts: a split must not separate it.
         """
-        found, rows = self._reader.pairs(), self._reader.rows
-        prompt = rows.response_prompt[found.chosen]
-        columns = {"row": found.row, "chosen": found.chosen, "rejected": found.rejected, "prompt": prompt}
+        pairs, rows = self._reader.pairs(), self._reader.rows
+        prompt = rows.response_prompt[pairs.chosen]
+        columns = {"row": pairs.row, "chosen": pairs.chosen, "rejected": pairs.rejected, "prompt": prompt}
         return Table.of({**columns, "group": rows.prompt_group[prompt]})
 
     @cached_property

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.artifacts.directions import Directions, LayerDirections, read_directions
 from sparserm_cli.store.public.table import Table
 
@@ -30,7 +30,7 @@ def open_directions(run: str | PurePath) -> "PreferenceDirections":
         CorruptStoreError: a file is missing, cut or changed.
 
     """
-    return PreferenceDirections(read_directions(place(run)))
+    return PreferenceDirections(read_directions(parse_location(run)))
 
 
 class PreferenceDirections:

@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from scipy import sparse
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.rows import check_response
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeatureBlock, FeaturesReader
@@ -35,7 +35,7 @@ def open_features(run: str | PurePath) -> "Features":
         CorruptStoreError: a file is missing, empty, cut, or of another plan; names the unit.
 
     """
-    return Features(FeaturesReader(features_path(place(run))))
+    return Features(FeaturesReader(features_path(parse_location(run))))
 
 
 class Features:
@@ -130,10 +130,10 @@ class Features:
 
         `token` counts from 0 in its response; errors as of `tokens`.
         """
-        found = self.matrix(layer).tocoo()
-        response = np.searchsorted(self.offsets, found.row, side="right") - 1
-        token = found.row - self.offsets[response]
-        columns = {"response": response, "token": token, "feature": found.col, "value": found.data}
+        matrix = self.matrix(layer).tocoo()
+        response = np.searchsorted(self.offsets, matrix.row, side="right") - 1
+        token = matrix.row - self.offsets[response]
+        columns = {"response": response, "token": token, "feature": matrix.col, "value": matrix.data}
         return Table.of(columns)
 
     def _csr(self, layer: int, block: FeatureBlock, start: int, stop: int) -> sparse.csr_array:

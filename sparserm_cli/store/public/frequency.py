@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import PurePath
 
 from sparserm_cli.errors import UsageError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.artifacts.frequency import (
     Frequency,
     LatentStatistics,
@@ -29,7 +29,7 @@ def open_frequency(run: str | PurePath) -> "Frequencies":
         CorruptStoreError: a byte of it has changed.
 
     """
-    return Frequencies(read_frequency(place(run)))
+    return Frequencies(read_frequency(parse_location(run)))
 
 
 class Frequencies:

@@ -53,9 +53,9 @@ class Table:
         if pa.types.is_large_list(column.type):
             ends = column.offsets.to_numpy()
             parts = np.split(column.values.to_numpy(zero_copy_only=False), ends[1:-1])
-            found = np.empty(len(column), object)
-            found[:] = parts[: len(column)]
-            return found
+            lists = np.empty(len(column), object)
+            lists[:] = parts[: len(column)]
+            return lists
         return np.asarray(column.to_numpy(zero_copy_only=False))
 
     def to_numpy(self) -> dict[str, np.ndarray]:

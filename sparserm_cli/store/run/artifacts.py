@@ -1,6 +1,6 @@
-"""The chain of artifacts in a run directory, in the order of the stages: what makes each, and how it is read.
+"""The artifacts of a run directory, in the order of the stages, with the command that makes each.
 
-`look` reads as little of an artifact as tells what it is and whether it is whole by the quick check.
+`read_artifact` reads only as much of an artifact as its state and the quick integrity check need.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,43 +29,43 @@ STALE, INCOMPATIBLE, CORRUPT = "stale", "incompatible", "corrupt"
 
 @dataclass(frozen=True)
 class Artifact:
-    """One artifact of the chain as it is now."""
+    """One artifact of a run directory in its present state."""
 
     name: str
-    """Such as `activations`."""
+    """Name of the artifact, such as `activations`."""
     path: PurePath
-    """Where it lies or would lie."""
+    """Path at which it lies or would lie."""
     command: str
-    """What makes or continues it."""
+    """Command that makes or continues it."""
     state: str = ABSENT
-    """absent, planned, partial, complete, stale, incompatible or corrupt."""
+    """State: absent, planned, partial, complete, stale, incompatible or corrupt."""
     detail: str = ""
-    """For people: how far it is, what differs, what is damaged."""
+    """Text for people: its progress, what differs, or what is damaged."""
     done: int = 0
-    """Units done; 0 for artifacts without units."""
+    """Number of finished units; 0 for artifacts without units."""
     units: int = 0
-    """Units planned."""
+    """Number of planned units."""
     bytes: int = 0
-    """What it takes on the disk."""
+    """Its size on the disk in bytes."""
     created: str = ""
-    """When it was planned or made, as recorded inside it; "" if it does not say."""
+    """Date at which it was planned or made, as recorded in it; "" if it records none."""
     lineage: Lineage | None = None
-    """What it says about itself; None if it cannot be read or is not complete."""
+    """Its recorded lineage; None if it cannot be read or is not complete."""
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The artifacts it was made from."""
+        """Names of the artifacts that it was made from."""
         return () if self.lineage is None else tuple(self.lineage.parents)
 
     @property
-    def made_anew_by(self) -> str:
-        """What replaces it; only a stage that works in units keeps what is there unless it is forced."""
+    def rebuild_command(self) -> str:
+        """Command that replaces it; a stage that works in units needs `--force` to do so."""
         return self.command + (" --force" if _KINDS[self.name].version else "")
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one kind of artifact is found."""
+    """How to find and read one kind of artifact."""
 
     path: Callable[[PurePath], PurePath]
     command: str
@@ -103,7 +103,7 @@ def unit_store(run: PurePath, name: str) -> UnitStore | None:
     """Open the unit store `name` of a run directory; None for artifacts without units.
 
     Raises:
-        IncompatibleError: it is not there, or newer than this program.
+        IncompatibleError: the store is absent, or newer than this program.
         CorruptStoreError: its plan cannot be read.
 
     """
@@ -111,15 +111,15 @@ def unit_store(run: PurePath, name: str) -> UnitStore | None:
     return UnitStore(kind.path(run), name, kind.version, kind.command) if kind.version else None
 
 
-def look(run: PurePath, name: str) -> Artifact:
-    """Return an artifact of a run directory; no error is raised for what is wrong with it."""
+def read_artifact(run: PurePath, name: str) -> Artifact:
+    """Return an artifact of a run directory; its faults become its state, not errors."""
     kind = _KINDS[name]
     artifact = Artifact(name, kind.path(run), kind.command)
     if not is_there(artifact.path, kind.described_in):
         return artifact
     try:
         if kind.lineage is None:
-            return _look_at_units(run, artifact)
+            return _read_units(run, artifact)
         lineage, size = kind.lineage(run), bytes_below(artifact.path)
         return replace(artifact, state=COMPLETE, lineage=lineage, bytes=size, created=lineage.created)
     except CorruptStoreError as error:
@@ -128,13 +128,13 @@ def look(run: PurePath, name: str) -> Artifact:
         return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=bytes_below(artifact.path))
 
 
-def _look_at_units(run: PurePath, artifact: Artifact) -> Artifact:
-    """Return a unit store: planned, partial or complete."""
+def _read_units(run: PurePath, artifact: Artifact) -> Artifact:
+    """Return the state of a unit store: planned, partial or complete."""
     store = unit_store(run, artifact.name)
     if store is None:
         raise ValueError(f"{artifact.name} has no units")
-    told: Mapping[str, Any] = store.plan.told
-    artifact = replace(artifact, units=store.plan.units, created=str(told.get("created", "")))
+    metadata: Mapping[str, Any] = store.plan.metadata
+    artifact = replace(artifact, units=store.plan.units, created=str(metadata.get("created", "")))
     if size_of(store.root / MANIFEST) < 0:
         done, failed = store.done(), len(names(store.root / INNER / "failures"))
         detail = f"{done} of {store.plan.units} units" + (f", {failed} failed" if failed else "")
@@ -147,26 +147,26 @@ def _look_at_units(run: PurePath, artifact: Artifact) -> Artifact:
 
 
 def is_made(run: PurePath, wanted: Lineage) -> bool:
-    """Tell whether the run directory holds the artifact `wanted`, whole: same settings, same parents.
+    """Return whether the run directory holds the complete artifact `wanted`, with equal settings and parents.
 
-    Its digest is not compared: it follows from these.
+    Digests of the artifact itself are not compared, since settings and parents determine its content.
     """
-    found = look(run, wanted.type).lineage
-    if found is None or set(found.parents) != set(wanted.parents):
+    present = read_artifact(run, wanted.type).lineage
+    if present is None or set(present.parents) != set(wanted.parents):
         return False
-    parents = all(found.parents[name].digest == one.digest for name, one in wanted.parents.items())
-    return parents and first_difference(found.identity, wanted.identity) is None
+    parents = all(present.parents[name].digest == parent.digest for name, parent in wanted.parents.items())
+    return parents and first_difference(present.identity, wanted.identity) is None
 
 
 def recorded_files(artifact: Artifact) -> tuple[FileFact, ...]:
-    """Return the files that a small artifact says it is made of; a single file vouches for itself.
+    """Return the recorded files of an artifact without units; an artifact of one file records none.
 
     Raises:
-        CorruptStoreError: what it says of itself cannot be read.
+        CorruptStoreError: its record of its files cannot be read.
 
     """
     described_in = _KINDS[artifact.name].described_in
     if not described_in:
         return ()
-    # The seal vouches that no list was lost: an artifact without one was made before there were lists.
+    # The seal proves that no list was lost: an artifact without a list is older than such lists.
     return files_from_json(read_sealed(artifact.path / described_in).get("files", ()))

@@ -1,11 +1,12 @@
-"""Locks on a run directory that outlive no process: one full run, or several workers, never both.
+"""Locks on a run directory: either one full run or several workers may work in it, never both.
 
-A lock is a file that names its holder. It appears whole and only if it is absent (`storage.create`), so
-one of two racers gets it. No flock: network file systems break it.
+A lock is a file that names its owner process. It is created atomically and only if it is absent
+(`storage.create`), so that one of two competitors gets it. flock is not used, since it is unreliable on
+network file systems.
 
-A dead holder's lock is taken over with no moment in which nobody or two hold it: the successor of a dead
-holder is whoever creates `<lock>.<digest of that holder's file>`, which only one can; it then renames its
-claim to the lock's own name. A claim counts only if the chain that starts at the lock still leads to it.
+The lock of a dead owner is taken over so that at no moment nobody or two processes hold it. The successor is
+the one process that creates the claim `<lock>.<digest of the dead owner's file>`; it then renames its claim
+to the name of the lock. A claim is valid only if the chain of claims that starts at the lock leads to it.
 """
 
 import fnmatch
@@ -26,20 +27,20 @@ from sparserm_cli.store.io.sealed_json import canonical_json
 from sparserm_cli.store.io.storage import create, make_folder, names, read_bytes, remove, rename, size_of
 
 
-class Holder(NamedTuple):
+class LockOwner(NamedTuple):
     """The process that a lock file names."""
 
     process: ProcessId
     run_id: str
 
-    def told(self) -> str:
-        """Return the holder as an error shows it."""
+    def description(self) -> str:
+        """Return the owner as text for an error."""
         run = f" (run {self.run_id})" if self.run_id else ""
         return f"one on {self.process.host} with pid {self.process.pid}{run}"
 
 
-def parse_holder(content: bytes) -> Holder | None:
-    """Read the content of a lock file; None if it is empty, cut or names no process that there can be."""
+def parse_owner(content: bytes) -> LockOwner | None:
+    """Parse the content of a lock file; None if it is empty, truncated or names an impossible process."""
     try:
         value = json.loads(content)
         host, boot, pid, ticks, run_id = (value[name] for name in (*ProcessId._fields, "run_id"))
@@ -48,7 +49,7 @@ def parse_holder(content: bytes) -> Holder | None:
     texts = all(isinstance(text, str) for text in (host, boot, run_id))
     if not (texts and _is_number(pid, 1, _MOST_PID) and _is_number(ticks, -1, 2**63)):
         return None
-    return Holder(ProcessId(host, boot, pid, ticks), run_id)
+    return LockOwner(ProcessId(host, boot, pid, ticks), run_id)
 
 
 def _is_number(value: object, least: int, most: int) -> bool:
@@ -65,19 +66,19 @@ _WORKER_LOCKS = "worker-*.lock"
 
 
 _POLL_SECONDS = 0.1
-_MOST_PID = 2**31 - 1  # what the kernel's type holds
+_MOST_PID = 2**31 - 1  # the largest value of the kernel's type
 _MOST_BYTES = 1 << 16
 
 
-_PATIENCE_SECONDS = 1.0  # how long a lock without content may be one that is just being written
+_PATIENCE_SECONDS = 1.0  # a lock without content may still be in the middle of its writing
 
 
 @contextmanager
 def run_lock(folder: PurePath, run_id: str = "") -> Iterator[None]:
-    """Hold the run directory for a full run: no other full run and no worker may work in it.
+    """Lock the run directory for a full run: no other full run and no worker may work in it.
 
     Raises:
-        TemporaryError: another run or a worker holds it; names host and pid.
+        TemporaryError: another run or a worker holds it; the error names host and pid.
         ResourceError: the directory cannot be written.
 
     """
@@ -89,22 +90,23 @@ def run_lock(folder: PurePath, run_id: str = "") -> Iterator[None]:
 
 @contextmanager
 def worker_lock(folder: PurePath, rank: int, run_id: str = "") -> Iterator[None]:
-    """Hold one worker's rank in the run directory: no full run and no second worker of this rank.
+    """Lock a worker's rank in the run directory: no full run and no second worker of this rank.
 
     Raises:
-        TemporaryError: a full run or a worker of the same rank is at work; names host and pid.
+        TemporaryError: a full run or a worker of the same rank is active; the error names host
+            and pid.
         ResourceError: the directory cannot be written.
 
     """
     with lock(folder, f"worker-{rank}.lock", run_id):
-        # Both sides first take their own lock and then look at the other's, so one of them always sees.
+        # Run and worker first take their own lock and then check the other's, so at least one notices.
         refuse_if_held(folder / RUN_LOCK)
         yield
 
 
 @contextmanager
 def plan_lock(folder: PurePath, run_id: str = "", wait_seconds: float = 3600.0) -> Iterator[None]:
-    """Hold the right to make the plan; other workers wait until it is there.
+    """Lock the making of the plan; other workers wait until it exists.
 
     Raises:
         TemporaryError: another worker still holds it after `wait_seconds`.
@@ -117,16 +119,16 @@ def plan_lock(folder: PurePath, run_id: str = "", wait_seconds: float = 3600.0) 
 
 @contextmanager
 def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock file `name` in `folder`.
+    """Hold the lock file `name` in `folder` within the context.
 
     Args:
-        folder: made if need be.
-        name: the file's name.
-        run_id: told to whoever finds the lock held.
-        wait_seconds: how long to wait for a live holder to end.
+        folder: folder of the lock, which is created if it is absent.
+        name: name of the lock file.
+        run_id: id of the run, shown to others that find the lock held.
+        wait_seconds: seconds to wait for a live owner to release the lock.
 
     Raises:
-        TemporaryError: a live process holds it; names host and pid.
+        TemporaryError: a live process holds it; the error names host and pid.
         ResourceError: the folder cannot be written.
 
     """
@@ -136,9 +138,9 @@ def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.
     deadline = time.monotonic() + wait_seconds
     with ExitStack() as release:
         with disk_errors(path, len(mine)):
-            while (holder := _acquire(path, mine)) is not None:
+            while (owner := _acquire(path, mine)) is not None:
                 if time.monotonic() >= deadline:
-                    raise _held(path, holder)
+                    raise _held(path, owner)
                 time.sleep(_POLL_SECONDS)
         release.callback(_release, path, mine)
         fault_point("lock-held")
@@ -148,28 +150,29 @@ def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.
 def refuse_if_held(path: PurePath) -> None:
     """Raise TemporaryError if a live process holds the lock at `path`."""
     _, content = _end_of_chain(path)
-    holder = None if content is None else parse_holder(content)
-    if holder is not None:
-        raise _held(path, holder)
+    owner = None if content is None else parse_owner(content)
+    if owner is not None:
+        raise _held(path, owner)
 
 
-def _held(path: PurePath, holder: Holder) -> TemporaryError:
-    """Return the error for a lock that is held."""
+def _held(path: PurePath, owner: LockOwner) -> TemporaryError:
+    """Return the error for a lock that a live process holds."""
     hint = f"wait for it to end (remove {path.name} only if that machine is gone)"
-    return TemporaryError(str(path), "no other run at work", holder.told(), hint)
+    return TemporaryError(str(path), "no other run at work", owner.description(), hint)
 
 
-def _acquire(path: PurePath, mine: bytes) -> Holder | None:
-    """Take the lock or return its live holder."""
+def _acquire(path: PurePath, mine: bytes) -> LockOwner | None:
+    """Take the lock and return None, or return its live owner."""
     while True:
         claim, content = _end_of_chain(path)
-        holder = None if content is None else parse_holder(content)
-        if holder is not None:
-            return holder
+        owner = None if content is None else parse_owner(content)
+        if owner is not None:
+            return owner
         if content is not None or not create(claim, mine):
             continue
         if claim == path:
             return None
+        # The claim succeeds a dead owner: it becomes the lock if the chain still leads to it.
         fault_point("lock-claimed")
         if _end_of_chain(path) == (claim, mine):
             dead = list(_chain(path))
@@ -181,7 +184,7 @@ def _acquire(path: PurePath, mine: bytes) -> Holder | None:
 
 
 def _chain(path: PurePath) -> Iterator[PurePath]:
-    """Yield the lock and the claims that succeed dead holders, up to the first file absent or alive."""
+    """Yield the lock and the claims after dead owners, up to the first absent file or live owner."""
     while True:
         yield path
         content = _content(path)
@@ -192,16 +195,16 @@ def _chain(path: PurePath) -> Iterator[PurePath]:
 
 
 def _end_of_chain(path: PurePath) -> tuple[PurePath, bytes | None]:
-    """Return the last file of the chain, and its live holder's content or None if the file is not there."""
+    """Return the last file of the chain and its content, which is None if the file is absent."""
     end = list(_chain(path))[-1]
     return end, _content(end)
 
 
 def _content(path: PurePath) -> bytes | None:
-    """Return a lock's content, None if it is not there; waits a little for one that is being written.
+    """Return the content of a lock, or None if it is absent; wait briefly for one that is being written.
 
     Raises:
-        CorruptStoreError: what stands there is no lock: a link, a folder, a pipe, or far too large.
+        CorruptStoreError: the path is a link, a folder or a pipe, or the file is far too large.
 
     """
     hint = "move it away and run the same command again"
@@ -216,18 +219,18 @@ def _content(path: PurePath) -> bytes | None:
             content = read_bytes(path)
         except FileNotFoundError:
             return None
-        if parse_holder(content) is not None or time.monotonic() > deadline:
+        if parse_owner(content) is not None or time.monotonic() > deadline:
             return content
         time.sleep(_POLL_SECONDS / 10)
 
 
 def _is_stale(content: bytes) -> bool:
-    """Tell whether the holder is gone; a lock that names none was cut by a crash."""
-    holder = parse_holder(content)
-    return holder is None or is_dead(holder.process)
+    """Return whether the owner is dead; a crash truncated a lock that names no owner."""
+    owner = parse_owner(content)
+    return owner is None or is_dead(owner.process)
 
 
 def _release(path: PurePath, mine: bytes) -> None:
-    """Give the lock back if it is still ours."""
+    """Remove the lock if this process still owns it."""
     if _content(path) == mine:
         remove(path)

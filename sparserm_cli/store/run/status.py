@@ -1,4 +1,4 @@
-"""The state of the whole chain: what is there, what is stale and why, what to run next. Reads no data."""
+"""The state of all artifacts of a run directory, and the command to run next. No activations are read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,37 +9,45 @@ from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.plan import ExtractPlan, check_inputs, input_path, plan_of
 from sparserm_cli.store.io.storage import size_of
 from sparserm_cli.store.provenance import parent_difference
-from sparserm_cli.store.run.artifacts import COMPLETE, CORRUPT, NAMES, STALE, Artifact, look, unit_store
+from sparserm_cli.store.run.artifacts import (
+    COMPLETE,
+    CORRUPT,
+    NAMES,
+    STALE,
+    Artifact,
+    read_artifact,
+    unit_store,
+)
 
 READ_BYTES = 1 << 26
-"""Inputs up to this size together are always read; of larger ones, only by a deep look."""
+"""Inputs of at most this total size, in bytes, are always hashed; larger ones only with `deep`."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """The chain of artifacts in a run directory."""
+    """The artifacts of a run directory."""
 
     artifacts: tuple[Artifact, ...]
-    """In the order of the stages."""
+    """All artifacts, in the order of the stages."""
     next_command: str
-    """What to run to go on; "" when everything is up to date."""
+    """Command that continues the work; "" if everything is up to date."""
 
     def __getitem__(self, name: str) -> Artifact:
         """Return the artifact of that name."""
-        return next(one for one in self.artifacts if one.name == name)
+        return next(artifact for artifact in self.artifacts if artifact.name == name)
 
 
 def status(run: PurePath, *, deep: bool = False) -> Status:
-    """Look at every artifact of a run directory; nothing is raised for what is wrong with them.
+    """Return the state of every artifact of a run directory; faults become states, not errors.
 
     Args:
         run: the run directory.
-        deep: read the files that the capture was made from, however large they are.
+        deep: hash the input files of the capture, however large they are.
 
     """
     seen: dict[str, Artifact] = {}
     for name in NAMES:
-        artifact = look(run, name)
+        artifact = read_artifact(run, name)
         if artifact.state == COMPLETE and name == ACTIVATIONS:
             artifact = _beside_inputs(run, artifact, deep=deep)
         elif artifact.state == COMPLETE:
@@ -49,13 +57,13 @@ def status(run: PurePath, *, deep: bool = False) -> Status:
 
 
 def _beside_parents(artifact: Artifact, seen: Mapping[str, Artifact]) -> Artifact:
-    """Return a complete artifact, stale if its parents are not what it was made from."""
+    """Return a complete artifact, marked stale if its parents have changed since it was made."""
     if artifact.lineage is None:
         return artifact
     for name, recorded in artifact.lineage.parents.items():
         parent = seen.get(name)
         if parent is None or parent.lineage is None:
-            continue  # a parent may be thrown away once it has been used
+            continue  # a parent may be removed once it has been used
         difference = parent_difference(recorded, parent.lineage.as_parent())
         if difference is not None:
             field, before, now = difference
@@ -67,7 +75,7 @@ def _beside_parents(artifact: Artifact, seen: Mapping[str, Artifact]) -> Artifac
 
 
 def _beside_inputs(run: PurePath, artifact: Artifact, *, deep: bool) -> Artifact:
-    """Return a complete capture, stale if a file it was read from has changed; says so if none was read."""
+    """Return a complete capture, marked stale if an input file has changed."""
     store = unit_store(run, artifact.name)
     if store is None:
         return artifact
@@ -75,26 +83,26 @@ def _beside_inputs(run: PurePath, artifact: Artifact, *, deep: bool) -> Artifact
         plan = plan_of(str(store.root), store.plan)
         if changed := _changed_size(plan, run):
             return replace(artifact, state=STALE, detail=changed)
-        total = sum(one.bytes for one in plan.settings.inputs)
+        total = sum(recorded.bytes for recorded in plan.settings.inputs)
         if total > READ_BYTES and not deep:
-            told = f"{total:,} bytes of input were not read: `sparserm status --deep` and every stage do so"
-            return replace(artifact, detail=told)
+            detail = f"{total:,} bytes of input were not read: `sparserm status --deep` and every stage do so"
+            return replace(artifact, detail=detail)
         check_inputs(plan, run)
     except IncompatibleError as error:
-        told = f"{error.where}: {error.expected} was read, is {error.found}"
-        return replace(artifact, state=STALE, detail=told)
+        detail = f"{error.where}: {error.expected} was read, is {error.found}"
+        return replace(artifact, state=STALE, detail=detail)
     except CorruptStoreError as error:
         return replace(artifact, state=CORRUPT, detail=str(error))
     return artifact
 
 
 def _changed_size(plan: ExtractPlan, run: PurePath) -> str:
-    """Return which input file has another size; "" if none has or it is gone."""
-    for one in plan.settings.inputs:
-        path = input_path(run, one)
+    """Return a text that names an input file whose size has changed; "" if there is none."""
+    for recorded in plan.settings.inputs:
+        path = input_path(run, recorded)
         size = size_of(path)
-        if size not in (-1, one.bytes):
-            return f"{path}: {one.bytes:,} bytes were read, is {size:,} bytes"
+        if size not in (-1, recorded.bytes):
+            return f"{path}: {recorded.bytes:,} bytes were read, is {size:,} bytes"
     return ""
 
 
@@ -102,5 +110,5 @@ def _next(artifacts: Sequence[Artifact]) -> str:
     """Return the command of the first artifact that is not complete."""
     for artifact in artifacts:
         if artifact.state != COMPLETE:
-            return artifact.made_anew_by if artifact.state == STALE else artifact.command
+            return artifact.rebuild_command if artifact.state == STALE else artifact.command
     return ""

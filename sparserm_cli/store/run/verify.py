@@ -1,4 +1,4 @@
-"""Checking the whole chain, quickly or byte by byte, and giving up damaged units to be done again."""
+"""Checking all artifacts, by file size or by digest, and dropping damaged units for recomputation."""
 
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -24,58 +24,58 @@ class Checked:
     """One artifact and the damage found in it."""
 
     artifact: Artifact
-    """As `status` has it."""
+    """The artifact as `status` returns it."""
     damage: tuple[Damage, ...]
-    """Every file that is not as recorded."""
+    """Every file that differs from its record."""
 
     @property
     def units(self) -> list[int]:
-        """The units that have to be done again."""
+        """Numbers of the units that must be recomputed."""
         return damaged_units(self.damage)
 
     @property
-    def mendable(self) -> bool:
-        """Whether doing units again mends all of it."""
-        return all(one.mendable for one in self.damage)
+    def repairable(self) -> bool:
+        """Whether recomputing units repairs all of the damage."""
+        return all(damage.repairable for damage in self.damage)
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found."""
+    """The result of `verify`."""
 
     deep: bool
     """Whether every byte was hashed."""
     artifacts: tuple[Checked, ...]
-    """Those that are there, in the order of the stages."""
+    """The artifacts that exist, in the order of the stages."""
 
     @property
     def damaged(self) -> tuple[Checked, ...]:
-        """Those with damage."""
-        return tuple(one for one in self.artifacts if one.damage)
+        """The artifacts with damage."""
+        return tuple(checked for checked in self.artifacts if checked.damage)
 
     def raise_if_damaged(self) -> None:
-        """Raise CorruptStoreError telling the first damage and how much more there is."""
+        """Raise CorruptStoreError with the first damage and the number of further damaged files."""
         if not self.damaged:
             return
         checked = self.damaged[0]
         first = checked.damage[0]
         unit = "" if first.unit is None else f" (unit {first.unit})"
-        more = sum(len(one.damage) for one in self.damaged) - 1
+        more = sum(len(artifact.damage) for artifact in self.damaged) - 1
         found = first.found + (f" (and {more} more files)" if more else "")
-        hint = "run `sparserm repair`" if checked.mendable else f"run `{checked.artifact.made_anew_by}`"
+        hint = "run `sparserm repair`" if checked.repairable else f"run `{checked.artifact.rebuild_command}`"
         raise CorruptStoreError(f"{checked.artifact.path / first.path}{unit}", first.expected, found, hint)
 
 
 @dataclass(frozen=True)
 class Repaired:
-    """What `repair` did to one damaged artifact."""
+    """The result of `repair` for one damaged artifact."""
 
     artifact: Artifact
-    """As it was."""
+    """The artifact before the repair."""
     units: tuple[int, ...]
-    """Units given up, to be done again by its command."""
+    """Numbers of the dropped units, which its command recomputes."""
     command: str
-    """What to run to have it whole again."""
+    """Command that makes the artifact complete again."""
 
 
 def verify(run: PurePath, *, deep: bool = False) -> Verification:
@@ -83,41 +83,44 @@ def verify(run: PurePath, *, deep: bool = False) -> Verification:
 
     Args:
         run: the run directory.
-        deep: hash every byte of captures and encodings, instead of one stat for each file; the small
-            artifacts are always read whole.
+        deep: hash every byte of captures and encodings instead of checking file sizes; the small
+            artifacts are always read completely.
 
     Raises:
         IncompatibleError: there is no artifact in the directory, or no such directory.
 
     """
     artifacts = status(run).artifacts
-    if all(one.state == ABSENT for one in artifacts):
+    if all(artifact.state == ABSENT for artifact in artifacts):
         there = names(run)
         found = f"{len(there)} other entries" if there else "nothing"
         hint = "correct --run, or run `sparserm extract` first"
         raise IncompatibleError(str(run), "a run directory with artifacts", found, hint)
-    present = [one for one in artifacts if one.state not in (ABSENT, INCOMPATIBLE)]
-    return Verification(deep, tuple(Checked(one, _damage(run, one, deep=deep)) for one in present))
+    present = [artifact for artifact in artifacts if artifact.state not in (ABSENT, INCOMPATIBLE)]
+    return Verification(
+        deep, tuple(Checked(artifact, _damage(run, artifact, deep=deep)) for artifact in present)
+    )
 
 
 def repair(run: PurePath) -> tuple[Repaired, ...]:
-    """Give up the damaged units of captures and encodings, after a deep check.
+    """Drop the damaged units of captures and encodings, after a deep check.
 
-    What cannot be mended by doing units again is left as it is; what makes it anew is told.
+    Artifacts that recomputing units cannot repair are left unchanged; the result names the command that
+    rebuilds them.
 
     Raises:
         IncompatibleError: there is no artifact in the directory, or no such directory.
-        TemporaryError: a run or worker is at work in the directory.
+        TemporaryError: a run or a worker is active in the directory.
         ResourceError: the directory cannot be written.
 
     """
-    verify(run)  # before a lock makes the directory
+    verify(run)  # raises before the lock would create the directory
     with run_lock(run):
-        return tuple(_mend(run, one) for one in verify(run, deep=True).damaged)
+        return tuple(_repair(run, checked) for checked in verify(run, deep=True).damaged)
 
 
 def _damage(run: PurePath, artifact: Artifact, *, deep: bool) -> tuple[Damage, ...]:
-    """Return the damage to one artifact."""
+    """Return all damage to one artifact."""
     try:
         store = unit_store(run, artifact.name)
         if store is not None:
@@ -129,11 +132,11 @@ def _damage(run: PurePath, artifact: Artifact, *, deep: bool) -> tuple[Damage, .
     return tuple(check_files(artifact.path, recorded_files(artifact), None, deep=True))
 
 
-def _mend(run: PurePath, checked: Checked) -> Repaired:
-    """Give up damaged units of one artifact if that is all that is wrong with it."""
+def _repair(run: PurePath, checked: Checked) -> Repaired:
+    """Drop the damaged units of one artifact if its other files are intact."""
     artifact, units = checked.artifact, tuple(checked.units)
-    if not checked.mendable:
-        return Repaired(artifact, (), artifact.made_anew_by)
+    if not checked.repairable:
+        return Repaired(artifact, (), artifact.rebuild_command)
     store = unit_store(run, artifact.name)
     if store is not None:
         store.drop(units)

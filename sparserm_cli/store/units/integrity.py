@@ -1,6 +1,7 @@
-"""Finding damage in a unit store: the quick check of every open, and the deep check of `verify --deep`.
+"""Finding damage in a unit store: the quick check at every opening, and the deep check of `verify --deep`.
 
-Quick: the manifest, then one stat for each file. Deep: every byte is hashed again and every receipt is read.
+The quick check reads the manifest and compares file sizes, with one stat per file. The deep check hashes
+every byte and reads every receipt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,31 +22,31 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class Damage:
-    """One file of an artifact that is not as recorded."""
+    """One file of an artifact that differs from its record."""
 
     path: str
-    """Relative to the artifact."""
+    """Path relative to the artifact."""
     unit: int | None
-    """The unit it belongs to; None for the plan's files and the manifest."""
+    """Number of the unit that it belongs to; None for the plan's files and the manifest."""
     expected: str
-    """What was recorded."""
+    """The recorded size, digest or content."""
     found: str
-    """What is there."""
+    """The present size, digest or content."""
 
     @property
-    def mendable(self) -> bool:
-        """Whether doing units again mends it; damage to the plan's own files needs a new plan."""
+    def repairable(self) -> bool:
+        """Whether recomputing units repairs it; damage to the plan's own files needs a new plan."""
         return self.unit is not None or self.path == MANIFEST
 
 
 def damage_error(store: UnitStore, damage: Sequence[Damage]) -> CorruptStoreError:
-    """Return the error that tells the first damage and names all units that are damaged."""
+    """Return the error that states the first damage and names the damaged units."""
     first, units = damage[0], damaged_units(damage)
     named = "" if first.unit is None else f" (unit {first.unit})"
     others = [str(unit) for unit in units if unit != first.unit]
     shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
     found = first.found + (f" (and {len(others)} more damaged: units {shown})" if others else "")
-    hint = REPAIR if first.mendable else ANEW
+    hint = REPAIR if first.repairable else ANEW
     return CorruptStoreError(f"{store.root / first.path}{named}", first.expected, found, hint)
 
 
@@ -53,8 +54,8 @@ def check(store: UnitStore, *, deep: bool) -> list[Damage]:
     """Return all damage to a store, complete or not.
 
     Args:
-        store: the store; its plan has been read.
-        deep: hash every file again and read every receipt, instead of one stat for each file.
+        store: the store, with its plan read.
+        deep: hash every file and read every receipt, instead of comparing file sizes alone.
 
     """
     damage = list(check_files(store.root, store.plan.files, None, deep=deep))
@@ -68,8 +69,8 @@ def check(store: UnitStore, *, deep: bool) -> list[Damage]:
     def check_unit(unit: int) -> list[Damage]:
         return list(_check_unit(store, unit, records.get(unit), deep=deep))
 
-    for found in for_each(store.root, check_unit, range(store.plan.units)):
-        damage += found
+    for unit_damage in for_each(store.root, check_unit, range(store.plan.units)):
+        damage += unit_damage
     if manifest is not None and len(manifest.units) != store.plan.units:
         units = f"{store.plan.units} units", f"{len(manifest.units)}"
         damage.append(Damage(MANIFEST, None, *units))
@@ -93,7 +94,7 @@ def _check_unit(store: UnitStore, unit: int, record: UnitRecord | None, *, deep:
 
 
 def _read_receipt(store: UnitStore, unit: int, path: str) -> tuple[Receipt | None, list[Damage]]:
-    """Return the receipt at `path` and what is wrong with it."""
+    """Return the receipt at `path`, or None, and its damage."""
     try:
         receipt = Receipt.from_json(path, read_sealed(store.root / path))
     except CorruptStoreError as error:
@@ -108,7 +109,7 @@ def _read_receipt(store: UnitStore, unit: int, path: str) -> tuple[Receipt | Non
 def check_files(
     root: PurePath, files: Sequence[FileFact], unit: int | None, *, deep: bool
 ) -> Iterator[Damage]:
-    """Yield the files below `root` whose size, or with `deep` whose digest, is not as recorded."""
+    """Yield the files below `root` whose size, or with `deep` whose digest, differs from its record."""
     folder = str(root)
     for file in files:
         size = size_of(f"{folder}/{file.path}" if isinstance(root, Path) else root / file.path)
@@ -122,12 +123,13 @@ def check_files(
 
 
 def open_complete(store: UnitStore) -> Manifest:
-    """Return the manifest of a complete store whose files are all there with their sizes.
+    """Return the manifest of a complete store, after comparing the sizes of all files.
 
     Raises:
-        IncompatibleError: it is not complete; says how many units are missing and what continues it.
-        CorruptStoreError: a file is missing, empty, cut or of another size, or the manifest is of another
-            plan; names the first such file and its unit.
+        IncompatibleError: it is not complete; the error states how many units are missing and the
+            command that continues.
+        CorruptStoreError: a file is missing, empty, truncated or of another size, or the manifest belongs to
+            another plan; the error names the first such file and its unit.
 
     """
     manifest = store.manifest()
@@ -153,5 +155,5 @@ def open_complete(store: UnitStore) -> Manifest:
 
 
 def damaged_units(damage: Sequence[Damage]) -> list[int]:
-    """Return the units to be done again; all damage that no unit can mend is left out."""
-    return sorted({one.unit for one in damage if one.unit is not None})
+    """Return the units to recompute; damage outside the units is left out."""
+    return sorted({item.unit for item in damage if item.unit is not None})

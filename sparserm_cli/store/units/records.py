@@ -1,8 +1,8 @@
-"""What is written down of a plan, of each finished unit and of the finished store, and its JSON.
+"""The records of a plan, of each finished unit and of the finished store, and their JSON.
 
-Content facts (rows, files, sizes, digests) decide identity. Facts of the making (run, device, batches,
-seconds, dates) stand beside them and never enter a digest, so that serial, resumed and shared runs have equal
-digests.
+Facts about the content (rows, files, sizes, digests) determine identity. Facts about the computation (run,
+device, batches, seconds, dates) are recorded beside them and never enter a digest, so that serial, resumed
+and shared runs have equal digests.
 """
 
 import math
@@ -25,42 +25,42 @@ _HINT = "run the stage again"
 
 @dataclass(frozen=True)
 class UnitFacts:
-    """What the maker of a unit tells about it."""
+    """Facts about a unit that the code which computed it reports."""
 
     rows: int
-    """Rows in the unit: response tokens, or responses where only pooled vectors are kept."""
+    """Number of rows in the unit: response tokens, or responses where only pooled vectors are kept."""
     rejected: tuple[int, ...] = ()
-    """Responses (numbers in the store) kept as NaN rows because they could not be computed."""
+    """Numbers of the responses kept as NaN rows because they could not be computed."""
     absmax: float = 0.0
-    """The largest absolute value."""
+    """Largest absolute value in the unit."""
     device: str = "cpu"
-    """Where it was computed."""
+    """Device on which it was computed."""
     dtype: str = "float32"
-    """The type it was computed in."""
+    """Floating-point type in which it was computed."""
     batch_sizes: tuple[int, ...] = ()
-    """Tokens in each batch, in order."""
+    """Number of tokens in each batch, in order."""
     halvings: int = 0
-    """How often a batch was halved because memory ran out."""
+    """Number of times a batch was halved because memory ran out."""
     seconds: float = 0.0
-    """Time spent computing."""
+    """Seconds spent computing."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that stands in receipts."""
+        """Return the JSON object for a receipt."""
         return {**vars(self), "nan_rows": len(self.rejected)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "UnitFacts":
-        """Read what `to_json` wrote; raises KeyError, TypeError or ValueError if it is something else."""
+        """Read the output of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         seconds, absmax = float(value["seconds"]), float(value["absmax"])
         if not (math.isfinite(seconds) and math.isfinite(absmax)):
             raise ValueError("seconds and absmax are finite")
         return cls(
             rows=int(value["rows"]),
-            rejected=tuple(int(one) for one in value["rejected"]),
+            rejected=tuple(int(number) for number in value["rejected"]),
             absmax=absmax,
             device=str(value["device"]),
             dtype=str(value["dtype"]),
-            batch_sizes=tuple(int(one) for one in value["batch_sizes"]),
+            batch_sizes=tuple(int(number) for number in value["batch_sizes"]),
             halvings=int(value["halvings"]),
             seconds=seconds,
         )
@@ -68,30 +68,30 @@ class UnitFacts:
 
 @dataclass(frozen=True)
 class Receipt:
-    """The proof that a unit is on the disk, written after its data."""
+    """The proof that a unit is complete on the disk, which is written after its data."""
 
     unit: int
-    """The unit's number."""
+    """Number of the unit."""
     plan_hash: str
-    """Of the plan it belongs to."""
+    """Hash of the plan that it belongs to."""
     facts: UnitFacts
-    """As its maker told them."""
+    """Facts reported by the code that computed it."""
     files: tuple[FileFact, ...]
-    """Everything the unit wrote."""
+    """All files of the unit."""
     run_id: str
-    """The run that made it."""
+    """Id of the run that computed it."""
     attempts: int = 1
-    """How often the unit was started before this receipt."""
+    """Number of times the unit was started before this receipt."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that stands in the receipt."""
+        """Return the JSON object of the receipt file."""
         facts = self.facts.to_json()
         own = {"unit": self.unit, "plan_hash": self.plan_hash, "run_id": self.run_id}
         return {**own, "attempts": self.attempts, "facts": facts, "files": files_to_json(self.files)}
 
     @classmethod
     def from_json(cls, where: str, value: Mapping[str, Any]) -> "Receipt":
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
             CorruptStoreError: a field is missing or of the wrong kind.
@@ -107,34 +107,34 @@ class Receipt:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """One unit as the manifest tells it."""
+    """One unit as the manifest records it."""
 
     rows: int
-    """As in its receipt."""
+    """Number of rows, as in its receipt."""
     rejected: tuple[int, ...]
-    """As in its receipt."""
+    """Numbers of the rejected responses, as in its receipt."""
     files: tuple[FileFact, ...]
-    """As in its receipt."""
+    """All files of the unit, as in its receipt."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A frozen plan: everything that decides the content of a store, and its units."""
+    """A frozen plan: everything that determines the content of a store, and its division into units."""
 
     type: str
-    """The artifact's kind."""
+    """Type of the artifact."""
     version: int
-    """Of its format."""
+    """Version of its format."""
     identity: Mapping[str, Any]
-    """Field to JSON value: the settings and the digests of what was read."""
+    """Mapping from field to JSON value: the settings and the digests of the inputs."""
     layout: Mapping[str, Any]
-    """Sizes the arrays were laid out with; `units` is their number."""
+    """Sizes that determine the shapes of the arrays; `units` is the number of units."""
     files: tuple[FileFact, ...]
-    """Files written by the planner: arrays' metadata and the rows arrays."""
+    """Files written with the plan: the metadata of all arrays, and the rows arrays."""
     parents: Mapping[str, Parent] = field(default_factory=dict)
-    """Artifacts it is made from."""
-    told: Mapping[str, Any] = field(default_factory=dict)
-    """For people: paths, counts, dates, versions; not part of the identity."""
+    """Mapping from name to artifact that it is made from."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for people: paths, counts, dates, versions. They are not part of the identity."""
 
     @property
     def units(self) -> int:
@@ -143,39 +143,39 @@ class Plan:
 
     @property
     def plan_hash(self) -> str:
-        """The sha256 over all that decides the content."""
+        """The sha256 over everything that determines the content, in hexadecimal."""
         parents = {name: parent.digest for name, parent in self.parents.items()}
         own = {"type": self.type, "version": self.version, "identity": self.identity, "parents": parents}
         return content_digest({**own, "layout": self.layout, "files": _content(self.files)})
 
     def lineage(self, digest: str = "") -> Lineage:
-        """Return what the artifact says about itself once its content digest is known."""
-        created = str(self.told.get("created", ""))
+        """Return the lineage of the artifact, given its content digest."""
+        created = str(self.metadata.get("created", ""))
         return Lineage(self.type, self.version, self.identity, self.parents, digest, created)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that stands in plan.json."""
+        """Return the JSON object of plan.json."""
         own = self.lineage().to_json()
-        del own["digest"], own["created"]  # the one is not known yet, the other stands in `told`
-        rest = {"layout": dict(self.layout), "told": dict(self.told), "files": files_to_json(self.files)}
+        del own["digest"], own["created"]  # the digest is not known yet, and the date is part of `told`
+        rest = {"layout": dict(self.layout), "told": dict(self.metadata), "files": files_to_json(self.files)}
         return {**own, "plan_hash": self.plan_hash, **rest}
 
     @classmethod
     def from_json(cls, where: str, value: Mapping[str, Any]) -> "Plan":
-        """Read what `to_json` wrote.
+        """Read the output of `to_json`.
 
         Raises:
-            CorruptStoreError: a field is missing or of the wrong kind, or the hash is not that of the rest.
+            CorruptStoreError: a field is missing or of the wrong kind, or the hash does not match.
 
         """
         lineage = Lineage.from_json(where, {**value, "digest": ""})
         try:
-            layout, told = dict(value["layout"]), dict(value["told"])
+            layout, metadata = dict(value["layout"]), dict(value["told"])
             files, recorded = files_from_json(value["files"]), str(value["plan_hash"])
             int(layout["units"])
         except (KeyError, TypeError, ValueError) as error:
             raise CorruptStoreError(where, "a plan", repr(error), _HINT) from None
-        plan = cls(lineage.type, lineage.version, lineage.identity, layout, files, lineage.parents, told)
+        plan = cls(lineage.type, lineage.version, lineage.identity, layout, files, lineage.parents, metadata)
         if plan.plan_hash != recorded:
             raise CorruptStoreError(where, f"plan hash {recorded}", plan.plan_hash, _HINT)
         return plan
@@ -183,16 +183,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The last file written; its presence says that the store is complete."""
+    """The last file written, whose presence proves that the store is complete."""
 
     plan_hash: str
-    """Of the plan it completes."""
+    """Hash of the plan that it completes."""
     units: tuple[UnitRecord, ...]
-    """Every unit in order."""
-    told: Mapping[str, Any] = field(default_factory=dict)
-    """For people: date, versions, devices; not part of the digest."""
+    """Records of all units, in order."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Facts for people: date, versions, devices. They are not part of the digest."""
     parents: Mapping[str, str] = field(default_factory=dict)
-    """Content digests of parents that were made in the same pass, so that the plan could not know them."""
+    """Content digests of parents that were made in the same pass and are therefore not in the plan."""
 
     @property
     def digest(self) -> str:
@@ -203,16 +203,16 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """The bytes of all units' files."""
+        """Total size of the files of all units, in bytes."""
         return sum(file.size for unit in self.units for file in unit.files)
 
     @property
     def rejected(self) -> tuple[int, ...]:
-        """The responses kept as NaN rows."""
+        """Numbers of the responses kept as NaN rows."""
         return tuple(response for unit in self.units for response in unit.rejected)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the JSON object that stands in MANIFEST.json."""
+        """Return the JSON object of MANIFEST.json."""
         units = [[unit.rows, list(unit.rejected), files_to_json(unit.files)] for unit in self.units]
         totals = {"units": len(units), "bytes": self.bytes, "nan_rows": len(self.rejected)}
         own = {"state": "complete", "plan_hash": self.plan_hash, "digest": self.digest}
@@ -220,13 +220,13 @@ class Manifest:
             **own,
             "parents": dict(self.parents),
             "totals": totals,
-            "told": dict(self.told),
+            "told": dict(self.metadata),
             "units": units,
         }
 
     @classmethod
     def from_json(cls, where: str, value: Mapping[str, Any]) -> "Manifest":
-        """Read what `to_json` wrote; the seal of the file has vouched for its digest.
+        """Read the output of `to_json`; the seal of the file has already proved it intact.
 
         Raises:
             CorruptStoreError: a field is missing or of the wrong kind.
@@ -244,10 +244,11 @@ class Manifest:
 
 
 def _content(files: Sequence[FileFact]) -> list[list[Any]]:
-    """Return the files that are content.
+    """Return the files that belong to the content.
 
-    Arrays' metadata are not, since zarr versions spell them differently; nor are the words of the rejects.
+    The metadata of arrays are left out, since zarr versions write them differently, and so are the texts of
+    the rejected rows.
     """
     return files_to_json(
-        [one for one in files if not one.path.endswith(METADATA_NAME) and one.path != REJECTS]
+        [file for file in files if not file.path.endswith(METADATA_NAME) and file.path != REJECTS]
     )

@@ -1,13 +1,14 @@
-"""The unit engine: a plan's units are computed once each, in any order, by any workers, across crashes.
+"""The unit store: every unit of a plan is computed once, in any order, by any worker, despite crashes.
 
-A store is a folder made whole by a planner (`Plan`), then filled unit by unit. A unit's data are on the
-disk before its receipt, every receipt before the manifest; so what a receipt or the manifest says is true,
-and what has none is done again. A unit writes the same bytes whoever computes it, so twice does no harm.
+A store is a folder that appears with its complete plan (`Plan`) and is then filled unit by unit. Data of a
+unit are on the disk before its receipt, and all receipts before the manifest. A receipt or manifest is
+therefore always true, and a unit without a receipt is computed again. A unit has the same bytes whichever
+worker computes it, so computing it twice does no harm.
 
     _sparserm/plan.json               the frozen plan
     _sparserm/started/00042.1         one file for each attempt, counted from 1
     _sparserm/receipts/00042.json     written after the unit's data
-    _sparserm/failures/00042.json     why it could not be computed
+    _sparserm/failures/00042.json     the reasons why it could not be computed
     _sparserm/MANIFEST.json           written last
 """
 
@@ -45,7 +46,7 @@ _REPAIR = "run `sparserm verify --deep`, then the stage again"
 
 
 def write_plan(folder: Path, plan: Plan) -> None:
-    """Freeze a plan, as the last file of a folder that is still being built (`building_folder`)."""
+    """Write plan.json, as the last file of a folder that has not yet its final name (`atomic_folder`)."""
     make_folder(folder / INNER)
     fault_point("plan-before")
     write_sealed(folder / PLAN, plan.to_json())
@@ -53,22 +54,22 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 
 def is_planned(root: PurePath) -> bool:
-    """Tell whether there is a store at `root`, be it damaged."""
+    """Return whether a store exists at `root`, even if it is damaged."""
     return is_there(root, PLAN)
 
 
 class UnitStore:
-    """A planned store whose units are filled in.
+    """A planned store, for computing its units and for reading them.
 
     Args:
         root: the artifact's folder, or its prefix on an object store.
-        kind: the type it must have.
-        newest: the newest version this program knows.
-        command: what makes it, for hints, such as `sparserm extract`.
-        run_id: this run's name, written into receipts; a new one if not given.
+        kind: type that the store must have.
+        newest: newest format version that this program can read.
+        command: command that makes it, for hints, such as `sparserm extract`.
+        run_id: id of this run, which receipts record; a new one if it is empty.
 
     Raises:
-        IncompatibleError: there is no such store, it is of another type or newer than this program.
+        IncompatibleError: there is no such store, or it is of another type or newer than this program.
         CorruptStoreError: its plan cannot be read.
 
     """
@@ -87,9 +88,9 @@ class UnitStore:
     # --- doing the work ---
 
     def pending(self, rank: int = 0, world: int = 1) -> list[int]:
-        """Return the units of this rank (`unit % world == rank`) that have no valid receipt, in order.
+        """Return the units of this rank (`unit % world == rank`) without a valid receipt, in order.
 
-        A receipt is valid if it can be read, belongs to this plan and its files have the sizes it says.
+        A receipt is valid if it can be read and belongs to this plan, and the files have the recorded sizes.
         """
         if self.manifest() is not None:
             return []
@@ -98,7 +99,7 @@ class UnitStore:
         return [unit for unit, receipt in zip(units, receipts, strict=True) if receipt is None]
 
     def start(self, unit: int) -> None:
-        """Note that an attempt at `unit` begins; units begun twice are hashed again by `finalize`."""
+        """Record the start of an attempt at `unit`; `finalize` hashes units that were started twice."""
         make_folder(self.root / INNER / "started")
         mine = f"{token(this_process())} {uuid.uuid4().hex}".encode()
         number = self._attempts.get(unit, 0) + 1
@@ -116,23 +117,25 @@ class UnitStore:
         facts: UnitFacts,
         written: Mapping[str, FileFact] | None = None,
     ) -> Receipt:
-        """Read back a unit's files, which are written and synced, and write its receipt.
+        """Read back the files of a unit, which are written and synced, and write its receipt.
 
         Args:
-            unit: its number.
-            files: every file it wrote, relative to the store.
-            facts: what its maker tells.
-            written: what was given to the disk, if known; what is read back must be that.
+            unit: number of the unit.
+            files: paths of all its files, relative to the store.
+            facts: facts reported by the code that computed it.
+            written: facts of the bytes that were written, if known; the bytes read back must agree.
 
         Raises:
-            CorruptStoreError: a file is not there, or what is read back is not what was written.
+            CorruptStoreError: a file is absent, or its bytes differ from those that were written.
             ResourceError: the disk is full.
 
         """
         fault_point("unit-written")
-        found = tuple(self._read_back(unit, path, written or {}) for path in sorted(files))
+        facts_read_back = tuple(self._read_back(unit, path, written or {}) for path in sorted(files))
         fault_point("unit-read-back")
-        receipt = Receipt(unit, self.plan_hash, facts, found, self.run_id, self._attempts.get(unit, 1))
+        receipt = Receipt(
+            unit, self.plan_hash, facts, facts_read_back, self.run_id, self._attempts.get(unit, 1)
+        )
         make_folder(self.root / INNER / "receipts")
         write_sealed(self._receipt_path(unit), receipt.to_json())
         fault_point("receipt-written")
@@ -140,42 +143,42 @@ class UnitStore:
         return receipt
 
     def _read_back(self, unit: int, path: str, written: Mapping[str, FileFact]) -> FileFact:
-        """Return what is on the disk at `path`, which must be what was written."""
+        """Return the facts of the file at `path`, which must agree with those that were written."""
         size = size_of(self.root / path)
-        found = FileFact(path, size, digest_file(self.root / path) if size >= 0 else "")
-        expected = written.get(path, found)
-        if size < 0 or found != expected:
+        fact = FileFact(path, size, digest_file(self.root / path) if size >= 0 else "")
+        expected = written.get(path, fact)
+        if size < 0 or fact != expected:
             where = f"{self.root / path} (unit {unit})"
-            told = f"{expected.size} bytes {expected.xxh3_128}", f"{size} bytes {found.xxh3_128}"
-            raise CorruptStoreError(where, told[0], told[1], f"the disk is not to be trusted; {_REPAIR}")
-        return found
+            shown = f"{expected.size} bytes {expected.xxh3_128}", f"{size} bytes {fact.xxh3_128}"
+            raise CorruptStoreError(where, shown[0], shown[1], f"the disk is not to be trusted; {_REPAIR}")
+        return fact
 
     def record_failure(self, unit: int, error: str) -> bool:
-        """Write down why `unit` could not be computed; tell whether this run gives it up (third time)."""
+        """Record why `unit` failed; return whether this run gives it up, which it does after three tries."""
         path = self._failure_path(unit)
         before = self.failures(unit)
         make_folder(path.parent)
         tries = [*before, {"run_id": self.run_id, "error": error}]
         write_sealed(path, {"unit": unit, "tries": tries})
-        return sum(one["run_id"] == self.run_id for one in tries) >= TRIES
+        return sum(failure["run_id"] == self.run_id for failure in tries) >= TRIES
 
     def failures(self, unit: int) -> list[dict[str, str]]:
-        """Return the failed tries of `unit`, each with `run_id` and `error`; none if they cannot be read."""
+        """Return the failed tries of `unit`, each with `run_id` and `error`, or none if unreadable."""
         try:
-            return [dict(one) for one in read_sealed(self._failure_path(unit))["tries"]]
+            return [dict(failure) for failure in read_sealed(self._failure_path(unit))["tries"]]
         except CorruptStoreError:
             return []
 
     # --- finishing ---
 
     def finalize(self, parents: Mapping[str, str] | None = None) -> Manifest | None:
-        """Check every receipt against its files and write the manifest; None if there is still work to do.
+        """Check every receipt against its files and write the manifest; return None if units are pending.
 
-        Units started more than once are hashed again; where receipt and data do not agree the receipt is
-        dropped, so that `pending` returns the unit.
+        Units that were started more than once are hashed. If receipt and data disagree, the receipt is
+        removed, so that `pending` returns the unit.
 
         Args:
-            parents: digests of parents that the plan could not know, since they were made in the same pass.
+            parents: digests of parents that are not in the plan, since they were made in the same pass.
 
         Raises:
             ResourceError: the disk is full.
@@ -186,7 +189,7 @@ class UnitStore:
         return self._write_manifest(done, parents or {}) if len(done) == self.plan.units else None
 
     def _checked_receipt(self, unit: int) -> Receipt | None:
-        """Return the valid receipt of a unit; drop it if the unit was started twice and has other bytes."""
+        """Return the valid receipt of a unit; remove it if its bytes differ after a second start."""
         receipt = self.receipt(unit)
         if receipt is None or size_of(self._marker(unit, 2)) < 0:
             return receipt
@@ -196,17 +199,19 @@ class UnitStore:
         return None
 
     def _write_manifest(self, receipts: Sequence[Receipt], parents: Mapping[str, str]) -> Manifest:
-        """Write the manifest over all receipts."""
-        units = tuple(UnitRecord(one.facts.rows, one.facts.rejected, one.files) for one in receipts)
-        told = {
+        """Write the manifest from all receipts."""
+        units = tuple(
+            UnitRecord(receipt.facts.rows, receipt.facts.rejected, receipt.files) for receipt in receipts
+        )
+        metadata = {
             "completed": now(),
             "packages": package_versions(),
-            "devices": sorted({one.facts.device for one in receipts}),
-            "seconds": round(sum(one.facts.seconds for one in receipts), 3),
-            "absmax": max((one.facts.absmax for one in receipts), default=0.0),
-            "halvings": sum(one.facts.halvings for one in receipts),
+            "devices": sorted({receipt.facts.device for receipt in receipts}),
+            "seconds": round(sum(receipt.facts.seconds for receipt in receipts), 3),
+            "absmax": max((receipt.facts.absmax for receipt in receipts), default=0.0),
+            "halvings": sum(receipt.facts.halvings for receipt in receipts),
         }
-        manifest = Manifest(self.plan_hash, units, told, parents)
+        manifest = Manifest(self.plan_hash, units, metadata, parents)
         fault_point("manifest-before")
         write_sealed(self.root / MANIFEST, manifest.to_json())
         fault_point("manifest-written")
@@ -214,14 +219,14 @@ class UnitStore:
         return manifest
 
     def tidy(self) -> None:
-        """Remove what only unfinished stores need."""
+        """Remove the folders that only unfinished stores need."""
         for name in ("started", "failures"):
             discard(self.root / INNER / name)
 
-    # --- looking ---
+    # --- reading ---
 
     def lineage(self, manifest: Manifest | None) -> Lineage:
-        """Return what the store says about itself, with what its manifest, if there is one, knows more."""
+        """Return the lineage of the store, completed by its manifest if there is one."""
         if manifest is None:
             return self.plan.lineage()
         parents = {
@@ -234,7 +239,7 @@ class UnitStore:
         """Return the manifest; None if the store is not complete.
 
         Raises:
-            CorruptStoreError: it cannot be read or belongs to another plan.
+            CorruptStoreError: the manifest cannot be read or belongs to another plan.
 
         """
         path = self.root / MANIFEST
@@ -258,11 +263,11 @@ class UnitStore:
         return receipt if sizes_agree else None
 
     def done(self) -> int:
-        """Return how many units have a receipt, by one look at the folder; for people, not for decisions."""
+        """Return how many units have a receipt, from a listing, which serves people but not decisions."""
         return sum(name.endswith(".json") for name in names(self.root / INNER / "receipts"))
 
     def drop(self, units: Sequence[int]) -> None:
-        """Drop the receipts of damaged units, the manifest first, so that the stage does them again."""
+        """Remove the manifest and the receipts of damaged units, so that the stage recomputes them."""
         remove(self.root / MANIFEST)
         fault_point("repair-manifest-removed")
         for unit in units:
@@ -270,13 +275,13 @@ class UnitStore:
         sync_folder(self.root / INNER)
 
     def _receipt_path(self, unit: int) -> PurePath:
-        """Return where the receipt of `unit` lies."""
+        """Return the path of the receipt of `unit`."""
         return self.root / INNER / "receipts" / f"{unit:05d}.json"
 
     def _failure_path(self, unit: int) -> PurePath:
-        """Return where the failures of `unit` are noted."""
+        """Return the path of the recorded failures of `unit`."""
         return self.root / INNER / "failures" / f"{unit:05d}.json"
 
     def _marker(self, unit: int, number: int) -> PurePath:
-        """Return where an attempt at `unit` is noted."""
+        """Return the path of the marker of an attempt at `unit`."""
         return self.root / INNER / "started" / f"{unit:05d}.{number}"

@@ -1,4 +1,4 @@
-"""The loop that fills a unit store: serial, by workers, on a cluster or resumed, it is the same loop."""
+"""The loop that fills a unit store, the same for serial, parallel, cluster and resumed runs."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,10 +8,10 @@ from sparserm_cli.store.units.records import Manifest
 from sparserm_cli.store.units.unit_store import UnitStore
 
 UNIT_ERRORS = (PartialError, RuntimeError, MemoryError)
-"""What spoils one unit but not the next: a bad row, and torch's out-of-memory, which is a RuntimeError."""
+"""Errors that concern one unit only: a bad row, or torch's out-of-memory, which is a RuntimeError."""
 
 Attempts = Callable[[Sequence[int]], Iterator[tuple[int, str | None]]]
-"""Tries units in any order and yields each with what went wrong or None; to end before all is to stop."""
+"""Tries units in any order and yields each with its error or None; ending early means to stop."""
 
 
 def work_units(
@@ -23,23 +23,23 @@ def work_units(
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Manifest | None:
-    """Compute this rank's pending units one by one, then write the manifest if nobody has any left.
+    """Compute the pending units of this rank in turn, then write the manifest if no unit is pending.
 
     Args:
         store: the planned store.
-        compute: computes and commits one unit; PartialError, RuntimeError and MemoryError are noted against
-            the unit, tried three times; any other error ends the run, keeping what is done.
-        rank: this worker's number from 0.
-        world: how many workers share the plan.
-        progress: called with units done and units to do of this rank.
-        stop: asked before each unit; true ends the loop with the unit in hand finished.
+        compute: computes and commits one unit. After PartialError, RuntimeError or MemoryError the unit is
+            tried again, three times at most; any other error ends the run, and finished units are kept.
+        rank: number of this worker, from 0.
+        world: number of workers that share the plan.
+        progress: called with the number of finished units and of all units of this rank.
+        stop: called before each unit; true ends the loop after the current unit.
 
     Returns:
-        the manifest of the complete store; None if it was stopped or other ranks still have units.
+        the manifest of the complete store; None after a stop, or if other ranks have pending units.
 
     Raises:
         PartialError: some units failed three times; the others are done.
-        CorruptStoreError: the store was complete but a file is not there as recorded.
+        CorruptStoreError: the store was complete, but a file is absent or has changed.
 
     """
 
@@ -60,7 +60,7 @@ def work_attempts(
     world: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Manifest | None:
-    """Do as `work_units`, in whatever way `attempts` tries units."""
+    """Do as `work_units`, with `attempts` deciding how units are tried."""
     if store.manifest() is not None:
         store.tidy()
         return open_complete(store)
@@ -86,7 +86,7 @@ def work_attempts(
 
 
 def attempt(store: UnitStore, compute: Callable[[int], object], unit: int) -> str | None:
-    """Compute one unit; return what went wrong, if it concerns this unit alone."""
+    """Compute one unit; return the error as text if it concerns this unit alone, otherwise None."""
     store.start(unit)
     try:
         compute(unit)
@@ -96,7 +96,7 @@ def attempt(store: UnitStore, compute: Callable[[int], object], unit: int) -> st
 
 
 def _end(store: UnitStore, given_up: dict[int, str]) -> Manifest | None:
-    """Finish a rank with nothing left to do: other ranks may have finished meanwhile."""
+    """End a rank that has no pending units; write the manifest if the other ranks have ended too."""
     if given_up:
         first = min(given_up)
         found = f"{len(given_up)} failed, the first is unit {first} with {given_up[first]}"

@@ -17,7 +17,7 @@ from helpers import fitted_run as fitted
 from helpers import sae_files
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, ScoreConfig
-from sparserm_cli.locations import place as place_of
+from sparserm_cli.locations import parse_location as place_of
 from sparserm_cli.stages.encode import worker as encode_units
 from sparserm_cli.stages.encode.encode import encode
 from sparserm_cli.stages.extract import extract as extract_module

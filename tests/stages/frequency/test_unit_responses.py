@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sparserm_cli.stages.frequency.counted_responses import FOLDS, CountedResponses, class_responses
 from sparserm_cli.stages.frequency.unit_responses import Rule, UnitResponses
 from sparserm_cli.store.arrays import external_sort as tables
-from sparserm_cli.store.arrays.external_sort import Scratch
+from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.capture import rows as rows_module
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.plan_writer import PlanWriter
@@ -67,7 +67,7 @@ def test_units_have_the_cohort_of_the_whole(
     before = tables.BLOCK, rows_module._WINDOW
     tables.BLOCK, rows_module._WINDOW = block, max(block, 5)
     try:
-        with Scratch(folder / "scratch") as scratch:
+        with ScratchFolder(folder / "scratch") as scratch:
             counted_by_unit = UnitResponses(rows, rule, scratch)
             found = [counted_by_unit.of(unit) for unit in range(rows.layout.units)]
     finally:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from sparserm_cli.errors import ResourceError
 from sparserm_cli.store.arrays import external_sort as tables
-from sparserm_cli.store.arrays.external_sort import Scratch, fields, groups
+from sparserm_cli.store.arrays.external_sort import ScratchFolder, fields, groups
 
 number = st.one_of(st.integers(0, 3), st.integers(0, 2**64 - 1))
 
@@ -25,7 +25,7 @@ def test_a_table_is_sorted_in_blocks_of_any_size(
     """As `sorted` of a list does; groups begin where the first field changes, also between blocks."""
     before, tables.BLOCK = tables.BLOCK, block
     try:
-        with Scratch(tmp_path_factory.mktemp("scratch") / "a") as scratch:
+        with ScratchFolder(tmp_path_factory.mktemp("scratch") / "a") as scratch:
             table = scratch.table(fields("a", "b"))
             table.add(*np.array(records, np.uint64).T)
             assert len(table) == len(records)
@@ -50,7 +50,7 @@ def test_sorted_blocks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         values.reshape(20, 25).T.ravel(),
         np.random.default_rng(0).permutation(values),
     ):
-        with Scratch(tmp_path / "scratch") as scratch:
+        with ScratchFolder(tmp_path / "scratch") as scratch:
             table = scratch.table(fields("a"))
             table.add(order)
             sizes = [len(block) for block in table.sorted()]
@@ -61,7 +61,7 @@ def test_sorted_blocks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_an_empty_table_has_no_blocks(tmp_path: Path):
     """Neither in the order of coming nor sorted."""
-    with Scratch(tmp_path / "scratch") as scratch:
+    with ScratchFolder(tmp_path / "scratch") as scratch:
         table = scratch.table(fields("a"))
         assert (list(table.blocks()), list(table.sorted()), len(table)) == ([], [], 0)
 
@@ -69,6 +69,6 @@ def test_an_empty_table_has_no_blocks(tmp_path: Path):
 def test_a_full_disk_is_a_resource_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The folder is gone afterwards."""
     monkeypatch.setenv("SPARSERM_FAULT_ERROR", "table")
-    with pytest.raises(ResourceError, match="no space left"), Scratch(tmp_path / "scratch") as scratch:
+    with pytest.raises(ResourceError, match="no space left"), ScratchFolder(tmp_path / "scratch") as scratch:
         scratch.table(fields("a")).extend([np.zeros(1 << 18, fields("a"))])
     assert list(tmp_path.iterdir()) == []

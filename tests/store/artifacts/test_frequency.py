@@ -138,7 +138,7 @@ def test_missing_column(tmp_path: Path):
     write_sealed_table(path, table.drop_columns(["mcnemar"]), head)
     with pytest.raises(CorruptStoreError) as caught:
         read_frequency(tmp_path)
-    assert "the columns of format 1" in str(caught.value)
+    assert "the columns of format 2" in str(caught.value)
 
 
 def test_row_37_newer_version(tmp_path: Path):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from sparserm_cli.errors import BadInputError, CorruptStoreError, IncompatibleError, ResourceError, UsageError
 from sparserm_cli.store.arrays import external_sort as tables
-from sparserm_cli.store.arrays.external_sort import Scratch
+from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.capture.layout import cut_units
 from sparserm_cli.store.capture.plan import InputFact, check_inputs, check_space
 from sparserm_cli.store.capture.plan_writer import PlanWriter
@@ -150,10 +150,10 @@ def test_dedupe_keeps_the_first_of_equal_pairs(tmp_path: Path, monkeypatch: pyte
 def test_digests_that_share_a_half_are_different(tmp_path: Path):
     """Only all 128 bits make two equal; the first of equal ones stands for them."""
     keys = np.array([[7, 1], [7, 2], [1 << 63, 1], [7, 1], [1 << 63, 1]], ">u8").view("S16")[:, 0]
-    with Scratch(tmp_path / "scratch") as scratch:
+    with ScratchFolder(tmp_path / "scratch") as scratch:
         table = scratch.table("S16").extend([keys])
         order, number = distinct(scratch, table, lambda block: (block, 0))
-        assert [block["place"].tolist() for block in order.blocks()] == [[0, 1, 2]]
+        assert [block["position"].tolist() for block in order.blocks()] == [[0, 1, 2]]
         assert [block.tolist() for block in number.blocks()] == [[0, 1, 2, 0, 2]]
 
 

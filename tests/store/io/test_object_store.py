@@ -15,7 +15,7 @@ from helpers.runs import capture, digests, whole_run
 from helpers.small_artifacts import directions
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, TemporaryError, UsageError
-from sparserm_cli.locations import RemotePath, local_folder, place
+from sparserm_cli.locations import RemotePath, local_folder, parse_location
 from sparserm_cli.store.artifacts.directions import read_directions
 from sparserm_cli.store.artifacts.frequency import frequency_path, read_frequency
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
@@ -39,7 +39,7 @@ def memory(tmp_path, monkeypatch):
     fsspec.filesystem("memory").store.clear()
     monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(faults, "_passed", Counter())
-    return place("memory://bucket/run")
+    return parse_location("memory://bucket/run")
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +55,13 @@ def on_disk(tmp_path_factory):
 
 def test_a_url_is_a_name_and_no_file_of_this_machine():
     """Joining and printing keep both slashes; it survives pickling, as workers need."""
-    run = place("s3://bucket/run")
+    run = parse_location("s3://bucket/run")
     assert isinstance(run, RemotePath)
     assert not isinstance(run, Path)
     assert str(run / "reward" / "config.json") == "s3://bucket/run/reward/config.json"
     assert (str(run.parent), run.name) == ("s3://bucket", "run")
     assert pickle.loads(pickle.dumps(run)) == run  # noqa: S301
-    assert place("runs/one") == Path("runs/one")
+    assert parse_location("runs/one") == Path("runs/one")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_url_is_a_name_and_no_file_of_this_machine():
 def test_a_url_of_what_keeps_no_promise_is_refused(url):
     """Where a file may be seen half written, or two may make it, nothing could be trusted."""
     with pytest.raises(UsageError) as caught:
-        place(url)
+        parse_location(url)
     assert str(caught.value) == (
         f"{url}: expected a folder, or a URL of a store that makes whole objects, and only if absent "
         "(s3://, s3a://, gs://, gcs://, abfs://, abfss://, az://, memory://), "
@@ -81,7 +81,7 @@ def test_a_url_of_what_keeps_no_promise_is_refused(url):
 @pytest.mark.parametrize("protocol", ["file", "local"])
 def test_a_url_of_this_machine_is_a_folder(protocol):
     """It is written as folders are, by rename."""
-    assert place(f"{protocol}:///runs/one") == Path("/runs/one")
+    assert parse_location(f"{protocol}:///runs/one") == Path("/runs/one")
 
 
 def test_a_store_that_heeds_no_condition_is_refused(memory, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_store_that_heeds_no_condition_is_refused(memory, monkeypatch):
     store = fsspec.filesystem("memory")
     heedless = type(store).pipe_file
     monkeypatch.setattr(type(store), "pipe_file", lambda self, path, data, **_: heedless(self, path, data))
-    monkeypatch.setattr(remote, "_heeding", set())
+    monkeypatch.setattr(remote, "_verified_buckets", set())
     with pytest.raises(IncompatibleError) as caught, run_lock(memory):
         pass
     assert str(caught.value) == (
@@ -115,7 +115,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(UsageError) as caught:
-        status(place("s3://bucket/run"))
+        status(parse_location("s3://bucket/run"))
     assert str(caught.value) == (
         "s3://bucket/run/activations.zarr/_sparserm/plan.json: expected the package for s3://, found none; "
         "pip install 'sparserm[s3]'"

@@ -14,7 +14,7 @@ from helpers.object_store import forget_clients
 from helpers.runs import capture
 
 from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
-from sparserm_cli.locations import place
+from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.io import object_store as remote
@@ -26,7 +26,7 @@ from sparserm_cli.store.units.unit_store import UnitStore
 
 def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
     """Between data and receipt; the dead process's lock is taken over; the digest is that of a folder."""
-    run = place(f"{bucket}/run")
+    run = parse_location(f"{bucket}/run")
     killed = subprocess.run(
         [sys.executable, crash_driver.__file__, "object-store", str(run)],
         env={**os.environ, "SPARSERM_FAULT": "unit-written:3"},
@@ -51,7 +51,7 @@ def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
 
 def test_an_object_is_made_only_if_absent(bucket):
     """The second to come is told so; who repeats a request whose answer was lost has made it."""
-    path = place(f"{bucket}/lock")
+    path = parse_location(f"{bucket}/lock")
     assert remote.put_new(path, b"one")
     assert not remote.put_new(path, b"two")
     assert remote.put_new(path, b"one")
@@ -65,7 +65,7 @@ def test_an_object_is_made_only_if_absent(bucket):
 
 def test_a_missing_bucket_is_named(bucket):
     """Nothing can be written there, and nothing is there to be read."""
-    run = place("s3://no-such-bucket/run")
+    run = parse_location("s3://no-such-bucket/run")
     with pytest.raises(ResourceError) as caught, run_lock(run):
         pass
     assert caught.value.exit_code == 6
@@ -83,7 +83,7 @@ def test_missing_credentials_are_told(bucket, monkeypatch):
         monkeypatch.delenv(name)
     forget_clients()
     with pytest.raises(IncompatibleError) as caught:
-        status(place(f"{bucket}/run"))
+        status(parse_location(f"{bucket}/run"))
     assert caught.value.exit_code == 4
     assert "found Unable to locate credentials; give credentials" in str(caught.value)
 
@@ -129,13 +129,13 @@ def busy(bucket, monkeypatch):
 def test_row_59_a_throttled_request_is_repeated_a_bounded_number_of_times(busy, monkeypatch):
     """Twice refused is no error; always refused ends with exit 75 and says what to do."""
     monkeypatch.setattr(busy, "left", 2)
-    remote.put(place("s3://bucket/object"), b"data")
+    remote.put(parse_location("s3://bucket/object"), b"data")
     assert busy.asked == 3
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     forget_clients()
     monkeypatch.setattr(busy, "left", 1000)
     with pytest.raises(TemporaryError) as caught:
-        remote.put(place("s3://bucket/object"), b"data")
+        remote.put(parse_location("s3://bucket/object"), b"data")
     assert caught.value.exit_code == 75
     assert str(caught.value).endswith("run the same command again later; what is done is kept")
     assert busy.asked < 50
@@ -149,4 +149,4 @@ def test_a_server_that_does_not_answer_is_a_temporary_error(bucket, monkeypatch)
     with pytest.raises(
         TemporaryError, match="expected an answer of the object store, found Could not connect"
     ):
-        status(place(f"{bucket}/run"))
+        status(parse_location(f"{bucket}/run"))

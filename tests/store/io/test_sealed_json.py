@@ -98,27 +98,27 @@ def test_a_seal_finds_every_flipped_bit(tmp_path_factory: pytest.TempPathFactory
         assert files.read_sealed(path) == value
 
 
-def test_building_folder_appears_whole_or_not_at_all(tmp_path: Path):
+def test_atomic_folder_appears_whole_or_not_at_all(tmp_path: Path):
     """An exception inside leaves the old folder and no leftover."""
     final = tmp_path / "reward"
-    with building.building_folder(final) as part:
+    with building.atomic_folder(final) as part:
         (part / "a").write_text("old")
-    with pytest.raises(ZeroDivisionError), building.building_folder(final) as part:
+    with pytest.raises(ZeroDivisionError), building.atomic_folder(final) as part:
         (part / "a").write_text("new") // 0
     assert (final / "a").read_text() == "old"
-    with building.building_folder(final) as part:
+    with building.atomic_folder(final) as part:
         (part / "b").write_text("new")
     assert [path.name for path in final.iterdir()] == ["b"]
     assert [path.name for path in tmp_path.iterdir()] == ["reward"]
 
 
-def test_building_file_appears_whole_or_not_at_all(tmp_path: Path):
+def test_atomic_file_appears_whole_or_not_at_all(tmp_path: Path):
     """The same for one file that another library writes."""
     final = tmp_path / "frequency.parquet"
-    with pytest.raises(ZeroDivisionError), building.building_file(final) as part:
+    with pytest.raises(ZeroDivisionError), building.atomic_file(final) as part:
         part.write_bytes(b"half") // 0
     assert list(tmp_path.iterdir()) == []
-    with building.building_file(final) as part:
+    with building.atomic_file(final) as part:
         part.write_bytes(b"whole")
     assert final.read_bytes() == b"whole"
 

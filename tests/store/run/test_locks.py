@@ -1,4 +1,4 @@
-"""Locks: live holders refuse, dead ones are taken over, and of many racers one wins."""
+"""Locks: live owners refuse, dead ones are taken over, and of many racers one wins."""
 
 import errno
 import json
@@ -92,7 +92,7 @@ def test_a_lock_cut_by_a_crash_is_stale(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("point", ["lock-claimed", "link", "rename"])
 def test_a_taker_killed_half_way_is_itself_taken_over(tmp_path: Path, point: str):
-    """The chain of dead holders is followed to its end."""
+    """The chain of dead owners is followed to its end."""
     held_by(tmp_path, pid=DEAD_PID)
     code = (
         "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.run.locks import run_lock\n"
@@ -255,7 +255,7 @@ def test_row_87_a_holder_that_cannot_be_holds_nothing(
     monkeypatch.setattr(locks, "_PATIENCE_SECONDS", 0.0)
     (tmp_path / "run.lock").write_bytes(content)
     with locks.run_lock(tmp_path):
-        assert locks.parse_holder((tmp_path / "run.lock").read_bytes()) is not None
+        assert locks.parse_owner((tmp_path / "run.lock").read_bytes()) is not None
     assert list(tmp_path.iterdir()) == []
 
 

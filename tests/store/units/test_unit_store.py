@@ -182,7 +182,7 @@ def test_damage_to_the_plans_own_files_is_told(store: UnitStore):
     fill(store)
     (store.root / "static").write_bytes(b"statik")
     damage = check(store, deep=True)
-    assert [(one.path, one.unit, one.mendable) for one in damage] == [("static", None, False)]
+    assert [(one.path, one.unit, one.repairable) for one in damage] == [("static", None, False)]
     (store.root / "static").unlink()
     with pytest.raises(CorruptStoreError, match="the plan itself is damaged: run the stage with --force"):
         open_complete(store)
