@@ -116,8 +116,8 @@ class RowScorer:
             rows: at least one; none may have a response without tokens.
             guards: options for normalising, clipping and abstaining.
             tokens: compute a reward per response token as well. Token rewards are exact for linear heads:
-                with mean pooling each token has its share of the score, with last pooling the last token has all
-                of it. With a hidden layer they are integrated gradients, which are approximate.
+                with mean pooling each token has its share of the score, with last pooling the last token
+                has all of it. With a hidden layer they are integrated gradients, which are approximate.
             batch_tokens: most tokens in one forward pass; None chooses by the machine.
             deterministic: compute each prompt alone, so that no bit of a reward depends on the batch.
 
