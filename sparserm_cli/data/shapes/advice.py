@@ -1,4 +1,4 @@
-"""Which `--column` would read a row of no known shape."""
+"""Suggest the `--column` options that would read a row of unknown shape."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,15 +12,15 @@ _HINTS = {
     "chosen": ("chosen", "good", "better", "win", "positive", "preferred", "accept", "correct", "best"),
     "response": ("response", "answer", "completion", "reply", "output", "generat", "text"),
 }
-"""Words in the names of columns, by what they usually hold; what is said first goes first."""
+"""Words that occur in column names, by the content they usually announce; earlier words take precedence."""
 
 
 def advice(row: Mapping[str, Any], mapped: Mapping[str, str]) -> str:
     """Return a sentence that names the columns to give, guessed from their names and what they hold.
 
     Args:
-        row: a row.
-        mapped: what the user maps already.
+        row: a row of the file.
+        mapped: the columns that the user has already mapped.
 
     """
     wordy = [key for key, value in row.items() if isinstance(value, str) or is_messages(value)]

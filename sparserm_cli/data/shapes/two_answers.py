@@ -1,4 +1,4 @@
-"""Rows with two answers side by side and a verdict: a winner, a strength with a sign, or a score for each."""
+"""Rows with two answers and a verdict: a winner, a signed strength of preference, or one score per answer."""
 
 import re
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from sparserm_cli.data.shapes.values import is_messages, messages, reply
 from sparserm_cli.data.sources.strict_json import kind_of, shown
 
 TIES = {"tie", "both", "neither", "equal", "same", "draw", "none", "both bad", "both good", "all tied"}
-"""Verdicts for neither answer; `tie (bothbad)` and the like begin so."""
+"""Verdicts that prefer neither answer; longer verdicts such as `tie (bothbad)` begin with one of these."""
 
 _A, _B = ("a", "model_a", "response_a", "first", "left"), ("b", "model_b", "response_b", "second", "right")
 
 
 def verdict(row: Row) -> tuple[int, float | None]:
-    """Return +1 for the first answer, -1 for the second, 0 for neither, and by how much.
+    """Return +1 if the first answer wins, -1 if the second does, 0 if neither does, and the strength.
 
     Raises:
-        RowError: the row does not say, or in words that are not known.
+        RowError: the row has no verdict, or one in unknown words.
 
     """
     if "strength" in row.names:
@@ -43,7 +43,7 @@ def _sign(value: float) -> int:
 
 
 def _winner(row: Row, value: Any) -> int:
-    """Return who won, by a word or by the last number in the name of the answer's column."""
+    """Return the winner, given as a word or as the last number in the name of the answer's column."""
     words = str(value).strip().lower().removesuffix(".0")
     if words in TIES or words.startswith("tie"):
         return 0
@@ -86,7 +86,7 @@ def _answers(row: Row) -> Parts:
 
 
 def _conversations(row: Row) -> Parts:
-    """Two conversations, judged by their answers to the turn that the row names, else to the last one."""
+    """Read two conversations, judged by the answers to the turn that the row names, by default the last."""
     both = [turns_of(row, name) for name in ("conversation_a", "conversation_b")]
     turn = row.get("turn")
     if isinstance(turn, int) and not isinstance(turn, bool):
@@ -111,13 +111,13 @@ def _judged(row: Row, first: tuple[Message, ...], second: tuple[Message, ...]) -
     if history != other:
         if first_difference(history, other) == 0:
             raise RowError("two answers to one question", "two questions", field=row.path("conversation_b"))
-        # What was judged are two conversations, and no prompt is common to both answers.
+        # The verdict is on two whole conversations, and the two answers have no common prompt.
         return Parts(history, (one,), (0,), undecided="histories that differ")
     return decided(with_system(row, history), one, two, said)
 
 
 def _lists(row: Row) -> Parts:
-    """Questions and the answers of each side as lists of equal length."""
+    """Read the questions and the answers of each side, given as lists of equal length."""
     questions = fields.texts({"prompt": _listed(row, "prompt")}, "prompt")
     both = []
     for name in _ANSWERS:
@@ -138,7 +138,7 @@ def _listed(row: Row, name: str) -> list[Any]:
 
 
 def _shp(row: Row) -> Parts:
-    """Of the data set SHP, where the label 1 means that the first answer is better, and 0 the second."""
+    """Read the label of the data set SHP: 1 means that the first answer is better, 0 the second."""
     label = number(row.need("winner"), row.path("winner"))
     if label not in (0, 1):
         raise RowError("0 or 1", f"{label:g}", field=row.path("winner"))

@@ -1,15 +1,15 @@
-"""How the rows of a file are understood, in one sentence."""
+"""Describe in one sentence how the rows of a file are understood."""
 
 from sparserm_cli.data.shapes.shape import Row
 from sparserm_cli.data.shapes.table import Recognised
 
 
 def understood(found: Recognised, row: Row) -> str:
-    """Say the shape, the columns that are used and as what, the choice of a label, and what is ignored.
+    """Return the shape, the columns in use, the column of the label, and the ignored columns.
 
     Args:
         found: the shape with its columns.
-        row: its first row, after it was read.
+        row: the first row of the file, after it has been read.
 
     """
     used = ", ".join(

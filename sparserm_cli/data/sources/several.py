@@ -1,4 +1,4 @@
-"""Which files a path means: one file, all of a folder, those that fit a pattern, or several with commas."""
+"""Find the files that a path names: one file, a folder, a pattern, or several paths separated by commas."""
 
 import glob
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 from sparserm_cli.errors import BadInputError
 
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "config.json", "metadata.json"}
-"""Files beside the rows of a data set that hold none."""
+"""Files of a data set that hold no rows."""
 
 
 def named_files(source: str | Path) -> tuple[Path, ...] | None:
-    """Return the files that a pattern or a list with commas names; None if it is one path or a data set."""
+    """Return the files that a pattern or a comma-separated list names; None for one path or a data set."""
     text = str(source)
     if Path(text).exists():
         return None
@@ -22,20 +22,20 @@ def named_files(source: str | Path) -> tuple[Path, ...] | None:
 
 
 def _fitting(pattern: str) -> list[str]:
-    """Return the paths that fit a pattern, which may be absolute and have `**` in it."""
+    """Return the paths that match a pattern, which may be absolute and may contain `**`."""
     return glob.glob(pattern, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
 
 
 def files_of(folder: Path, suffixes: Sequence[str], split: str) -> tuple[Path, ...]:
-    """Return the data files of a folder and its folders, by name; of several splits those of one.
+    """Return the data files of a folder and its subfolders by name, for one split if there are several.
 
     Args:
-        folder: where they lie.
-        suffixes: what names of data files end in.
+        folder: the folder to search.
+        suffixes: endings of the names of data files.
         split: the split, which file names begin with where the folder holds several.
 
     Raises:
-        BadInputError: there are none, or they are of several kinds.
+        BadInputError: there are no data files, or they are of several kinds.
 
     """
     found = [
