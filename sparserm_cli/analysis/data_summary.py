@@ -102,14 +102,14 @@ def summarise_data(config: DataConfig) -> DataSummary:
                 for row in preference_rows(example):
                     write(row)
                     tally.written += 1
-    found = reader.recognised
+    recognised = reader.recognised
     return DataSummary(
         source=config.data,
         shape=reader.shape,
         understood=said[0] if said else "",
         labelled=labelled,
         columns=dict(reader.used),
-        other_labels=found.others if found else (),
+        other_labels=recognised.others if recognised else (),
         ignored=dict(reader.ignored),
         read=reader.read,
         accepted=reader.accepted,
@@ -125,7 +125,7 @@ def summarise_data(config: DataConfig) -> DataSummary:
         parsed=reader.parsed,
         templated=tally.templated,
         first=tally.first,
-        reasons=[one._asdict() for one in reader.rejects[:SHOWN_ROWS]],
+        reasons=[row._asdict() for row in reader.rejects[:SHOWN_ROWS]],
         written=tally.written,
     )
 

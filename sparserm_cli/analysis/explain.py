@@ -39,10 +39,10 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
     # 2. The one response, and the parts of its score.
     row = _typed_row(model, config) if reader is None else _file_row(model, reader, config.row)
     row = _one_response(row, config.response)
-    found = model.explained(row, config.response)
-    if found.method != "exact":
-        note(f"integrated gradients are approximate: here they miss {found.error:+.1e} of the score")
-    return found
+    explanation = model.explained(row, config.response)
+    if explanation.method != "exact":
+        note(f"integrated gradients are approximate: here they miss {explanation.error:+.1e} of the score")
+    return explanation
 
 
 def _typed_row(model: RewardModel, config: ExplainConfig) -> EncodedExample:

@@ -109,8 +109,8 @@ def _message(value: Any, field: str) -> Message:
 
 def _extras(turn: Mapping[str, Any]) -> str:
     """Return as JSON text the keys besides role and content that a template may render."""
-    found = {key: _without_nulls(turn[key]) for key in CARRIED if turn.get(key) is not None}
-    kept = {key: value for key, value in found.items() if value not in ("", [], {})}
+    extras = {key: _without_nulls(turn[key]) for key in CARRIED if turn.get(key) is not None}
+    kept = {key: value for key, value in extras.items() if value not in ("", [], {})}
     return json.dumps(kept) if kept else ""
 
 

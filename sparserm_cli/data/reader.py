@@ -227,24 +227,24 @@ class Reader:
         if not isinstance(row.value, dict):
             raise RowError("an object", kind_of(row.value))
         first = self._shape is None
-        found = self._shape = self._shape or self._recognised(row.value)
-        view = Row(row.value, found.names)
-        example = example_of(view, found, self._purpose, row.number, row.offset)
+        recognised = self._shape = self._shape or self._recognised(row.value)
+        view = Row(row.value, recognised.names)
+        example = example_of(view, recognised, self._purpose, row.number, row.offset)
         self.parsed += view.parsed
         self.used.update(view.found)
         self.ignored.update(view.ignored())
         if first and self._note is not None:
-            self._note(f"{self._source.name}: {understood(found, view)}")
+            self._note(f"{self._source.name}: {understood(recognised, view)}")
         return example
 
     def _recognised(self, value: dict[str, object]) -> Recognised:
         for ours, theirs in self._columns.items():
             if not stands(value, theirs):
                 raise self._no_column(ours, theirs, list(value))
-        found = recognise(value, self._columns)
-        if self._purpose == "pairs" and not found.labelled:
-            raise RowError("the columns chosen and rejected", f"rows of the shape {found.name}")
-        return found
+        recognised = recognise(value, self._columns)
+        if self._purpose == "pairs" and not recognised.labelled:
+            raise RowError("the columns chosen and rejected", f"rows of the shape {recognised.name}")
+        return recognised
 
     def _no_column(self, ours: str, theirs: str, there: list[str]) -> UsageError:
         """Return the error that lists the columns of the file and suggests the one that may be meant."""
@@ -273,13 +273,13 @@ class Reader:
 
 def without_pair(reader: Reader) -> list[str]:
     """Return one sentence per kind of accepted row or pair that cannot be learned from; none if all can."""
-    told = []
+    sentences = []
     if reader.undecided:
         kinds = ", ".join(f"{count:,} {why}" for why, count in reader.undecided.items())
-        told.append(f"{reader.undecided.total():,} rows prefer no response: {kinds}")
+        sentences.append(f"{reader.undecided.total():,} rows prefer no response: {kinds}")
     if reader.identical_pairs:
-        told.append(f"{reader.identical_pairs:,} pairs have identical answers")
-    return told
+        sentences.append(f"{reader.identical_pairs:,} pairs have identical answers")
+    return sentences
 
 
 def _hash(*texts: str) -> int:

@@ -117,7 +117,9 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
     lm = _load(subject, config, "float32")
     note(f"trying {len(probes)} responses on {lm.identity.name} after blocks {subject.layers}")
     trial = pooled_probes(lm, probes, together=False)
-    scale = _Scale(subject, trial.pooled, [row for row, one in enumerate(rows) for _ in one.responses])
+    scale = _Scale(
+        subject, trial.pooled, [row for row, example in enumerate(rows) for _ in example.responses]
+    )
     as_trie = pooled_vectors(lm, rows)
     checks = [
         *_pass_checks(scale, lm, probes, as_trie),
@@ -162,28 +164,28 @@ class _Scale:
         centred = self._right - self._right.mean(axis=0)
         self._spread = float(np.sqrt(np.square(centred).sum(axis=1).mean()))
 
-    def check(self, name: str, found: Pooled, fine: str, else_set: str) -> Check:
+    def check(self, name: str, pooled: Pooled, fine: str, else_set: str) -> Check:
         """Measure one thing done otherwise.
 
         Args:
             name: what it is.
-            found: the vectors it gives.
+            pooled: the vectors it gives.
             fine: what to say if they are the same.
             else_set: what to set if they are not.
 
         """
-        distances = np.linalg.norm(_mean_vectors(found) - self._right, axis=1) / self._spread
+        distances = np.linalg.norm(_mean_vectors(pooled) - self._right, axis=1) / self._spread
         distances = np.nan_to_num(distances, nan=np.inf)
         advice = fine if distances.max() <= NEGLIGIBLE else else_set
-        score_drift, flips = self._score_drift(found)
+        score_drift, flips = self._score_drift(pooled)
         return Check(name, float(distances.max()), float(distances.mean()), score_drift, flips, advice)
 
-    def _score_drift(self, found: Pooled) -> tuple[float | None, int | None]:
-        scores = self._scored(found)
+    def _score_drift(self, pooled: Pooled) -> tuple[float | None, int | None]:
+        scores = self._scored(pooled)
         if scores is None or self._scores is None:
             return None, None
         drift = float(np.abs(scores - self._scores).max()) / self._subject.score_std
-        before, after = (np.sign(np.subtract.outer(one, one)) for one in (self._scores, scores))
+        before, after = (np.sign(np.subtract.outer(values, values)) for values in (self._scores, scores))
         same = np.equal.outer(self._prompts, self._prompts)
         return drift, int((same & (before * after < 0)).sum()) // 2
 
@@ -256,9 +258,9 @@ def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tok
     if pad is not None and pad != eos:
         padding = Check(name, None, None, None, None, f"fine: {tokenizer.pad_token} stands nowhere else")
     else:
-        found = pooled_probes(lm, probes, mask_out=eos).pooled
+        pooled = pooled_probes(lm, probes, mask_out=eos).pooled
         advice = "pad is the end of a turn: make masks from lengths, or choose another pad token"
-        padding = scale.check(name, found, "fine for these conversations", advice)
+        padding = scale.check(name, pooled, "fine for these conversations", advice)
     if bos is None:
         return [padding, Check("two BOS, or none", None, None, None, None, "the model has no BOS")]
     begins = [len(probe.ids) > 0 and int(probe.ids[0]) == bos for probe in probes]
@@ -274,26 +276,28 @@ def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tok
     ]
     if all(begins):
         bare = [edited(probe, [], skip=1) for probe in probes]
-        found = pooled_probes(lm, bare).pooled
+        pooled = pooled_probes(lm, bare).pooled
         checks.append(
-            scale.check("no BOS", found, "it makes no difference", "let every text begin with one BOS")
+            scale.check("no BOS", pooled, "it makes no difference", "let every text begin with one BOS")
         )
     return checks
 
 
 def _type_checks(scale: _Scale, coarse: LanguageModel, probes: Sequence[Probe], trial: Trial) -> list[Check]:
     """Try bfloat16, and tell whether float16 could hold the residual stream."""
-    found = pooled_probes(coarse, probes).pooled
+    pooled = pooled_probes(coarse, probes).pooled
     advice = "fit and score in one type: --dtype, or the one that auto chose for extract"
     share = trial.absmax / FLOAT16_MOST
     holds = f"the largest residual is {100 * share:.0f} % of what float16 holds"
     verdict = "use bfloat16 or float32" if share > 0.5 else "still use bfloat16: other texts have larger ones"
     return [
-        scale.check("in bfloat16", found, "either type will do", advice),
+        scale.check("in bfloat16", pooled, "either type will do", advice),
         Check("in float16", None, None, None, None, f"{holds}: {verdict}"),
     ]
 
 
 def _mean_vectors(pooled: Pooled) -> Float64[np.ndarray, "n w"]:
     """Return the mean vectors of all layers side by side."""
-    return np.concatenate([found["mean"] for found in pooled.values()], axis=1).astype(np.float64)
+    return np.concatenate([layer_vectors["mean"] for layer_vectors in pooled.values()], axis=1).astype(
+        np.float64
+    )

@@ -72,9 +72,9 @@ def probe_rows(config: DoctorConfig, template: PromptTemplate) -> list[EncodedEx
 def probes_of(rows: Sequence[EncodedExample]) -> list[Probe]:
     """Return every response of some rows after its prompt."""
     return [
-        Probe(np.concatenate([one.prompt_ids, one.response_ids]), len(one.prompt_ids))
+        Probe(np.concatenate([response.prompt_ids, response.response_ids]), len(response.prompt_ids))
         for row in rows
-        for one in row.responses
+        for response in row.responses
     ]
 
 
@@ -104,7 +104,7 @@ def pooled_probes(
 
     """
     batches = [list(probes)] if together else [[probe] for probe in probes]
-    found: dict[int, list[tuple[torch.Tensor, ...]]] = {layer: [] for layer in lm.layers}
+    by_layer: dict[int, list[tuple[torch.Tensor, ...]]] = {layer: [] for layer in lm.layers}
     absmax = 0.0
     for batch in batches:
         width = max(len(probe.ids) for probe in batch)
@@ -114,17 +114,17 @@ def pooled_probes(
             span = slice(start, start + len(probe.ids))
             ids[row, span] = probe.ids
             mask[row, span] = 1 if mask_out is None else probe.ids != mask_out
-        taken = lm.forward_rows(*(torch.from_numpy(one).to(lm.device) for one in (ids, mask)))
+        taken = lm.forward_rows(*(torch.from_numpy(tensor).to(lm.device) for tensor in (ids, mask)))
         for layer, x in taken.items():
             for row, (probe, start) in enumerate(zip(batch, starts, strict=True)):
                 residuals = x[row, start : start + len(probe.ids)]
-                found[layer].append(pool(residuals[probe.start :]))
+                by_layer[layer].append(pool(residuals[probe.start :]))
                 absmax = max(absmax, float(residuals.abs().max()))
     pooled = {
         layer: {
-            name: torch.stack(one).cpu().numpy()
-            for name, one in zip(POOLED, zip(*pairs, strict=True), strict=True)
+            name: torch.stack(vectors).cpu().numpy()
+            for name, vectors in zip(POOLED, zip(*pairs, strict=True), strict=True)
         }
-        for layer, pairs in found.items()
+        for layer, pairs in by_layer.items()
     }
     return Trial(pooled, absmax)

@@ -36,17 +36,17 @@ class Rounding(NamedTuple):
     times_rows: tuple[float, float] | None
 
 
-def rounding_table(exact: Pooled, found: Mapping[tuple[str, str], Pooled]) -> tuple[Rounding, ...]:
+def rounding_table(exact: Pooled, computed: Mapping[tuple[str, str], Pooled]) -> tuple[Rounding, ...]:
     """Compare vectors with those of plain rows in float32.
 
     Args:
         exact: vectors of plain rows in float32.
-        found: the type and the way, to the vectors that they give; plain rows of a type before its trie.
+        computed: the type and the way, to the vectors that they give; plain rows of a type before its trie.
 
     """
     table: list[Rounding] = []
     rows: dict[tuple[str, str], tuple[float, float]] = {}
-    for (dtype, way), pooled in found.items():
+    for (dtype, way), pooled in computed.items():
         for pooling in next(iter(exact.values())):
             errors = _errors(exact, pooled, pooling)
             finite = bool(np.isfinite(errors).all())
@@ -59,11 +59,11 @@ def rounding_table(exact: Pooled, found: Mapping[tuple[str, str], Pooled]) -> tu
     return tuple(table)
 
 
-def _errors(exact: Pooled, found: Pooled, pooling: str) -> Float64[np.ndarray, " vectors"]:
+def _errors(exact: Pooled, computed: Pooled, pooling: str) -> Float64[np.ndarray, " vectors"]:
     """Return the relative error of each response's vector at each layer."""
     pairs = [
-        (found[layer][pooling].astype(np.float64), one[pooling].astype(np.float64))
-        for layer, one in exact.items()
+        (computed[layer][pooling].astype(np.float64), vectors[pooling].astype(np.float64))
+        for layer, vectors in exact.items()
     ]
     each = [np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1) for a, b in pairs]
     return np.concatenate(each)

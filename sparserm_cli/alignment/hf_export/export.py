@@ -97,7 +97,9 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         # Ordinary text may merge with what follows, a control token never does.
         header_fixed=len(header) - any(token not in tokenizer.added_tokens_decoder for token in header[-1:]),
         lead=tuple(lead),
-        endings=tuple(sorted((tuple(_ids(tokenizer, one)) for one in text.endings), key=len, reverse=True)),
+        endings=tuple(
+            sorted((tuple(_ids(tokenizer, ending)) for ending in text.endings), key=len, reverse=True)
+        ),
         leading_bos=model.template.adds_bos,
         runs_alone=model.lm.runs_alone,
         architectures=[kind.__name__],
@@ -136,7 +138,7 @@ def settle_boundaries(
     ending = next(iter(text.endings), "")
     lasts = {tokenizer.decode(ids[-1:]) for ids in (config.header, config.lead) if ids}
     vocabulary = [tokenizer.decode([token]) for token in range(len(tokenizer))]
-    begins = {one.removeprefix(last) for one in vocabulary for last in lasts if one.startswith(last)}
+    begins = {token.removeprefix(last) for token in vocabulary for last in lasts if token.startswith(last)}
     begins |= set(map(chr, range(9, 127)))
     responses = [response for begin in sorted(begins - {""}) for response in (f"{begin}a", f"a{begin}")]
     sides = (UNLABELLED,) * len(responses)
@@ -146,15 +148,15 @@ def settle_boundaries(
         rows = [_ids(tokenizer, encoded.prompt_text + lead + response + ending) for response in responses]
         if lead:
             config.lead_fixed = min(_alike(config.lead, ids[start:]) for ids in rows)
-        for response, one, ids in zip(responses, encoded.responses, rows, strict=True):
-            found, expected = exported.split(ids), (one.prompt_ids.tolist(), one.response_ids.tolist())
-            if found == expected:
+        for response, tokens, ids in zip(responses, encoded.responses, rows, strict=True):
+            parts, expected = exported.split(ids), (tokens.prompt_ids.tolist(), tokens.response_ids.tolist())
+            if parts == expected:
                 continue
             if not lead or not response[0].isspace():
                 raise IncompatibleError(
                     "the exported model",
                     f"the response {expected[1]} for {response!r}",
-                    str(found[1]),
+                    str(parts[1]),
                     "report this tokenizer; it cannot be exported",
                 )
             whole = _alike(config.lead, ids[start:]) == len(config.lead)
@@ -162,9 +164,9 @@ def settle_boundaries(
     config.unclear = sorted(unclear)
 
 
-def _alike(one: list[int], other: list[int]) -> int:
+def _alike(first: list[int], second: list[int]) -> int:
     """Count the token ids that two lists begin with in common."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _header(template: PromptTemplate, tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -228,20 +230,20 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _backbone_config(config: Any) -> dict[str, Any]:
     """Return the truncated model's configuration in words that old and new releases of transformers know."""
-    told = {
+    settings = {
         name: value
         for name, value in config.to_dict().items()
         if not name.startswith("_") and name not in {"architectures", "dtype", "transformers_version"}
     }
-    rope = told.get("rope_parameters") or {}
+    rope = settings.get("rope_parameters") or {}
     whole = rope.get("full_attention", rope)
     if "rope_theta" in whole:
-        told["rope_theta"] = whole["rope_theta"]
+        settings["rope_theta"] = whole["rope_theta"]
         scaled = {name: value for name, value in whole.items() if name != "rope_theta"}
-        told["rope_scaling"] = scaled if scaled.get("rope_type", "default") != "default" else None
+        settings["rope_scaling"] = scaled if scaled.get("rope_type", "default") != "default" else None
     if "sliding_attention" in rope:
-        told["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
-    return told
+        settings["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    return settings
 
 
 def _head_tensors(arrays: Any, layers: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -265,7 +267,7 @@ def _write_tokenizer(folder: Path, tokenizer: Any, template: PromptTemplate) -> 
     special = {
         name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
     }
-    told = {
+    tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": tokenizer.model_max_length,
         "clean_up_tokenization_spaces": False,
@@ -274,4 +276,6 @@ def _write_tokenizer(folder: Path, tokenizer: Any, template: PromptTemplate) -> 
         "pad_token": special.get("pad_token", tokenizer.eos_token),
         **({} if template.jinja is None else {"chat_template": template.jinja}),
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8"
+    )

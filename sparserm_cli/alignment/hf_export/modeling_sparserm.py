@@ -165,7 +165,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
                 break
             start += 1
         prompt, response = ids[:start], self._without_lead(ids[start:])
-        endings = (len(one) for one in self.config.endings if response[-len(one) :] == one)
+        endings = (len(ending) for ending in self.config.endings if response[-len(ending) :] == ending)
         return prompt, response[: len(response) - next(endings, 0)]
 
     def cut(self, ids: list[int], marked: list[int]) -> tuple[list[int], list[int]]:
@@ -199,13 +199,13 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         backend.no_truncation()
         backend.enable_padding()
         texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        found = backend.encode_batch(texts, add_special_tokens=False)
-        ends = torch.tensor([[end for _, end in one.offsets] for one in found])
+        encodings = backend.encode_batch(texts, add_special_tokens=False)
+        ends = torch.tensor([[end for _, end in encoding.offsets] for encoding in encodings])
         # A token that also covers the prompt's end is the response's; padding ends at 0.
         begun = ends > torch.tensor([[len(prompt)] for prompt in prompts])
         return {
-            "input_ids": torch.tensor([one.ids for one in found]),
-            "attention_mask": torch.tensor([one.attention_mask for one in found]),
+            "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
+            "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
             "response_mask": begun.long(),
         }
 

@@ -106,28 +106,28 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     with ExitStack() as files:
         tell = files.enter_context(writing_lines(audit))
         write = files.enter_context(writing_pairs(output, config.to))
-        for one in scored:
-            if isinstance(one, Refused):
-                tell(audit_line(one.row, reason="bad row", detail=one.reason))
+        for row in scored:
+            if isinstance(row, Refused):
+                tell(audit_line(row.row, reason="bad row", detail=row.reason))
                 dropped["bad row"] += 1
                 read += 1
                 continue
-            example = one.example
+            example = row.example
             read += example.rows
-            choice = choose(one, config)
+            choice = choose(row, config)
             tell(audit_line(example.row, example.id, **choice._asdict()))
             if choice.reason:
                 dropped[choice.reason] += 1
                 continue
-            pair = _pair(one, choice, raw=raw)
+            pair = _pair(row, choice, raw=raw)
             write(pair)
             kept += 1
             margin += choice.margin
             longer += len(pair.chosen) > len(pair.rejected)
     seconds = time.monotonic() - begun
-    told = {reason: dropped[reason] for reason in REASONS if dropped[reason]}
+    dropped_counts = {reason: dropped[reason] for reason in REASONS if dropped[reason]}
     shares = (margin / kept, longer / kept) if kept else (0.0, 0.0)
-    return PairsSummary(output, audit, scored.shape, read, kept, told, *shares, seconds)
+    return PairsSummary(output, audit, scored.shape, read, kept, dropped_counts, *shares, seconds)
 
 
 def choose(scored: Scored, limits: PairsConfig) -> Choice:
@@ -164,15 +164,15 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
             detail = f"{lengths.min():,} to {lengths.max():,} characters"
             return Choice(reason="length", detail=detail)
     gaps = np.where(allowed, np.subtract.outer(scores, scores).astype(np.float64), -np.inf)
-    chosen, rejected = (int(one) for one in np.unravel_index(gaps.argmax(), gaps.shape))
-    found = Choice(chosen, rejected, float(gaps[chosen, rejected]))
-    if labelled and found.margin < 0:
-        return found._replace(reason="order", detail=f"{found.margin:+.4f}")
-    if not labelled and found.margin <= 0:
-        return found._replace(reason="tie", detail=f"{float(scores[chosen]):+.4f} each")
-    if found.margin < limits.margin:
-        return found._replace(reason="margin", detail=f"{found.margin:+.4f} is less than {limits.margin:g}")
-    return found
+    chosen, rejected = (int(index) for index in np.unravel_index(gaps.argmax(), gaps.shape))
+    choice = Choice(chosen, rejected, float(gaps[chosen, rejected]))
+    if labelled and choice.margin < 0:
+        return choice._replace(reason="order", detail=f"{choice.margin:+.4f}")
+    if not labelled and choice.margin <= 0:
+        return choice._replace(reason="tie", detail=f"{float(scores[chosen]):+.4f} each")
+    if choice.margin < limits.margin:
+        return choice._replace(reason="margin", detail=f"{choice.margin:+.4f} is less than {limits.margin:g}")
+    return choice
 
 
 def _comparable(example: Example) -> Bool[np.ndarray, "n n"]:

@@ -60,11 +60,11 @@ def rank(config: RankConfig, *, progress: Progress, note: Note) -> RankSummary:
     accepted = rejected = prompts = responses = 0
     best = mean = 0.0
     with writing_lines(output) as write:
-        for one in scored:
-            if isinstance(one, Refused):
+        for row in scored:
+            if isinstance(row, Refused):
                 rejected += 1
                 continue
-            example, scores = one.example, one.scores
+            example, scores = row.example, row.scores
             prompt = plain_prompt(example.prompt)
             write(ranking_line(example.row, example.id, prompt, example.responses, scores))
             accepted += example.rows

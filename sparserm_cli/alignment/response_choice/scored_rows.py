@@ -80,14 +80,14 @@ class ScoredFile:
         """
         held: list[Scored] = []
         between: list[Refused] = []
-        for one in self._rows():
-            if isinstance(one, Refused):
-                between.append(one)
-            elif held and one.belongs_to(held[0]):
-                held.append(one)
+        for row in self._rows():
+            if isinstance(row, Refused):
+                between.append(row)
+            elif held and row.belongs_to(held[0]):
+                held.append(row)
             else:
                 yield from _released(held, between)
-                held, between = [one], []
+                held, between = [row], []
         yield from _released(held, between)
 
     def _rows(self) -> Iterator[Scored | Refused]:
@@ -104,14 +104,14 @@ class ScoredFile:
             if "rejected" in line:
                 yield Refused(line["row"], line["rejected"])
                 continue
-            example = next((one for one in examples if one.row >= line["row"]), None)
+            example = next((example for example in examples if example.row >= line["row"]), None)
             scores = np.array(line["scores"], np.float32)
             if example is None or example.row != line["row"] or len(example.responses) != len(scores):
                 raise _changed(self._config.file, f"another row {line['row']}")
             yield Scored(example, scores, np.array(line["ood"], np.float32))
         for _ in examples:  # rows that were refused after they had been read
             pass
-        if [one.sha256 for one in reader.inputs] != self._log.inputs:
+        if [source.sha256 for source in reader.inputs] != self._log.inputs:
             raise _changed(self._config.file, "another content")
 
 
@@ -138,7 +138,7 @@ def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> Sc
         ResourceError: disk or device are not to be had.
 
     """
-    plain = ScoreConfig(**{one.name: getattr(config, one.name) for one in fields(ResponsesConfig)})
+    plain = ScoreConfig(**{option.name: getattr(config, option.name) for option in fields(ResponsesConfig)})
     with score_log(plain, note) as log:
         for _ in all_rows(log, plain, progress=progress, note=note):
             pass

@@ -68,9 +68,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def misshapen(_: Request, error: RequestValidationError) -> Response:
-        found = error.errors()
+        faults = error.errors()
         places = "; ".join(
-            f"{'.'.join(json.dumps(part).strip(chr(34)) for part in one['loc'])}: {one['msg']}"
-            for one in found[:5]
+            f"{'.'.join(json.dumps(part).strip(chr(34)) for part in fault['loc'])}: {fault['msg']}"
+            for fault in faults[:5]
         )
         return answer(422, places)

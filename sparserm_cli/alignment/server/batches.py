@@ -47,8 +47,8 @@ class _Job:
         self.rows, self.kind = rows, kind
         self.result: Future[Rewards] = Future()
         responses = [row.responses[0] for row in rows]
-        self.prompts = {one.prompt_ids.tobytes(): len(one.prompt_ids) for one in responses}
-        self.response_tokens = sum(len(one.response_ids) for one in responses)
+        self.prompts = {response.prompt_ids.tobytes(): len(response.prompt_ids) for response in responses}
+        self.response_tokens = sum(len(response.response_ids) for response in responses)
         self.tokens = self.response_tokens + sum(self.prompts.values())
 
     def tokens_beside(self, prompts: dict[bytes, int]) -> int:
@@ -142,7 +142,7 @@ class Batcher:
     def _work(self, jobs: Sequence[_Job]) -> None:
         """Compute jobs together; if that fails, each by itself, so that only the guilty one fails."""
         try:
-            found = self._compute([row for job in jobs for row in job.rows], jobs[0].kind)
+            rewards = self._compute([row for job in jobs for row in job.rows], jobs[0].kind)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked, not to this thread
             if len(jobs) == 1:
                 jobs[0].result.set_exception(error)
@@ -150,5 +150,5 @@ class Batcher:
             for job in jobs:
                 self._work([job])
             return
-        for job, part in zip(jobs, found.split([len(job.rows) for job in jobs]), strict=True):
+        for job, part in zip(jobs, rewards.split([len(job.rows) for job in jobs]), strict=True):
             job.result.set_result(part)

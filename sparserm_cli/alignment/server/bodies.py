@@ -51,11 +51,11 @@ class _StrictRequest(Request):
         if not hasattr(self, "_strict_json"):
             body = await self.body()
             if len(body) <= PARSED_AT_ONCE:
-                found = parsed(body)
+                value = parsed(body)
             else:
-                found = await asyncio.get_running_loop().run_in_executor(_parser, parsed, body)
-            refuse_long_lists(found, self.app.state.service.config.max_inputs)
-            self._strict_json = found
+                value = await asyncio.get_running_loop().run_in_executor(_parser, parsed, body)
+            refuse_long_lists(value, self.app.state.service.config.max_inputs)
+            self._strict_json = value
         return self._strict_json
 
 

@@ -49,7 +49,7 @@ class Judged(NamedTuple):
     reason: str | None = None
     """Why there is no score."""
 
-    def told(self) -> dict[str, Any]:
+    def details(self) -> dict[str, Any]:
         """Return what every answer says besides the score."""
         return {"ood": self.ood, "tokens": self.tokens, "reason": self.reason}
 
@@ -97,13 +97,13 @@ def cut_text(service: Service, text: str, prompt: str = "") -> Pair:
 
 
 async def judge(
-    service: Service, asked: Request, pairs: Sequence[Pair], *, logistic: bool = False
+    service: Service, request: Request, pairs: Sequence[Pair], *, logistic: bool = False
 ) -> Verdict:
     """Tokenise prompts and responses and have them scored.
 
     Args:
         service: what scores.
-        asked: what the request says of all of them.
+        request: what the request says of all of them.
         pairs: prompts and responses.
         logistic: whether to answer the logistic function of the scores.
 
@@ -111,19 +111,21 @@ async def judge(
         RefusedError: there are too many; or one cannot be scored, and the server is strict.
 
     """
-    most, guards = service.config.max_inputs, asked.guards(service.config)
+    most, guards = service.config.max_inputs, request.guards(service.config)
     if len(pairs) > most:
         raise RefusedError(413, f"{len(pairs):,} inputs, where {most:,} are the most")
     readable = [_readable(pair) for pair in pairs]
-    rows = await asyncio.to_thread(encoded, service.model, readable, asked.truncate_prompt_tokens)
+    rows = await asyncio.to_thread(encoded, service.model, readable, request.truncate_prompt_tokens)
     for number, row in enumerate(rows, start=1):
         if service.config.strict and isinstance(row, Unscorable):
             raise RefusedError(422, f"response {number}: {row.reason}")
     able = [row for row in rows if not isinstance(row, Unscorable)]
-    computed = iter(await _computed(service, able, Kind(asked.token_rewards, guards), logistic=logistic))
+    computed = iter(await _computed(service, able, Kind(request.token_rewards, guards), logistic=logistic))
     members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(computed) for row in rows]
     floor = service.config.unscorable
-    members = [one if one.score is not None else one._replace(score=floor) for one in members]
+    members = [
+        response if response.score is not None else response._replace(score=floor) for response in members
+    ]
     return Verdict(members, sum(map(_size, able)), guards)
 
 
@@ -136,11 +138,14 @@ async def _computed(
         IncompatibleError: it is so of all, or of one and the server is strict.
 
     """
-    found = await _halved(service, rows, kind, logistic=logistic) if rows else []
-    errors = [one for one in found if isinstance(one, IncompatibleError)]
-    if errors and (service.config.strict or len(errors) == len(found)):
+    outcomes = await _halved(service, rows, kind, logistic=logistic) if rows else []
+    errors = [outcome for outcome in outcomes if isinstance(outcome, IncompatibleError)]
+    if errors and (service.config.strict or len(errors) == len(outcomes)):
         raise errors[0]
-    return [Judged(reason=_reason(one)) if isinstance(one, IncompatibleError) else one for one in found]
+    return [
+        Judged(reason=_reason(outcome)) if isinstance(outcome, IncompatibleError) else outcome
+        for outcome in outcomes
+    ]
 
 
 async def _halved(
@@ -148,13 +153,15 @@ async def _halved(
 ) -> Sequence[Judged | IncompatibleError]:
     """Have rows computed together; if that fails, by halves, so that each failure is that of one row."""
     try:
-        found = await service.rewards(rows, kind)
+        rewards = await service.rewards(rows, kind)
     except IncompatibleError as error:
         if len(rows) == 1:
             return [error]
         halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
-        return [one for half in halves for one in await _halved(service, half, kind, logistic=logistic)]
-    return _scored(rows, found, kind.guards, logistic=logistic)
+        return [
+            outcome for half in halves for outcome in await _halved(service, half, kind, logistic=logistic)
+        ]
+    return _scored(rows, rewards, kind.guards, logistic=logistic)
 
 
 def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list[EncodedExample | Unscorable]:
@@ -210,35 +217,35 @@ def _checked(model: RewardModel, row: EncodedExample, most: int | None) -> Encod
 
 
 def _scored(
-    rows: Sequence[EncodedExample], found: Rewards, guards: Guards, *, logistic: bool
+    rows: Sequence[EncodedExample], rewards: Rewards, guards: Guards, *, logistic: bool
 ) -> list[Judged]:
     """Return what is known of responses that were computed."""
-    scores = 0.5 * (1 + np.tanh(0.5 * found.scores)) if logistic else found.scores
-    tokens = _tokens(rows, found)
+    scores = 0.5 * (1 + np.tanh(0.5 * rewards.scores)) if logistic else rewards.scores
+    tokens = _tokens(rows, rewards)
     return [
         Judged(float(score), float(ood), part)
         if np.isfinite(score)
         else Judged(None, float(ood), part, f"its ood is above the {guards.abstain:g} of abstain")
-        for score, ood, part in zip(scores, found.ood, tokens, strict=True)
+        for score, ood, part in zip(scores, rewards.ood, tokens, strict=True)
     ]
 
 
-def _tokens(rows: Sequence[EncodedExample], found: Rewards) -> list[dict[str, Any] | None]:
+def _tokens(rows: Sequence[EncodedExample], computed: Rewards) -> list[dict[str, Any] | None]:
     """Return what is said of each response's tokens."""
-    if found.method is None:
+    if computed.method is None:
         return [None] * len(rows)
     return [
         {
             "ids": row.responses[0].response_ids.tolist(),
             "rewards": None if rewards is None else rewards.tolist(),
-            "method": found.method,
+            "method": computed.method,
         }
-        for row, rewards in zip(rows, found.tokens, strict=True)
+        for row, rewards in zip(rows, computed.tokens, strict=True)
     ]
 
 
 def _size(row: EncodedExample) -> int:
-    return sum(len(one.prompt_ids) + len(one.response_ids) for one in row.responses)
+    return sum(len(response.prompt_ids) + len(response.response_ids) for response in row.responses)
 
 
 def _reason(error: SparseRMError) -> str:

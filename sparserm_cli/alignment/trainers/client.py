@@ -152,8 +152,8 @@ def _until_date(text: str) -> float:
 
 def _refusal(where: str, reply: "httpx2.Response", value: dict[str, Any] | None) -> SparseRMError:
     """Return the error that a final status stands for."""
-    told = (value or {}).get("error")
-    said = told.get("message") if isinstance(told, dict) else None
+    error = (value or {}).get("error")
+    said = error.get("message") if isinstance(error, dict) else None
     message = _shown(said if isinstance(said, str) else reply.reason_phrase)
     if reply.status_code in _UNUSABLE:
         return BadInputError(where, "something to score", message, "leave it out")

@@ -103,16 +103,18 @@ def _judge(
     by_token: bool,
 ) -> list[Judged]:
     """Score all pairs that can be read, and log once how many could not be scored."""
-    found = [_read_or_reason(read, *pair) for pair in pairs]
-    good = [place for place, one in enumerate(found) if not isinstance(one, Judged)]
+    results = [_read_or_reason(read, *pair) for pair in pairs]
+    good = [place for place, result in enumerate(results) if not isinstance(result, Judged)]
     until = time.monotonic() + PATIENCE
-    scored = _salvaged(lambda part: score(part, by_token, until), [found[place] for place in good])
+    scored = _salvaged(lambda part: score(part, by_token, until), [results[place] for place in good])
     for place, judged in zip(good, scored, strict=True):
-        found[place] = judged
-    reasons = [one.reason for one in found if one.reason]
+        results[place] = judged
+    reasons = [result.reason for result in results if result.reason]
     if reasons:
-        _LOG.warning("%d of %d responses have no reward; the first: %s", len(reasons), len(found), reasons[0])
-    return found
+        _LOG.warning(
+            "%d of %d responses have no reward; the first: %s", len(reasons), len(results), reasons[0]
+        )
+    return results
 
 
 def _read_or_reason(read: Callable[[Any, Any], Any], *pair: Any) -> Any:
@@ -130,13 +132,13 @@ def _conversation(prompt: Any, completion: Any) -> Conversation:
         RowError: one of them is no text, or the last turn is not the assistant's.
 
     """
-    asked = normalise_prompt(prompt)
+    turns = normalise_prompt(prompt)
     if isinstance(completion, str):
-        return asked, plain_text(completion, "completion")
+        return turns, plain_text(completion, "completion")
     before, response = response_of(normalise_messages(completion, "completion"), "completion")
     if not before:
-        return asked, response
-    return (*((Message("user", asked),) if isinstance(asked, str) else asked), *before), response
+        return turns, response
+    return (*((Message("user", turns),) if isinstance(turns, str) else turns), *before), response
 
 
 def _texts(text: Any, prompt: Any) -> tuple[str, str]:
@@ -151,14 +153,14 @@ def _texts(text: Any, prompt: Any) -> tuple[str, str]:
 
 def _salvaged(score: Callable[[Sequence[Any]], list[Judged]], pairs: Sequence[Any]) -> list[Judged]:
     """Score all that can be scored: a part that is refused is halved until what is to blame stands alone."""
-    found: list[Judged] = []
+    results: list[Judged] = []
     for start in range(0, len(pairs), AT_A_TIME):
         part = pairs[start : start + AT_A_TIME]
         try:
-            found += score(part)
+            results += score(part)
         except BadInputError as error:
             middle = len(part) // 2
             halves = (part[:middle], part[middle:])
             alone = [Judged(reason=str(error))]
-            found += [one for half in halves for one in _salvaged(score, half)] if middle else alone
-    return found
+            results += [result for half in halves for result in _salvaged(score, half)] if middle else alone
+    return results

@@ -58,10 +58,10 @@ def reward_func(
         raise UsageError(REWARD_VARIABLE, expected, "nothing", hint)
     scorer = scorer_of(reward, Guards(normalize, clip, abstain))
     judged = scorer.judge_texts(list(queries), list(prompts), by_token=token_rewards)
-    scores = torch.tensor([fallback if one.score is None else one.score for one in judged])
+    scores = torch.tensor([fallback if response.score is None else response.score for response in judged])
     logs = {
-        "ood": torch.tensor([float("nan") if one.ood is None else one.ood for one in judged]),
-        "scored": torch.tensor([float(one.score is not None) for one in judged]),
+        "ood": torch.tensor([float("nan") if response.ood is None else response.ood for response in judged]),
+        "scored": torch.tensor([float(response.score is not None) for response in judged]),
     }
-    told = {"rewards": scores, "scores": scores, "extra_logs": logs}
-    return told | ({"token_rewards": [one.tokens for one in judged]} if token_rewards else {})
+    answer = {"rewards": scores, "scores": scores, "extra_logs": logs}
+    return answer | ({"token_rewards": [response.tokens for response in judged]} if token_rewards else {})

@@ -65,16 +65,22 @@ class LocalScorer(Scorer):
         self._local, self._guards = local, guards
 
     def _score(self, pairs: Sequence[Conversation], by_token: bool, until: float) -> list[Judged]:
-        model, prompts, responses = self._local.model, [one[0] for one in pairs], [one[1] for one in pairs]
+        model, prompts, responses = (
+            self._local.model,
+            [pair[0] for pair in pairs],
+            [pair[1] for pair in pairs],
+        )
         with self._local.busy:
             try:
                 rows = model.encode(prompts, responses)
             except IncompatibleError as error:  # the chat template refuses these turns
                 raise BadInputError(error.where, error.expected, error.found, error.hint) from error
-            found = model.rewards(rows, self._guards, tokens=by_token)
-        scores: list[Any] = [None if np.isnan(score) else float(score) for score in found.scores]
-        tokens = [None if one is None else one.tolist() for one in found.tokens] or [None] * len(pairs)
-        return list(map(Judged, scores, found.ood.tolist(), tokens))
+            rewards = model.rewards(rows, self._guards, tokens=by_token)
+        scores: list[Any] = [None if np.isnan(score) else float(score) for score in rewards.scores]
+        tokens = [None if values is None else values.tolist() for values in rewards.tokens] or [None] * len(
+            pairs
+        )
+        return list(map(Judged, scores, rewards.ood.tolist(), tokens))
 
     def _score_texts(self, pairs: Sequence[tuple[str, str]], by_token: bool, until: float) -> list[Judged]:
         return self._score([self._local.text.cut(text, prompt) for text, prompt in pairs], by_token, until)

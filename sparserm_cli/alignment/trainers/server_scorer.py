@@ -57,23 +57,25 @@ class ServerScorer(Scorer):
         try:
             answer = self._client.post(path, {**body, **self._guards}, until=until)
             self._check_guards(path, answer)
-            found = self._read(path, answer, count, read)
+            results = self._read(path, answer, count, read)
         except (TemporaryError, IncompatibleError) as error:
             if not self._answered:
                 raise
             return [Judged(reason=str(error))] * count
         self._answered = True
-        return found
+        return results
 
     def _check_guards(self, path: str, answer: Mapping[str, Any]) -> None:
         """Refuse scores to which the guards were not applied."""
         applied = answer.get("guards")
         for name, value in self._guards.items():
-            found = applied.get(name) if isinstance(applied, dict) else None
-            if found != value:
+            applied_value = applied.get(name) if isinstance(applied, dict) else None
+            if applied_value != value:
                 where = f"{self._client.url}{path}: the guard {name}"
                 hint = "update the server, or give the guard to `sparserm serve` and leave it out here"
-                raise IncompatibleError(where, str(value), "none" if found is None else repr(found), hint)
+                raise IncompatibleError(
+                    where, str(value), "none" if applied_value is None else repr(applied_value), hint
+                )
 
     def _read(self, path: str, answer: Any, count: int, read: Callable[[Any], list[Judged]]) -> list[Judged]:
         """Return what an answer says of each response.
@@ -83,15 +85,15 @@ class ServerScorer(Scorer):
 
         """
         try:
-            found = read(answer)
+            results = read(answer)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            fault = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         else:
-            if len(found) == count:
-                return found
-            told = f"{len(found)} of them"
+            if len(results) == count:
+                return results
+            fault = f"{len(results)} of them"
         expected = f"scores of {count} responses by their index"
-        raise IncompatibleError(self._client.url + path, expected, told, "look what runs at this address")
+        raise IncompatibleError(self._client.url + path, expected, fault, "look what runs at this address")
 
 
 def _scores(answer: Any) -> list[Judged]:
@@ -137,7 +139,7 @@ def _judged(score: Any, ood: Any, tokens: Any, reason: Any) -> Judged:
 
     """
     rewards = None if tokens is None else tokens["rewards"]
-    parts = None if rewards is None else [_number(one) for one in rewards]
+    parts = None if rewards is None else [_number(value) for value in rewards]
     return Judged(
         None if score is None else _number(score),
         None if ood is None else _number(ood),

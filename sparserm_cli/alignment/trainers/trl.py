@@ -58,10 +58,10 @@ class SparseReward:
 
         """
         judged = self._scorer.judge(prompts, completions)
-        distances = [one.ood for one in judged if one.ood is not None]
+        distances = [response.ood for response in judged if response.ood is not None]
         if distances and "log_metric" in others:
             others["log_metric"](f"{self.__name__}/ood", sum(distances) / len(distances))
-        return [one.score for one in judged]
+        return [response.score for response in judged]
 
     def token_rewards(
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns]
@@ -70,7 +70,7 @@ class SparseReward:
 
         The tokens are those of the reward model's tokenizer. Exact for linear heads, else approximate.
         """
-        return [one.tokens for one in self._scorer.judge(prompts, completions, by_token=True)]
+        return [response.tokens for response in self._scorer.judge(prompts, completions, by_token=True)]
 
 
 class AsyncSparseReward(SparseReward):

@@ -52,8 +52,8 @@ async def compute_score_async(
     **options: Any,
 ) -> dict[str, Any]:
     """Return what `compute_score` returns, without holding up the event loop."""
-    asked = (data_source, solution_str, ground_truth, extra_info)
-    return await asyncio.to_thread(compute_score, *asked, **options)
+    arguments = (data_source, solution_str, ground_truth, extra_info)
+    return await asyncio.to_thread(compute_score, *arguments, **options)
 
 
 def compute_score_batch(
@@ -94,18 +94,18 @@ def compute_score_batch(
     scorer = scorer_of(reward, Guards(normalize, clip, abstain))
     prompts = [_prompt(extra_info) for extra_info in extra_infos]
     judged = scorer.judge(prompts, list(solution_strs), by_token=token_rewards)
-    return [_told(one, fallback, by_token=token_rewards) for one in judged]
+    return [_told(response, fallback, by_token=token_rewards) for response in judged]
 
 
-def _told(one: Judged, fallback: float, *, by_token: bool) -> dict[str, Any]:
+def _told(response: Judged, fallback: float, *, by_token: bool) -> dict[str, Any]:
     """Return what verl is told of one response; it wants the same keys of all."""
-    scored = one.score is not None
-    told = {
-        "score": one.score if scored else fallback,
-        "ood": one.ood if one.ood is not None else float("nan"),
+    scored = response.score is not None
+    result = {
+        "score": response.score if scored else fallback,
+        "ood": response.ood if response.ood is not None else float("nan"),
         "scored": float(scored),
     }
-    return told | ({"token_rewards": one.tokens or []} if by_token else {})
+    return result | ({"token_rewards": response.tokens or []} if by_token else {})
 
 
 def _prompt(extra_info: Mapping[str, Any] | None) -> Any:

@@ -97,18 +97,18 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
         other: parse_location(folder) for other, folder in config.named_runs().items()
     }
     samples = [
-        load_sample(one, folder, progress=partial(progress, "reading latents"))
-        for one, folder in folders.items()
+        load_sample(sample_name, folder, progress=partial(progress, "reading latents"))
+        for sample_name, folder in folders.items()
     ]
     # 2. All points of all sweeps, one after the other.
-    found = compare_samples(samples, config, progress=progress, note=note)
-    for one, facts in found["runs"][name]["saes"].items():
-        for layer, quality in _sae_qualities(folders[one]).items():
+    comparison = compare_samples(samples, config, progress=progress, note=note)
+    for sample_name, facts in comparison["runs"][name]["saes"].items():
+        for layer, quality in _sae_qualities(folders[sample_name]).items():
             facts[str(layer)]["explained_variance"] = quality.explained_variance
     # 3. The whole appears or nothing does.
     path = COMPARISON.path(config.run)
-    COMPARISON.write(path, found)
-    return CompareSummary(path, found, time.monotonic() - begun)
+    COMPARISON.write(path, comparison)
+    return CompareSummary(path, comparison, time.monotonic() - begun)
 
 
 def compare_samples(
@@ -123,28 +123,30 @@ def compare_samples(
 
     """
     sample = samples[0]
-    used = samples if config.layer is None else [one.only(config.layer) for one in samples]
-    asked = [one for one in (QUICK_SWEEPS if config.quick else config.sweep) if _able(one, note)]
+    used = samples if config.layer is None else [other.only(config.layer) for other in samples]
+    sweeps_to_run = [
+        sweep for sweep in (QUICK_SWEEPS if config.quick else config.sweep) if _able(sweep, note)
+    ]
     trials = []
-    for sweep in asked:
+    for sweep in sweeps_to_run:
         first, *others = samples if sweep in OF_ALL_LAYERS else used
         trials += list(_POINTS[sweep](first, others, config))
-    total = sum(len(one.methods) for one in trials) * config.folds
+    total = sum(len(trial.methods) for trial in trials) * config.folds
     done, sweeps = 0, dict[str, dict[str, Any]]()
-    for one in trials:
+    for trial in trials:
         try:
-            rows = _tried(one, lambda fits, before=done: progress("comparing", before + fits, total))
-            sweeps.setdefault(one.sweep, {})[one.point] = rows
+            rows = _tried(trial, lambda fits, before=done: progress("comparing", before + fits, total))
+            sweeps.setdefault(trial.sweep, {})[trial.point] = rows
         except UsageError as error:
-            note(f"{one.sweep}, {one.point}: left out: {error.found}")
-        done += len(one.methods) * config.folds
+            note(f"{trial.sweep}, {trial.point}: left out: {error.found}")
+        done += len(trial.methods) * config.folds
     run = {
         "pairs": len(sample.pairs),
         "prompts": len(np.unique(sample.groups)),
         "saes": {
-            one.name: {str(layer): _sae_facts(one, layer) for layer in one.layers}
-            for one in samples
-            if one.capture.digest == sample.capture.digest
+            run_sample.name: {str(layer): _sae_facts(run_sample, layer) for layer in run_sample.layers}
+            for run_sample in samples
+            if run_sample.capture.digest == sample.capture.digest
         },
         "sweeps": sweeps,
     }
@@ -202,9 +204,9 @@ def _by_layers(sample: Sample, _others: Sequence[Sample], config: CompareConfig)
 
 def _by_saes(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Try the SAE of each other run of the same capture; nothing where there is none."""
-    same = [one for one in others if one.capture.digest == sample.capture.digest]
-    for one in [sample, *same] if same else []:
-        yield Trial("saes", one.name, one, lineup.layered(config), _protocol(config))
+    same = [other for other in others if other.capture.digest == sample.capture.digest]
+    for other in [sample, *same] if same else []:
+        yield Trial("saes", other.name, other, lineup.layered(config), _protocol(config))
 
 
 def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
@@ -254,13 +256,15 @@ def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:
     """
     target = trial.target or trial.sample
     if target.layers != trial.sample.layers:
-        expected, found = (f"layers {', '.join(map(str, one.layers))}" for one in (trial.sample, target))
+        expected, found = (
+            f"layers {', '.join(map(str, sample.layers))}" for sample in (trial.sample, target)
+        )
         hint = "capture and encode the same layers of both runs"
         raise IncompatibleError(target.name, expected, found, hint)
     results = crossvalidate(
         trial.sample, trial.methods, trial.protocol, target=target, progress=lambda done, _: progress(done)
     )
-    return [one.to_json() for one in compared(results, results[0], target)]
+    return [result.to_json() for result in compared(results, results[0], target)]
 
 
 def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:

@@ -71,11 +71,11 @@ class Result(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """Return it without the margins."""
-        told = {name: value for name, value in self._asdict().items() if name != "margins"}
-        told["method"] = asdict(self.method)
-        told["accuracy"] = self.accuracy._asdict()
-        told["against"] = None if self.against is None else self.against._asdict()
-        return {**told, "fold_sd": None if np.isnan(self.fold_sd) else self.fold_sd}
+        fields = {name: value for name, value in self._asdict().items() if name != "margins"}
+        fields["method"] = asdict(self.method)
+        fields["accuracy"] = self.accuracy._asdict()
+        fields["against"] = None if self.against is None else self.against._asdict()
+        return {**fields, "fold_sd": None if np.isnan(self.fold_sd) else self.fold_sd}
 
 
 def crossvalidate(
@@ -128,7 +128,7 @@ def crossvalidate(
         result(method, margins[number], target, int(parameters[number]), float(seconds[number]), fold)
         for number, method in enumerate(methods)
     ]
-    return [one._replace(chosen=tuple(names)) for one, names in zip(results, chosen, strict=True)]
+    return [result._replace(chosen=tuple(names)) for result, names in zip(results, chosen, strict=True)]
 
 
 def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
@@ -140,7 +140,8 @@ def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
     # A prompt that the sample does not have is trained on nowhere, so any fit may test it.
     tested = np.array([of_prompt.get(group, 0) for group in target.groups.tolist()])
     return [
-        Round(np.flatnonzero(fold != one), np.flatnonzero(tested == one)) for one in range(protocol.folds)
+        Round(np.flatnonzero(fold != number), np.flatnonzero(tested == number))
+        for number in range(protocol.folds)
     ]
 
 
@@ -174,8 +175,8 @@ def result(
 def compared(results: Sequence[Result], reference: Result, sample: Sample) -> list[Result]:
     """Add to each result how far the reference is ahead of it, pair by pair."""
     return [
-        one
-        if one is reference or one.method.kind == "chance"
-        else one._replace(against=difference(reference.margins, one.margins, sample.groups))
-        for one in results
+        result
+        if result is reference or result.method.kind == "chance"
+        else result._replace(against=difference(reference.margins, result.margins, sample.groups))
+        for result in results
     ]

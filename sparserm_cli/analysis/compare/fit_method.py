@@ -21,7 +21,7 @@ from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 def fit_method(method: Method, training: Training) -> Scorer:
     """Fit a method on training pairs."""
     if method.among:
-        best = max(method.among, key=lambda one: inner_accuracy(one, training))
+        best = max(method.among, key=lambda setting: inner_accuracy(setting, training))
         return fit_method(best, training)._replace(chosen=best.name)
     if method.layers is not None:
         return _of_layers(method, method.layers, training)
@@ -48,7 +48,7 @@ def fit_method(method: Method, training: Training) -> Scorer:
     def score(sample: Sample) -> Float64[np.ndarray, " n"]:
         return scores_of(fitted.weights, (project(sample) - mean) / std).astype(np.float64)
 
-    return Scorer(score, sum(one.size for one in fitted.weights.values()))
+    return Scorer(score, sum(array.size for array in fitted.weights.values()))
 
 
 def inner_accuracy(method: Method, training: Training) -> float:

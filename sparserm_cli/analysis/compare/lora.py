@@ -109,7 +109,7 @@ def fit_lora(training: Training) -> Scorer:
         trainer.remove_callback(PrinterCallback)  # stdout is for results
         trainer.train()
     fitted = trainer.model.eval()
-    count = sum(one.numel() for one in get_peft_model_state_dict(fitted).values())
+    count = sum(parameter.numel() for parameter in get_peft_model_state_dict(fitted).values())
 
     def score(target: Sample) -> Float64[np.ndarray, " n"]:
         with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype == torch.bfloat16):
@@ -149,14 +149,14 @@ def _model(sample: Sample, dtype: torch.dtype) -> tuple[Any, Any]:
 
 def _texts(sample: Sample) -> Texts:
     """Return the token ids of every prompt with its response."""
-    found = ids_of(sample.capture, sample.rows.tolist())
-    return [np.concatenate([found[row].prompt, found[row].response]) for row in sample.rows.tolist()]
+    ids = ids_of(sample.capture, sample.rows.tolist())
+    return [np.concatenate([ids[row].prompt, ids[row].response]) for row in sample.rows.tolist()]
 
 
 def _scores(model: Any, texts: Texts) -> Float64[np.ndarray, " n"]:
     """Score every response, the longest ones first."""
     scores = np.zeros(len(texts))
-    order = np.argsort([-len(one) for one in texts], kind="stable")
+    order = np.argsort([-len(text) for text in texts], kind="stable")
     for start in range(0, len(order), SCORED_TOGETHER):
         taken = order[start : start + SCORED_TOGETHER]
         rows = [torch.from_numpy(texts[row].astype(np.int64)) for row in taken]
@@ -164,6 +164,6 @@ def _scores(model: Any, texts: Texts) -> Float64[np.ndarray, " n"]:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        found = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
-        scores[taken] = found.logits[:, 0].double().numpy(force=True)
+        output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+        scores[taken] = output.logits[:, 0].double().numpy(force=True)
     return scores

@@ -89,14 +89,14 @@ def everything(config: CompareConfig) -> list[Method]:
     top_k = usual_top_k(config)
     own = with_controls(sparserm(config, top_k))
     usual = with_controls(replace(DEFAULTS, top_k=top_k), ", defaults")
-    return [*own, *usual, *(replace(one, top_k=2 * top_k) for one in LATENTS), *WHOLE]
+    return [*own, *usual, *(replace(method, top_k=2 * top_k) for method in LATENTS), *WHOLE]
 
 
 def variants(config: CompareConfig) -> list[Method]:
     """Return SparseRM and what becomes of it when options are changed."""
     own = sparserm(config, usual_top_k(config))
     changed = [replace(own, name=f"SparseRM, {name}", **options) for name, options in CHANGES.items()]
-    return [own, *(one for one in changed if replace(one, name=own.name) != own)]
+    return [own, *(method for method in changed if replace(method, name=own.name) != own)]
 
 
 def layered(config: CompareConfig) -> list[Method]:
@@ -107,7 +107,7 @@ def layered(config: CompareConfig) -> list[Method]:
 
 def layer_choices(layers: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return each layer alone, then all together."""
-    alone: list[tuple[int, ...]] = [(one,) for one in layers]
+    alone: list[tuple[int, ...]] = [(layer,) for layer in layers]
     return [*alone, layers] if len(layers) > 1 else alone
 
 
@@ -121,8 +121,8 @@ def chosen(config: CompareConfig, layers: tuple[int, ...]) -> list[Method]:
     pairs = replace(own, name="components of pairs", kind="pair-components")
     dense = replace(DENSE, name="dense")
     of_choice = [
-        replace(one, name=f"{one.name}, best setting", among=tuple(_settings(one, layers)))
-        for one in (own, pairs, dense)
+        replace(method, name=f"{method.name}, best setting", among=tuple(_settings(method, layers)))
+        for method in (own, pairs, dense)
     ]
     return [*of_choice, replace(DEFAULTS, top_k=top_k)]
 

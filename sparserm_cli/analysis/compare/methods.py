@@ -147,7 +147,9 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
 def _selected(method: Method, training: Training) -> Projection:
     """Project on the decoder rows of the selected latents: SparseRM."""
     chosen = _selected_latents(method, training)
-    return _on({layer: training.sample.decoder(layer, one) for layer, one in chosen.items()}, method.pool)
+    return _on(
+        {layer: training.sample.decoder(layer, latents) for layer, latents in chosen.items()}, method.pool
+    )
 
 
 def _random_latents(method: Method, training: Training) -> Projection:
@@ -181,7 +183,7 @@ def _random_in_turn(method: Method, training: Training) -> Projection:
 
 def _components_in_turn(method: Method, training: Training) -> Projection:
     """Project on principal components of the pairs, chosen in turn among all of them."""
-    return _in_turn(method, training, lambda _, found: leading(found.second, len(found.mean)))
+    return _in_turn(method, training, lambda _, moments: leading(moments.second, len(moments.mean)))
 
 
 def _in_turn(
@@ -193,10 +195,10 @@ def _in_turn(
     rows = {}
     pairs = training.pairs[~training.validation]
     for layer in training.sample.layers:
-        found = _moments(training.sample, layer, pairs)
-        pool = pool_of(layer, found)
+        moments = _moments(training.sample, layer, pairs)
+        pool = pool_of(layer, moments)
         rows[layer] = pool[
-            orthogonal.forward(pool, None, min(method.top_k or 0, len(pool) // 2), found).place
+            orthogonal.forward(pool, None, min(method.top_k or 0, len(pool) // 2), moments).place
         ]
     return _on(rows, method.pool)
 
@@ -216,7 +218,9 @@ def _latent_values(method: Method, training: Training, what: str) -> Projection:
     chosen = _selected_latents(method, training)
 
     def project(sample: Sample) -> Float32[np.ndarray, "n p"]:
-        parts = [getattr(sample.latents[layer], what)[:, one].toarray() for layer, one in chosen.items()]
+        parts = [
+            getattr(sample.latents[layer], what)[:, latents].toarray() for layer, latents in chosen.items()
+        ]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     return project

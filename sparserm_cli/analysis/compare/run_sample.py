@@ -86,10 +86,13 @@ class Sample:
         return replace(
             self,
             pooled={
-                layer: {name: one[rows] for name, one in found.items()}
-                for layer, found in self.pooled.items()
+                layer: {name: vectors[rows] for name, vectors in pooled_vectors.items()}
+                for layer, pooled_vectors in self.pooled.items()
             },
-            latents={layer: Latents(*(one[rows] for one in found)) for layer, found in self.latents.items()},
+            latents={
+                layer: Latents(*(matrix[rows] for matrix in latents))
+                for layer, latents in self.latents.items()
+            },
             lengths=self.lengths[rows],
             pairs=places.reshape(-1, 2),
             groups=self.groups[kept],
@@ -131,8 +134,10 @@ def load_sample(
             parts.append(_of_block(block, features.plan.sae(layer).d_sae))
             if progress:
                 progress(number * len(features.units) + len(parts), len(layers) * len(features.units))
-        stacked: list[Any] = [sparse.csr_array(sparse.vstack(one)) for one in zip(*parts, strict=True)]
-        latents[layer] = Latents(*(one[rows] for one in stacked))
+        stacked: list[Any] = [
+            sparse.csr_array(sparse.vstack(matrices)) for matrices in zip(*parts, strict=True)
+        ]
+        latents[layer] = Latents(*(matrices[rows] for matrices in stacked))
     return Sample(
         name=name,
         pooled=pooled,
@@ -158,8 +163,8 @@ def _of_block(block: FeatureBlock, d_sae: int) -> Latents:
     counts = np.diff(np.append(starts, len(key))).astype(np.int64)
     sums = np.add.reduceat(values, starts) if len(starts) else values
     largest = np.maximum.reduceat(values, starts) if len(starts) else values
-    found = (counts, sums / block.lengths[where[0]].astype(np.float32), largest)
-    matrices: list[Any] = [sparse.csr_array((one, where), shape=shape) for one in found]
+    columns = (counts, sums / block.lengths[where[0]].astype(np.float32), largest)
+    matrices: list[Any] = [sparse.csr_array((data, where), shape=shape) for data in columns]
     return Latents(*matrices)
 
 
@@ -190,6 +195,6 @@ def count(latents: Latents, cohort: Cohort, unit: Unit) -> Counts:
         tokens_total=tokens_total.sum(axis=(0, 1)),
         responses=by_side if by_token else summed,
         responses_total=responses_total.sum(axis=(0, 1)),
-        discordant=np.stack([one.T @ cohort.pair_weight - joint for one in (chosen, rejected)]),
+        discordant=np.stack([array.T @ cohort.pair_weight - joint for array in (chosen, rejected)]),
         prompts=float(cohort.pair_weight.sum()),
     )

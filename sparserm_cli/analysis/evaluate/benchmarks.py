@@ -124,7 +124,11 @@ def ties_score(prompts: Mapping[str, TiedPrompt]) -> float:
 def ties_points(prompts: Mapping[str, TiedPrompt]) -> Float64[np.ndarray, " n"]:
     """Return what each number adds to `ties_score`, which is their mean if all have both prompts."""
     tied, reference = (_numbered(prompts, kind) for kind in ("tied", "ref"))
-    right = [0.3 * (tied[one].gap > 0) + 0.3 * (reference[one].gap > 0) for one in tied if one in reference]
+    right = [
+        0.3 * (tied[number].gap > 0) + 0.3 * (reference[number].gap > 0)
+        for number in tied
+        if number in reference
+    ]
     return np.array(right) + _margins(tied, reference)
 
 

@@ -76,7 +76,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     metrics = {
         "benchmark": config.benchmark,
         "file": Path(config.file).name,
-        "inputs": [one.sha256 for one in reader.inputs],
+        "inputs": [source.sha256 for source in reader.inputs],
         "reward": model.config.lineage.digest,
         "rows_read": reader.read,
         "rows_accepted": reader.accepted,
@@ -99,11 +99,11 @@ def _scored(
     rows, start = [], 0
     for row in window:
         stop = start + len(row.responses)
-        found = {name: values[start:stop].astype(np.float64) for name, values in scores.items()}
-        lengths = np.array([one.characters for one in row.responses], np.float64)
-        found[LENGTH] = lengths * (preference or 1)
-        tokens = np.array([len(one.response_ids) for one in row.responses], np.int64)
-        rows.append(ScoredExample(row.example, group_key(row.prompt_text), found, tokens))
+        row_scores = {name: values[start:stop].astype(np.float64) for name, values in scores.items()}
+        lengths = np.array([response.characters for response in row.responses], np.float64)
+        row_scores[LENGTH] = lengths * (preference or 1)
+        tokens = np.array([len(response.response_ids) for response in row.responses], np.int64)
+        rows.append(ScoredExample(row.example, group_key(row.prompt_text), row_scores, tokens))
         start = stop
     return rows
 

@@ -78,13 +78,13 @@ def _pairs(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
     groups = _groups(rows)
     subsets = np.array([row.example.subset or "" for row in rows for _ in range(row.pairs)])
     margins = {name: np.concatenate([row.margins(name) for row in rows]) for name in names}
-    scorers = {name: pair_accuracy(found, groups)._asdict() for name, found in margins.items()}
+    scorers = {name: pair_accuracy(pair_margins, groups)._asdict() for name, pair_margins in margins.items()}
     for name in names[1:]:
         scorers[name]["reward_less_this"] = difference(margins[REWARD], margins[name], groups)._asdict()
     parts = {
         str(subset): {
-            name: pair_accuracy(found[subsets == subset], groups[subsets == subset])._asdict()
-            for name, found in margins.items()
+            name: pair_accuracy(pair_margins[subsets == subset], groups[subsets == subset])._asdict()
+            for name, pair_margins in margins.items()
         }
         for subset in np.unique(subsets)
         if subset
@@ -134,15 +134,15 @@ def _rm_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
     scorers: dict[str, Any] = {}
     all_points: dict[str, list[np.ndarray]] = {}
     for name in names:
-        found, points = {}, []
+        accuracies, points = {}, []
         for domain, members in domains.items():
             chosen, rejected = map(np.stack, zip(*(row.sides(name) for row in members), strict=True))
             result = rm_bench(chosen, rejected)
-            found[domain] = {**result._asdict(), "matrix": result.matrix.tolist(), "mean": result.mean}
+            accuracies[domain] = {**result._asdict(), "matrix": result.matrix.tolist(), "mean": result.mean}
             points.append(rm_bench_points(chosen, rejected))
         low, high = interval_of_means(points)
-        total = float(np.mean([one["mean"] for one in found.values()]))
-        scorers[name] = {"domains": found, "total": total, "low": low, "high": high}
+        total = float(np.mean([accuracy["mean"] for accuracy in accuracies.values()]))
+        scorers[name] = {"domains": accuracies, "total": total, "low": low, "high": high}
         all_points[name] = points
     _add_gaps(scorers, all_points)
     return {"rows": len(rows), "scorers": scorers}
@@ -156,21 +156,21 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
     scorers: dict[str, Any] = {}
     all_points: dict[str, list[np.ndarray]] = {}
     for name in names:
-        found, points = {}, []
+        accuracies, points = {}, []
         for subset, members in subsets.items():
             if subset == TIES_SUBSET:
                 tied = {
                     str(row.example.id): TiedPrompt(*map(list, row.sides(name))) for row in _partners(members)
                 }
-                found[subset] = ties_score(tied)
+                accuracies[subset] = ties_score(tied)
                 points.append(ties_points(tied))
             else:
                 points.append(np.array([best_of_n(np.concatenate(row.sides(name))) for row in members]))
-                found[subset] = float(points[-1].mean())
+                accuracies[subset] = float(points[-1].mean())
         low, high = interval_of_means(points)
         scorers[name] = {
-            "subsets": found,
-            "score": float(np.mean([*found.values()])),
+            "subsets": accuracies,
+            "score": float(np.mean([*accuracies.values()])),
             "low": low,
             "high": high,
         }
@@ -178,21 +178,21 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
     _add_gaps(scorers, all_points)
     return {
         "rows": len(rows),
-        "prompts": {name: len(one) for name, one in subsets.items()},
+        "prompts": {name: len(members) for name, members in subsets.items()},
         "scorers": scorers,
     }
 
 
 def _add_gaps(scorers: dict[str, Any], points: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Add to every control how far the reward is ahead of it, with a paired 95 % interval over prompts."""
-    for name, told in scorers.items():
+    for name, facts in scorers.items():
         if name == REWARD:
             continue
         parts = [ours - theirs for ours, theirs in zip(points[REWARD], points[name], strict=True)]
         value = float(np.mean([part.mean() for part in parts]))
         varies = any(part.min() != part.max() for part in parts)
         low, high = interval_of_means(parts) if varies else (value, value)
-        told["reward_less_this"] = {"value": value, "low": low, "high": high}
+        facts["reward_less_this"] = {"value": value, "low": low, "high": high}
 
 
 def _partners(rows: list[ScoredExample]) -> list[ScoredExample]:

@@ -68,10 +68,10 @@ class Renderer:
             answer = self._ask(line)
         if not answer:
             raise RenderError(f"a template that computes for more than {self._seconds:g} s")
-        found = json.loads(answer)
-        if "error" in found:
-            raise RenderError(found["error"])
-        return str(found["text"])
+        reply = json.loads(answer)
+        if "error" in reply:
+            raise RenderError(reply["error"])
+        return str(reply["text"])
 
     def _ask(self, line: str) -> str:
         """Send one line and return the answer; the answer is empty if the worker has ended."""

@@ -35,19 +35,25 @@ class ConversationText:
         self.bos = template.bos
         """The token with which texts begin; "" if the model has none."""
         question = Message("user", _ASKED)
-        asked = template.render((question,))
-        tail = asked[asked.rindex(_ASKED) + len(_ASKED) :]
+        rendered_question = template.render((question,))
+        tail = rendered_question[rendered_question.rindex(_ASKED) + len(_ASKED) :]
         try:
             closed = template.render_whole((question,))
             whole = template.render_whole((question, Message("assistant", _ANSWERED)))
         except IncompatibleError:
             closed = whole = ""
-        self._opening = self.bos if self.bos and asked.startswith(self.bos) else ""
-        header = asked.removeprefix(closed) if closed and asked.startswith(closed) else tail
+        self._opening = self.bos if self.bos and rendered_question.startswith(self.bos) else ""
+        header = (
+            rendered_question.removeprefix(closed)
+            if closed and rendered_question.startswith(closed)
+            else tail
+        )
         self.header = header or tail
         """The text that the template writes before a response."""
-        before, found, after = whole.rpartition(_ANSWERED)
-        self.lead = before.removeprefix(asked) if found and before.startswith(asked) else ""
+        before, mark, after = whole.rpartition(_ANSWERED)
+        self.lead = (
+            before.removeprefix(rendered_question) if mark and before.startswith(rendered_question) else ""
+        )
         """The text between the header and the words of a finished response, such as empty reasoning."""
         self.endings = tuple(dict.fromkeys(mark for mark in (after, after.rstrip(), template.eos) if mark))
         """Texts that may follow the words: the end of a turn, or the token at which a policy stops."""

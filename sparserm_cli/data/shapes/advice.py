@@ -26,22 +26,24 @@ def advice(row: Mapping[str, Any], mapped: Mapping[str, str]) -> str:
     wordy = [key for key, value in row.items() if isinstance(value, str) or is_messages(value)]
     if not wordy:
         return "use --column prompt=NAME --column chosen=NAME --column rejected=NAME"
-    found: dict[str, str] = dict(mapped)
+    guesses: dict[str, str] = dict(mapped)
     for ours, words in _HINTS.items():
-        free = [key for key in wordy if key not in found.values()]
+        free = [key for key in wordy if key not in guesses.values()]
         named = next((key for word in words for key in free if word in key.lower()), None)
-        if ours not in found and named is not None:
-            found[ours] = named
-    free = [key for key in wordy if key not in found.values()]
-    if "prompt" not in found and free:
-        found["prompt"] = free.pop(0)
+        if ours not in guesses and named is not None:
+            guesses[ours] = named
+    free = [key for key in wordy if key not in guesses.values()]
+    if "prompt" not in guesses and free:
+        guesses["prompt"] = free.pop(0)
     wanted = (
-        ("prompt", "chosen", "rejected") if {"chosen", "rejected"} <= found.keys() else ("prompt", "response")
+        ("prompt", "chosen", "rejected")
+        if {"chosen", "rejected"} <= guesses.keys()
+        else ("prompt", "response")
     )
-    if len(wordy) >= 3 and "response" not in found:
+    if len(wordy) >= 3 and "response" not in guesses:
         wanted = ("prompt", "chosen", "rejected")
     for ours in wanted:
-        if ours not in found and free:
-            found[ours] = free.pop(0)
-    line = " ".join(f"--column {ours}={found.get(ours, 'NAME')}" for ours in wanted)
+        if ours not in guesses and free:
+            guesses[ours] = free.pop(0)
+    line = " ".join(f"--column {ours}={guesses.get(ours, 'NAME')}" for ours in wanted)
     return f"use {line}"

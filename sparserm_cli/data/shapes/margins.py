@@ -36,9 +36,9 @@ def number(value: Any, field: str) -> float:
 
     """
     try:
-        found = float(value) if isinstance(value, int | float | str) else math.nan
+        value_read = float(value) if isinstance(value, int | float | str) else math.nan
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+        value_read = math.nan
+    if not math.isfinite(value_read):
         raise RowError("a number", kind_of(value), field=field)
-    return found
+    return value_read

@@ -30,7 +30,7 @@ def text(row: Row, name: str) -> str:
 
 def texts(row: Row, name: str) -> tuple[Message, ...]:
     """Return a column that must hold several responses in words."""
-    return tuple(assistant(one) for one in fields.texts({row.path(name): row.need(name)}, row.path(name)))
+    return tuple(assistant(text) for text in fields.texts({row.path(name): row.need(name)}, row.path(name)))
 
 
 def said(row: Row, name: str, before: Prompt) -> Message:
@@ -129,9 +129,9 @@ def _hh(row: Row) -> Parts:
     return sided(before, [good], [bad], margin(row))
 
 
-def _holds(kind: Callable[[Any], bool], *, asked: bool) -> Callable[[Row], bool]:
+def _holds(kind: Callable[[Any], bool], *, has_prompt: bool) -> Callable[[Row], bool]:
     """Return a check that `chosen` is of this kind and that a column for the question exists or does not."""
-    return lambda row: kind(row.get("chosen")) and ("prompt" in row.names) == asked
+    return lambda row: kind(row.get("chosen")) and ("prompt" in row.names) == has_prompt
 
 
 def _texts(value: Any) -> bool:
@@ -149,7 +149,7 @@ def _alone(row: Row) -> bool:
         RowError: another column may hold it.
 
     """
-    if not _holds(_text, asked=False)(row):
+    if not _holds(_text, has_prompt=False)(row):
         return False
     for name in (*SIDES, "system"):
         row.get(name)
@@ -170,12 +170,12 @@ def explain_sides(row: Row) -> None:
         RowError: a column is missing, null, or of no kind that a shape of this family has.
 
     """
-    found = row.need("chosen")
+    chosen = row.need("chosen")
     row.need("rejected")
-    if not (isinstance(found, str | list) or is_messages(found)):
+    if not (isinstance(chosen, str | list) or is_messages(chosen)):
         expected = "a string, a list of strings or a list of messages"
-        raise RowError(expected, kind_of(found), field=row.path("chosen"))
-    if _texts(found):
+        raise RowError(expected, kind_of(chosen), field=row.path("chosen"))
+    if _texts(chosen):
         row.need("prompt")
 
 
@@ -195,16 +195,16 @@ PREFERENCES = (
         _BOTH | {"prompt": "prompt"},
         fits=lambda row: _texts(row.get("chosen")) and "domain" in row.values,
     ),
-    Shape("multi-response preference", _multi, _BOTH, fits=_holds(_texts, asked=True)),
-    Shape("conversational preference", _conversational, _BOTH, fits=_holds(is_messages, asked=True)),
+    Shape("multi-response preference", _multi, _BOTH, fits=_holds(_texts, has_prompt=True)),
+    Shape("conversational preference", _conversational, _BOTH, fits=_holds(is_messages, has_prompt=True)),
     Shape(
         "conversational preference, implicit prompt",
         _conversational_implicit,
         _BOTH,
-        fits=_holds(is_messages, asked=False),
+        fits=_holds(is_messages, has_prompt=False),
     ),
-    Shape("hh-rlhf", _hh, _BOTH, fits=_holds(is_transcript, asked=False)),
-    Shape("preference", _standard, _BOTH, fits=_holds(_text, asked=True)),
+    Shape("hh-rlhf", _hh, _BOTH, fits=_holds(is_transcript, has_prompt=False)),
+    Shape("preference", _standard, _BOTH, fits=_holds(_text, has_prompt=True)),
     Shape("preference, implicit prompt", _standard_implicit, _BOTH, fits=_alone),
     Shape(
         "stack-exchange-paired",

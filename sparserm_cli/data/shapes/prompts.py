@@ -45,19 +45,19 @@ def prompt(row: Row) -> tuple[Message, ...] | str:
     return with_system(row, _question(row))
 
 
-def with_system(row: Row, found: tuple[Message, ...] | str) -> tuple[Message, ...] | str:
+def with_system(row: Row, conversation: tuple[Message, ...] | str) -> tuple[Message, ...] | str:
     """Put the text of a `system` column first, unless the conversation already begins with a system turn."""
     system = row.get("system")
     if isinstance(system, list):
         # A list holds one system text per answer; it belongs to the prompt only if all answers had the same.
-        system = system[0] if system and all(one == system[0] for one in system) else None
+        system = system[0] if system and all(text == system[0] for text in system) else None
     if system is None or system == "":
-        return found
+        return conversation
     if not isinstance(system, str):
         raise RowError("a string", kind_of(system), field=row.path("system"))
     if not system.strip():
-        return found
-    turns = (Message("user", found),) if isinstance(found, str) else found
+        return conversation
+    turns = (Message("user", conversation),) if isinstance(conversation, str) else conversation
     if turns and turns[0].role == "system":
         if turns[0].content.strip() != system.strip():
             raise RowError("one system text", "another in the messages", field=row.path("system"))
@@ -67,17 +67,17 @@ def with_system(row: Row, found: tuple[Message, ...] | str) -> tuple[Message, ..
 
 def tools(row: Row) -> str:
     """Return the tools that a row offers, as JSON text; empty if it offers none."""
-    found = row.get("tools")
-    if isinstance(found, str) and found.strip():
+    offered = row.get("tools")
+    if isinstance(offered, str) and offered.strip():
         try:
-            found = json.loads(found)
+            offered = json.loads(offered)
         except ValueError:
             raise RowError("a list of tools", "text", field=row.path("tools")) from None
-    if found in (None, "", [], {}):
+    if offered in (None, "", [], {}):
         return ""
-    if not isinstance(found, list):
-        raise RowError("a list of tools", kind_of(found), field=row.path("tools"))
-    return json.dumps(found)
+    if not isinstance(offered, list):
+        raise RowError("a list of tools", kind_of(offered), field=row.path("tools"))
+    return json.dumps(offered)
 
 
 def perhaps_prompts(row: Row) -> list[str]:
@@ -112,9 +112,9 @@ def _question(row: Row) -> tuple[Message, ...] | str:
     if isinstance(value, list):
         return messages(value, path)
     words = fields.nonempty(value, path)
-    found = open_transcript(words)
-    if found is not None:
-        return found
+    turns = open_transcript(words)
+    if turns is not None:
+        return turns
     more = row.get("input") if "input" in row.names else None
     return f"{words}\n{more}" if isinstance(more, str) and more.strip() else words
 

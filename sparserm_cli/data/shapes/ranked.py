@@ -54,7 +54,9 @@ def _truths(row: Row) -> Parts:
     if not isinstance(labels, list) or len(labels) != len(choices) or not set(labels) <= {0, 1}:
         raise RowError("0 or 1 for each choice", "something else", field=f"{path}.labels")
     pairs = list(zip(choices, labels, strict=True))
-    good, bad = ([assistant(one) for one, label in pairs if bool(label) is side] for side in (True, False))
+    good, bad = (
+        [assistant(answer) for answer, label in pairs if bool(label) is side] for side in (True, False)
+    )
     if not good or not bad:
         raise RowError("true and false choices", "only one kind", field=f"{path}.labels")
     return sided(prompt(row), good, bad)

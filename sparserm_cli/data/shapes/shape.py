@@ -101,9 +101,9 @@ class Row:
         self.used.add(_top(self.values, path))
         value = _followed(self.values, path)
         if isinstance(value, str):
-            found = from_json(value, path)
-            self.parsed = self.parsed or found is not value
-            return found
+            parsed = from_json(value, path)
+            self.parsed = self.parsed or parsed is not value
+            return parsed
         return value
 
     def need(self, name: str) -> Any:
@@ -167,5 +167,5 @@ def _followed(values: Mapping[str, Any], path: str) -> Any:
         items = items[int(place) : int(place) + 1]
     elif not isinstance(inner, list):
         return None
-    found = [_followed(item, rest) if isinstance(item, Mapping) else None for item in items]
-    return (found[0] if found else None) if place.isdecimal() else found
+    results = [_followed(item, rest) if isinstance(item, Mapping) else None for item in items]
+    return (results[0] if results else None) if place.isdecimal() else results

@@ -68,21 +68,23 @@ def recognise(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) 
     if implicit:
         theirs["prompt_in"] = theirs.pop("prompt")
     for shape in SHAPES.values():
-        found = _matched(shape, row, theirs, implicit=implicit)
-        if found is not None:
-            return found
+        matched = _matched(shape, row, theirs, implicit=implicit)
+        if matched is not None:
+            return matched
     if {"chosen", "rejected"} & row.keys():
         explain_sides(Row(row, theirs))
     listed = ", ".join(shown(key, 30) for key in list(row)[:8]) or "no columns"
     raise RowError(f"columns of a known shape; {advice(row, theirs)}", listed)
 
 
-def example_of(view: Row, found: Recognised, purpose: Purpose, number: int, offset: int | None) -> Example:
+def example_of(
+    view: Row, recognised: Recognised, purpose: Purpose, number: int, offset: int | None
+) -> Example:
     """Return one row as an example.
 
     Args:
         view: the view of the row; afterwards it lists the columns that were read.
-        found: the shape of its file.
+        recognised: the shape of its file.
         purpose: "responses" leaves out which response is better.
         number: the row's number in the file, from 1.
         offset: byte offset of the row in the file; None if it is not known.
@@ -91,23 +93,23 @@ def example_of(view: Row, found: Recognised, purpose: Purpose, number: int, offs
         RowError: a field is missing, null, empty or of the wrong type.
 
     """
-    parts = found.shape.read(view)
+    parts = recognised.shape.read(view)
     offered = tools(view)
     subset = _subset(view)
     given = view.get("id")
     extra = {
         key: value
         for key, value in view.values.items()
-        if key not in view.used and key not in found.names and key != "id" and _plain(value)
+        if key not in view.used and key not in recognised.names and key != "id" and _plain(value)
     }
-    labels = _labels(parts) if found.labelled and purpose != "responses" else {}
+    labels = _labels(parts) if recognised.labelled and purpose != "responses" else {}
     unlabelled = (UNLABELLED,) * len(parts.responses)
-    turns = tuple(one.extras for one in parts.responses)
+    turns = tuple(response.extras for response in parts.responses)
     example = Example(
         number,
         _id_of(given),
         parts.prompt,
-        tuple(one.content for one in parts.responses),
+        tuple(response.content for response in parts.responses),
         unlabelled,
         subset,
         extra,

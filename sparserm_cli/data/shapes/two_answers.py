@@ -54,12 +54,12 @@ def _winner(row: Row, value: Any) -> int:
         numbers = re.findall(r"\d+", path)
         if numbers:
             ours[numbers[-1]] = sign
-    found = ours.get(words)
-    if found is None:
+    winner = ours.get(words)
+    if winner is None:
         expected = f"the winner, such as a, b or tie, or {row.path('response_a')}"
         what = shown(value, 30) if isinstance(value, str) else f"{kind_of(value)}: {words[:30]}"
         raise RowError(expected, what, field=row.path("winner"))
-    return found
+    return winner
 
 
 def decided(
@@ -75,14 +75,14 @@ def decided(
 
 def _answers(row: Row) -> Parts:
     before = prompt(row)
-    found = []
+    answers = []
     for name in _ANSWERS:
         value, path = row.need(name), row.path(name)
         if is_messages(value):
-            found.append(reply(messages(value, path), path)[1])
+            answers.append(reply(messages(value, path), path)[1])
         else:
-            found.append(assistant(fields.nonempty(value, path)))
-    return decided(before, found[0], found[1], verdict(row))
+            answers.append(assistant(fields.nonempty(value, path)))
+    return decided(before, answers[0], answers[1], verdict(row))
 
 
 def _conversations(row: Row) -> Parts:
@@ -96,12 +96,12 @@ def _conversations(row: Row) -> Parts:
 
 def _up_to(turns: tuple[Message, ...], turn: int) -> tuple[Message, ...]:
     """Return a conversation up to the answer to the user's turn of that number, from 1."""
-    asked = [place for place, one in enumerate(turns) if one.role == "user"]
-    return turns[: asked[turn]] if turn < len(asked) else turns
+    user_turns = [place for place, message in enumerate(turns) if message.role == "user"]
+    return turns[: user_turns[turn]] if turn < len(user_turns) else turns
 
 
 def _judged(row: Row, first: tuple[Message, ...], second: tuple[Message, ...]) -> Parts:
-    (history, one), (other, two) = (
+    (history, first_answer), (other, second_answer) = (
         reply(turns, row.path(name))
         for turns, name in ((first, "conversation_a"), (second, "conversation_b"))
     )
@@ -112,8 +112,8 @@ def _judged(row: Row, first: tuple[Message, ...], second: tuple[Message, ...]) -
         if first_difference(history, other) == 0:
             raise RowError("two answers to one question", "two questions", field=row.path("conversation_b"))
         # The verdict is on two whole conversations, and the two answers have no common prompt.
-        return Parts(history, (one,), (0,), undecided="histories that differ")
-    return decided(with_system(row, history), one, two, said)
+        return Parts(history, (first_answer,), (0,), undecided="histories that differ")
+    return decided(with_system(row, history), first_answer, second_answer, said)
 
 
 def _lists(row: Row) -> Parts:

@@ -59,9 +59,9 @@ def _lines(path: Path, split: str) -> Iterator[Line]:
         # Several objects in sequence are JSON lines under the wrong file name.
         yield from iter_lines(io.BytesIO(text.encode()))
         return
-    found = _array_in(path, text, start, split)
-    if found is not None:
-        yield from _elements(text, found, whole=False)
+    rows_start = _array_in(path, text, start, split)
+    if rows_start is not None:
+        yield from _elements(text, rows_start, whole=False)
         return
     data = text[start:end].encode()
     yield Line(1, len(text[:start].encode()), data, len(data), ended=True)

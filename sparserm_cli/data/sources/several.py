@@ -38,7 +38,7 @@ def files_of(folder: Path, suffixes: Sequence[str], split: str) -> tuple[Path, .
         BadInputError: there are no data files, or they are of several kinds.
 
     """
-    found = [
+    paths = [
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file()
@@ -46,17 +46,17 @@ def files_of(folder: Path, suffixes: Sequence[str], split: str) -> tuple[Path, .
         and path.name not in _NO_ROWS
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    of_split = [path for path in found if _is_of(path, folder, split)]
-    others = [path for path in found if any(_is_of(path, folder, name) for name in _SPLITS)]
-    found = of_split or ([] if others and len(others) == len(found) else found)
-    if not found:
+    of_split = [path for path in paths if _is_of(path, folder, split)]
+    others = [path for path in paths if any(_is_of(path, folder, name) for name in _SPLITS)]
+    paths = of_split or ([] if others and len(others) == len(paths) else paths)
+    if not paths:
         hint = f"the split asked for is {split}: see --split"
         raise BadInputError(str(folder), f"files ending in {', '.join(suffixes)}", "none", hint)
-    kinds = sorted({kind_of_file(path, suffixes) for path in found})
+    kinds = sorted({kind_of_file(path, suffixes) for path in paths})
     if len(kinds) > 1:
         expected, hint = "files of one kind", f"give a pattern, such as '{folder}/*{kinds[0]}'"
         raise BadInputError(str(folder), expected, ", ".join(kinds), hint)
-    return tuple(found)
+    return tuple(paths)
 
 
 def kind_of_file(path: Path, suffixes: Sequence[str]) -> str:

@@ -30,8 +30,8 @@ async def ready(service: Served) -> dict[str, Any]:
 async def models(service: Served) -> dict[str, Any]:
     """List the one model."""
     _require_open(service)
-    one = {"id": service.name, "object": "model", "created": 0, "owned_by": "sparserm"}
-    return {"object": "list", "data": [{**one, "max_model_len": service.model.max_length}]}
+    card = {"id": service.name, "object": "model", "created": 0, "owned_by": "sparserm"}
+    return {"object": "list", "data": [{**card, "max_model_len": service.model.max_length}]}
 
 
 @router.get("/info", responses={503: {"model": Refusal}})

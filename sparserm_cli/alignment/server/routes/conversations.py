@@ -19,19 +19,19 @@ class ConversationRequest(Request):
     """A conversation that ends with the response, or several."""
 
 
-def pairs_of(service: Service, asked: ConversationRequest) -> list[Pair]:
+def pairs_of(service: Service, request: ConversationRequest) -> list[Pair]:
     """Return prompts and responses of a request with conversations.
 
     Raises:
         RefusedError: neither text nor messages, or both.
 
     """
-    if (asked.input is None) == (asked.messages is None):
+    if (request.input is None) == (request.messages is None):
         raise RefusedError(422, "either input or messages is needed")
-    if asked.input is not None:
-        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    if request.input is not None:
+        texts = [request.input] if isinstance(request.input, str) else request.input
         return [cut_text(service, text) for text in texts]
-    return [_pair(turns) for turns in _listed(asked.messages or [])]
+    return [_pair(turns) for turns in _listed(request.messages or [])]
 
 
 def _listed(messages: Conversations) -> Sequence[Sequence[Turn]]:

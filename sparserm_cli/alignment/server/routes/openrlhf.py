@@ -40,25 +40,25 @@ class RewardAnswer(BaseModel):
 
 
 @router.post("/get_reward", response_model=RewardAnswer, responses=REFUSALS)
-async def get_reward(asked: RewardRequest, service: Served) -> dict[str, Any]:
+async def get_reward(request: RewardRequest, service: Served) -> dict[str, Any]:
     """Score rollouts."""
-    prompts = asked.prompts or [""] * len(asked.query)
-    if len(prompts) != len(asked.query):
-        raise RefusedError(422, f"{len(prompts)} prompts for {len(asked.query)} queries")
-    pairs = [cut_text(service, text, prompt) for text, prompt in zip(asked.query, prompts, strict=True)]
-    found = await judge(service, asked, pairs)
-    reasons = [one.reason for one in found.members]
+    prompts = request.prompts or [""] * len(request.query)
+    if len(prompts) != len(request.query):
+        raise RefusedError(422, f"{len(prompts)} prompts for {len(request.query)} queries")
+    pairs = [cut_text(service, text, prompt) for text, prompt in zip(request.query, prompts, strict=True)]
+    verdict = await judge(service, request, pairs)
+    reasons = [response.reason for response in verdict.members]
     # A trainer that needs a number for every score makes tensors of what it logs as well.
     not_computed = None if service.config.unscorable is None else NOT_COMPUTED
     logs = {
-        "ood": [not_computed if one.ood is None else one.ood for one in found.members],
+        "ood": [not_computed if response.ood is None else response.ood for response in verdict.members],
         "scored": [float(reason is None) for reason in reasons],
     }
     return {
-        "rewards": found.scores,
-        "scores": found.scores,
+        "rewards": verdict.scores,
+        "scores": verdict.scores,
         "extra_logs": logs,
-        "tokens": [one.tokens for one in found.members] if asked.token_rewards else None,
+        "tokens": [response.tokens for response in verdict.members] if request.token_rewards else None,
         "reasons": reasons,
-        "guards": asdict(found.guards),
+        "guards": asdict(verdict.guards),
     }

@@ -27,10 +27,11 @@ class EmbeddingsAnswer(Answer):
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=REFUSALS)
-async def embeddings(asked: ConversationRequest, service: Served) -> dict[str, Any]:
+async def embeddings(request: ConversationRequest, service: Served) -> dict[str, Any]:
     """Score conversations."""
-    found = await judge(service, asked, pairs_of(service, asked))
+    verdict = await judge(service, request, pairs_of(service, request))
     data = [
-        {"index": index, "embedding": [one.score], **one.told()} for index, one in enumerate(found.members)
+        {"index": index, "embedding": [response.score], **response.details()}
+        for index, response in enumerate(verdict.members)
     ]
-    return {**found.head("embeddings", service), "data": data}
+    return {**verdict.head("embeddings", service), "data": data}

@@ -80,33 +80,33 @@ class Rank(BaseModel):
     response_model=list[Prediction] | list[list[Prediction]],
     responses=REFUSALS,
 )
-async def predict(asked: PredictRequest, service: Served) -> list[Any]:
+async def predict(request: PredictRequest, service: Served) -> list[Any]:
     """Score one input, or several."""
-    inputs = asked.inputs
+    inputs = request.inputs
     alone = isinstance(inputs, str) or isinstance(inputs[0], str)
     sequences: list[Any] = [inputs] if alone else list(inputs)
-    pairs = [_pair(service, [one] if isinstance(one, str) else one) for one in sequences]
-    found = await judge(service, asked, pairs, logistic=not asked.raw_scores)
-    predictions = [[Prediction(score=one.score, reason=one.reason)] for one in found.members]
+    pairs = [_pair(service, [sequence] if isinstance(sequence, str) else sequence) for sequence in sequences]
+    verdict = await judge(service, request, pairs, logistic=not request.raw_scores)
+    predictions = [[Prediction(score=response.score, reason=response.reason)] for response in verdict.members]
     return list(predictions[0] if alone else predictions)
 
 
 @router.post("/rerank", response_model=list[Rank], responses=REFUSALS)
-async def rerank(asked: RerankRequest, service: Served) -> list[Rank]:
+async def rerank(request: RerankRequest, service: Served) -> list[Rank]:
     """Rank responses to a prompt, best first; those without a score come last."""
-    pairs: list[Pair] = [(asked.query, text) for text in asked.texts]
-    found = await judge(service, asked, pairs, logistic=not asked.raw_scores)
+    pairs: list[Pair] = [(request.query, text) for text in request.texts]
+    verdict = await judge(service, request, pairs, logistic=not request.raw_scores)
 
     def place(index: int) -> tuple[bool, float, int]:
-        member: Judged = found.members[index]
+        member: Judged = verdict.members[index]
         return member.reason is not None, -(member.score or 0.0), index
 
     return [
         Rank(
             index=index,
-            text=asked.texts[index] if asked.return_text and not found.members[index].reason else None,
-            score=found.members[index].score,
-            reason=found.members[index].reason,
+            text=request.texts[index] if request.return_text and not verdict.members[index].reason else None,
+            score=verdict.members[index].score,
+            reason=verdict.members[index].reason,
         )
         for index in sorted(range(len(pairs)), key=place)
     ]

@@ -61,23 +61,29 @@ class ScoreAnswer(Answer):
 
 @router.post("/classify", response_model=ClassifyAnswer, responses=REFUSALS)
 @router.post("/v1/classify", response_model=ClassifyAnswer, responses=REFUSALS)
-async def classify(asked: ClassifyRequest, service: Served) -> dict[str, Any]:
+async def classify(request: ClassifyRequest, service: Served) -> dict[str, Any]:
     """Score conversations."""
-    found = await judge(service, asked, pairs_of(service, asked), logistic=asked.logistic)
-    data = [{"index": index, "probs": [one.score], **one.told()} for index, one in enumerate(found.members)]
-    return {**found.head("classify", service), "data": data}
+    verdict = await judge(service, request, pairs_of(service, request), logistic=request.logistic)
+    data = [
+        {"index": index, "probs": [response.score], **response.details()}
+        for index, response in enumerate(verdict.members)
+    ]
+    return {**verdict.head("classify", service), "data": data}
 
 
 @router.post("/score", response_model=ScoreAnswer, responses=REFUSALS)
 @router.post("/v1/score", response_model=ScoreAnswer, responses=REFUSALS)
-async def score(asked: ScoreRequest, service: Served) -> dict[str, Any]:
+async def score(request: ScoreRequest, service: Served) -> dict[str, Any]:
     """Score responses to prompts, a query being a prompt and a document a response."""
-    found = await judge(service, asked, _pairs(asked), logistic=asked.logistic)
-    data = [{"index": index, "score": one.score, **one.told()} for index, one in enumerate(found.members)]
-    return {**found.head("score", service), "data": data}
+    verdict = await judge(service, request, _pairs(request), logistic=request.logistic)
+    data = [
+        {"index": index, "score": response.score, **response.details()}
+        for index, response in enumerate(verdict.members)
+    ]
+    return {**verdict.head("score", service), "data": data}
 
 
-def _pairs(asked: ScoreRequest) -> list[Pair]:
+def _pairs(request: ScoreRequest) -> list[Pair]:
     """Return prompts and responses of a score request, one prompt standing for all responses.
 
     Raises:
@@ -86,7 +92,7 @@ def _pairs(asked: ScoreRequest) -> list[Pair]:
     """
     sides = []
     for names in (("queries", "text_1", "data_1"), ("documents", "items", "text_2", "data_2")):
-        given = [value for name in names if (value := getattr(asked, name)) is not None]
+        given = [value for name in names if (value := getattr(request, name)) is not None]
         if len(given) != 1:
             raise RefusedError(422, f"exactly one of {', '.join(names)} is needed")
         sides.append([given[0]] if isinstance(given[0], str) else given[0])
