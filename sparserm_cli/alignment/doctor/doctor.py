@@ -1,8 +1,8 @@
-"""`doctor`: how far a model's vectors, or a reward model's scores, drift when something is done otherwise.
+"""`doctor` measures how far a model's vectors and a reward model's scores drift under a perturbation.
 
-Reads: the language model; a reward model and rows to try if given. Writes: nothing.
-Memory: the model's lower blocks and one batch of all responses tried.
-Axes: n (responses tried), w (widths of all layers together).
+Reads: the language model; a reward model and rows if they are given. Writes: nothing.
+Memory: the model's lower blocks and one batch of all responses measured.
+Axes: n (responses measured), w (sum of the widths of all layers).
 """
 
 from collections.abc import Sequence
@@ -26,24 +26,24 @@ if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
 
 NEGLIGIBLE = 1e-3
-"""Largest drift that is only rounding."""
+"""Drifts up to this value count as rounding."""
 
 FLOAT16_MOST = 65504.0
 
 
 class Check(NamedTuple):
-    """One thing done otherwise than right.
+    """The effect of one perturbation of the computation.
 
     Fields:
-        name: what it is.
-        drift: largest distance of a response's mean vector from the right one, in the spread of the right
-            ones (root mean square distance from their centre): at 1 it is as much as responses differ. None
-            if it cannot happen with this model.
-        mean: mean of these distances.
+        name: the perturbation.
+        drift: largest distance of a response's mean vector from its reference, in units of the references'
+            spread (root mean square distance from their centre); 1 is as much as responses differ. None
+            if the perturbation cannot happen with this model.
+        mean: mean of these distances over the responses.
         score_drift: largest change of a score, in standard deviations of the training responses' scores;
             None without a reward model.
-        flips: pairs of responses to one prompt whose order turns round; None without a reward model.
-        advice: what to set.
+        flips: number of pairs of responses to one prompt that change their order; None without a reward model.
+        advice: the setting that avoids the drift.
     """
 
     name: str
@@ -55,20 +55,20 @@ class Check(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `doctor` has found.
+    """The results of `doctor`.
 
     Fields:
-        model: its name.
-        revision: which one exactly.
+        model: name of the language model.
+        revision: exact revision of the language model.
         layers: blocks, from 0, after which the residual stream was taken.
-        responses: responses tried.
-        bos: the token that texts begin with; empty if there is none.
+        responses: number of responses measured.
+        bos: the token with which texts begin; empty if there is none.
         eos: the token that ends a response; empty if there is none.
         pad: the padding token; empty if there is none.
-        absmax: largest residual of all tokens tried.
-        tree: whether a prompt is computed once for all its responses, and why.
-        checks: what was tried.
-        rounding: what is lost to rounding, by type and way.
+        absmax: largest absolute residual of all tokens measured.
+        tree: whether a prompt is computed once for all its responses, and the reason.
+        checks: the effect of each perturbation.
+        rounding: the rounding error per number type and way of computing.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Diagnosis(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is examined: a model at some layers, with a reward head and its scores' spread, or without."""
+    """The model that is examined at some layers, with a reward head and the spread of its scores if given."""
 
     identity: ModelIdentity
     layers: tuple[int, ...]
@@ -95,19 +95,19 @@ class Subject(NamedTuple):
 
 
 def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
-    """Try on a model what trainers and scripts often do otherwise, and measure what it changes.
+    """Measure what changes when a model is run as trainers and scripts often run it.
 
-    Right is what `sparserm` does: each response alone, no padding, one BOS, float32.
+    The reference is what `sparserm` does: each response alone, no padding, one BOS, float32.
 
     Args:
         config: the options.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
-        UsageError: no such model or layer.
-        BadInputError: the rows to try cannot be read.
-        IncompatibleError: the reward model was fitted on another model.
-        ResourceError: the device is not there.
+        UsageError: the model or the layer does not exist.
+        BadInputError: the rows cannot be read.
+        IncompatibleError: the reward model was fitted on another language model.
+        ResourceError: the device is not available.
 
     """
     subject = _subject(config, note)
@@ -149,12 +149,12 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
 
 
 class _Scale:
-    """Measures how far vectors are from the right ones.
+    """Measures how far vectors are from the reference vectors.
 
     Args:
-        subject: what is examined.
-        right: the right vectors.
-        prompts: for each response the number of its prompt.
+        subject: the model that is examined.
+        right: the reference vectors.
+        prompts: the number of the prompt of each response.
 
     """
 
@@ -165,13 +165,13 @@ class _Scale:
         self._spread = float(np.sqrt(np.square(centred).sum(axis=1).mean()))
 
     def check(self, name: str, pooled: Pooled, fine: str, else_set: str) -> Check:
-        """Measure one thing done otherwise.
+        """Measure the effect of one perturbation.
 
         Args:
-            name: what it is.
-            pooled: the vectors it gives.
-            fine: what to say if they are the same.
-            else_set: what to set if they are not.
+            name: the perturbation.
+            pooled: the vectors under the perturbation.
+            fine: the advice if the vectors are the same.
+            else_set: the advice if they differ.
 
         """
         distances = np.linalg.norm(_mean_vectors(pooled) - self._right, axis=1) / self._spread
@@ -195,7 +195,7 @@ class _Scale:
 
 
 def _subject(config: DoctorConfig, note: Note) -> Subject:
-    """Find the model, and the reward model if one is named."""
+    """Load the model, and the reward model if one is named."""
     if config.reward is not None:
         model = RewardModel.load(
             config.reward, model=config.model, device=config.device, offline=config.offline, check=False
@@ -214,7 +214,7 @@ def _load(subject: Subject, config: DoctorConfig, dtype: "DType") -> LanguageMod
 
 
 def _template_check(scale: _Scale, subject: Subject, config: DoctorConfig, lm: LanguageModel) -> Check:
-    """Try conversations without the chat template."""
+    """Measure conversations without the chat template."""
     name = "without the chat template"
     if subject.template.text is None:
         return Check(name, None, None, None, None, "the model has no chat template: give --template raw")
@@ -228,7 +228,7 @@ def _template_check(scale: _Scale, subject: Subject, config: DoctorConfig, lm: L
 
 
 def _pass_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], as_trie: Pooled) -> list[Check]:
-    """Try other ways to run the same tokens; `as_trie` are the vectors of prompts computed once."""
+    """Measure other ways to run the same tokens; `as_trie` holds the vectors of prompts computed once."""
     return [
         scale.check(
             "in one padded batch",
@@ -252,7 +252,7 @@ def _pass_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], as_t
 
 
 def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tokenizer: Any) -> list[Check]:
-    """Try what goes wrong with padding and BOS tokens."""
+    """Measure the usual mistakes with padding and BOS tokens."""
     pad, eos, bos = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id
     name = "mask made from ids that are not the padding's"
     if pad is not None and pad != eos:
@@ -284,7 +284,7 @@ def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tok
 
 
 def _type_checks(scale: _Scale, coarse: LanguageModel, probes: Sequence[Probe], trial: Trial) -> list[Check]:
-    """Try bfloat16, and tell whether float16 could hold the residual stream."""
+    """Measure bfloat16, and check whether float16 could hold the residual stream."""
     pooled = pooled_probes(coarse, probes).pooled
     advice = "fit and score in one type: --dtype, or the one that auto chose for extract"
     share = trial.absmax / FLOAT16_MOST

@@ -1,4 +1,4 @@
-"""`pairs`: preference pairs for a trainer, chosen by reward from generations, or filtered from labelled rows.
+"""`pairs` writes preference pairs, chosen by reward from generations or filtered from labelled rows.
 
 Reads: responses or preference rows, `reward/`, the language model. Writes: pairs in a trainer's format and an
 audit of every row, each by rename when whole; a log of the scores, so that a killed run goes on where it was
@@ -35,18 +35,18 @@ from sparserm_cli.store.outputs.preferences import (
 
 
 class PairsSummary(NamedTuple):
-    """What `pairs` has done.
+    """The results of `pairs`.
 
     Fields:
-        output: where the pairs are.
-        audit: where it is told what became of each row.
-        shape: what kind of rows the file has.
-        read: rows read.
-        kept: rows that gave a pair.
-        dropped: reason to number of rows; with the kept ones all rows read.
-        margin: mean score of chosen above rejected.
+        output: path of the pairs.
+        audit: path of the file that says what became of each row.
+        shape: name of the shape of the file's rows.
+        read: number of rows read.
+        kept: number of rows that gave a pair.
+        dropped: number of dropped rows per reason; kept and dropped rows add up to the rows read.
+        margin: mean difference of the scores of chosen and rejected responses.
         longer: share of pairs whose chosen response has more characters.
-        seconds: spent on reading, computing and writing.
+        seconds: time in seconds for reading, computing and writing.
     """
 
     output: PurePath
@@ -64,11 +64,11 @@ class Choice(NamedTuple):
     """Two responses of a row, and whether they make a pair.
 
     Fields:
-        chosen: number of the better one, from 0; -1 if no two could be compared.
-        rejected: number of the worse one.
-        margin: score of the one above the other.
-        reason: why they make no pair, one of `REASONS`; empty if they do.
-        detail: what exactly.
+        chosen: index of the better response; -1 if no two could be compared.
+        rejected: index of the worse response.
+        margin: score of the better response minus that of the worse one.
+        reason: the reason why they make no pair, one of `REASONS`; empty if they make one.
+        detail: the values behind the reason.
     """
 
     chosen: int = -1
@@ -84,14 +84,14 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     Args:
         config: the options.
         progress: called with rows scored and rows read so far.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
         BadInputError: the file cannot be read as rows.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
         CorruptStoreError: the reward model or the log of scores is damaged.
         TemporaryError: another process is scoring this file.
-        ResourceError: disk or device are not to be had.
+        ResourceError: the disk or the device is not available.
 
     """
     begun = time.monotonic()
@@ -138,8 +138,8 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
     and the worst, and equal scores make no pair.
 
     Args:
-        scored: the row.
-        limits: margin, matching of lengths and distance from the training data.
+        scored: the row with its scores.
+        limits: limits on the margin, the lengths and the distance from the training data.
 
     """
     example, scores = scored.example, scored.scores
@@ -176,7 +176,7 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
 
 
 def _comparable(example: Example) -> Bool[np.ndarray, "n n"]:
-    """Tell which response may be chosen over which: as labelled, and not over an equal text."""
+    """Return which response may be chosen over which: as labelled, and never over an equal text."""
     messages = [example.message(place) for place in range(len(example.responses))]
     pairs = example.pairs or tuple(itertools.permutations(range(len(messages)), 2))
     allowed = np.zeros((len(messages), len(messages)), np.bool_)

@@ -1,4 +1,4 @@
-"""Rewards from this process, and the one place that makes scorers: of a folder or of a server's address."""
+"""Rewards computed in this process, and the factory of scorers for a folder or a server's address."""
 
 import os
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ _LOADING = Lock()
 
 
 def scorer_of(reward: str, guards: Guards = UNGUARDED, device: str = "auto") -> Scorer:
-    """Return what scores: a server if `reward` is a URL, else the reward model of that folder.
+    """Return a scorer: a server if `reward` is a URL, otherwise the reward model of that folder.
 
-    A model is loaded once, however many threads ask for it at the same time and with whatever guards. The key
+    A model is loaded once, however many threads request it at the same time, with any guards. The key
     of a server is `SPARSERM_API_KEY` of the environment.
     """
     with _LOADING:
@@ -41,7 +41,7 @@ def _local(reward: str, device: str) -> "LocalModel":
 
 
 class LocalModel:
-    """A reward model of this process; one thread at a time computes with it.
+    """A reward model in this process; one thread at a time computes with it.
 
     Args:
         model: the reward model.
@@ -57,7 +57,7 @@ class LocalScorer(Scorer):
 
     Args:
         local: the reward model.
-        guards: what is done to its scores.
+        guards: the normalisation and limits applied to its scores.
 
     """
 

@@ -18,11 +18,11 @@ from sparserm_cli.errors import IncompatibleError, TemporaryError
 
 
 class ServerScorer(Scorer):
-    """Asks a `sparserm serve`.
+    """Scores with a `sparserm serve`.
 
     Args:
-        url: its address, such as `http://127.0.0.1:8000`.
-        key: its bearer key; "" sends none.
+        url: the server's address, such as `http://127.0.0.1:8000`.
+        key: the server's bearer key; "" sends none.
         guards: those that differ from `Guards()` are sent with every request and apply instead of the
             server's own; a server that does not say that it applied them is refused.
 
@@ -53,7 +53,7 @@ class ServerScorer(Scorer):
         until: float,
         read: Callable[[Any], list[Judged]],
     ) -> list[Judged]:
-        """Post, check the answer and return what `read` finds in it, one for each response."""
+        """Post a request, check the answer and return its results as `read` gives them, one per response."""
         try:
             answer = self._client.post(path, {**body, **self._guards}, until=until)
             self._check_guards(path, answer)
@@ -66,7 +66,7 @@ class ServerScorer(Scorer):
         return results
 
     def _check_guards(self, path: str, answer: Mapping[str, Any]) -> None:
-        """Refuse scores to which the guards were not applied."""
+        """Raise an error if the guards were not applied to the scores."""
         applied = answer.get("guards")
         for name, value in self._guards.items():
             applied_value = applied.get(name) if isinstance(applied, dict) else None
@@ -78,10 +78,10 @@ class ServerScorer(Scorer):
                 )
 
     def _read(self, path: str, answer: Any, count: int, read: Callable[[Any], list[Judged]]) -> list[Judged]:
-        """Return what an answer says of each response.
+        """Return the result of each response from an answer.
 
         Raises:
-            IncompatibleError: it does not say it of each, once.
+            IncompatibleError: the answer does not have exactly one result per response.
 
         """
         try:
@@ -97,19 +97,19 @@ class ServerScorer(Scorer):
 
 
 def _scores(answer: Any) -> list[Judged]:
-    """Return what an answer of `/score` says of each response."""
+    """Return the result of each response from an answer of `/score`."""
     return [_judged(row["score"], row["ood"], row.get("tokens"), row.get("reason")) for row in _rows(answer)]
 
 
 def _classes(answer: Any) -> list[Judged]:
-    """Return what an answer of `/classify` says of each response."""
+    """Return the result of each response from an answer of `/classify`."""
     return [
         _judged(row["probs"][0], row["ood"], row.get("tokens"), row.get("reason")) for row in _rows(answer)
     ]
 
 
 def _rewards(answer: Any) -> list[Judged]:
-    """Return what an answer of `/get_reward` says of each response."""
+    """Return the result of each response from an answer of `/get_reward`."""
     scores = answer["rewards"]
     tokens = answer.get("tokens") or [None] * len(scores)
     reasons = answer.get("reasons") or [None] * len(scores)
@@ -121,7 +121,7 @@ def _rows(answer: Any) -> list[Any]:
     """Return the rows of an answer in the order of their indices.
 
     Raises:
-        ValueError: an index is missing or there twice.
+        ValueError: an index is missing or occurs twice.
 
     """
     rows = answer["data"]
@@ -132,7 +132,7 @@ def _rows(answer: Any) -> list[Any]:
 
 
 def _judged(score: Any, ood: Any, tokens: Any, reason: Any) -> Judged:
-    """Return what is said of one response.
+    """Return the result of one response.
 
     Raises:
         ValueError: the score is neither a finite number nor null.
@@ -152,7 +152,7 @@ def _number(value: Any) -> float:
     """Return a finite number.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is anything else.
 
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""What the protocols share that send conversations: as messages, or as text that has been templated."""
+"""Code shared by protocols that send conversations, as messages or as already templated text."""
 
 from collections.abc import Sequence
 
@@ -11,19 +11,19 @@ from sparserm_cli.data.messages import normalise_messages, response_of
 
 
 class ConversationRequest(Request):
-    """Conversations, as messages or as text that has been through the chat template."""
+    """Conversations as messages, or as text to which the chat template has been applied."""
 
     input: Texts | None = None
-    """Templated text, one or several; the response is the last turn."""
+    """One or several templated texts; the response is the last turn."""
     messages: Conversations | None = None
-    """A conversation that ends with the response, or several."""
+    """One or several conversations, each ending with the response."""
 
 
 def pairs_of(service: Service, request: ConversationRequest) -> list[Pair]:
     """Return prompts and responses of a request with conversations.
 
     Raises:
-        RefusedError: neither text nor messages, or both.
+        RefusedError: the request has neither text nor messages, or both.
 
     """
     if (request.input is None) == (request.messages is None):
@@ -35,7 +35,7 @@ def pairs_of(service: Service, request: ConversationRequest) -> list[Pair]:
 
 
 def _listed(messages: Conversations) -> Sequence[Sequence[Turn]]:
-    """Return a list of conversations, of which one may have been sent alone."""
+    """Return a list of conversations; a single conversation may have been sent without a list."""
     return [messages] if messages and isinstance(messages[0], Turn) else messages  # type: ignore[return-value]
 
 

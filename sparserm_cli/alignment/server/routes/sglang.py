@@ -1,4 +1,4 @@
-"""SGLang's embeddings, by which its reward models are asked, as verl does too."""
+"""The embeddings protocol of SGLang, which its reward models use; verl uses it too."""
 
 from typing import Any, Literal
 
@@ -13,15 +13,15 @@ router = APIRouter(route_class=StrictRoute)
 
 
 class Embedded(Member):
-    """The embedding of one conversation, of one number."""
+    """The embedding of one conversation, which has one number."""
 
     object: Literal["embedding"] = "embedding"
     embedding: list[float | None]
-    """The score alone."""
+    """A list with the score as its only element."""
 
 
 class EmbeddingsAnswer(Answer):
-    """Answer of `/v1/embeddings`."""
+    """The answer of `/v1/embeddings`."""
 
     data: list[Embedded]
 

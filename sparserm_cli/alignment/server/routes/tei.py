@@ -18,14 +18,14 @@ Sequence = Annotated[TextList, Field(min_length=1, max_length=2)]
 
 
 class _Request(Request):
-    """What both may say."""
+    """The fields that both requests have."""
 
     raw_scores: bool = False
-    """Whether to answer scores instead of their logistic function."""
+    """Whether to return scores instead of their logistic function."""
     truncate: bool | None = None
-    """Whether to leave out the oldest tokens of a prompt that is too long."""
+    """Whether to drop the oldest tokens of a prompt that is too long."""
     truncation_direction: Literal["left", "Left", "right", "Right"] | None = None
-    """Where tokens are left out: `left` alone, since the end of a response decides its score."""
+    """The side on which tokens are dropped: only `left`, because the end of a response decides its score."""
 
     @model_validator(mode="after")
     def _left_alone(self) -> Self:
@@ -39,25 +39,25 @@ class _Request(Request):
 
 
 class PredictRequest(_Request):
-    """`/predict`: one text, one pair of prompt and response, or a list of lists of either."""
+    """The request of `/predict`: one text, one pair of prompt and response, or a list of lists of either."""
 
     inputs: str | Sequence | Annotated[list[Sequence], Field(min_length=1, fail_fast=True)]
-    """A lone text is a conversation that has been through the chat template."""
+    """A single text is a conversation to which the chat template has been applied."""
 
 
 class RerankRequest(_Request):
-    """`/rerank`: responses to one prompt."""
+    """The request of `/rerank`: responses to one prompt."""
 
     query: str
-    """The prompt, the words of one user turn."""
+    """The prompt: the words of one user turn."""
     texts: Annotated[TextList, Field(min_length=1)]
-    """The responses."""
+    """The responses to the prompt."""
     return_text: bool = False
     """Whether to repeat each response that has a score in the answer."""
 
 
 class Prediction(BaseModel):
-    """The class of one input, of which there is one."""
+    """The only class of one input."""
 
     score: float | None
     label: str = "reward"

@@ -1,4 +1,4 @@
-"""vLLM's classify, which verl posts to, and vLLM's score."""
+"""The classify protocol of vLLM, to which verl posts, and its score protocol."""
 
 from typing import Any
 
@@ -14,34 +14,34 @@ router = APIRouter(route_class=StrictRoute)
 
 
 class ClassifyRequest(ConversationRequest, Activated):
-    """`/classify`: conversations, as messages or as text that has been through the chat template."""
+    """The request of `/classify`: conversations as messages or as already templated text."""
 
 
 class ScoreRequest(Activated):
-    """`/score`: prompts and responses by themselves; one prompt stands for all responses."""
+    """The request of `/score`: separate prompts and responses; a single prompt applies to all responses."""
 
     queries: Texts | None = None
-    """Prompts, each the words of one user turn. Also as `text_1` or `data_1`."""
+    """Prompts, each the words of one user turn. The field may also be called `text_1` or `data_1`."""
     text_1: Texts | None = None
     data_1: Texts | None = None
     documents: Texts | None = None
-    """Responses. Also as `items`, `text_2` or `data_2`."""
+    """Responses. The field may also be called `items`, `text_2` or `data_2`."""
     items: Texts | None = None
     text_2: Texts | None = None
     data_2: Texts | None = None
 
 
 class Classified(Member):
-    """The class of one conversation, of which there is one."""
+    """The only class of one conversation."""
 
     label: str = "reward"
     probs: list[float | None]
-    """The score alone; no probability, unless an activation was asked for."""
+    """A list with only the score; it is a probability only if an activation was requested."""
     num_classes: int = 1
 
 
 class ClassifyAnswer(Answer):
-    """Answer of `/classify`."""
+    """The answer of `/classify`."""
 
     data: list[Classified]
 
@@ -54,7 +54,7 @@ class Scored(Member):
 
 
 class ScoreAnswer(Answer):
-    """Answer of `/score`."""
+    """The answer of `/score`."""
 
     data: list[Scored]
 
@@ -74,7 +74,7 @@ async def classify(request: ClassifyRequest, service: Served) -> dict[str, Any]:
 @router.post("/score", response_model=ScoreAnswer, responses=REFUSALS)
 @router.post("/v1/score", response_model=ScoreAnswer, responses=REFUSALS)
 async def score(request: ScoreRequest, service: Served) -> dict[str, Any]:
-    """Score responses to prompts, a query being a prompt and a document a response."""
+    """Score responses to prompts; a query is a prompt and a document is a response."""
     verdict = await judge(service, request, _pairs(request), logistic=request.logistic)
     data = [
         {"index": index, "score": response.score, **response.details()}
@@ -84,10 +84,10 @@ async def score(request: ScoreRequest, service: Served) -> dict[str, Any]:
 
 
 def _pairs(request: ScoreRequest) -> list[Pair]:
-    """Return prompts and responses of a score request, one prompt standing for all responses.
+    """Return prompts and responses of a score request; a single prompt applies to all responses.
 
     Raises:
-        RefusedError: one of both is missing or there twice, or their numbers do not fit.
+        RefusedError: prompts or responses are missing or given twice, or their numbers do not match.
 
     """
     sides = []
