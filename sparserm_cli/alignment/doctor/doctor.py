@@ -36,7 +36,8 @@ class Check(NamedTuple):
 
     Fields:
         name: the perturbation.
-        drift: largest distance of a response's mean vector from its reference, in units of the references'
+        drift: largest distance of a response's mean vector from its reference, in units of the reference
+            vectors'
             spread (root mean square distance from their centre); 1 is as much as responses differ. None
             if the perturbation cannot happen with this model.
         mean: mean of these distances over the responses.

@@ -74,7 +74,7 @@ class ScoredFile:
         self.shape = log.shape
 
     def __iter__(self) -> Iterator[Scored | Refused]:
-        """Yield the rows of the file in order, including refused ones; single responses are combined by prompt.
+        """Yield the rows of the file in order, with refused ones; single responses are joined by prompt.
 
         Adjacent rows of one prompt become one row; a refused row among them comes after it.
         """

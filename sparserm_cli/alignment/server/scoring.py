@@ -47,7 +47,7 @@ class Judged(NamedTuple):
     tokens: dict[str, Any] | None = None
     """The rewards of its tokens, if they were requested."""
     reason: str | None = None
-    """The reason why there is no score; empty if there is one."""
+    """The reason why there is no score; None if there is one."""
 
     def details(self) -> dict[str, Any]:
         """Return the fields that every answer has besides the score."""

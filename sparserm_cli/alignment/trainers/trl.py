@@ -68,7 +68,7 @@ class SparseReward:
     ) -> list[list[float] | None]:
         """Return the rewards of each completion's tokens, which add up to its reward; None without a reward.
 
-        The tokens are those of the reward model's tokenizer. Values are exact for linear heads, else approximate.
+        The tokens are those of the reward model's tokenizer. Linear heads give exact values.
         """
         return [response.tokens for response in self._scorer.judge(prompts, completions, by_token=True)]
 

@@ -1,6 +1,6 @@
-"""`compare`: SparseRM beside what it must beat, on the same folds, swept over directions, labels and data.
+"""`compare` measures SparseRM and its baselines on the same folds, swept over directions, labels and data.
 
-Reads: runs that have been captured and encoded; only `lora` reads the model. Writes: `comparison.json`.
+Reads: captured and encoded runs; only `lora` reads the model. Writes: `comparison.json`.
 Memory: that of `sample`, for the run and one other at a time.
 """
 
@@ -30,23 +30,23 @@ from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.io.storage import absolute
 
 TRAIN_PAIRS = (100, 300, 1000, None)
-"""Points of the learning curve, in training pairs; None for all."""
+"""Points of the learning curve in training pairs; None means all pairs."""
 FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4)
-"""Shares of training labels that are swapped."""
+"""Shares of the training labels that are swapped."""
 QUICK_TOP_K = (8, 64)
-"""Directions a side of a quick comparison."""
+"""Directions per side in a quick comparison."""
 QUICK_SWEEPS = ("directions", "methods", "transfer")
 OF_ALL_LAYERS = ("layers", "choice")
-"""Sweeps that are about the layers that there are, whichever the others use."""
+"""Sweeps over all available layers, whichever layers the other sweeps use."""
 
 
 class CompareSummary(NamedTuple):
-    """What `compare` has found.
+    """The results of `compare`.
 
     Fields:
-        path: where it is written.
-        found: everything, as JSON: the protocol, and for the run its sweeps.
-        seconds: spent.
+        path: path of the written comparison.
+        found: the whole comparison as JSON: the protocol, and the sweeps of the run.
+        seconds: time spent, in seconds.
     """
 
     path: PurePath
@@ -59,11 +59,11 @@ class Trial(NamedTuple):
 
     Fields:
         sweep: one of `config.SWEEPS`.
-        point: where on it.
-        sample: what is fitted on.
-        methods: what is tried; the others are compared with the first.
-        protocol: how.
-        target: what is tested on, if not `sample`.
+        point: the point of the sweep.
+        sample: the run on which methods are fitted.
+        methods: the methods to measure; the others are compared with the first.
+        protocol: the protocol of the measurement.
+        target: the run on which methods are tested; None means `sample`.
     """
 
     sweep: str
@@ -75,23 +75,23 @@ class Trial(NamedTuple):
 
 
 def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSummary:
-    """Try everything on one run, and test what was fitted on it on others.
+    """Run all sweeps on one run, and test the methods fitted on it on other runs.
 
     Args:
         config: the options.
-        progress: called with what is done, steps of it done and steps in all.
-        note: told what is left out, and why.
+        progress: called with the name of the phase, its finished steps and all its steps.
+        note: called with a message on what is left out, and why.
 
     Raises:
-        BadInputError: fewer prompts than folds.
-        IncompatibleError: a run is incomplete, or has other layers than the one that is fitted on.
-        UsageError: a run lacks a layer that is to be used.
+        BadInputError: there are fewer prompts than folds.
+        IncompatibleError: a run is incomplete, or its layers differ from those of the fitted run.
+        UsageError: a run lacks a requested layer.
         CorruptStoreError: a run is damaged.
         ResourceError: the disk is full.
 
     """
     begun = time.monotonic()
-    # 1. The runs.
+    # 1. Load the runs.
     name = config.name or absolute(config.run).name
     folders = {name: config.run} | {
         other: parse_location(folder) for other, folder in config.named_runs().items()
@@ -100,12 +100,12 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
         load_sample(sample_name, folder, progress=partial(progress, "reading latents"))
         for sample_name, folder in folders.items()
     ]
-    # 2. All points of all sweeps, one after the other.
+    # 2. Measure all points of all sweeps in sequence.
     comparison = compare_samples(samples, config, progress=progress, note=note)
     for sample_name, facts in comparison["runs"][name]["saes"].items():
         for layer, quality in _sae_qualities(folders[sample_name]).items():
             facts[str(layer)]["explained_variance"] = quality.explained_variance
-    # 3. The whole appears or nothing does.
+    # 3. Write the comparison as a whole or not at all.
     path = COMPARISON.path(config.run)
     COMPARISON.write(path, comparison)
     return CompareSummary(path, comparison, time.monotonic() - begun)
@@ -114,11 +114,11 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
 def compare_samples(
     samples: Sequence[Sample], config: CompareConfig, *, progress: Phases, note: Note
 ) -> dict[str, Any]:
-    """Try everything on the first run, testing also on the others.
+    """Run all sweeps on the first run, and test its methods also on the others.
 
     Returns:
-        `protocol`, and `runs`: the run's name to its facts and `sweeps`: sweep to point to a row a method. A
-        row has the method, its accuracy with an interval over prompts, the spread between folds, parameters,
+        `protocol`, and `runs`, which has per run its facts and `sweeps`: one row per method, by sweep and point.
+        A row has the method, its accuracy with an interval over prompts, the spread between folds, parameters,
         seconds, and how far the point's first method is ahead of it, with interval.
 
     """
@@ -155,7 +155,7 @@ def compare_samples(
 
 
 def _able(sweep: str, note: Note) -> bool:
-    """Tell whether the packages of a sweep are there."""
+    """Return whether the packages of a sweep are installed."""
     reason = missing_packages() if sweep == "lora" else None
     if reason:
         note(f"lora: left out: {reason}")
@@ -163,19 +163,19 @@ def _able(sweep: str, note: Note) -> bool:
 
 
 def _by_directions(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Sweep the number of directions a side."""
+    """Sweep the number of directions per side."""
     for top_k in QUICK_TOP_K if config.quick else config.top_k:
         methods = lineup.with_controls(lineup.sparserm(config, top_k))
         yield Trial("directions", str(top_k), sample, methods, _protocol(config))
 
 
 def _methods(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try everything with the default number of directions."""
+    """Measure all methods with the default number of directions."""
     yield Trial("methods", "all", sample, lineup.everything(config), _protocol(config))
 
 
 def _variants(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try SparseRM with other options."""
+    """Measure SparseRM with other options."""
     yield Trial("variants", "all", sample, lineup.variants(config), _protocol(config))
 
 
@@ -195,7 +195,7 @@ def _by_noise(sample: Sample, _others: Sequence[Sample], config: CompareConfig) 
 
 
 def _by_layers(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try each layer alone, then all together; nothing where there is one."""
+    """Measure each layer alone and all layers together, unless there is only one."""
     choices = lineup.layer_choices(sample.layers)
     for layers in choices if len(choices) > 1 else []:
         point = ", ".join(map(str, layers))
@@ -203,14 +203,14 @@ def _by_layers(sample: Sample, _others: Sequence[Sample], config: CompareConfig)
 
 
 def _by_saes(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try the SAE of each other run of the same capture; nothing where there is none."""
+    """Measure the SAE of each other run of the same capture, if there is any."""
     same = [other for other in others if other.capture.digest == sample.capture.digest]
     for other in [sample, *same] if same else []:
         yield Trial("saes", other.name, other, lineup.layered(config), _protocol(config))
 
 
 def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Test on each other run that is of another capture."""
+    """Test on each other run that belongs to another capture."""
     methods = lineup.transferred(config)
     for target in others:
         if target.capture.digest != sample.capture.digest:
@@ -223,7 +223,7 @@ def _choice(sample: Sample, _others: Sequence[Sample], config: CompareConfig) ->
 
 
 def _lora(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try a LoRA reward model."""
+    """Measure a LoRA reward model."""
     yield Trial("lora", "all", sample, [*lineup.layered(config), lineup.LORA], _protocol(config))
 
 
@@ -239,7 +239,7 @@ _POINTS = {
     "choice": _choice,
     "lora": _lora,
 }
-"""Sweep to its points."""
+"""The function that yields the points of each sweep."""
 
 
 def _protocol(config: CompareConfig) -> Protocol:
@@ -250,8 +250,8 @@ def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:
     """Fit and test the methods of one point.
 
     Raises:
-        UsageError: too few latents speak for a side.
-        IncompatibleError: the target has other layers.
+        UsageError: too few latents favour one of the sides.
+        IncompatibleError: the target has other layers than the sample.
 
     """
     target = trial.target or trial.sample
@@ -271,7 +271,7 @@ def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:
     """Measure the SAEs of a run on a sample of its tokens.
 
     Raises:
-        UsageError: an SAE is not where it was.
+        UsageError: an SAE is no longer at its recorded place.
 
     """
     capture, features = ActivationsReader(capture_path(run)), FeaturesReader(features_path(run))
@@ -284,6 +284,6 @@ def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:
 
 
 def _sae_facts(sample: Sample, layer: int) -> dict[str, float]:
-    """Return the width of a layer's SAE, and how many of its latents fire on a token of these responses."""
+    """Return the width of a layer's SAE and the mean number of its latents that fire per response token."""
     latents = sample.latents[layer].tokens
     return {"d_sae": latents.shape[1], "l0": float(latents.sum() / sample.lengths.sum())}

@@ -1,4 +1,4 @@
-"""A comparison as Markdown tables, which a terminal, a README and an issue show alike."""
+"""Write a comparison as Markdown tables, which a terminal, a README and an issue can all show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ SWEEPS = {
     "layers": "layers",
     "saes": "SAE of",
 }
-"""Sweeps that are curves: name to what is swept. The others list methods."""
+"""The swept quantity of each sweep that is a curve; the other sweeps list methods."""
 
 
 def markdown(comparison: Mapping[str, Any]) -> str:
     """Return the comparison as Markdown tables, one run after the other.
 
-    A mark behind an accuracy tells that the paired 95 % interval against the table's first method excludes
-    zero: - that the method is behind, + that it is ahead.
+    A mark behind an accuracy means that the paired 95 % interval against the table's first method excludes
+    zero: - means that the method is worse, + that it is better.
     """
     parts = []
     for name, run in comparison["runs"].items():
@@ -38,7 +38,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
 
 
 def _saes(layers: Mapping[str, Mapping[str, float]]) -> str:
-    """Tell of each layer's SAE the width, how many latents fire on a token, and the variance it explains."""
+    """Return the width, the mean number of firing latents per token and the explained variance per SAE."""
     sentences = []
     for layer, facts in layers.items():
         explained = facts.get("explained_variance")
@@ -48,7 +48,7 @@ def _saes(layers: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _curve(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> str:
-    """Return a sweep as a table: a row a point, a column a method."""
+    """Return a sweep as a table with one row per point and one column per method."""
     names = [row["method"]["name"] for row in next(iter(points.values()))]
     lines = [f"| {what} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for point, rows in points.items():
@@ -68,7 +68,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def _listing(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return methods as a table, a line each."""
+    """Return methods as a table with one line per method."""
     first = rows[0]["method"]["name"]
     lines = [
         f"| method | accuracy | 95 % interval | between folds | parameters | seconds | {first} less this |",
