@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.analysis.compare import method_sets as lineup
+from sparserm_cli.analysis.compare import method_sets
 from sparserm_cli.analysis.compare.cross_validation import Protocol, compared, crossvalidate
 from sparserm_cli.analysis.compare.lora import missing_packages
 from sparserm_cli.analysis.compare.methods import Method
@@ -165,18 +165,18 @@ def _able(sweep: str, note: Note) -> bool:
 def _by_directions(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Sweep the number of directions per side."""
     for top_k in QUICK_TOP_K if config.quick else config.top_k:
-        methods = lineup.with_controls(lineup.sparserm(config, top_k))
+        methods = method_sets.with_controls(method_sets.sparserm(config, top_k))
         yield Trial("directions", str(top_k), sample, methods, _protocol(config))
 
 
 def _methods(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Measure all methods with the default number of directions."""
-    yield Trial("methods", "all", sample, lineup.everything(config), _protocol(config))
+    yield Trial("methods", "all", sample, method_sets.all_methods(config), _protocol(config))
 
 
 def _variants(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Measure SparseRM with other options."""
-    yield Trial("variants", "all", sample, lineup.variants(config), _protocol(config))
+    yield Trial("variants", "all", sample, method_sets.variants(config), _protocol(config))
 
 
 def _by_labels(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
@@ -184,34 +184,34 @@ def _by_labels(sample: Sample, _others: Sequence[Sample], config: CompareConfig)
     for most in TRAIN_PAIRS:
         if most is None or most < len(sample.pairs):
             protocol = _protocol(config)._replace(train_pairs=most)
-            yield Trial("labels", str(most or "all"), sample, lineup.few(config), protocol)
+            yield Trial("labels", str(most or "all"), sample, method_sets.few_directions(config), protocol)
 
 
 def _by_noise(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Sweep the share of swapped training labels."""
     for share in FLIPPED:
         protocol = _protocol(config)._replace(flipped=share)
-        yield Trial("noise", f"{share:g}", sample, lineup.few(config), protocol)
+        yield Trial("noise", f"{share:g}", sample, method_sets.few_directions(config), protocol)
 
 
 def _by_layers(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Measure each layer alone and all layers together, unless there is only one."""
-    choices = lineup.layer_choices(sample.layers)
+    choices = method_sets.layer_choices(sample.layers)
     for layers in choices if len(choices) > 1 else []:
         point = ", ".join(map(str, layers))
-        yield Trial("layers", point, sample.only(layers), lineup.layered(config), _protocol(config))
+        yield Trial("layers", point, sample.only(layers), method_sets.layered(config), _protocol(config))
 
 
 def _by_saes(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Measure the SAE of each other run of the same capture, if there is any."""
     same = [other for other in others if other.capture.digest == sample.capture.digest]
     for other in [sample, *same] if same else []:
-        yield Trial("saes", other.name, other, lineup.layered(config), _protocol(config))
+        yield Trial("saes", other.name, other, method_sets.layered(config), _protocol(config))
 
 
 def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Test on each other run that belongs to another capture."""
-    methods = lineup.transferred(config)
+    methods = method_sets.transferred(config)
     for target in others:
         if target.capture.digest != sample.capture.digest:
             yield Trial("transfer", target.name, sample, methods, _protocol(config), target)
@@ -219,12 +219,12 @@ def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -
 
 def _choice(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Choose the setting inside the training folds."""
-    yield Trial("choice", "all", sample, lineup.chosen(config, sample.layers), _protocol(config))
+    yield Trial("choice", "all", sample, method_sets.chosen(config, sample.layers), _protocol(config))
 
 
 def _lora(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Measure a LoRA reward model."""
-    yield Trial("lora", "all", sample, [*lineup.layered(config), lineup.LORA], _protocol(config))
+    yield Trial("lora", "all", sample, [*method_sets.layered(config), method_sets.LORA], _protocol(config))
 
 
 _POINTS = {

@@ -22,7 +22,7 @@ CONTROLS = {
     **{name: baseline.kind for name, baseline in BASELINES.items()},
 }
 """The kind of each control, which has other directions than SparseRM."""
-IN_TURN = {
+FORWARD_SELECTED = {
     "components of pairs, in turn": "components-in-turn",
     "random directions, in turn": "random-in-turn",
 }
@@ -80,11 +80,11 @@ def with_controls(own: Method, suffix: str = "") -> list[Method]:
     """Return a method and its controls, with the same number of directions and the same head."""
     in_turn = own.by == "forward"
     plain = [replace(own, name=f"{own.name}, by difference", by="difference")] if in_turn else []
-    controls = CONTROLS | (IN_TURN if in_turn else {})
+    controls = CONTROLS | (FORWARD_SELECTED if in_turn else {})
     return [own, *plain, *(replace(own, name=name + suffix, kind=kind) for name, kind in controls.items())]
 
 
-def everything(config: CompareConfig) -> list[Method]:
+def all_methods(config: CompareConfig) -> list[Method]:
     """Return SparseRM and its controls, the defaults and their controls, and all other baselines."""
     top_k = usual_top_k(config)
     own = with_controls(sparserm(config, top_k))
@@ -141,10 +141,10 @@ def _settings(method: Method, layers: tuple[int, ...]) -> Iterator[Method]:
 
 def transferred(config: CompareConfig) -> list[Method]:
     """Return the dense probe as the reference for transfer, then SparseRM and its controls."""
-    *own, dense = few(config)
+    *own, dense = few_directions(config)
     return [dense, replace(DEFAULTS, top_k=usual_top_k(config)), *own]
 
 
-def few(config: CompareConfig) -> list[Method]:
+def few_directions(config: CompareConfig) -> list[Method]:
     """Return SparseRM and its controls with a small number of directions, and the dense probe."""
     return [*with_controls(sparserm(config, min(FEW, usual_top_k(config)))), DENSE]
