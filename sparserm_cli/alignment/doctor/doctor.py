@@ -43,7 +43,7 @@ class Check(NamedTuple):
         mean: mean of these distances over the responses.
         score_drift: largest change of a score, in standard deviations of the training responses' scores;
             None without a reward model.
-        flips: number of pairs of responses to one prompt that change their order; None without a reward model.
+        flips: number of pairs of responses to one prompt whose order changes; None without a reward model.
         advice: the setting that avoids the drift.
     """
 

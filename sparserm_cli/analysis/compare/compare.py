@@ -117,9 +117,9 @@ def compare_samples(
     """Run all sweeps on the first run, and test its methods also on the others.
 
     Returns:
-        `protocol`, and `runs`, which has per run its facts and `sweeps`: one row per method, by sweep and point.
-        A row has the method, its accuracy with an interval over prompts, the spread between folds, parameters,
-        seconds, and how far the point's first method is ahead of it, with interval.
+        `protocol`, and `runs`, which holds the facts and `sweeps` of each run: one row per method, by sweep and
+        point. A row has the method, its accuracy with an interval over prompts, the spread between folds,
+        parameters, seconds, and how far the point's first method is ahead of it, with interval.
 
     """
     sample = samples[0]
