@@ -33,7 +33,7 @@ from sparserm_cli.errors import SparseRMError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.backbone import blocks_of
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.residuals import iter_residuals
 from sparserm_cli.models.lm.trie import Tree
 
 BOUND = 1e-5
@@ -248,7 +248,7 @@ def difference(model: Any, folder: Path) -> tuple[float, bool]:
     lm = LanguageModel.load(resolve_model(str(folder)), layers=[LAYER], dtype="float32", device="cpu")
     worst = 0.0
     text = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    for _, number, found in capture(lm, [tree]):
+    for _, number, found in iter_residuals(lm, [tree]):
         ids = torch.from_numpy(np.concatenate([tree.prompt_ids, tree.responses[number]]).astype(np.int64))[
             None
         ]

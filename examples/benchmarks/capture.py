@@ -74,13 +74,13 @@ def prepare_sparserm(
 ) -> Callable[[], dict[str, Any]]:
     """Return what captures all response tokens and says how many tokens it computed."""
     from sparserm_cli.models.lm.language_model import LanguageModel
-    from sparserm_cli.models.lm.residuals import capture
+    from sparserm_cli.models.lm.residuals import iter_residuals
 
     lm = LanguageModel.load(folder, layers=[layer], dtype=dtype)
 
     def run() -> dict[str, Any]:
         facts: dict[str, Any] = {}
-        for _ in capture(lm, trees, facts=facts):
+        for _ in iter_residuals(lm, trees, facts=facts):
             pass
         return {"dtype": lm.dtype, "computed": sum(facts["batch_sizes"]), "batch_sizes": facts["batch_sizes"]}
 
@@ -135,11 +135,11 @@ def prepare_products(
     import torch
 
     from sparserm_cli.models.lm.language_model import LanguageModel
-    from sparserm_cli.models.lm.residuals import capture
+    from sparserm_cli.models.lm.residuals import iter_residuals
 
     lm = LanguageModel.load(folder, layers=[layer], dtype=dtype)
     facts: dict[str, Any] = {}
-    for _ in capture(lm, trees, facts=facts):
+    for _ in iter_residuals(lm, trees, facts=facts):
         pass
     weights = [part.weight for part in lm.blocks.modules() if isinstance(part, torch.nn.Linear)]
     widths = {weight.shape[1] for weight in weights}

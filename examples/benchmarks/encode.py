@@ -103,9 +103,9 @@ def ways(shipped: SparseAutoencoder, x: torch.Tensor) -> dict[str, Callable[[], 
 
 def saelens_encode(x: torch.Tensor) -> Callable[[], Any]:
     """Return SAELens' encode of the shipped SAE, which leaves a dense matrix."""
-    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
+    from sparserm_cli.models.sae.training.sae_lens_noise import silence_sae_lens
 
-    with quiet_imports():
+    with silence_sae_lens():
         from sae_lens import SAE
 
         sae = SAE.load_from_disk(SHIPPED)

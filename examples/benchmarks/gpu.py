@@ -26,7 +26,7 @@ from capture import padded_batches, read_trees
 
 from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture, pool
+from sparserm_cli.models.lm.residuals import iter_residuals, pool
 from sparserm_cli.models.sae.load import load_sae
 from sparserm_cli.models.sae.sparse_encoder import SparseEncoder
 
@@ -89,7 +89,7 @@ def loaded(options: argparse.Namespace, dtype: Any, device: str) -> LanguageMode
 
 def vectors(lm: LanguageModel, trees: Sequence[Any], **how: Any) -> Vectors:
     """Return the mean vector of each response."""
-    return {(t, r): pool(x[lm.layers[0]])[1] for t, r, x in capture(lm, trees, **how)}
+    return {(t, r): pool(x[lm.layers[0]])[1] for t, r, x in iter_residuals(lm, trees, **how)}
 
 
 def errors(found: Vectors, exact: Vectors) -> dict[str, float]:

@@ -32,8 +32,8 @@ def seconds(work: Callable[[], Any]) -> float:
 
 def frequency(tokens: int, runs: int) -> dict[str, Any]:
     """Count `tokens` rows in units; their indices are drawn once and used again, so memory stays flat."""
-    from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-    from sparserm_cli.stages.frequency.firing_counts import Tally
+    from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
+    from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 
     rng = np.random.default_rng(0)
     units = [rng.integers(0, D_SAE, UNIT_TOKENS * L0, dtype=np.uint16) for _ in range(8)]
@@ -44,10 +44,10 @@ def frequency(tokens: int, runs: int) -> dict[str, Any]:
     lengths = np.full(count, RESPONSE_TOKENS, np.int32)
 
     def ours() -> None:
-        tally = Tally(D_SAE, "token", RESPONSE_TOKENS)
+        tally = FiringCounter(D_SAE, "token", RESPONSE_TOKENS)
         for number in range(tokens // UNIT_TOKENS):
-            cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
-            tally.add(cohort, bounds, units[number % len(units)])
+            counted = class_responses(lengths, groups, groups % FOLDS, pairs)
+            tally.add(counted, bounds, units[number % len(units)])
         tally.result()
 
     def by_units() -> None:
@@ -75,20 +75,20 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 
 def select(runs: int) -> dict[str, Any]:
     """Choose 64 directions a side among 131,072 latents; return the seconds of each ranking."""
-    from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-    from sparserm_cli.stages.frequency.firing_counts import Tally
-    from sparserm_cli.stages.frequency.latent_statistics import measure
+    from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
+    from sparserm_cli.stages.frequency.firing_counts import FiringCounter
+    from sparserm_cli.stages.frequency.latent_statistics import statistics_of
     from sparserm_cli.stages.select.rankings import Candidates, choose
     from sparserm_cli.statistics.pair_moments import moments
 
     rng, latents, responses = np.random.default_rng(0), 131_072, 200
     lengths, groups = np.full(responses, 20, np.int32), np.repeat(np.arange(responses // 2), 2)
     pairs = np.arange(responses, dtype=np.int64).reshape(-1, 2)
-    tally = Tally(latents, "token", 20)
+    tally = FiringCounter(latents, "token", 20)
     bounds = np.arange(0, responses * 20 * L0 + 1, 20 * L0)
-    cohort = make_cohort(lengths, groups, groups % FOLDS, pairs)
-    tally.add(cohort, bounds, rng.integers(0, latents, int(bounds[-1])))
-    measures, totals = measure(tally.result()), np.full((FOLDS, 2), 200)
+    counted = class_responses(lengths, groups, groups % FOLDS, pairs)
+    tally.add(counted, bounds, rng.integers(0, latents, int(bounds[-1])))
+    measures, totals = statistics_of(tally.result()), np.full((FOLDS, 2), 200)
     decoder = rng.standard_normal((latents // 64, 2304), np.float32)
     of_pairs = moments(rng.standard_normal((8_000, 2304), np.float32), np.arange(8_000).reshape(-1, 2))
     found = {}

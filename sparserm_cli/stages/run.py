@@ -1,6 +1,6 @@
-"""`run`: all stages that leave an artifact, each skipped when what is there is what its options ask for.
+"""`run`: run all stages that make an artifact, and skip each stage whose artifact is up to date.
 
-Reads and writes: what the stages read and write. Memory: that of the stage at work.
+Reads and writes: the files of the stages. Memory: that of the running stage.
 """
 
 import time
@@ -16,9 +16,9 @@ class RanStage(NamedTuple):
     """One stage of a run.
 
     Fields:
-        name: the stage.
-        seconds: how long it took, imports included.
-        summary: what the stage returned; `fresh` tells whether there was nothing to do.
+        name: name of the stage.
+        seconds: duration of the stage in seconds, including imports.
+        summary: summary that the stage returned; its `fresh` is true if there was nothing to do.
     """
 
     name: str
@@ -27,18 +27,18 @@ class RanStage(NamedTuple):
 
 
 def run_stages(configs: Mapping[str, StageConfig], *, progress: Phases, note: Note) -> list[RanStage]:
-    """Bring every artifact up to date, in order; what other options or data made is made anew.
+    """Bring every artifact up to date, in order; artifacts of other options or data are made again.
 
-    Each stage finds for itself whether what is there is what its options ask for.
+    Each stage checks by itself whether its artifact matches its options.
 
     Args:
         configs: the options of every stage.
-        progress: told the stage and how far it is.
-        note: told what is worth knowing on the way.
+        progress: called with the name of the stage, work done and work in all.
+        note: called with each message for the user.
 
     Raises:
-        SparseRMError: as the stage that fails.
-        StoppedError: Ctrl-C or SIGTERM.
+        SparseRMError: a stage failed; the error is that of the stage.
+        StoppedError: Ctrl-C or SIGTERM arrived.
 
     """
     return [_run_stage(name, configs, progress, note) for name in STAGES]

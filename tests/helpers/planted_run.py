@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sparserm_cli.data.splits import group_key
-from sparserm_cli.stages.frequency.cohort import Cohort
+from sparserm_cli.stages.frequency.counted_responses import CountedResponses
 from sparserm_cli.store.arrays.csr import Csr, index_type
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.plan import ExtractSettings, InputFact
@@ -118,11 +118,13 @@ def plant(
     return Planted(run, decoders, ActivationsReader(capture_path(run)), FeaturesReader(features_path(run)))
 
 
-def part_of(cohort: Cohort, start: int, stop: int) -> Cohort:
-    """Return some consecutive responses of a cohort of all, with the pairs they stand in."""
-    touched = ((cohort.pairs >= start) & (cohort.pairs < stop)).any(axis=1)
-    columns = (column[start:stop] for column in cohort[1:6])
-    return Cohort(start, *columns, pairs=cohort.pairs[touched], pair_weight=cohort.pair_weight[touched])
+def part_of(counted: CountedResponses, start: int, stop: int) -> CountedResponses:
+    """Return some consecutive responses of all that are counted, with the pairs they stand in."""
+    touched = ((counted.pairs >= start) & (counted.pairs < stop)).any(axis=1)
+    columns = (column[start:stop] for column in counted[1:6])
+    return CountedResponses(
+        start, *columns, pairs=counted.pairs[touched], pair_weight=counted.pair_weight[touched]
+    )
 
 
 def _decoder(seed: int) -> np.ndarray:

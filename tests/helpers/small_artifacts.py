@@ -12,7 +12,7 @@ from sparserm_cli.store.artifacts.directions import (
 )
 from sparserm_cli.store.artifacts.frequency import (
     Frequency,
-    Measures,
+    LatentStatistics,
     Totals,
     read_frequency,
     write_frequency,
@@ -34,10 +34,10 @@ SIDED = ("rate", "low", "high", "responses")
 def frequency(run: Path, seed: int = 0) -> None:
     """Make frequency.parquet from the encoding that is there."""
     numbers = {name: np.zeros((2, 6)) for name in SIDED} | {
-        name: np.zeros(6) for name in Measures._fields if name not in (*SIDED, "fold_rate")
+        name: np.zeros(6) for name in LatentStatistics._fields if name not in (*SIDED, "fold_rate")
     }
     numbers["responses"] = np.zeros((2, 6), np.int64)
-    measures = Measures(**numbers, fold_rate=np.full((2, 6, 3), seed, np.float32))
+    measures = LatentStatistics(**numbers, fold_rate=np.full((2, 6, 3), seed, np.float32))
     parents = {"features": FeaturesReader(run / "features.zarr").lineage.as_parent()}
     lineage = Lineage("frequency", 1, {"seed": seed}, parents)
     totals = Totals((1, 1), (1, 1), 1, 1, ((1, 1),))

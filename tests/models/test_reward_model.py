@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
-from sparserm_cli.models import reward_model
+from sparserm_cli.models import reward_loading, reward_model
 from sparserm_cli.models.reward_model import RewardModel
 
 
@@ -118,7 +118,7 @@ def test_a_folder_a_run_and_a_hub_id_are_found(
         asked.append((hub_id, revision, options["offline"]))
         return fitted_run / "reward"
 
-    monkeypatch.setattr(reward_model, "hub_folder", hub_folder)
+    monkeypatch.setattr(reward_loading, "hub_folder", hub_folder)
     monkeypatch.chdir(tmp_path)
     for name in ("owner/reward@v1", fitted_run / "reward"):
         assert RewardModel.from_pretrained(name, offline=True).path == fitted_run / "reward"

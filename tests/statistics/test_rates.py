@@ -5,8 +5,8 @@ import pytest
 import scipy.stats
 
 from sparserm_cli.stages.frequency import latent_statistics
-from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-from sparserm_cli.stages.frequency.firing_counts import Tally
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
+from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 from sparserm_cli.statistics import rates as m
 
 
@@ -108,10 +108,13 @@ def test_measure_finds_the_planted_latents():
     lengths = np.full(n, length)
     pairs = np.stack([np.arange(0, n, 2), np.arange(1, n, 2)], axis=1)
     groups = np.arange(n) // 2
-    cohort, counter = make_cohort(lengths, groups, groups % FOLDS, pairs), Tally(3, "token", length)
+    counted, counter = (
+        class_responses(lengths, groups, groups % FOLDS, pairs),
+        FiringCounter(3, "token", length),
+    )
     response, _, latent = np.nonzero(fires)
-    counter.add(cohort, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
-    found = latent_statistics.measure(counter.result())
+    counter.add(counted, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
+    found = latent_statistics.statistics_of(counter.result())
     assert found.difference == pytest.approx([0.4, -0.4, 0.0], abs=0.03)
     assert found.length_controlled == pytest.approx(found.difference, abs=0.01)
     assert (found.low <= found.rate).all()

@@ -117,8 +117,8 @@ def compare_samples(
     """Run all sweeps on the first run, and test its methods also on the others.
 
     Returns:
-        `protocol`, and `runs`, which holds the facts and `sweeps` of each run: one row per method, by sweep and
-        point. A row has the method, its accuracy with an interval over prompts, the spread between folds,
+        `protocol`, and `runs`, which holds the facts and `sweeps` of each run: one row per method, by sweep
+        and point. A row has the method, its accuracy with an interval over prompts, the spread between folds,
         parameters, seconds, and how far the point's first method is ahead of it, with interval.
 
     """
@@ -279,7 +279,7 @@ def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:
     return sample_saes(
         load_saes({sae.layer: sae.name for sae in features.plan.saes}, options),
         lambda layer: unit_activations(capture, layer, capture.units[0]).usable_rows,
-        allow_mismatch=True,
+        judge=False,
     )
 
 

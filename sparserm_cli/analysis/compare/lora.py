@@ -17,7 +17,7 @@ from torch import Tensor
 from sparserm_cli.analysis.compare.methods import Scorer, Training
 from sparserm_cli.analysis.compare.run_sample import Sample
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.checkpoints.quiet import quiet_transformers
+from sparserm_cli.models.checkpoints.library_noise import silence_transformers
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.allocator import keep_freed_memory
 from sparserm_cli.models.lm.devices import choose_device, choose_dtype
@@ -79,7 +79,7 @@ def fit_lora(training: Training) -> Scorer:
         target_modules="all-linear",
         modules_to_save=["score"],
     )
-    with quiet_transformers(), tempfile.TemporaryDirectory() as scratch:
+    with silence_transformers(), tempfile.TemporaryDirectory() as scratch:
         options = RewardConfig(
             output_dir=scratch,
             num_train_epochs=EPOCHS,

@@ -22,8 +22,8 @@ from sparserm_cli.models.head.baselines import (
     leading,
     random_directions,
 )
-from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-from sparserm_cli.stages.frequency.latent_statistics import measure
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
+from sparserm_cli.stages.frequency.latent_statistics import statistics_of
 from sparserm_cli.stages.select import orthogonal
 from sparserm_cli.stages.select.rankings import Candidates, choose
 from sparserm_cli.statistics.pair_moments import Moments, moments
@@ -127,12 +127,12 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
     group = np.zeros(len(sample.lengths), np.uint64)
     group[sample.pairs.reshape(-1)] = np.repeat(sample.groups, 2)
     _, rank = np.unique(group, return_inverse=True)
-    cohort = make_cohort(sample.lengths, group, rank.reshape(-1) % FOLDS, pairs)
+    counted = class_responses(sample.lengths, group, rank.reshape(-1) % FOLDS, pairs)
     chosen = {}
     for layer in sample.layers:
-        counts = count(sample.latents[layer], cohort, method.unit)
+        counts = count(sample.latents[layer], counted, method.unit)
         candidates = Candidates(
-            measure(counts),
+            statistics_of(counts),
             counts.classed_total.sum(axis=1),
             method.top_k or 0,
             rows=partial(sample.decoder, layer),
@@ -198,7 +198,9 @@ def _in_turn(
         moments = _moments(training.sample, layer, pairs)
         pool = pool_of(layer, moments)
         rows[layer] = pool[
-            orthogonal.forward(pool, None, min(method.top_k or 0, len(pool) // 2), moments).place
+            orthogonal.orthogonal_least_squares(
+                pool, None, min(method.top_k or 0, len(pool) // 2), moments
+            ).place
         ]
     return _on(rows, method.pool)
 

@@ -15,9 +15,9 @@ from scipy import sparse
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA, Cohort, class_totals
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA, CountedResponses, class_totals
 from sparserm_cli.stages.frequency.firing_counts import Counts
-from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.frequency.unit_responses import counted_pairs
 from sparserm_cli.stages.select.select import DecoderRows, sae_decoder
 from sparserm_cli.store.artifacts.frequency import Unit
 from sparserm_cli.store.capture.artifact import capture_path
@@ -168,23 +168,23 @@ def _of_block(block: FeatureBlock, d_sae: int) -> Latents:
     return Latents(*matrices)
 
 
-def count(latents: Latents, cohort: Cohort, unit: Unit) -> Counts:
+def count(latents: Latents, counted: CountedResponses, unit: Unit) -> Counts:
     """Return what `stages.tally` counts, from the latents of each response in memory."""
     fires = (latents.tokens > 0).astype(np.int64)
     in_unit, other = (latents.tokens, fires) if unit == "token" else (fires, latents.tokens)
     d_sae = latents.tokens.shape[1]
     classed = np.zeros((FOLDS, STRATA, 2, d_sae), np.int64)
     by_side = np.zeros((2, d_sae), np.int64)
-    for side, mask in enumerate((cohort.chosen, cohort.rejected)):
+    for side, mask in enumerate((counted.chosen, counted.rejected)):
         rows = np.flatnonzero(mask)
-        place = cohort.fold[rows] * STRATA + cohort.stratum[rows]
+        place = counted.fold[rows] * STRATA + counted.stratum[rows]
         ones = np.ones(len(rows), np.int64)
         member = sparse.csr_array((ones, (place, rows)), shape=(FOLDS * STRATA, len(mask)))
         classed[:, :, side] = (member @ in_unit).toarray().reshape(FOLDS, STRATA, d_sae)
         by_side[side] = np.asarray(other[rows].sum(axis=0)).reshape(-1)
-    chosen, rejected = (fires[cohort.pairs[:, side]] for side in (0, 1))
-    joint = chosen.multiply(rejected).T @ cohort.pair_weight
-    tokens_total, responses_total = class_totals(cohort)
+    chosen, rejected = (fires[counted.pairs[:, side]] for side in (0, 1))
+    joint = chosen.multiply(rejected).T @ counted.pair_weight
+    tokens_total, responses_total = class_totals(counted)
     summed = classed.sum(axis=(0, 1))
     by_token = unit == "token"
     return Counts(
@@ -195,6 +195,6 @@ def count(latents: Latents, cohort: Cohort, unit: Unit) -> Counts:
         tokens_total=tokens_total.sum(axis=(0, 1)),
         responses=by_side if by_token else summed,
         responses_total=responses_total.sum(axis=(0, 1)),
-        discordant=np.stack([array.T @ cohort.pair_weight - joint for array in (chosen, rejected)]),
-        prompts=float(cohort.pair_weight.sum()),
+        discordant=np.stack([array.T @ counted.pair_weight - joint for array in (chosen, rejected)]),
+        prompts=float(counted.pair_weight.sum()),
     )

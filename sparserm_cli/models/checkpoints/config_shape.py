@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 
 
@@ -36,7 +36,7 @@ def read_config(identity: ModelIdentity) -> Any:
         IncompatibleError: the configuration is not one that transformers knows.
 
     """
-    with quiet_transformers():
+    with silence_transformers():
         from transformers import AutoConfig
 
         try:

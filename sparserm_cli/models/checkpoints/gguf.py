@@ -24,7 +24,7 @@ from sparserm_cli.config import Progress
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.locations import cache_folder
 from sparserm_cli.models.checkpoints.cached_folder import building, is_whole
-from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
 from sparserm_cli.models.checkpoints.weight_files import INDEX
 
 CONVERTER = 1
@@ -76,7 +76,7 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None, *, h
     if is_converted(digest, halved=halved):
         return target
     # Progress bars that transformers draws on stderr are not ours to show.
-    with building(target, _origin(digest)) as folder, quiet_transformers(), redirect_stderr(io.StringIO()):
+    with building(target, _origin(digest)) as folder, silence_transformers(), redirect_stderr(io.StringIO()):
         try:
             _convert(path, folder, progress or _silent, halved=halved)
         except struct.error as error:

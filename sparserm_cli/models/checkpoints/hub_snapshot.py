@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import IncompatibleError, TemporaryError
-from sparserm_cli.models.checkpoints.quiet import first_line
+from sparserm_cli.models.checkpoints.library_noise import first_line
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 

@@ -16,8 +16,8 @@ from sparserm_cli.errors import (
 from sparserm_cli.models.checkpoints.adapter_folder import CONFIG, base_of, is_adapter
 from sparserm_cli.models.checkpoints.gguf import convert_gguf, file_digest
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
+from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
 from sparserm_cli.models.checkpoints.named_models import NAMED_MODELS, named_model, named_revision
-from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
 from sparserm_cli.models.checkpoints.safetensors_header import check_whole
 from sparserm_cli.models.checkpoints.weight_files import check_weight_files
 
@@ -138,7 +138,7 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
         IncompatibleError: the folder has no tokenizer, or none that reports character offsets.
 
     """
-    with quiet_transformers():
+    with silence_transformers():
         from transformers import AutoTokenizer
 
         try:

@@ -25,7 +25,7 @@ from sparserm_cli.models.head.heads import kind_of
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import forest_of
-from sparserm_cli.models.lm.residuals import Residuals, capture, pool
+from sparserm_cli.models.lm.residuals import Residuals, iter_residuals, pool
 
 STEPS = 1024
 """Points on the line from the mean training response at which a hidden layer's gradient is taken."""
@@ -84,7 +84,7 @@ def attributions(
     # Residuals are many; of each response only its parts are kept.
     found = {
         (tree, response): attribution(head, residuals)
-        for tree, response, residuals in capture(
+        for tree, response, residuals in iter_residuals(
             lm, forest.trees, batch_tokens=batch_tokens, deterministic=deterministic, facts=facts
         )
     }

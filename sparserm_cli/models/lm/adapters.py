@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
 
 SHOWN = 3
 """Names that an error shows."""
@@ -29,7 +29,7 @@ def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
             that find no place in the backbone.
 
     """
-    with quiet_transformers():
+    with silence_transformers():
         from peft import PeftConfig, PeftModel
 
         shell = _shell(backbone)

@@ -11,7 +11,7 @@ from torch import nn
 
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.config_shape import read_config
-from sparserm_cli.models.checkpoints.quiet import first_line, quiet_transformers
+from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 from sparserm_cli.models.checkpoints.tensor_names import Loaded, Renaming, fit_names, refuse_wrong_names
 from sparserm_cli.models.lm.adapters import merge_adapter
@@ -80,7 +80,7 @@ def check_checkpoint(identity: ModelIdentity, layers: Sequence[int]) -> Renaming
 def _load(identity: ModelIdentity, layers: Sequence[int], **options: Any) -> Loaded:
     """Load the blocks with these options of transformers, and ask what it did not find."""
     config = read_config(identity)
-    with quiet_transformers():
+    with silence_transformers():
         from transformers import AutoModel
 
         try:
@@ -117,7 +117,7 @@ def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
 
     """
     config = read_config(identity).get_text_config(decoder=True)
-    with quiet_transformers(), torch.device("meta"):
+    with silence_transformers(), torch.device("meta"):
         from transformers import AutoModel
 
         try:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sparserm_cli.models.checkpoints.quiet import quiet_transformers
+from sparserm_cli.models.checkpoints.library_noise import silence_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 from sparserm_cli.models.lm.allocator import keep_freed_memory, limit_kernel_cache
 from sparserm_cli.models.lm.backbone import blocks_of, load_backbone
@@ -174,7 +174,7 @@ class LanguageModel:
 
         with self._lock:
             if _attention_of(self.backbone.config) != attention:
-                with quiet_transformers():
+                with silence_transformers():
                     self.backbone.set_attn_implementation(attention)
             handles = [self.blocks[layer].register_forward_hook(keeper(layer)) for layer in self.layers]
             try:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 
 from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture, pool
+from sparserm_cli.models.lm.residuals import iter_residuals, pool
 from sparserm_cli.models.lm.trie import Tree
 from sparserm_cli.store.capture.plan import POOLED
 
@@ -70,7 +70,7 @@ def pooled_vectors(
     vectors: dict[int, dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]]] = {
         layer: {} for layer in lm.layers
     }
-    for tree, response, taken in capture(
+    for tree, response, taken in iter_residuals(
         lm, forest.trees, batch_tokens=batch_tokens, deterministic=deterministic
     ):
         for layer, residuals in taken.items():

@@ -24,7 +24,7 @@ CPU_TOKENS = 4096
 """Tokens in a batch on a CPU: enough for the matrix products, few enough for its memory."""
 
 
-def capture(
+def iter_residuals(
     lm: LanguageModel,
     trees: Sequence[Tree],
     *,

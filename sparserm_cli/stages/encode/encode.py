@@ -1,4 +1,4 @@
-"""`encode`: SAE latents of every captured token, as sparse rows.
+"""`encode`: compute the SAE latents of every captured token as sparse rows.
 
 Reads: `activations.zarr`, an SAE for each layer to encode. Writes: `features.zarr`.
 Memory: the SAEs, one unit of activations with its latents, and one tile of pre-activations.
@@ -43,16 +43,16 @@ if TYPE_CHECKING:
 
 
 class EncodeSummary(NamedTuple):
-    """What `encode` has done.
+    """The result of `encode`.
 
     Fields:
-        path: where the features are.
-        plan: what they hold.
+        path: folder of the features.
+        plan: plan of the features.
         state: `complete`, or `partial` while other workers are not done.
-        computed: units that this call computed.
-        seconds: how long this call worked on units.
-        samples: layer to how well its SAE fits a sample of the activations; empty if nothing was left to do.
-        digest: of the content; "" unless complete.
+        computed: number of units that this call computed.
+        seconds: time that this call spent on units, in seconds.
+        samples: layer to the fit of its SAE to a sample of the activations; empty if nothing was left to do.
+        digest: digest of the content; "" unless complete.
     """
 
     path: PurePath
@@ -65,7 +65,7 @@ class EncodeSummary(NamedTuple):
 
     @property
     def fresh(self) -> bool:
-        """Whether everything was there already."""
+        """Whether the features were complete already."""
         return self.state == "complete" and self.computed == 0
 
 
@@ -74,20 +74,20 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
 
     Args:
         config: the options.
-        progress: called with tokens encoded and tokens in all, counted once a layer.
-        note: told what is worth knowing on the way.
+        progress: called with tokens encoded and tokens in all, where each token counts once per layer.
+        note: called with each message for the user.
 
     Raises:
-        UsageError: options that cannot be, or no such SAE.
-        IncompatibleError: no complete capture, an SAE that does not fit it, or other features are there.
+        UsageError: options contradict each other, or there is no such SAE.
+        IncompatibleError: there is no complete capture, an SAE does not fit, or the run has other features.
         CorruptStoreError: the capture is damaged.
-        ResourceError: disk, memory or device are not to be had.
+        ResourceError: disk, memory or device do not suffice.
         TemporaryError: another run holds the directory, or the hub does not answer.
         PartialError: some units failed three times.
-        StoppedError: Ctrl-C or SIGTERM; the units done are safe.
+        StoppedError: Ctrl-C or SIGTERM arrived; the units done are safe.
 
     """
-    # 1. The capture, and what each SAE says about itself: what cannot fit is refused before weights are read.
+    # 1. Check each SAE's metadata against the capture; a mismatch is refused before weights are read.
     capture = open_capture(config.run)
     trials = check_saes(
         config.sae,
@@ -112,11 +112,11 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
         run_lock(config.run) if world == 1 else worker_lock(config.run, rank),
         open_engine(config, make, progress=progress, note=note) as engine,
     ):
-        # 2. The SAEs; a sample of these very activations shows whether the weights are what the labels say.
+        # 2. Load the SAEs; a sample of the activations shows whether their weights match their metadata.
         examined = engine.ask(EncodeWorker.examine)
-        # 3. The plan that is there is continued if it is the same; a new one is frozen before any work.
+        # 3. Continue an existing plan if it is the same; a new plan is frozen before any work.
         plan_encoding(root, capture, examined, config, note)
-        # 4. Units without a receipt are encoded, and whoever finds none missing writes the manifest.
+        # 4. Encode units without a record; the worker that completes the last one writes the manifest.
         writer = FeaturesWriter(root, run_id)
         manifest = engine.fill(writer.store, writer.plan.layout.response_tokens * len(names), config.worker)
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
@@ -126,14 +126,14 @@ def encode(config: EncodeConfig, *, progress: Progress, note: Note) -> EncodeSum
 def finished_features(
     root: PurePath, capture: ActivationsReader, names: Mapping[int, str]
 ) -> EncodeSummary | None:
-    """Return the summary of complete features of these SAEs and this capture, else None; reads no weights."""
+    """Return the summary of complete features of these SAEs and this capture, else None, without weights."""
     if size_of(root / MANIFEST) < 0:
         return None
     facts = []
     for layer, name in names.items():
         files = find_sae(name)
         metadata = read_metadata(files)
-        if metadata.d_in is None or metadata.d_sae is None:  # only the weights say
+        if metadata.d_in is None or metadata.d_sae is None:  # only the weights have the widths
             return None
         facts.append(sae_facts(metadata, sae_digest(files, metadata), layer))
     parents = {ACTIVATIONS: capture.lineage.as_parent()}
@@ -150,10 +150,10 @@ def plan_encoding(
     config: EncodeConfig | ExtractConfig,
     note: Note,
 ) -> None:
-    """Leave a plan of these SAEs and this capture at `root`, and tell how well the SAEs fit.
+    """Ensure a plan of these SAEs and this capture at `root`, and report how well the SAEs fit.
 
     Raises:
-        IncompatibleError: there is one of other SAEs or of another capture, and no `--force`.
+        IncompatibleError: there is a plan of other SAEs or of another capture, and no `--force`.
 
     """
     for fact in examined.facts:
@@ -170,7 +170,7 @@ def _ensure_plan(
     config: EncodeConfig | ExtractConfig,
     note: Note,
 ) -> None:
-    """Leave a plan of these SAEs and this capture at `root`; raises as `plan_encoding`."""
+    """Ensure a plan of these SAEs and this capture at `root`; raises as `plan_encoding`."""
     sweep(root.parent, everything=config.worker[1] == 1)
     if is_planned(root):
         plan = FeaturesWriter(root).store.plan

@@ -1,4 +1,4 @@
-"""Which SAE encodes which captured layer, and what the features record of it; no weights are read."""
+"""Match SAEs to captured layers, and collect what the features record of them, without their weights."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +20,10 @@ class SAETrial(NamedTuple):
     """An SAE that is to encode a capture, and how strictly it is checked.
 
     Fields:
-        name: as the user gave it.
-        layer: the captured layer that it encodes.
-        allow_pickle: read pickled weights.
-        allow_mismatch: accept one that was made for another model, hook or scale.
+        name: name of the SAE as the user gave it.
+        layer: captured layer that the SAE encodes.
+        allow_pickle: whether pickled weights are read.
+        allow_mismatch: whether an SAE of another model, hook or scale is accepted.
     """
 
     name: str
@@ -41,18 +41,18 @@ def check_saes(
     allow_mismatch: bool,
     offline: bool = False,
 ) -> list[SAETrial]:
-    """Check all that SAEs say about themselves against what is captured, before anything is computed.
+    """Check the metadata of SAEs against what is captured, before anything is computed.
 
     Args:
-        saes: their names.
-        captured: what they are to encode.
-        note: told what makes an SAE fit worse than its makers measured.
+        saes: names of the SAEs.
+        captured: model and layers that the SAEs are to encode.
+        note: called with what makes an SAE fit worse than its makers measured.
         allow_pickle: accept pickled weights.
         allow_mismatch: accept SAEs of another model, hook or scale.
         offline: take a release from the hub's cache only.
 
     Raises:
-        UsageError: no such SAE.
+        UsageError: there is no such SAE.
         IncompatibleError: an SAE does not fit, is broken, or is pickled without the flag.
 
     """
@@ -70,12 +70,12 @@ def check_saes(
 
 
 def captured_by(settings: ExtractSettings) -> Captured:
-    """Return what a capture's plan says of the model and its layers."""
+    """Return the model and the layers that a capture's plan records."""
     return Captured(settings.model, settings.model_revision, settings.layers, settings.d_in)
 
 
 def name_by_layer(trials: Sequence[SAETrial]) -> dict[int, str]:
-    """Return which SAE encodes which layer, in the order of layers.
+    """Return layer to SAE name, in the order of the layers.
 
     Raises:
         UsageError: no SAE is given, or two for one layer.
@@ -84,8 +84,8 @@ def name_by_layer(trials: Sequence[SAETrial]) -> dict[int, str]:
     names: dict[int, str] = {}
     for trial in trials:
         if trial.layer in names:
-            found = f"{names[trial.layer]} and {trial.name} for layer {trial.layer}"
-            raise UsageError("--sae", "one SAE a layer", found, "encode with them in two run directories")
+            both = f"{names[trial.layer]} and {trial.name} for layer {trial.layer}"
+            raise UsageError("--sae", "one SAE per layer", both, "encode with them in two run directories")
         names[trial.layer] = trial.name
     if not names:
         raise UsageError("--sae", "an SAE for a captured layer", "none", "give a directory or RELEASE/SAE_ID")
@@ -93,7 +93,7 @@ def name_by_layer(trials: Sequence[SAETrial]) -> dict[int, str]:
 
 
 def fit_line(layer: int, architecture: str, d_sae: int, sample: "SAEQuality") -> str:
-    """Say how well an SAE fits a sample of the activations."""
+    """Return a sentence about how well an SAE fits a sample of the activations."""
     return (
         f"layer {layer}: {architecture} SAE, {d_sae:,} latents; on {sample.tokens:,}"
         f" tokens it explains {sample.explained_variance:.3f} of the variance, L0 {sample.l0:.1f}"
@@ -101,7 +101,7 @@ def fit_line(layer: int, architecture: str, d_sae: int, sample: "SAEQuality") ->
 
 
 def sae_facts(metadata: SAEMetadata, digest: str, layer: int) -> SAEFacts:
-    """Return what the features record of an SAE whose widths are known."""
+    """Return what the features record about an SAE whose widths are known."""
     local = Path(metadata.name).expanduser()
     return SAEFacts(
         name=str(local.resolve()) if local.exists() else metadata.name,  # later stages may run elsewhere

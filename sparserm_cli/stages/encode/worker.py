@@ -1,4 +1,4 @@
-"""Encoding the units of planned features: activations in, sparse rows out.
+"""Encode the units of planned features: from activations to sparse rows of latents.
 
 Axes: tokens (response tokens of a unit), d_in (width of the residual stream), d_sae (latents).
 Memory: the SAEs, one unit of activations with its latents, and one tile of pre-activations.
@@ -33,7 +33,7 @@ from sparserm_cli.store.units.records import UnitFacts
 from sparserm_cli.store.units.unit_store import UnitStore
 
 SAMPLE_ROWS = 4096
-"""Tokens of the sample check, at most."""
+"""Largest number of tokens that an SAE is checked on before encoding."""
 
 
 class UnitActivations(NamedTuple):
@@ -42,32 +42,32 @@ class UnitActivations(NamedTuple):
     x: Float[Tensor, "tokens d_in"]
     """Residual stream, bfloat16 or float32."""
     usable: Bool[Tensor, " tokens"]
-    """Whether it could be computed."""
+    """Mask of the tokens whose residual vector could be computed."""
 
     @property
     def usable_rows(self) -> Float[Tensor, "rows d_in"]:
-        """Those that could."""
+        """The rows of the usable tokens."""
         return self.x[self.usable]
 
 
 class Examined(NamedTuple):
-    """What the weights of the SAEs say about themselves, and about the activations."""
+    """Facts about the loaded SAEs, and how well they fit the activations."""
 
     facts: list[SAEFacts]
-    """One a layer, in the order of layers."""
+    """Facts of one SAE per layer, in the order of the layers."""
     samples: dict[int, SAEQuality]
-    """Layer to how well its SAE fits a sample of the activations."""
+    """Layer to the fit of its SAE to a sample of the activations."""
 
 
 class UnitEncoder:
-    """Encodes units one after the other; the SAEs are loaded for the first.
+    """Encodes units one after the other; the SAEs are loaded for the first unit.
 
     Args:
         config: the options.
         names: layer to SAE.
-        run_id: of the run, for receipts.
-        chunk_rows: tokens that go through an SAE at a time.
-        progress: called with tokens encoded and tokens in all, counted once a layer.
+        run_id: id of the run, for the unit records.
+        chunk_rows: number of tokens that an SAE encodes at a time.
+        progress: called with tokens encoded and tokens in all, where each token counts once per layer.
 
     """
 
@@ -85,17 +85,17 @@ class UnitEncoder:
 
     @cached_property
     def saes(self) -> dict[int, SparseAutoencoder]:
-        """Layer to SAE, on the device."""
+        """Layer to SAE, with its tensors on the device."""
         return load_saes(self._names, self._config)
 
     @cached_property
     def writer(self) -> FeaturesWriter:
-        """The planned features."""
+        """Writer of the planned features."""
         return FeaturesWriter(features_path(self._config.run), self._run_id)
 
     @cached_property
     def _encoders(self) -> dict[int, SparseEncoder]:
-        """Layer to what encodes it; whatever is done already counts as progress."""
+        """Layer to its encoder; units that are done already count as progress."""
         done = tokens_done(self.writer.store, self.writer.rows, self._config.worker)
         self._done = done * len(self.saes)
         return {layer: SparseEncoder(self.saes[layer]) for layer in self.writer.plan.layers}
@@ -104,14 +104,14 @@ class UnitEncoder:
         """Load the SAEs and measure them on a sample of the activations.
 
         Args:
-            sample: gives residual vectors of a layer.
+            sample: returns residual vectors of a layer.
 
         Raises:
             IncompatibleError: an SAE's weights are broken, or do not fit the activations.
-            ResourceError: the device is not there.
+            ResourceError: the device is missing.
 
         """
-        samples = sample_saes(self.saes, sample, allow_mismatch=self._config.allow_mismatch)
+        samples = sample_saes(self.saes, sample)
         facts = [sae_facts(sae.metadata, sae.digest, layer) for layer, sae in self.saes.items()]
         return Examined(facts, samples)
 
@@ -119,8 +119,8 @@ class UnitEncoder:
         """Encode and write one unit.
 
         Args:
-            unit: its number.
-            read: gives its activations at a layer.
+            unit: number of the unit.
+            read: returns the activations of the unit at a layer.
 
         Raises:
             CorruptStoreError: the unit's activations are damaged.
@@ -130,15 +130,15 @@ class UnitEncoder:
         begun = time.monotonic()
         layers = {layer: self._encoded(encoder, *read(layer)) for layer, encoder in self._encoders.items()}
         device = next(iter(self._encoders.values())).device
-        told = UnitFacts(rows=0, device=device, seconds=round(time.monotonic() - begun, 3))
-        self.writer.write_unit(unit, layers, told)
+        facts = UnitFacts(rows=0, device=device, seconds=round(time.monotonic() - begun, 3))
+        self.writer.write_unit(unit, layers, facts)
 
     def _encoded(
         self, encoder: SparseEncoder, x: Float[Tensor, "tokens d_in"], usable: Bool[Tensor, " tokens"]
     ) -> Csr:
-        """Send a unit's tokens through one SAE, chunk by chunk.
+        """Encode a unit's tokens with one SAE, chunk by chunk.
 
-        A chunk is a whole number of the encoder's tiles, so its size changes nothing in the result.
+        A chunk is a whole number of the encoder's tiles, so that the result does not depend on its size.
         """
         chunk = -(-self._chunk_rows // encoder.tile) * encoder.tile
         parts: list[Encoded] = []
@@ -155,9 +155,9 @@ class EncodeWorker(UnitWorker):
     Args:
         config: the options.
         names: layer to SAE.
-        run_id: of the run, for receipts.
-        progress: called with tokens encoded and tokens in all, counted once a layer.
-        note: not needed.
+        run_id: id of the run, for the unit records.
+        progress: called with tokens encoded and tokens in all, where each token counts once per layer.
+        note: is not used.
 
     """
 
@@ -168,14 +168,14 @@ class EncodeWorker(UnitWorker):
         run_id: str,
         *,
         progress: Progress,
-        note: Note,  # other workers have something to say
+        note: Note,  # the interface of a worker; this one has no messages
     ) -> None:
         self._capture = ActivationsReader(capture_path(config.run))
         self._encoder = UnitEncoder(config, names, run_id, chunk_rows=config.chunk_rows, progress=progress)
 
     @property
     def store(self) -> UnitStore:
-        """The units of the features."""
+        """Store of the units of the features."""
         return self._encoder.writer.store
 
     def examine(self) -> Examined:
@@ -192,7 +192,7 @@ class EncodeWorker(UnitWorker):
 
 
 def unit_activations(capture: ActivationsReader, layer: int, unit: int) -> UnitActivations:
-    """Return one unit's response tokens; those of responses that the capture rejected are not usable."""
+    """Return one unit's response tokens; tokens of responses that the capture rejected are not usable."""
     block = capture.unit_tokens(layer, unit, raw=True)
     return usable_activations(block.rows, block.responses, block.lengths, capture.rejected)
 
@@ -203,12 +203,12 @@ def usable_activations(
     lengths: Int32[np.ndarray, " responses"],
     rejected: Sequence[int],
 ) -> UnitActivations:
-    """Return tokens as a tensor, those of rejected responses as zeros and not usable.
+    """Return tokens as a tensor; tokens of rejected responses are zero and marked as not usable.
 
     Args:
         rows: shape (tokens, d_in), float32, or bfloat16 bits as uint16.
         responses: numbers of the unit's responses.
-        lengths: their tokens.
+        lengths: number of tokens of each response.
         rejected: numbers of responses that were rejected.
 
     """
@@ -220,7 +220,7 @@ def usable_activations(
 
 
 def to_csr(parts: list[Encoded], d_sae: int) -> Csr:
-    """Join encoded chunks into the matrix that the store keeps."""
+    """Join encoded chunks into the sparse matrix that the store keeps."""
     counts = np.concatenate([np.zeros(1, np.int64), *(part.counts.cpu().numpy() for part in parts)])
     data = np.concatenate([np.zeros(0, np.float32), *(part.data.cpu().numpy() for part in parts)])
     kind = index_type(d_sae)
@@ -231,7 +231,7 @@ def to_csr(parts: list[Encoded], d_sae: int) -> Csr:
 
 
 def _without(encoded: Encoded, usable: Tensor) -> Encoded:
-    """Empty the rows that are not usable."""
+    """Remove all latents from the rows that are not usable."""
     if usable.all():
         return encoded
     usable = usable.to(encoded.counts.device)
@@ -247,8 +247,8 @@ def load_saes(names: Mapping[int, str], config: EncodeConfig | ExtractConfig) ->
         config: the options.
 
     Raises:
-        IncompatibleError: its weights are broken.
-        ResourceError: the device is not there.
+        IncompatibleError: the weights of an SAE are broken.
+        ResourceError: the device is missing.
 
     """
     device = choose_device(config.device)
@@ -264,22 +264,22 @@ def sample_saes(
     saes: Mapping[int, SparseAutoencoder],
     sample: Callable[[int], Float[Tensor, "tokens d_in"]],
     *,
-    allow_mismatch: bool,
+    judge: bool = True,
 ) -> dict[int, SAEQuality]:
     """Measure the SAE of each layer on a sample of the activations.
 
     Args:
         saes: layer to SAE.
-        sample: gives residual vectors of a layer.
-        allow_mismatch: only measure.
+        sample: returns residual vectors of a layer.
+        judge: whether to refuse an SAE that does not fit.
 
     Raises:
-        IncompatibleError: one does not fit the activations.
+        IncompatibleError: an SAE does not fit the activations.
 
     """
     samples = {}
     for layer, sae in saes.items():
         x = sample(layer)
         step = max(1, len(x) // SAMPLE_ROWS)
-        samples[layer] = check_sample(sae, x[::step][:SAMPLE_ROWS], allow_mismatch=allow_mismatch)
+        samples[layer] = check_sample(sae, x[::step][:SAMPLE_ROWS], judge=judge)
     return samples

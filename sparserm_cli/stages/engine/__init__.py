@@ -1,1 +1,1 @@
-"""Who does the work, this process or Ray actors, and how it stops on signals."""
+"""Run the work of a stage in this process or in Ray actors, and stop on signals."""

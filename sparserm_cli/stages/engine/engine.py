@@ -1,7 +1,7 @@
-"""Who does the work of a stage: this process, or the actors of a Ray cluster; the stage need not know.
+"""The interface of an engine, which runs the tasks of a stage in this process or in actors of a Ray cluster.
 
-A stage says how a worker is made and what a worker does with one task, such as a unit of a store. A worker
-loads what it needs, such as weights, once, and lives until the stage is over.
+A stage defines how a worker is made and what it does with one task, such as a unit of a store. A worker loads
+its weights once, and lives until the end of the stage.
 
 Memory: that of one worker, here or in each actor.
 """
@@ -31,7 +31,7 @@ class UnitWorker(ABC):
     @property
     @abstractmethod
     def store(self) -> UnitStore:
-        """The store that is filled."""
+        """The store that the worker fills."""
 
     @abstractmethod
     def compute(self, unit: int) -> None:
@@ -39,21 +39,21 @@ class UnitWorker(ABC):
 
 
 class Lost(NamedTuple):
-    """What comes of a task that alone failed, or whose worker died."""
+    """The result of a task that failed by itself, or whose worker died."""
 
     reason: str
-    """In one line."""
+    """Reason of the failure, in one line."""
 
 
 class Engine(ABC, Generic[Worker]):
-    """Does the tasks of a stage.
+    """Runs the tasks of a stage.
 
     Args:
-        stop: asked before each task; if requested, those in hand finish and no more are taken.
+        stop: checked before each task; after a request to stop, running tasks finish and no more start.
 
     Attributes:
-        computed: units done by `fill`.
-        seconds: time it took for them, loading of weights included.
+        computed: number of units computed by `fill`.
+        seconds: time spent on these units in seconds, including the loading of weights.
 
     """
 
@@ -63,34 +63,34 @@ class Engine(ABC, Generic[Worker]):
 
     @abstractmethod
     def ask(self, question: Callable[[Worker], Result]) -> Result:
-        """Return what one worker answers; the question is a method of its class."""
+        """Return what one worker returns for a call; `question` is a method of the worker's class."""
 
     @abstractmethod
     def spread(
         self, do: Callable[[Worker, Task], Result], tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """Do tasks and yield each with its result as it is done, in any order.
+        """Run tasks and yield each with its result when it is done, in any order.
 
         Args:
-            do: what a worker does with a task; an error of it ends everything.
-            tasks: taken only as workers are free; none is None.
+            do: runs one task in a worker; an error that it raises stops all tasks.
+            tasks: tasks, none of them None; each is taken only when a worker is free.
 
         """
 
     def fill(
         self: "Engine[UnitWorker]", store: UnitStore, tokens: int, worker: tuple[int, int] = (0, 1)
     ) -> Manifest | None:
-        """Compute the pending units of a store, as `work_units` does.
+        """Compute the pending units of a store; return its manifest once all units are done.
 
         Args:
             store: the planned store.
-            tokens: of all its units, as the stage counts them.
-            worker: this process's rank and how many share the plan.
+            tokens: number of tokens of all units, as the stage counts them.
+            worker: rank of this process, and the number of processes that share the plan.
 
         Raises:
             PartialError: some units failed three times; the others are done.
-            CorruptStoreError: the store was complete but a file is not there as recorded.
-            StoppedError: Ctrl-C or SIGTERM; the units done are safe.
+            CorruptStoreError: the store was complete, but a file is not as recorded.
+            StoppedError: Ctrl-C or SIGTERM arrived; the units done are safe.
 
         """
         begun = time.monotonic()
@@ -106,14 +106,14 @@ class Engine(ABC, Generic[Worker]):
         return manifest
 
     def _attempts(self: "Engine[UnitWorker]", units: Sequence[int]) -> Iterator[tuple[int, str | None]]:
-        """Try units and yield each with what went wrong."""
-        for unit, found in self.spread(_attempt, units):
-            yield unit, found.reason if isinstance(found, Lost) else found
+        """Try units and yield each with the reason of its failure, or None."""
+        for unit, outcome in self.spread(_attempt, units):
+            yield unit, outcome.reason if isinstance(outcome, Lost) else outcome
 
     def _tell(self, done: int, total: int) -> None:
-        """Tell how many tokens are done, unless workers do it themselves."""
+        """Report how many tokens are done, unless the workers report it themselves."""
 
 
 def _attempt(worker: UnitWorker, unit: int) -> str | None:
-    """Compute and commit a unit; return what went wrong, if it concerns this unit alone."""
+    """Compute and commit a unit; return the reason of a failure that concerns only this unit."""
     return attempt(worker.store, worker.compute, unit)

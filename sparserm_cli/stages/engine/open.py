@@ -13,15 +13,15 @@ from sparserm_cli.stages.engine.signals import finish_unit_in_hand
 def open_engine(
     config: EngineConfig, make: Callable[..., Worker], *, progress: Progress, note: Note
 ) -> Iterator[Engine[Worker]]:
-    """Give the engine that the options ask for; its workers are gone at the end.
+    """Yield the engine that the options name; its workers end with the block.
 
-    Ctrl-C and SIGTERM let the tasks in hand finish; a second one aborts them.
+    Ctrl-C and SIGTERM let the running tasks finish; a second signal aborts them.
 
     Args:
         config: the options.
-        make: makes a worker, told `progress` and `note`, in this process or in actors, where nobody listens.
+        make: makes a worker from `progress` and `note`; in actors both are functions that do nothing.
         progress: called with work done and work in all.
-        note: told what is worth knowing on the way.
+        note: called with each message for the user.
 
     """
     with finish_unit_in_hand(note) as stop:

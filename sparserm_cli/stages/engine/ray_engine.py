@@ -1,11 +1,11 @@
-"""`--engine ray`: the tasks of a stage, done by the actors of a Ray cluster.
+"""`--engine ray`: run the tasks of a stage in the actors of a Ray cluster.
 
-Ray schedules, and nothing more: an actor computes and commits a unit as a serial run does, and what goes
-through Ray is the unit's number and whether it worked. The driver holds the run directory's locks. An actor
-that dies costs its unit a try; after three the unit is given up and the others go on.
+Ray only schedules: an actor computes and commits a unit as a serial run does, and only the unit's number and
+its outcome go through Ray. The driver holds the locks of the run directory. An actor that dies costs its unit
+one try; after three tries the unit is given up and the others continue.
 
-Actors and a queue of numbers, not Ray Data: that would put blocks into the object store, try again by rules
-of its own, and not say which unit an actor died of, which receipts and failures have to.
+Ray Data is not used: it would put blocks into the object store, retry by rules of its own, and not report
+which unit an actor died of, which the records of failures need.
 
 Memory: that of a serial run, for each actor.
 """
@@ -29,16 +29,16 @@ from sparserm_cli.stages.engine.engine import Engine, Lost, Worker
 from sparserm_cli.stages.engine.signals import StopRequest
 
 OBJECT_STORE_BYTES = 100 * 2**20
-"""Of a local cluster: nothing but tasks and their outcomes goes through it."""
+"""Size of a local cluster's object store, through which only tasks and their outcomes go."""
 
 LOCAL = "local"
-"""What Ray calls a cluster of this machine alone, to be started."""
+"""Ray's address of a new cluster on this machine alone."""
 
 STARTS = 3
-"""How many actors in a row may die before they are ready."""
+"""Number of actors in a row that may die before they are ready."""
 
 POLL_SECONDS = 1.0
-"""How long a wish to stop may go unnoticed while no actor is ready yet."""
+"""Longest time in seconds until a stop is noticed while no actor is ready yet."""
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -48,29 +48,29 @@ class Actor:
     """A process of the cluster that holds one worker."""
 
     def prepare(self, make: Callable[..., object], folder: Path) -> None:
-        """Make the worker, for which relative paths mean what they mean to the driver."""
+        """Make the worker in the driver's working folder, so that relative paths mean the same."""
         with suppress(OSError):  # a run in an object store needs no such folder here
             os.chdir(folder)
         self._worker = make(progress=lambda _done, _total: None, note=lambda _text: None)
 
     def call(self, do: Callable[..., Result], *task: Any) -> Result:
-        """Do something with the worker."""
+        """Call a function with the worker."""
         return do(self._worker, *task)
 
 
 class Death(Lost):
-    """What comes of a task whose actor is gone."""
+    """The result of a task whose actor died."""
 
 
 class RayEngine(Engine[Worker]):
-    """Does tasks by actors, one for each `--actor-gpus`, or else `--actor-cpus`; the first task starts them.
+    """Runs tasks in actors, each with `--actor-gpus` GPUs or `--actor-cpus` CPUs; the first task starts them.
 
     Args:
         config: the options.
-        make: makes an actor's worker; is pickled.
-        stop: asked before each task; if requested, those in hand finish and no more are taken.
+        make: makes an actor's worker; it must be picklable.
+        stop: checked before each task; after a request to stop, running tasks finish and no more start.
         progress: called with work done and work in all.
-        note: told how many actors there are.
+        note: called with the number of actors.
 
     """
 
@@ -98,24 +98,24 @@ class RayEngine(Engine[Worker]):
         self._closing.close()
 
     def ask(self, question: Callable[[Worker], Result]) -> Result:
-        """Let the first actor that is ready answer.
+        """Call the worker of the first actor that is ready.
 
         Raises:
-            ResourceError: it dies, or none starts.
+            ResourceError: the actor dies, or none starts.
 
         """
         self._start(1)
         while not self._idle:
             self._next(())
-        found = _outcome(self._idle[0].call.remote(question))
-        if isinstance(found, Death):
-            raise _no_actor(found)
-        return found
+        outcome = _outcome(self._idle[0].call.remote(question))
+        if isinstance(outcome, Death):
+            raise _no_actor(outcome)
+        return outcome
 
     def spread(
         self, do: Callable[[Worker, Task], Result], tasks: Iterable[Task]
     ) -> Iterator[tuple[Task, Result | Lost]]:
-        """Keep the actors busy, each with one task; one that dies is replaced.
+        """Keep every actor busy with one task; an actor that dies is replaced.
 
         Raises:
             ResourceError: no actor starts.
@@ -141,7 +141,7 @@ class RayEngine(Engine[Worker]):
             yield finished, outcome
 
     def _start(self, tasks: int) -> None:
-        """Have actors for so many tasks, as far as the cluster has room; some may be starting still."""
+        """Ensure there are enough actors for `tasks`, up to the cluster's capacity."""
         if not self._slots:
             self._closing.enter_context(_cluster(self._config))
             resources = ray.cluster_resources()
@@ -159,12 +159,12 @@ class RayEngine(Engine[Worker]):
             self._add_actor()
 
     def _add_actor(self) -> None:
-        """Begin to start an actor."""
+        """Start an actor without waiting for it."""
         actor = self._actor_class.remote()
         self._starting[actor.prepare.remote(self._make, Path.cwd())] = actor
 
     def _next(self, running: Iterable[Any]) -> Any | None:
-        """Wait for one of the running calls; None if an actor has become ready, or nothing has come."""
+        """Wait for one of the running calls; None if an actor became ready, or nothing happened in time."""
         done, _ = ray.wait([*self._starting, *running], num_returns=1, timeout=POLL_SECONDS)
         if not done or done[0] not in self._starting:
             return done[0] if done else None
@@ -180,12 +180,12 @@ class RayEngine(Engine[Worker]):
         return None
 
     def _tell(self, done: int, total: int) -> None:
-        """Tell how many tokens are done: actors do not."""
+        """Report how many tokens are done, since actors do not."""
         self._progress(done, total)
 
 
 def _outcome(done: Any) -> Any:
-    """Return what came of a call, Death if the actor died of it; raise what the call raised."""
+    """Return the result of a call, or Death if the actor died; raise what the call raised."""
     try:
         return ray.get(done)
     except ray.exceptions.RayTaskError as problem:
@@ -202,7 +202,7 @@ def _no_actor(death: Death) -> ResourceError:
 
 
 def _one_line(problem: BaseException) -> str:
-    """Return the beginning of what Ray says."""
+    """Return the first 200 characters of Ray's message in one line."""
     return " ".join(str(problem).split())[:200]
 
 
@@ -212,7 +212,7 @@ def _cluster(config: EngineConfig) -> Iterator[None]:
 
     Raises:
         ResourceError: there is no cluster at that address.
-        StoppedError: SIGTERM came meanwhile.
+        StoppedError: SIGTERM arrived meanwhile.
 
     """
     address = config.ray_address or LOCAL

@@ -1,4 +1,4 @@
-"""The engine that works in this process."""
+"""The engine that runs tasks in this process."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -7,14 +7,14 @@ from sparserm_cli.stages.engine.signals import StopRequest
 
 
 class SerialEngine(Engine[Worker]):
-    """Does one task after the other in this process."""
+    """Runs one task after the other in this process."""
 
     def __init__(self, worker: Worker, stop: StopRequest) -> None:
         super().__init__(stop)
         self._worker = worker
 
     def ask(self, question: Callable[[Worker], Result]) -> Result:
-        """Answer here."""
+        """Call the only worker."""
         return question(self._worker)
 
     def spread(

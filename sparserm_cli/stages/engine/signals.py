@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while units are worked on: the unit in hand is finished, a second signal aborts."""
+"""Handle Ctrl-C and SIGTERM: the first signal lets the running unit finish, the second aborts it."""
 
 import signal
 import threading
@@ -10,10 +10,10 @@ from sparserm_cli.errors import StoppedError
 
 
 class StopRequest:
-    """Whether a signal has asked for an end.
+    """Records whether a signal has requested a stop.
 
     Args:
-        note: told once, when the first signal comes.
+        note: called once, when the first signal arrives.
 
     """
 
@@ -27,7 +27,7 @@ class StopRequest:
         return self.signal_number is not None
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
-        """Remember the first signal; leave at once on the second.
+        """Record the first signal; stop at once on the second.
 
         Raises:
             StoppedError: it is the second signal.
@@ -39,13 +39,13 @@ class StopRequest:
         self._note("finishing the unit in hand, once more to abort it")
 
     def check(self, safe: str) -> None:
-        """Stop between two units if a signal has come.
+        """Stop between two units if a signal has arrived.
 
         Args:
-            safe: what is not lost then, as words.
+            safe: work that is not lost then, in words.
 
         Raises:
-            StoppedError: it has.
+            StoppedError: a signal has arrived.
 
         """
         if self.signal_number is not None:
@@ -54,9 +54,9 @@ class StopRequest:
 
 @contextmanager
 def finish_unit_in_hand(note: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Take Ctrl-C and SIGTERM as a wish to stop after the unit in hand.
+    """Treat Ctrl-C and SIGTERM as a request to stop after the running unit.
 
-    Outside the main thread, where Python allows no signal handlers, nothing changes.
+    Outside the main thread Python allows no signal handlers, and nothing changes.
     """
     request = StopRequest(note)
     if threading.current_thread() is not threading.main_thread():

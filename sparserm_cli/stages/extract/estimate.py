@@ -1,4 +1,4 @@
-"""What a planned capture will cost: the tokens are counted, the rate is measured, the rest is estimated.
+"""Estimate what a planned capture will cost, from counted tokens and a measured or given rate.
 
 Reads: the plan, the model's configuration and, where no rate is given, its weights. Writes nothing.
 Memory: the model's lower blocks, where the rate is measured.
@@ -14,16 +14,16 @@ from sparserm_cli.stages.extract.worker import load_model
 from sparserm_cli.store.capture.writer import ActivationsWriter
 
 SAMPLE_SECONDS, CALIBRATION_SECONDS = 3.0, 20.0
-"""How long a dry run measures, and how long it does with --calibrate."""
+"""Duration of the measurement of a dry run in seconds, without and with --calibrate."""
 
 
 class Rate(NamedTuple):
     """How fast one device computes.
 
     Fields:
-        tokens_per_second: prompts counted once for all their responses.
-        device: its name.
-        source: how the rate is known, as words.
+        tokens_per_second: tokens per second; a prompt counts once for all its responses.
+        device: name of the device.
+        source: origin of the rate, in words.
     """
 
     tokens_per_second: float
@@ -35,11 +35,11 @@ class Estimate(NamedTuple):
     """What computing a plan is expected to take.
 
     Fields:
-        rate: of one device.
-        devices: how many share the work, evenly.
-        seconds: that all of them take.
-        flops: floating-point operations: two a weight of the blocks and token, attention left out.
-        price: of all devices for that time, in the currency of `price_per_hour`; None if that is not known.
+        rate: rate of one device.
+        devices: number of devices that share the work evenly.
+        seconds: time until all devices are done, in seconds.
+        flops: floating-point operations: two per weight of the blocks and per token, without attention.
+        price: price of all devices for that time, in the currency of `price_per_hour`; None if unknown.
     """
 
     rate: Rate
@@ -50,12 +50,12 @@ class Estimate(NamedTuple):
 
 
 def estimate(request: Request, writer: ActivationsWriter) -> Estimate:
-    """Estimate what computing a plan takes, from a rate that was measured here or is given.
+    """Estimate what computing a plan takes, from a rate that is measured here or given.
 
     Raises:
-        UsageError: a device is named that is not here, and no rate of it is given.
+        UsageError: the named device is not on this machine, and its rate is not given.
         IncompatibleError: the model does not load.
-        ResourceError: the device is not there.
+        ResourceError: the device is missing.
 
     """
     from sparserm_cli.models.lm.backbone import block_parameters
@@ -71,7 +71,7 @@ def estimate(request: Request, writer: ActivationsWriter) -> Estimate:
 
 
 def _given(config: ExtractConfig) -> Rate | None:
-    """Return the rate that the options give."""
+    """Return the rate that the options give; None if they give none."""
     if config.tokens_per_second is None:
         return None
     return Rate(config.tokens_per_second, config.gpu or "device", "as given")
@@ -80,7 +80,7 @@ def _given(config: ExtractConfig) -> Rate | None:
 def _measured(request: Request, writer: ActivationsWriter) -> Rate:
     """Measure the rate of this machine's device on batches of the plan."""
     from sparserm_cli.models.lm.devices import device_name
-    from sparserm_cli.models.lm.residuals import capture
+    from sparserm_cli.models.lm.residuals import iter_residuals
     from sparserm_cli.models.lm.trie import Tree
 
     config, lm = request.config, load_model(request, writer, lambda _text: None)
@@ -95,10 +95,10 @@ def _measured(request: Request, writer: ActivationsWriter) -> Rate:
         part = trees[at % len(trees) : at % len(trees) + 32]
         at += len(part)
         begun = time.monotonic()
-        for _ in capture(lm, part, batch_tokens=writer.plan.settings.batch_tokens):
+        for _ in iter_residuals(lm, part, batch_tokens=writer.plan.settings.batch_tokens):
             pass
         if at > len(part) or at == len(trees):
-            # The first part warms the machine up and does not count, unless it is all there is.
+            # The first part warms the machine up and does not count, unless it is the only part.
             tokens += sum(len(tree.prompt_ids) + sum(map(len, tree.responses)) for tree in part)
             seconds += time.monotonic() - begun
     rest = ", the SAE left out" if request.positions == "latents" else ""

@@ -1,7 +1,7 @@
-"""`extract`: the residual stream of every response, computed once, in a store that can be trusted.
+"""`extract`: compute the residual stream of every response once, and store it with digests.
 
-Reads: preference pairs, a language model; SAEs, where it is to encode in the same pass.
-Writes: `activations.zarr`; then also `features.zarr`.
+Reads: preference pairs, a language model; with `--sae` also SAEs, to encode in the same pass.
+Writes: `activations.zarr`; with `--sae` also `features.zarr`.
 Memory: the model's lower blocks, one unit of residual vectors, and some blocks of rows for the plan.
 """
 
@@ -32,21 +32,21 @@ from sparserm_cli.store.units.records import Manifest
 from sparserm_cli.store.units.unit_store import is_planned
 
 FETCHING_SECONDS = 10.0
-"""Between two notes of how far a model is fetched."""
+"""Shortest time in seconds between two notes about the download of a model."""
 
 
 class ExtractSummary(NamedTuple):
-    """What `extract` has done.
+    """The result of `extract`.
 
     Fields:
-        path: where the capture is.
-        plan: what it holds.
+        path: folder of the capture.
+        plan: plan of the capture.
         state: `complete`; `planned` after a dry run; `partial` while other workers are not done.
-        computed: units that this call computed.
-        seconds: how long this call worked on units.
-        free: bytes free on the disk; None on an object store.
-        digest: of the content; "" unless complete.
-        estimate: what computing the plan will take, after a dry run.
+        computed: number of units that this call computed.
+        seconds: time that this call spent on units, in seconds.
+        free: free bytes on the disk; None on an object store.
+        digest: digest of the content; "" unless complete.
+        estimate: expected time and cost of the plan, after a dry run.
     """
 
     path: PurePath
@@ -60,34 +60,34 @@ class ExtractSummary(NamedTuple):
 
     @property
     def fresh(self) -> bool:
-        """Whether everything was there already."""
+        """Whether the capture was complete already."""
         return self.state == "complete" and self.computed == 0
 
 
 def extract(
     config: ExtractConfig, *, progress: Progress, note: Note, later: EncodeConfig | None = None
 ) -> ExtractSummary:
-    """Capture what `config` asks for, or continue where an earlier call was cut off.
+    """Capture what the options name, or continue where an earlier call was cut off.
 
     Args:
         config: the options.
         progress: called with response tokens computed and response tokens in all.
-        note: told what is worth knowing on the way.
-        later: how `encode` is going to be called; its SAEs are checked now, since a capture that none of
-            them fits would be made in vain.
+        note: called with each message for the user.
+        later: options of the `encode` that follows; its SAEs are checked now, since a capture that they do
+            not fit would be useless.
 
     Raises:
-        UsageError: options that cannot be.
+        UsageError: options contradict each other.
         BadInputError: the data cannot be read.
         IncompatibleError: the run directory holds another capture, or an SAE does not fit the model.
         CorruptStoreError: a finished capture is damaged.
-        ResourceError: disk, memory or device are not to be had.
+        ResourceError: disk, memory or device do not suffice.
         TemporaryError: another run holds the directory.
         PartialError: some units failed three times.
-        StoppedError: Ctrl-C or SIGTERM; the units done are safe.
+        StoppedError: Ctrl-C or SIGTERM arrived; the units done are safe.
 
     """
-    # 1. What is asked for, in terms of content: data by digest, model by revision.
+    # 1. Identify what is requested by its content: data by digest, model by revision.
     identity = resolve_model(
         config.model,
         offline=config.offline,
@@ -103,12 +103,12 @@ def extract(
         return _priced(root, request, note)
     rank, world = config.worker
     with run_lock(config.run) if world == 1 else worker_lock(config.run, rank):
-        # 2. The plan that is there is continued if it asks for the same; a new one is frozen before any work.
+        # 2. Continue an existing plan if it is the same; a new plan is frozen before any work.
         with plan_lock(config.run):
             _ensure_plan(root, request, note)
         writer = ActivationsWriter(root)
         check_space(config.run, writer.plan.bytes_left(writer.store.done()))
-        # 3. Units without a receipt are computed, and whoever finds none missing writes the manifest.
+        # 3. Compute the units without a record; the worker that completes the last one writes the manifest.
         manifest, engine = _fill(request, writer, trials, progress, note)
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
     free = free_bytes(config.run)
@@ -116,9 +116,9 @@ def extract(
 
 
 def fetching(model: str, note: Note) -> Progress:
-    """Return a progress that says at most every ten seconds how many bytes of a model are there.
+    """Return a progress that notes at most every ten seconds how many bytes of a model have been fetched.
 
-    It has notes of its own, since the bar of a capture counts tokens.
+    It uses notes and not the progress bar, since the bar of a capture counts tokens.
     """
     said = -math.inf
 
@@ -134,13 +134,13 @@ def fetching(model: str, note: Note) -> Progress:
 def _fill(
     request: Request, writer: ActivationsWriter, trials: list[SAETrial], progress: Progress, note: Note
 ) -> tuple[Manifest | None, Engine[CaptureWorker]]:
-    """Compute what is missing; `latents` are kept in features beside the capture."""
+    """Compute the missing units; positions `latents` are stored as features beside the capture."""
     config, tokens = request.config, writer.plan.layout.response_tokens
     place = request, writer.root, writer.store.run_id
     if request.positions != "latents":
         make = partial(CaptureWorker, *place, trials=trials)
         with open_engine(config, make, progress=progress, note=note) as engine:
-            # An SAE with the right labels and the wrong weights is found before the capture, too.
+            # An SAE whose weights do not match its metadata is refused before the capture, too.
             if trials and writer.store.manifest() is None:
                 for line in engine.ask(CaptureWorker.try_saes):
                     note(line)
@@ -155,10 +155,10 @@ def _fill(
 
 
 def _ensure_plan(root: PurePath, request: Request, note: Note) -> None:
-    """Leave a plan of this request at `root`.
+    """Ensure a plan of this request at `root`.
 
     Raises:
-        IncompatibleError: there is one of another request, and no `--force`.
+        IncompatibleError: there is a plan of another request, and no `--force`.
 
     """
     sweep(root.parent, everything=request.config.worker[1] == 1)
@@ -176,7 +176,7 @@ def _ensure_plan(root: PurePath, request: Request, note: Note) -> None:
 
 
 def _priced(root: PurePath, request: Request, note: Note) -> ExtractSummary:
-    """Work out the plan in a temporary folder and estimate what it takes."""
+    """Write the plan into a temporary folder, and estimate what computing it takes."""
     with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
         plan = write_plan(capture_path(Path(folder)), request, note)
         expected = estimate(request, ActivationsWriter(capture_path(Path(folder))))
@@ -184,7 +184,7 @@ def _priced(root: PurePath, request: Request, note: Note) -> ExtractSummary:
 
 
 def _price(plan: ExtractPlan) -> str:
-    """Say what the plan will cost, before the first forward pass."""
+    """Return a sentence about the size of the plan, for before the first forward pass."""
     layout = plan.layout
     tokens = layout.response_tokens + layout.prompt_tokens
     what = f"{layout.pairs:,} pairs, {layout.responses:,} responses to {layout.prompts:,} prompts"

@@ -1,8 +1,8 @@
-"""The fused pass of `extract --sae`: latents are stored as the residual stream goes by, its tokens are not.
+"""The fused pass of `extract --sae`: store the latents of each token and not its residual vector.
 
-A unit's latents are on the disk before its pooled vectors, so a capture's receipt vouches for both.
+A unit's latents are on the disk before its pooled vectors, so that the unit's record guarantees both.
 
-Memory: besides that of `extract`, the SAEs, one unit of latents and one tile of pre-activations.
+Memory: in addition to that of `extract`, the SAEs, one unit of latents and one tile of pre-activations.
 """
 
 from collections.abc import Mapping
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 
 class FusedWorker(CaptureWorker):
-    """Computes units of a capture, and leaves the latents of their tokens in `features.zarr`.
+    """Computes units of a capture, and stores the latents of their tokens in `features.zarr`.
 
     Args:
-        request: what is captured, as `latents`.
-        root: the planned capture.
-        run_id: of the run, for receipts.
+        request: request for a capture with positions `latents`.
+        root: folder of the planned capture.
+        run_id: id of the run, for the unit records.
         names: layer to SAE.
         progress: called with response tokens computed and response tokens in all.
-        note: told which type and device were chosen, and why.
+        note: called with the chosen number type and device, and the reason.
 
     """
 
@@ -56,13 +56,13 @@ class FusedWorker(CaptureWorker):
 
     @cached_property
     def _encoder(self) -> "UnitEncoder":
-        """What fills the features."""
+        """The encoder that fills the features."""
         from sparserm_cli.stages.encode.worker import UnitEncoder
 
         return UnitEncoder(self._request.config, self._names, self.store.run_id)
 
     def examine(self) -> "Examined":
-        """Load the SAEs and measure them on what the model computes; raises as `UnitEncoder.examine`."""
+        """Load the SAEs and measure them on a sample of activations; raises as `UnitEncoder.examine`."""
         from sparserm_cli.stages.encode.worker import SAMPLE_ROWS
 
         sampled = self.sample(SAMPLE_ROWS)
@@ -71,7 +71,7 @@ class FusedWorker(CaptureWorker):
     def take_tokens(
         self, unit: int, layers: Mapping[int, dict[str, np.ndarray]], rejected: tuple[int, ...]
     ) -> None:
-        """Encode and write a unit's tokens, and take them out of its arrays."""
+        """Encode a unit's tokens, write their latents, and remove the tokens from the unit's arrays."""
         from sparserm_cli.stages.encode.worker import usable_activations
 
         span, lengths = self.writer.rows.span(unit), self.writer.rows.lengths(unit)
@@ -89,19 +89,19 @@ def plan_latents(
     names: Mapping[int, str],
     note: Note,
 ) -> UnitStore | None:
-    """Prepare the encoding that belongs to a capture, or continue it; None if both are complete.
+    """Plan or continue the encoding of a capture; return its store, or None if both are complete.
 
     Args:
-        engine: has the workers.
-        request: what is captured, as `latents`.
-        capture: as it is planned.
+        engine: engine of the workers.
+        request: request for a capture with positions `latents`.
+        capture: writer of the planned capture.
         names: layer to SAE.
-        note: told how well the SAEs fit.
+        note: called with how well the SAEs fit.
 
     Raises:
-        IncompatibleError: an SAE does not fit, or there are features of another SAE.
-        CorruptStoreError: what is there is damaged.
-        ResourceError: disk, memory or device are not to be had.
+        IncompatibleError: an SAE does not fit, or the run has features of another SAE.
+        CorruptStoreError: an existing artifact is damaged.
+        ResourceError: disk, memory or device do not suffice.
 
     """
     config = request.config
@@ -109,12 +109,12 @@ def plan_latents(
     complete = capture.store.manifest() is not None
     if complete and finished_features(root, ActivationsReader(capture.root), names) is not None:
         return None
-    # A sample of what the model computes shows whether the SAEs are what their labels say.
+    # A sample of activations shows whether the weights of the SAEs match their metadata.
     examined = engine.ask(FusedWorker.examine)
-    # The encoding is planned with the capture's plan for a parent; a unit is done when both have it.
+    # The plan of the encoding has the capture's plan as its parent; a unit is done when both stores have it.
     plan_encoding(root, capture, examined, config, note)
     store = FeaturesWriter(root, capture.store.run_id).store
-    _level(capture.store, store, config.worker)
+    _drop_half_finished(capture.store, store, config.worker)
     return store
 
 
@@ -122,16 +122,16 @@ def finish_latents(store: UnitStore, digest: str) -> None:
     """Write the manifest of the encoding, if no other worker still has units.
 
     Args:
-        store: the encoding.
-        digest: that of the complete capture.
+        store: store of the encoding.
+        digest: digest of the complete capture.
 
     """
     if store.manifest() is None:
         store.finalize({ACTIVATIONS: digest})
 
 
-def _level(capture: UnitStore, features: UnitStore, worker: tuple[int, int]) -> None:
-    """Drop the units that only one of the two has; tokens are not kept, so both are made again."""
+def _drop_half_finished(capture: UnitStore, features: UnitStore, worker: tuple[int, int]) -> None:
+    """Drop the units that only one store has; tokens are not kept, so that both are computed again."""
     stores = (capture, features)
     pending = [set(store.pending(*worker)) for store in stores]
     for store, missing, others in zip(stores, pending, reversed(pending), strict=True):

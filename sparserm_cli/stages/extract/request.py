@@ -1,4 +1,4 @@
-"""The first half of `extract`: from options and data to a frozen plan, without reading the model's weights.
+"""The first half of `extract`: turn options and data into a frozen plan, without the model's weights.
 
 Reads: the data, the model's configuration and tokenizer. Writes: the plan inside `activations.zarr`.
 Memory: some blocks of rows, however many rows there are.
@@ -32,39 +32,42 @@ from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.provenance import check_same_plan
 
 CPU_BATCH_TOKENS, GPU_BATCH_TOKENS = 4096, 16384
-"""Tokens in one forward pass where nothing else is asked for. The plan fixes them, since the composition of
-batches decides the last bits; a GPU that is too small for them halves them and its receipts say so."""
+"""Default number of tokens in one forward pass.
+
+The plan fixes it, since the composition of batches decides the last bits of the result. A GPU with too little
+memory halves it and records that.
+"""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a capture is asked to hold, known before tokenizer, torch or weights are loaded."""
+    """The requested content of a capture, known before tokenizer, torch or weights are loaded."""
 
     config: ExtractConfig
     """The options."""
     identity: ModelIdentity
-    """The model they mean."""
+    """Identity of the model that the options name."""
     layers: tuple[int, ...]
-    """Blocks, from 0."""
+    """Numbers of the captured blocks, from 0."""
 
     @property
     def positions(self) -> str:
-        """What is kept: `auto` decided."""
+        """Positions that are kept, with `auto` resolved."""
         if self.config.positions == "auto":
             return "latents" if self.config.sae else "response"
         return self.config.positions
 
     def expected(self, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the identity a plan must have to be this request's.
+        """Return the identity that a plan of this request must have.
 
         Args:
-            recorded: the identity of the plan that is there. What the options leave to `auto` was decided
-                when that plan was made, and stays.
+            recorded: identity of the existing plan. Options that are `auto` keep the values that they got
+                when that plan was made.
 
         """
         config = self.config
         inputs = open_source(config.data, split=config.split, offline=config.offline).inputs()
-        asked = {
+        requested = {
             "model": self.identity.name,
             "model_revision": self.identity.revision,
             "template_source": _template_source(config.template),
@@ -78,17 +81,17 @@ class Request:
             "columns": dict(column_map(config.columns)),
         }
         if inputs:
-            asked["inputs"] = [f"{one.sha256} ({one.bytes} bytes)" for one in inputs]
+            requested["inputs"] = [f"{file.sha256} ({file.bytes} bytes)" for file in inputs]
         if config.dtype != "auto":
-            asked["dtype"] = config.dtype
+            requested["dtype"] = config.dtype
         if config.max_length is not None:
-            asked["max_length"] = config.max_length
+            requested["max_length"] = config.max_length
         if config.batch_tokens is not None:
-            asked["batch_tokens"] = config.batch_tokens
-        return {**recorded, **asked}
+            requested["batch_tokens"] = config.batch_tokens
+        return {**recorded, **requested}
 
     def is_planned(self, root: PurePath) -> bool:
-        """Tell whether the plan at `root` is this request's; one that cannot be read is not."""
+        """Return whether the plan at `root` is that of this request; an unreadable plan is not."""
         try:
             check_request(root, self)
         except SparseRMError:
@@ -97,10 +100,10 @@ class Request:
 
 
 def request_of(config: ExtractConfig, identity: ModelIdentity) -> Request:
-    """Return what `config` asks of `identity`.
+    """Return the request that the options make of a model.
 
     Raises:
-        UsageError: no layer is known.
+        UsageError: neither the options nor the SAEs name a layer.
         IncompatibleError: the layers contradict an SAE.
 
     """
@@ -108,10 +111,10 @@ def request_of(config: ExtractConfig, identity: ModelIdentity) -> Request:
 
 
 def check_request(root: PurePath, request: Request) -> None:
-    """Check that the plan in the run directory is the request's.
+    """Check that the plan in the run directory is that of the request.
 
     Raises:
-        IncompatibleError: it is not; names the first field that differs and both values.
+        IncompatibleError: it is not; the error names the first field that differs and both values.
         CorruptStoreError: the plan cannot be read.
 
     """
@@ -123,12 +126,12 @@ def write_plan(root: PurePath, request: Request, note: Note) -> ExtractPlan:
     """Read, check and tokenise the data, and freeze the plan.
 
     Args:
-        root: where the capture shall lie.
-        request: what it shall hold.
-        note: told how the data are understood, and what of them makes no pair.
+        root: folder of the capture.
+        request: requested content.
+        note: called with how the data are understood, and which rows make no pair.
 
     Raises:
-        BadInputError: a bad row, no row at all, or no pair of two different responses.
+        BadInputError: there is a bad row, no row at all, or no pair of two different responses.
         IncompatibleError: the model has no chat template, no usable tokenizer, or not all of its weights.
         ResourceError: the disk is full.
 
@@ -159,11 +162,11 @@ def write_plan(root: PurePath, request: Request, note: Note) -> ExtractPlan:
         for sentence in without_pair(reader):
             note(sentence)
         if not pairs.different:
-            found = "; ".join(without_pair(reader)) or f"{reader.accepted:,} rows without one"
+            reasons = "; ".join(without_pair(reader)) or f"{reader.accepted:,} rows without one"
             hint = "see what the file becomes with `sparserm data`"
-            raise BadInputError(config.data, "a pair of two different responses", found, hint)
+            raise BadInputError(config.data, "a pair of two different responses", reasons, hint)
         # A hub data set's digest is known only now that it has been read.
-        inputs = tuple(_input_fact(one, root.parent) for one in reader.inputs)
+        inputs = tuple(_input_fact(file, root.parent) for file in reader.inputs)
         writer.settings = replace(settings, inputs=inputs)
         counts = {
             "rows_read": reader.read,
@@ -179,9 +182,9 @@ def write_plan(root: PurePath, request: Request, note: Note) -> ExtractPlan:
 
 
 def _input_fact(read: InputFile, run: PurePath) -> InputFact:
-    """Return what is recorded of an input: the relative path of a file from the run directory on.
+    """Return what is recorded of an input file, with its path relative to the run directory.
 
-    From a run on an object store no path leads to a file of this machine, so there it is the absolute one.
+    A run on an object store records the absolute path, since no relative path leads to this machine.
     """
     path = read.path
     if Path(path).is_file() and not Path(path).is_absolute():
@@ -190,16 +193,16 @@ def _input_fact(read: InputFile, run: PurePath) -> InputFact:
 
 
 def tried_saes(request: Request, later: EncodeConfig | None, note: Note) -> list[SAETrial]:
-    """Check what is said of the SAEs that this command or `encode` names, before data and weights are read.
+    """Check the metadata of the SAEs that this command or `encode` names, before data and weights are read.
 
     Args:
-        request: what is captured.
-        later: how `encode` is going to be called, if that is known. With extract's own --allow-mismatch its
-            SAEs are left alone, for a capture that they are not meant for.
-        note: told what is worth knowing of an SAE.
+        request: requested content.
+        later: options of the `encode` that follows, if they are known. With extract's own --allow-mismatch
+            its SAEs are not checked, since the capture may not be meant for them.
+        note: called with cautions about an SAE.
 
     Raises:
-        UsageError: no such SAE, or a layer that the model does not have.
+        UsageError: there is no such SAE, or the model does not have the layer.
         IncompatibleError: an SAE does not fit the model or the layers, is broken, or pickled without a flag.
 
     """
@@ -222,11 +225,11 @@ def tried_saes(request: Request, later: EncodeConfig | None, note: Note) -> list
 
 
 def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
-    """Return the layers to capture: those asked for, which the SAEs must not contradict, or the SAEs' own.
+    """Return the layers to capture: those of the options, which must include the SAEs' own, or the latter.
 
     Raises:
-        UsageError: neither says a layer.
-        IncompatibleError: an SAE is for a layer that is not asked for.
+        UsageError: neither the options nor the SAEs name a layer.
+        IncompatibleError: an SAE is for a layer that the options do not name.
 
     """
     theirs = {name: read_sae_metadata(name, offline=config.offline).layer for name in config.sae}
@@ -237,15 +240,15 @@ def wanted_layers(config: ExtractConfig) -> tuple[int, ...]:
         raise UsageError("--layer", "a layer", "none", hint)
     for name, layer in theirs.items():
         if layer is not None and layer not in layers:
-            asked = ",".join(map(str, layers))
+            requested = ",".join(map(str, layers))
             raise IncompatibleError(
-                "--layer", f"{layer}, which {name} was trained on", asked, "leave --layer out"
+                "--layer", f"{layer}, which {name} was trained on", requested, "leave --layer out"
             )
     return layers
 
 
 class _Pairs:
-    """Adds each row's responses and pairs to the plan, and counts what is worth telling."""
+    """Adds each row's responses and pairs to the plan, and counts truncated and identical responses."""
 
     def __init__(self, writer: PlanWriter, model: str, vocabulary: int) -> None:
         self._writer, self._model, self._vocabulary = writer, model, vocabulary
@@ -260,23 +263,23 @@ class _Pairs:
         """
         if not row.example.pairs:
             return
-        for one in row.responses:
-            for ids in (one.prompt_ids, one.response_ids):
+        for response in row.responses:
+            for ids in (response.prompt_ids, response.response_ids):
                 check_ids(self._model, ids, self._vocabulary)
         group = group_key(row.prompt_text)
         handles = [
             self._writer.add(
-                one.prompt_ids,
-                one.response_ids,
+                response.prompt_ids,
+                response.response_ids,
                 group=group,
-                characters=one.characters,
-                straddled=one.straddled,
-                truncated=one.truncated,
+                characters=response.characters,
+                straddled=response.straddled,
+                truncated=response.truncated,
             )
-            for one in row.responses
+            for response in row.responses
         ]
-        self.straddled += sum(one.straddled for one in row.responses)
-        self.truncated += sum(one.truncated for one in row.responses)
+        self.straddled += sum(response.straddled for response in row.responses)
+        self.truncated += sum(response.truncated for response in row.responses)
         for good, bad in row.example.pairs:
             self._writer.add_pair(handles[good], handles[bad], row.example.row)
             both = [row.responses[place].response_ids for place in (good, bad)]
@@ -286,7 +289,7 @@ class _Pairs:
 def _settings(
     request: Request, shape: ModelShape, template: PromptTemplate, tokenizer: str
 ) -> ExtractSettings:
-    """Decide what the options left open."""
+    """Return the settings of the capture, with every `auto` resolved."""
     from sparserm_cli.models.lm.devices import choose_device, choose_dtype
 
     config = request.config
@@ -317,7 +320,7 @@ def _settings(
 
 
 def _template_source(template: str | None) -> str:
-    """Return where the template comes from: the model, none (`raw`), or a file by its digest."""
+    """Return the origin of the template: the model, none (`raw`), or a file with its digest."""
     if template is None or template == "raw":
         return template or "model"
     try:

@@ -1,7 +1,7 @@
-"""Computing the units of a planned capture: trees in, pooled vectors and tokens out.
+"""Compute the units of a planned capture: from prompts with responses to pooled vectors and tokens.
 
-A unit is on the disk before the next one is begun. Writing takes about a hundredth of the time
-(`examples/benchmarks/store.py`), and doing both at once would let a crash cost two units instead of one.
+A unit is on the disk before the next one begins. Writing takes about a hundredth of the time
+(`examples/benchmarks/store.py`), and with both at once a crash would cost two units instead of one.
 
 Axes: rows (response tokens of a unit), responses (of a unit), d_in (width of the residual stream).
 """
@@ -34,22 +34,22 @@ if TYPE_CHECKING:
 
 
 TRIAL_ROWS = 1024
-"""Tokens that an SAE is tried on before a capture that it is to encode later."""
+"""Number of tokens that an SAE is checked on before a capture that it will encode later."""
 
 
 class CaptureWorker(UnitWorker):
-    """Computes units of a capture; the model is loaded for the first.
+    """Computes units of a capture; the model is loaded for the first unit.
 
     Args:
-        request: what is captured.
-        root: the planned capture.
-        run_id: of the run, for receipts.
+        request: request that is captured.
+        root: folder of the planned capture.
+        run_id: id of the run, for the unit records.
         progress: called with response tokens computed and response tokens in all.
-        note: told which type and device were chosen, and why.
-        trials: SAEs that are to encode the capture later.
+        note: called with the chosen number type and device, and the reason.
+        trials: SAEs that will encode the capture later.
 
     Attributes:
-        writer: the planned capture.
+        writer: writer of the planned capture.
 
     """
 
@@ -68,7 +68,7 @@ class CaptureWorker(UnitWorker):
 
     @property
     def store(self) -> UnitStore:
-        """The units of the capture."""
+        """Store of the units of the capture."""
         return self.writer.store
 
     @cached_property
@@ -91,7 +91,7 @@ class CaptureWorker(UnitWorker):
         trees = self.writer.trees(unit)
         rejected = tuple(sorted(trees[tree].first + response for tree, response, _ in facts["rejected"]))
         self.take_tokens(unit, layers, rejected)
-        told = UnitFacts(
+        record = UnitFacts(
             rows=0,
             rejected=rejected,
             device=lm.device,
@@ -100,23 +100,23 @@ class CaptureWorker(UnitWorker):
             halvings=facts["halvings"],
             seconds=round(time.monotonic() - begun, 3),
         )
-        self.writer.write_unit(unit, layers, told)
+        self.writer.write_unit(unit, layers, record)
         return_freed_memory()
 
     def take_tokens(
         self, unit: int, layers: Mapping[int, dict[str, np.ndarray]], rejected: tuple[int, ...]
     ) -> None:
-        """Leave the tokens of a unit where they are, to be stored.
+        """Keep the tokens of a unit in its arrays, so that they are stored; a subclass may take them out.
 
         Args:
-            unit: its number.
-            layers: its arrays.
+            unit: number of the unit.
+            layers: layer to the arrays of the unit.
             rejected: numbers of the responses that could not be computed.
 
         """
 
     def try_saes(self) -> list[str]:
-        """Measure the SAEs that are to encode later on what the model computes, and say how well they fit.
+        """Measure the SAEs that will encode later on a sample of activations, and return a sentence for each.
 
         Raises:
             IncompatibleError: an SAE's weights are broken, or do not fit the activations.
@@ -128,7 +128,7 @@ class CaptureWorker(UnitWorker):
         sampled, lines = self.sample(TRIAL_ROWS), []
         for name, layer, pickles, mismatch in self._trials:
             sae = load_sae(name, allow_pickle=pickles, allow_mismatch=mismatch)
-            quality = check_sample(sae, sampled[layer][:TRIAL_ROWS].cpu(), allow_mismatch=mismatch)
+            quality = check_sample(sae, sampled[layer][:TRIAL_ROWS].cpu())
             lines.append(fit_line(layer, sae.metadata.architecture, sae.d_sae, quality))
         return lines
 
@@ -136,12 +136,12 @@ class CaptureWorker(UnitWorker):
         """Return residual vectors of each layer, shape (rows, d_in), on the first responses of the plan.
 
         Args:
-            rows: at least this many, if the first unit has them.
+            rows: least number of vectors, if the first unit has as many.
 
         """
         import torch
 
-        from sparserm_cli.models.lm.residuals import capture
+        from sparserm_cli.models.lm.residuals import iter_residuals
         from sparserm_cli.models.lm.trie import Tree
 
         trees, tokens = [], 0
@@ -150,14 +150,17 @@ class CaptureWorker(UnitWorker):
             tokens += sum(map(len, tree.responses))
             if tokens >= rows:
                 break
-        taken = [residuals for _, _, residuals in capture(self.model, trees, on_nonfinite="reject")]
-        return {layer: torch.cat([one[layer] for one in taken]) for layer in self.writer.plan.settings.layers}
+        taken = [residuals for _, _, residuals in iter_residuals(self.model, trees, on_nonfinite="reject")]
+        return {
+            layer: torch.cat([residuals[layer] for residuals in taken])
+            for layer in self.writer.plan.settings.layers
+        }
 
     def _captured(
         self, lm: "LanguageModel", unit: int
     ) -> tuple[dict[int, dict[str, np.ndarray]], dict[str, Any]]:
-        """Run the unit's trees through the model and lay their vectors out in store order."""
-        from sparserm_cli.models.lm.residuals import capture, pool
+        """Run the unit's prompts with responses through the model, and arrange the vectors in store order."""
+        from sparserm_cli.models.lm.residuals import iter_residuals, pool
         from sparserm_cli.models.lm.trie import Tree
 
         settings, rows, span = self.writer.plan.settings, self.writer.rows, self.writer.rows.span(unit)
@@ -166,7 +169,7 @@ class CaptureWorker(UnitWorker):
         layers = {layer: self._empty(len(span), int(starts[-1])) for layer in settings.layers}
         facts: dict[str, Any] = {}
         parts = [Tree(tree.prompt_ids, tree.responses) for tree in trees]
-        for number, response, taken in capture(
+        for number, response, taken in iter_residuals(
             lm,
             parts,
             batch_tokens=settings.batch_tokens,
@@ -176,7 +179,7 @@ class CaptureWorker(UnitWorker):
             place = trees[number].first - span.start + response
             for layer, residuals in taken.items():
                 arrays = layers[layer]
-                arrays["last"][place], arrays["mean"][place] = (one.numpy() for one in pool(residuals))
+                arrays["last"][place], arrays["mean"][place] = (vector.numpy() for vector in pool(residuals))
                 if "tokens" in arrays:
                     arrays["tokens"][starts[place] : starts[place + 1]] = stored(residuals)
             self._done += int(starts[place + 1] - starts[place])
@@ -184,7 +187,7 @@ class CaptureWorker(UnitWorker):
         return layers, facts
 
     def _empty(self, responses: int, tokens: int) -> dict[str, np.ndarray]:
-        """Return the arrays of one layer of a unit, to be filled."""
+        """Return the empty arrays of one layer of a unit."""
         settings = self.writer.plan.settings
         arrays = {name: np.full((responses, settings.d_in), np.nan, np.float32) for name in ("last", "mean")}
         if settings.positions != "pooled":
@@ -194,11 +197,11 @@ class CaptureWorker(UnitWorker):
 
 
 def load_model(request: Request, writer: ActivationsWriter, note: Note) -> "LanguageModel":
-    """Load the blocks that the plan needs, in the type that the plan says.
+    """Load the blocks that the plan needs, in the number type of the plan.
 
     Raises:
         IncompatibleError: the model's width is not the plan's.
-        ResourceError: the device is not there.
+        ResourceError: the device is missing.
 
     """
     from sparserm_cli.models.lm.devices import choose_dtype

@@ -1,4 +1,6 @@
-"""What a reward model is compared with, fitted on the same pairs: without these its accuracy says little.
+"""Controls that a reward model is compared with, fitted on the same pairs.
+
+Without them the accuracy of the reward model says little.
 
 Axes: `n` responses of the pairs, `m` pairs, `d_in` width of the residual stream.
 """
@@ -26,12 +28,12 @@ _DENSE_SETTING = HeadSetting("mean", "linear", "bt")
 
 
 class FittedHead(NamedTuple):
-    """A head ready to be stored, and the one that can be judged."""
+    """A fitted head: the one that is stored, and the one that the validation pairs can judge."""
 
     final: HeadArrays
-    """Fitted on all pairs."""
+    """Head fitted on all pairs."""
     validated: HeadArrays
-    """Fitted on all but the validation pairs."""
+    """Head fitted on the training pairs only."""
     facts: Mapping[str, Any]
     """What was chosen on the validation pairs."""
 
@@ -48,10 +50,10 @@ def fit_projections(
 
     Args:
         split: the pairs.
-        taken: projections of their responses.
-        setting: head and loss; the projections are those of its pool.
-        seed: of everything random.
-        directions: what was projected on; empty for the pooled vectors themselves.
+        taken: projections of the responses of the pairs.
+        setting: head and loss; the projections are those of its pooling.
+        seed: seed of all randomness.
+        directions: directions that the vectors were projected on; empty for the pooled vectors themselves.
         progress: called with steps done and steps in all.
 
     """
@@ -60,11 +62,11 @@ def fit_projections(
 
     mean, std = standardisation(taken, np.unique(split.pairs[~split.validation]))
     x = (taken - mean) / std
-    # Every layer has as many directions; each layer and pooling is a view of its own.
+    # All layers have the same number of directions; each layer and pooling is a view of its own.
     views = x.shape[1] // len(next(iter(directions.values()))) if directions else 1
     data = PairData(x, split.pairs, split.validation, np.ones(len(split.pairs), np.float32), views)
     fitted = fit_head(data, setting.head, setting.loss, seed=seed, progress=progress)
-    arrays = [HeadArrays(mean, std, one, directions) for one in (fitted.weights, fitted.validated)]
+    arrays = [HeadArrays(mean, std, tensors, directions) for tensors in (fitted.weights, fitted.validated)]
     return FittedHead(arrays[0], arrays[1], fitted.facts)
 
 
@@ -73,20 +75,20 @@ def fit_controls(
 ) -> dict[str, FittedHead]:
     """Fit every control.
 
-    Baselines of directions have as many directions, the same pooling, head, loss and seed; `dense` is a
-    linear Bradley-Terry head on the mean vectors, on a sample of the pairs where there are many;
-    `difference of means` projects on the mean chosen less the mean rejected vector and has nothing to fit.
+    Baselines of directions have the same number of directions, pooling, head, loss and seed. `dense` is a
+    linear Bradley-Terry head on the mean vectors, fitted on a sample of more than DENSE_PAIRS pairs.
+    `difference of means` projects on the mean chosen minus the mean rejected vector and has nothing to fit.
 
     Args:
         capture: the activations.
         split: the pairs.
-        directions: those of the reward model, whose number the baselines take.
+        directions: directions of the reward model; each baseline takes the same number.
         setting: head, loss and pooling of the reward model.
         seed: seed of the reward model.
 
     """
     layers = tuple(directions)
-    few = split.limited(DENSE_PAIRS, seed)
+    few = split.subsample(DENSE_PAIRS, seed)
     training = few.pairs[~few.validation]
     vectors = projections(capture, layers, _DENSE_SETTING.pool, None, few.rows)
     of_layer = dict(zip(layers, np.split(vectors, len(layers), axis=1), strict=True))
@@ -112,7 +114,7 @@ def fit_controls(
 def _difference_of_means(
     vectors: Float32[np.ndarray, "n p"], training: Int64[np.ndarray, "train 2"]
 ) -> HeadArrays:
-    """Return the head that projects on the mean chosen less the mean rejected vector."""
+    """Return the head that projects on the mean chosen minus the mean rejected vector."""
     weight = difference_of_means(vectors, training)
     bias = np.array([-float(vectors[np.unique(training)].mean(axis=0) @ weight)], np.float32)
     return HeadArrays(np.zeros_like(weight), np.ones_like(weight), {"weight": weight, "bias": bias})

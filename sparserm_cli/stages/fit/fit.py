@@ -1,8 +1,8 @@
-"""`fit`: the reward head on the projections, and what it has to be compared with.
+"""`fit`: fit the reward head on the projections, and the controls that it has to be compared with.
 
 Reads: `activations.zarr` (pooled vectors), `directions/`. Writes: `reward/`.
-Memory: the projections (4 bytes x projections x responses), twice; the pooled vectors of the pairs that fit
-the dense control.
+Memory: two copies of the projections (4 bytes x projections x responses), and the pooled vectors of the pairs
+that fit the dense control.
 """
 
 import time
@@ -24,7 +24,13 @@ from sparserm_cli.stages.fit.controls import (
     fit_controls,
     fit_projections,
 )
-from sparserm_cli.stages.fit.model_selection import asked, best, final_share, record, try_settings
+from sparserm_cli.stages.fit.model_selection import (
+    best_setting,
+    final_share,
+    selection_record,
+    setting_identity,
+    try_settings,
+)
 from sparserm_cli.stages.fit.split import Split, split_pairs
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
@@ -47,19 +53,19 @@ from sparserm_cli.store.run.artifacts import is_made, read_artifact
 from sparserm_cli.store.run.locks import run_lock
 
 REWARD = "reward"
-"""The head's own name among the scorers."""
+"""Name of the reward head among the scorers."""
 PROMPTS_LISTED = 100_000
-"""Up to so many training prompts are listed in the config, so that `evaluate` can tell of an overlap."""
+"""Largest number of training prompts that the config lists, so that `evaluate` can report an overlap."""
 
 
 class FitSummary(NamedTuple):
-    """What `fit` has done.
+    """The result of `fit`.
 
     Fields:
-        path: where the reward model is.
-        config: everything recorded about it, the accuracies of the head and of the controls among it.
-        seconds: spent.
-        fresh: whether the reward model was there already.
+        path: folder of the reward model.
+        config: everything that is recorded about it, including the accuracies of the head and the controls.
+        seconds: duration of the command in seconds.
+        fresh: whether the reward model was up to date already.
     """
 
     path: PurePath
@@ -69,62 +75,64 @@ class FitSummary(NamedTuple):
 
 
 def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
-    """Fit the reward head and its controls, and measure them on the validation prompts, unless it is done.
+    """Fit the reward head and its controls, and measure them on the validation prompts, unless that is done.
 
     Args:
         config: the options.
         progress: called with steps done and steps in all.
-        note: told what is worth knowing on the way.
+        note: called with each message for the user.
 
     Raises:
-        BadInputError: there are no pairs to train on or to validate with, or too few prompts to choose by.
-        IncompatibleError: no activations or directions, or these were made from other activations.
-        CorruptStoreError: one of them is damaged.
+        BadInputError: there are no training or no validation pairs, or too few prompts for model selection.
+        IncompatibleError: activations or directions are missing, or do not belong together.
+        CorruptStoreError: activations or directions are damaged.
         ResourceError: the disk is full.
         TemporaryError: another run holds the directory.
 
     """
     begun = time.monotonic()
-    # 1. The directions, made from the activations that are there.
+    # 1. Read the directions, and check that they were made from the present activations.
     capture = open_capture(config.run)
     directions = read_directions(config.run)
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
-    identity = {**asked(config), "val_fraction": config.val_fraction, "seed": config.seed}
+    identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
         note(f"{path.name} is up to date")
         return FitSummary(path, read_reward(path).config, time.monotonic() - begun, fresh=True)
-    # 2. Pairs of training prompts, pairs of validation prompts.
+    # 2. Split the pairs by prompt into training and validation pairs.
     split = split_pairs(capture, config.val_fraction, config.seed)
-    # 3. The setting of the head: the one that is told, or the best on folds of the training prompts.
-    rows = {layer: one.rows for layer, one in directions.layers.items()}
+    # 3. Choose the setting of the head: the given one, or the best on folds of the training prompts.
+    rows = {layer: selected.rows for layer, selected in directions.layers.items()}
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
-    setting = best(tried).setting if tried else config.setting
-    # 4. The head on the projections, and the controls on the same pairs.
+    setting = best_setting(tried).setting if tried else config.setting
+    # 4. Fit the head on the projections, and the controls on the same pairs.
     taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
     head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
     note("fitting the controls: random directions, dense, difference of means")
     controls = fit_controls(capture, split, rows, setting, config.seed)
-    # 5. How good they are, measured with what will be stored; then it appears whole or not at all.
-    told = _recorded(lineage, capture, directions, split, setting, {**head.facts, **record(tried)})
-    told = _measured(told, capture, {REWARD: head, **controls}, split)
+    # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
+    record = _recorded(
+        lineage, capture, directions, split, setting, {**head.facts, **selection_record(tried)}
+    )
+    record = _measured(record, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
     whitening, quantiles = training_distances(x, groups, config.seed)
-    told = replace(told, distance=quantiles, probe=_probe(capture, split, taken, head.final))
-    stored = {name: one.final for name, one in controls.items()}
+    record = replace(record, distance=quantiles, probe=_probe(capture, split, taken, head.final))
+    stored = {name: control.final for name, control in controls.items()}
     with run_lock(config.run):
         sweep(config.run, everything=True)
-        written = write_reward(path, RewardFiles(told, head.final, stored, whitening))
+        written = write_reward(path, RewardFiles(record, head.final, stored, whitening))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
 
 
 def _check_ancestors(run: PurePath, directions: Directions) -> None:
-    """Check that the directions were made from what is there; what has been thrown away is not missed.
+    """Check that the directions were made from the present artifacts; deleted ones are not required.
 
     Raises:
-        IncompatibleError: they were not; names the artifact and the first field that differs.
+        IncompatibleError: an artifact differs; the error names it and the first field that differs.
 
     """
     for name, recorded in directions.lineage.parents.items():
@@ -137,7 +145,7 @@ def _check_ancestors(run: PurePath, directions: Directions) -> None:
 
 
 def _warn_of_other_split(config: FitConfig, directions: Directions, note: Note) -> None:
-    """Say so if validation prompts had a part in the selection."""
+    """Warn if validation prompts took part in the selection."""
     counted = directions.lineage.parent("frequency").identity
     if (counted.get("val_fraction"), counted.get("seed")) != (config.val_fraction, config.seed):
         note(
@@ -154,8 +162,8 @@ def _recorded(
     setting: HeadSetting,
     facts: Mapping[str, Any],
 ) -> RewardConfig:
-    """Return everything recorded about the reward model but its figures."""
-    settings, chosen = capture.plan.settings, directions.lineage.identity
+    """Return everything that is recorded about the reward model, except its accuracies and scores."""
+    settings, selected_by = capture.plan.settings, directions.lineage.identity
     features = directions.lineage.parent("features").identity
     training = split.pairs[~split.validation]
     prompts = np.unique(split.groups[~split.validation])
@@ -179,18 +187,18 @@ def _recorded(
         val_fraction=lineage.identity["val_fraction"],
         seed=lineage.identity["seed"],
         selection={
-            **chosen,
+            **selected_by,
             "sae": features.get("sae"),
             "sae_digest": features.get("sae_digest"),
-            "latents": {str(layer): one.feature.tolist() for layer, one in directions.layers.items()},
-            "sides": {str(layer): one.side.tolist() for layer, one in directions.layers.items()},
+            "latents": {str(layer): chosen.feature.tolist() for layer, chosen in directions.layers.items()},
+            "sides": {str(layer): chosen.side.tolist() for layer, chosen in directions.layers.items()},
         },
         training={
             "inputs": settings.identity()["inputs"],
             "train_pairs": len(training),
             "validation_pairs": int(split.validation.sum()),
             "train_prompts": len(prompts),
-            "prompt_groups": [f"{one:016x}" for one in prompts] if len(prompts) <= PROMPTS_LISTED else None,
+            "prompt_groups": [f"{key:016x}" for key in prompts] if len(prompts) <= PROMPTS_LISTED else None,
             **facts,
         },
         length_preference=length_preference(lengths, training),
@@ -200,12 +208,12 @@ def _recorded(
 def _measured(
     config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, FittedHead], split: Split
 ) -> RewardConfig:
-    """Add the accuracies, and the mean and spread of the scores.
+    """Add the accuracies, and the mean and standard deviation of the scores.
 
-    On validation pairs every scorer is judged as it was before it was fitted on them too.
+    On validation pairs every scorer is judged as it was before the final fit, which includes these pairs.
     """
-    final = _scores(config, capture, {name: one.final for name, one in heads.items()}, split)
-    before = _scores(config, capture, {name: one.validated for name, one in heads.items()}, split)
+    final = _scores(config, capture, {name: fitted.final for name, fitted in heads.items()}, split)
+    before = _scores(config, capture, {name: fitted.validated for name, fitted in heads.items()}, split)
     held_out = _metrics("validation", before, split, split.validation)
     everything = np.ones(len(split.pairs), bool)
     return replace(
@@ -220,7 +228,7 @@ def _measured(
 def _scores(
     config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, HeadArrays], split: Split
 ) -> dict[str, Float64[np.ndarray, " n"]]:
-    """Score the responses of the pairs with every head, in one pass over the capture, and by length."""
+    """Score the responses of the pairs with every head and by length, in one pass over the capture."""
     from sparserm_cli.models.head.reward_head import RewardHead
 
     ready = {
@@ -228,9 +236,9 @@ def _scores(
         for name, arrays in heads.items()
     }
     places = sorted(
-        {(layer, name) for one in ready.values() for layer in one.layers for name in one.poolings}
+        {(layer, name) for head in ready.values() for layer in head.layers for name in head.poolings}
     )
-    found: dict[str, list[np.ndarray]] = {name: [] for name in ready}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in ready}
     for blocks in zip(*(capture.iter_pooled(*place) for place in places), strict=True):
         start, count = blocks[0][0], len(blocks[0][1])
         first, last = np.searchsorted(split.rows, [start, start + count])
@@ -238,9 +246,9 @@ def _scores(
         pooled: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in config.layers}
         for (layer, name), (_, block) in zip(places, blocks, strict=True):
             pooled[layer][name] = block[local]
-        for name, one in ready.items():
-            found[name].append(one(pooled))
-    scores = {name: np.concatenate(parts).astype(np.float64) for name, parts in found.items()}
+        for name, head in ready.items():
+            parts[name].append(head(pooled))
+    scores = {name: np.concatenate(blocks).astype(np.float64) for name, blocks in parts.items()}
     lengths = capture.response_lengths[split.rows].astype(np.float64)
     return {**scores, LENGTH: lengths * (config.length_preference or 1)}
 
@@ -251,24 +259,24 @@ def _metrics(
     split: Split,
     mask: Bool[np.ndarray, " m"],
 ) -> list[Metric]:
-    """Return the accuracy of every scorer on some pairs; nothing without pairs."""
+    """Return the accuracy of every scorer on some pairs; the list is empty if there are no pairs."""
     if not mask.any():
         return []
     pairs, groups, metrics = split.pairs[mask], split.groups[mask], []
     for name, values in scores.items():
-        found = pair_accuracy(values[pairs[:, 0]] - values[pairs[:, 1]], groups)
-        numbers = (found.accuracy, found.low, found.high, found.pairs, found.ties)
+        result = pair_accuracy(values[pairs[:, 0]] - values[pairs[:, 1]], groups)
+        numbers = (result.accuracy, result.low, result.high, result.pairs, result.ties)
         metrics.append(Metric(name, part, *numbers))
     return metrics
 
 
 def _comparison(scores: Mapping[str, Float64[np.ndarray, " n"]], split: Split) -> dict[str, Any]:
-    """Return the number of validation prompts, and how far the head is ahead of each control on them."""
+    """Return the number of validation prompts, and the head's accuracy less that of each control on them."""
     pairs, groups = split.pairs[split.validation], split.groups[split.validation]
     margins = {name: values[pairs[:, 0]] - values[pairs[:, 1]] for name, values in scores.items()}
     head = margins.pop(REWARD)
-    less = {name: difference(head, values, groups)._asdict() for name, values in margins.items()}
-    return {"prompts": len(np.unique(groups)), "reward_less": less}
+    ahead = {name: difference(head, values, groups)._asdict() for name, values in margins.items()}
+    return {"prompts": len(np.unique(groups)), "reward_less": ahead}
 
 
 def _training_responses(
@@ -283,7 +291,7 @@ def _training_responses(
 def _probe(
     capture: ActivationsReader, split: Split, taken: Float32[np.ndarray, "n p"], head: HeadArrays
 ) -> dict[str, Any]:
-    """Return the shortest response of the pairs with its score, for a server to test itself with."""
+    """Return the shortest response of the pairs with its score, with which a loaded model can test itself."""
     place = int(capture.response_lengths[split.rows].argmin())
     response = int(split.rows[place])
     from sparserm_cli.models.head.reward_head import RewardHead

@@ -1,9 +1,9 @@
-"""Choosing the setting of the head, for `fit --choose`: each is tried by folds of the training prompts.
+"""Choose the setting of the head for `fit --choose` by cross-validation over the training prompts.
 
-Each pair that trains is tested once, by a head that has not seen its prompt. Validation pairs do what they do
-in the fit itself, choose penalties and stop training, and are never tested, so that they judge a chosen
-setting as fairly as one that was told. The directions are given and were selected on all pairs that train:
-the accuracies rank settings, and do not tell how good the reward model is.
+Each training pair is tested once, by a head that has not seen its prompt. Validation pairs have the same role
+as in the fit itself: they choose the penalty and stop the training. They are never tested, so they judge a
+chosen setting as fairly as a given one. The directions are given and were selected on all training pairs;
+the accuracies therefore rank settings, and do not measure how good the reward model is.
 
 Axes: `n` responses, `m` pairs.
 Memory: the projections of the responses of INNER_PAIRS pairs.
@@ -27,20 +27,22 @@ SETTINGS = {
     "linear, mean and last": HeadSetting(pool="both", head="linear", loss="bt"),
     "MLP, mean": HeadSetting(pool="mean", head="mlp", loss="margin"),
 }
-"""What is chosen among, by name: the first does best where labels are few and noisy, the second where they
-are many. Of equals the first is taken."""
+"""Name to setting. The first is best where labels are few and noisy, the second where they are many.
+
+Of several with equal accuracy the first is taken.
+"""
 INNER_FOLDS = 3
-"""Parts of the training prompts by which is chosen."""
+"""Number of folds of the training prompts."""
 INNER_PAIRS = 3000
-"""Most pairs, drawn at random, that choose."""
-_STEPS = 100  # of each fit, as progress is told
+"""Largest number of pairs, drawn at random, that the choice is made on."""
+_STEPS = 100  # progress steps per fit
 
 
 class Tried(NamedTuple):
     """A setting that was tried."""
 
     name: str
-    """One of SETTINGS."""
+    """Name of the setting, one of SETTINGS."""
     setting: HeadSetting
     """The setting."""
     accuracy: float
@@ -49,8 +51,8 @@ class Tried(NamedTuple):
     """Number of pairs that were tested."""
 
 
-def asked(config: FitConfig) -> dict[str, Any]:
-    """Return what the identity of a reward model says of its setting: what was told, or how it is chosen."""
+def setting_identity(config: FitConfig) -> dict[str, Any]:
+    """Return the setting as part of a reward model's identity: the given one, or how it is chosen."""
     if not config.choose:
         return vars(config.setting)
     among = {name: vars(setting) for name, setting in SETTINGS.items()}
@@ -66,14 +68,14 @@ def try_settings(
         capture: the activations.
         split: the pairs.
         directions: layer to directions.
-        seed: of the pairs that are drawn, the folds and every fit.
-        progress: called with steps done and steps in all, those of the fit that follows among them.
+        seed: seed of the drawn pairs, of the folds and of every fit.
+        progress: called with steps done and steps in all, including those of the fit that follows.
 
     Raises:
         BadInputError: there are fewer training prompts than folds.
 
     """
-    split = split.limited(INNER_PAIRS, seed)
+    split = split.subsample(INNER_PAIRS, seed)
     prompts = len(np.unique(split.groups[~split.validation]))
     if prompts < INNER_FOLDS:
         expected = f"{INNER_FOLDS} training prompts to choose by"
@@ -95,42 +97,48 @@ def _accuracy(
     seed: int,
     fits: Iterator[Progress],
 ) -> float:
-    """Return the accuracy of a setting on folds of the pairs that train; `fits` gives each its progress."""
+    """Return the accuracy of a setting on folds of the training pairs; `fits` yields each fit's progress."""
     from sparserm_cli.models.head.heads import scores_of
 
     training, validation = np.flatnonzero(~split.validation), np.flatnonzero(split.validation)
 
     def scores(learned: Int64[np.ndarray, " learned"]) -> Float32[np.ndarray, " n"]:
         head = fit_projections(
-            split.only(np.append(training[learned], validation)), taken, setting, seed, directions, next(fits)
+            split.subset(np.append(training[learned], validation)),
+            taken,
+            setting,
+            seed,
+            directions,
+            next(fits),
         ).final
         return scores_of(head.weights, (taken - head.mean) / head.std)
 
     return accuracy_by_folds(scores, split.pairs[training], split.groups[training], seed)
 
 
-def best(tried: Sequence[Tried]) -> Tried:
-    """Return what reached the highest accuracy; the first of several."""
-    return max(tried, key=lambda one: one.accuracy)
+def best_setting(tried: Sequence[Tried]) -> Tried:
+    """Return the setting with the highest accuracy; of several equal ones the first."""
+    return max(tried, key=lambda setting: setting.accuracy)
 
 
-def record(tried: Sequence[Tried]) -> dict[str, Any]:
-    """Return what a reward model records of the choice; nothing where there was none."""
+def selection_record(tried: Sequence[Tried]) -> dict[str, Any]:
+    """Return what a reward model records about the choice; empty if nothing was chosen."""
     if not tried:
         return {}
-    told = [
-        {"name": one.name, **vars(one.setting), "accuracy": one.accuracy, "pairs": one.pairs} for one in tried
+    results = [
+        {"name": trial.name, **vars(trial.setting), "accuracy": trial.accuracy, "pairs": trial.pairs}
+        for trial in tried
     ]
-    return {"choice": {"chosen": best(tried).name, "folds": INNER_FOLDS, "tried": told}}
+    return {"choice": {"chosen": best_setting(tried).name, "folds": INNER_FOLDS, "tried": results}}
 
 
 def final_share(progress: Progress, tried: Sequence[Tried]) -> Progress:
-    """Return the progress of the fit itself: the last part, or all of it if nothing was tried."""
+    """Return the progress of the final fit: the last share, or all of it if no setting was tried."""
     return _share(progress, len(tried) * INNER_FOLDS) if tried else progress
 
 
 def _share(progress: Progress, before: int) -> Progress:
-    """Return the progress of one of the fits of `fit --choose`, of which so many come before it."""
+    """Return the progress of one fit of `fit --choose`, which `before` other fits precede."""
     fits = len(SETTINGS) * INNER_FOLDS + 1
 
     def advance(done: int, total: int) -> None:
@@ -145,21 +153,21 @@ def accuracy_by_folds(
     groups: UInt64[np.ndarray, " m"],
     seed: int,
 ) -> float:
-    """Return the accuracy of any way of scoring, each pair tested by a fit that has not seen its prompt.
+    """Return the cross-validated accuracy of a scorer; each pair is tested by a fit without its prompt.
 
     Args:
-        fit: given the places of the pairs to learn from, returns the score of every response.
-        pairs: chosen and rejected response.
+        fit: takes the indices of the training pairs and returns the score of every response.
+        pairs: chosen and rejected response of each pair.
         groups: prompt of each pair.
-        seed: of the folds.
+        seed: seed of the folds.
 
     Raises:
-        BadInputError: fewer prompts than folds.
+        BadInputError: there are fewer prompts than folds.
 
     """
     fold = grouped_folds(groups, INNER_FOLDS, seed)
     right = 0
-    for one in range(INNER_FOLDS):
-        scores = fit(np.flatnonzero(fold != one))[pairs[fold == one]]
+    for tested in range(INNER_FOLDS):
+        scores = fit(np.flatnonzero(fold != tested))[pairs[fold == tested]]
         right += int((scores[:, 0] > scores[:, 1]).sum())
     return right / len(pairs)

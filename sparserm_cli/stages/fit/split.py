@@ -1,4 +1,4 @@
-"""The pairs of a fit, and which of them train and which validate.
+"""The pairs of a fit, split into training and validation pairs.
 
 Axes: `n` responses, `m` pairs.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.frequency.unit_responses import counted_pairs
 from sparserm_cli.store.capture.reader import ActivationsReader
 
 
@@ -17,20 +17,20 @@ class Split(NamedTuple):
     """The pairs of a fit, and their responses."""
 
     rows: Int64[np.ndarray, " n"]
-    """Responses of the pairs, as numbers of the capture."""
+    """Numbers, in the capture, of the responses of the pairs."""
     pairs: Int64[np.ndarray, "m 2"]
-    """Chosen and rejected response of each pair, as places in `rows`."""
+    """Chosen and rejected response of each pair, as indices into `rows`."""
     validation: Bool[np.ndarray, " m"]
-    """Pairs of validation prompts."""
+    """Mask of the pairs of validation prompts."""
     groups: UInt64[np.ndarray, " m"]
-    """Prompt of each pair."""
+    """Group key of the prompt of each pair."""
 
-    def only(self, kept: Int64[np.ndarray, " kept"]) -> "Split":
-        """Return a split of some of the pairs, with all responses."""
+    def subset(self, kept: Int64[np.ndarray, " kept"]) -> "Split":
+        """Return the split restricted to the pairs at the indices `kept`, with all responses."""
         return Split(self.rows, self.pairs[kept], self.validation[kept], self.groups[kept])
 
-    def limited(self, most: int, seed: int) -> "Split":
-        """Return a split of at most so many pairs, drawn at random; `rows` is cut to theirs."""
+    def subsample(self, most: int, seed: int) -> "Split":
+        """Return the split restricted to at most `most` random pairs and to their responses."""
         if len(self.pairs) <= most:
             return self
         kept = np.sort(np.random.default_rng(seed).choice(len(self.pairs), most, replace=False))
@@ -39,10 +39,10 @@ class Split(NamedTuple):
 
 
 def split_pairs(capture: ActivationsReader, val_fraction: float, seed: int) -> Split:
-    """Split the pairs whose responses have vectors, as `frequency` does.
+    """Split the pairs whose two responses have vectors, by the same rule as `frequency`.
 
     Raises:
-        BadInputError: one of the two parts would be empty.
+        BadInputError: the training or the validation part would be empty.
 
     """
     pairs, groups, present = capture.pairs(), capture.response_group(), capture.present()
@@ -51,9 +51,9 @@ def split_pairs(capture: ActivationsReader, val_fraction: float, seed: int) -> S
     validation = usable & ~training
     for name, mask in (("training", training), ("validation", validation)):
         if not mask.any() and (name == "training" or val_fraction > 0):
-            found = f"none of {int(usable.sum())}"
+            present_pairs = f"none of {int(usable.sum())}"
             hint = "use more data or another --val-fraction"
-            raise BadInputError(str(capture.root), f"pairs of {name} prompts", found, hint)
+            raise BadInputError(str(capture.root), f"pairs of {name} prompts", present_pairs, hint)
     both = np.stack([pairs.chosen, pairs.rejected], axis=1)[usable]
     rows, places = np.unique(both, return_inverse=True)
     return Split(rows, places.reshape(-1, 2), validation[usable], groups[pairs.chosen][usable])

@@ -1,9 +1,8 @@
-"""Counting which latents fire on which side: streaming, exact integers, memory flat in the number of rows.
+"""Count which latents fire on which side: streaming, in exact integers, in memory independent of the rows.
 
-Axes: `n` responses, `m` pairs, `d_sae` latents, `folds`, `strata` and `side` as in `cohort`.
+Axes: `n` responses, `m` pairs, `d_sae` latents, `folds`, `strata` and `side` as in `counted_responses`.
 
-Counts are kept apart by fold and by stratum, which is what the bootstrap over prompts and the
-length-controlled difference are made of.
+Counts are kept per fold for the bootstrap over prompts, and per stratum for the length-controlled difference.
 """
 
 import itertools
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer, UInt8, UInt16, UInt32
 
-from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA, Cohort, class_totals
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA, CountedResponses, class_totals
 from sparserm_cli.store.artifacts.frequency import Unit
 
 Block = UInt16[np.ndarray, "entries d_sae"] | UInt32[np.ndarray, "entries d_sae"]
@@ -21,30 +20,33 @@ _BLOCK_CELLS = 1 << 20  # counts of one block, two bytes each, stay in the secon
 
 
 class Counts(NamedTuple):
-    """How often each latent fired, with what it is a share of. One layer."""
+    """How often each latent of one layer fired, with the totals that the rates are shares of."""
 
     unit: Unit
-    """What `classed` counts."""
+    """What `classed` counts: tokens or responses."""
     classed: Int64[np.ndarray, "folds strata 2 d_sae"]
-    """Firing tokens (or responses) by fold, stratum and side."""
+    """Number of firing tokens (or responses) by fold, stratum and side."""
     classed_total: Int64[np.ndarray, "folds strata 2"]
-    """Tokens (or responses) by fold, stratum and side, firing or not."""
+    """Number of all tokens (or responses) by fold, stratum and side."""
     tokens: Int64[np.ndarray, "2 d_sae"]
-    """Tokens on which the latent fires, by side."""
+    """Number of tokens on which the latent fires, by side."""
     tokens_total: Int64[np.ndarray, "2"]
-    """Tokens by side."""
+    """Number of tokens by side."""
     responses: Int64[np.ndarray, "2 d_sae"]
-    """Responses on which the latent fires at least once, by side."""
+    """Number of responses on which the latent fires at least once, by side."""
     responses_total: Int64[np.ndarray, "2"]
-    """Responses by side."""
+    """Number of responses by side."""
     discordant: Float64[np.ndarray, "2 d_sae"]
-    """Weight of the pairs whose chosen (0) or rejected (1) response alone fires it; a prompt weighs 1."""
+    """Weight of the pairs in which only the chosen (0) or only the rejected (1) response fires the latent.
+
+    The weights of a prompt's pairs add up to 1.
+    """
     prompts: float
     """Weight of all pairs: the number of prompts."""
 
 
 class _Counters:
-    """Rows added up in a narrow type, which is fast, and moved to a wide one before they can overflow."""
+    """Sums of rows in a narrow, fast integer type that move to a wide one before they can overflow."""
 
     def __init__(self, classes: int, d_sae: int, dtype: type[np.unsignedinteger]) -> None:
         self._narrow = np.zeros((classes, d_sae), dtype)
@@ -52,7 +54,7 @@ class _Counters:
         self._room = [int(np.iinfo(dtype).max)] * classes
 
     def add(self, number: int, row: np.ndarray, most: int) -> None:
-        """Add a row, none of whose cells exceeds `most`, to one class."""
+        """Add a row to one class; no cell of the row exceeds `most`."""
         if self._room[number] < most:
             self._flush(number)
         self._room[number] -= most
@@ -68,17 +70,17 @@ class _Counters:
         return self._wide + self._narrow
 
 
-class Tally:
-    """Counts one layer, unit of work by unit of work, in blocks that stay in the processor's cache.
+class FiringCounter:
+    """Counts the firing latents of one layer, unit by unit, in blocks that fit into the processor's cache.
 
-    Each block is a small dense table of (response, latent) counts; it is filled by one scattered add, then
-    added up row by row. Besides the counts themselves only the firing bits of responses whose partner stands
-    in another block are kept, `d_sae / 8` bytes each, until the partner has come.
+    Each block is a small dense table of (response, latent) counts. One scattered add fills it, and its rows
+    are then summed. Besides the counts, only the firing bits of responses whose partner is in another block
+    are kept, `d_sae / 8` bytes each, until the partner has been counted.
 
     Args:
-        d_sae: the number of latents.
-        unit: what `Counts.classed` counts.
-        longest: tokens that no response has more of.
+        d_sae: number of latents.
+        unit: what `Counts.classed` counts: tokens or responses.
+        longest: number of tokens of the longest response.
 
     """
 
@@ -99,28 +101,31 @@ class Tally:
 
     def add(
         self,
-        cohort: Cohort,
+        batch: CountedResponses,
         response_indptr: Integer[np.ndarray, " bounds"],
         indices: Integer[np.ndarray, " nonzeros"],
     ) -> None:
         """Count consecutive responses.
 
         Args:
-            cohort: the responses.
-            response_indptr: where each response's non-zeros begin in `indices`, and where the last one's end.
-            indices: latent of every non-zero, the tokens of a response behind one another.
+            batch: the responses with their classes and pairs.
+            response_indptr: offset in `indices` at which each response's non-zeros begin, and the end of the
+                last response's.
+            indices: latent of every non-zero, in the order of the responses.
 
         """
-        self._totals += class_totals(cohort)
-        self._prompts += float(cohort.pair_weight[cohort.own_pairs].sum())
-        by_side = [np.argsort(cohort.pairs[:, side], kind="stable") for side in (0, 1)]
-        counted = np.flatnonzero(cohort.chosen | cohort.rejected)
+        # Totals, which do not depend on what fires.
+        self._totals += class_totals(batch)
+        self._prompts += float(batch.pair_weight[batch.own_pairs].sum())
+        by_side = [np.argsort(batch.pairs[:, side], kind="stable") for side in (0, 1)]
+        counted = np.flatnonzero(batch.chosen | batch.rejected)
+        # Firing counts, block by block.
         for first in range(0, len(counted), self._step):
             places = counted[first : first + self._step]
             block = self._scatter(response_indptr[places], response_indptr[places + 1], indices)
             fires = np.greater(block, 0, out=self._fires[: len(places)])
-            self._add_counts(cohort, places, block, fires)
-            self._add_pairs(cohort, by_side, cohort.start + places, fires)
+            self._add_counts(batch, places, block, fires)
+            self._add_pairs(batch, by_side, batch.start + places, fires)
 
     def _scatter(
         self,
@@ -130,9 +135,8 @@ class Tally:
     ) -> Block:
         """Return how many tokens of each response fire each latent, shape (rows, d_sae)."""
         cells = np.repeat(np.arange(len(begin)) * self._d_sae, end - begin)
-        gaps = (
-            np.flatnonzero(begin[1:] != end[:-1]) + 1
-        )  # responses behind one another are taken as one piece
+        # Adjacent responses are taken as one piece.
+        gaps = np.flatnonzero(begin[1:] != end[:-1]) + 1
         starts, ends = begin[[0, *gaps]].tolist(), end[[*(gaps - 1), -1]].tolist()
         if len(starts) == 1:
             cells += indices[starts[0] : ends[0]]
@@ -145,39 +149,40 @@ class Tally:
 
     def _add_counts(
         self,
-        cohort: Cohort,
+        batch: CountedResponses,
         places: Int64[np.ndarray, " rows"],
         block: Block,
         fires: Bool[np.ndarray, "rows d_sae"],
     ) -> None:
-        """Add the rows of one block, which stand at `places` of the cohort, to their classes and sides."""
+        """Add the rows of one block, at the indices `places` of the batch, to their classes and sides."""
         bits = fires.view(np.uint8)
-        lengths = cohort.lengths[places].tolist()
+        lengths = batch.lengths[places].tolist()
         by_token = self._unit == "token"
-        for side, mask in enumerate((cohort.chosen[places], cohort.rejected[places])):
+        for side, mask in enumerate((batch.chosen[places], batch.rejected[places])):
             rows = np.flatnonzero(mask)
             counted = places[rows]
-            classes = (cohort.fold[counted] * STRATA + cohort.stratum[counted]) * 2 + side
+            classes = (batch.fold[counted] * STRATA + batch.stratum[counted]) * 2 + side
             for row, number in zip(rows.tolist(), classes.tolist(), strict=True):
                 self._tokens.add(number if by_token else side, block[row], lengths[row])
                 self._responses.add(side if by_token else number, bits[row], 1)
 
     def _add_pairs(
         self,
-        cohort: Cohort,
+        batch: CountedResponses,
         by_side: list[Int64[np.ndarray, " m"]],
         responses: Int64[np.ndarray, " rows"],
         fires: Bool[np.ndarray, "rows d_sae"],
     ) -> None:
-        """Count the pairs that are complete with this block of ascending responses; let the others wait."""
+        """Count the pairs that this block of ascending responses completes, and keep the others waiting."""
         for side, order in enumerate(by_side):
             bounds = [responses[0], responses[-1] + 1]
-            found = order[slice(*np.searchsorted(cohort.pairs[:, side], bounds, sorter=order))]
-            pairs, weights = cohort.pairs[found], cohort.pair_weight[found]
+            in_block = order[slice(*np.searchsorted(batch.pairs[:, side], bounds, sorter=order))]
+            pairs, weights = batch.pairs[in_block], batch.pair_weight[in_block]
             partner = pairs[:, 1 - side]
             inside = (partner >= responses[0]) & (partner <= responses[-1])
             if side == 0:
                 self._add_inside(pairs[inside], weights[inside], responses, fires)
+            # The partner is in another block: count the pair if it has come, else keep this response's bits.
             late = zip(pairs[~inside].tolist(), weights[~inside].tolist(), strict=True)
             for pair, weight in late:
                 here, there = pair[side], pair[1 - side]
@@ -195,7 +200,7 @@ class Tally:
         responses: Int64[np.ndarray, " rows"],
         fires: Bool[np.ndarray, "rows d_sae"],
     ) -> None:
-        """Count pairs that lie in one block."""
+        """Count the pairs whose two responses are both in the block."""
         order = np.argsort(weights, kind="stable")
         rows, weights = np.searchsorted(responses, pairs[order]), weights[order]
         step = 16  # two copies of that many rows stay in the cache
@@ -208,7 +213,7 @@ class Tally:
                     self._discordant[side] += weight[a] * alone[a:b].sum(axis=0, dtype=np.uint8)
 
     def _recall(self, response: int) -> Bool[np.ndarray, " d_sae"]:
-        """Return the bits of a response that waits, and forget them with its last partner."""
+        """Return the bits of a waiting response, and delete them once its last partner has been counted."""
         bits = np.unpackbits(self._waiting[response], count=self._d_sae).astype(bool)
         self._awaited[response] -= 1
         if not self._awaited[response]:
@@ -218,7 +223,7 @@ class Tally:
     def _add_late(
         self, weight: float, side: int, here: Bool[np.ndarray, " d_sae"], there: Bool[np.ndarray, " d_sae"]
     ) -> None:
-        """Count one pair whose other half came in an earlier block."""
+        """Count one pair whose other response was in an earlier block."""
         self._discordant[side] += weight * (here > there)
         self._discordant[1 - side] += weight * (there > here)
 

@@ -1,7 +1,7 @@
-"""`frequency`: how often each latent fires on chosen and on rejected responses.
+"""`frequency`: count how often each latent fires on chosen and on rejected responses.
 
 Reads: `features.zarr`, `activations.zarr` (its plan and rows). Writes: `frequency.parquet`.
-Memory: one unit of features, some blocks of rows, and 700 bytes a latent; pairs are sorted on the disk.
+Memory: one unit of features, some blocks of rows, and 700 bytes per latent; pairs are sorted on the disk.
 """
 
 import time
@@ -12,16 +12,16 @@ import numpy as np
 
 from sparserm_cli.config import FrequencyConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA
-from sparserm_cli.stages.frequency.firing_counts import Counts, Tally
-from sparserm_cli.stages.frequency.latent_statistics import measure
-from sparserm_cli.stages.frequency.unit_cohorts import Rule, UnitCohorts
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA
+from sparserm_cli.stages.frequency.firing_counts import Counts, FiringCounter
+from sparserm_cli.stages.frequency.latent_statistics import statistics_of
+from sparserm_cli.stages.frequency.unit_responses import Rule, UnitResponses
 from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.artifacts.frequency import (
     TYPE,
     VERSION,
     Frequency,
-    Measures,
+    LatentStatistics,
     Totals,
     frequency_path,
     read_frequency,
@@ -38,14 +38,14 @@ from sparserm_cli.store.run.locks import run_lock
 
 
 class FrequencySummary(NamedTuple):
-    """What `frequency` has done.
+    """The result of `frequency`.
 
     Fields:
-        path: where the table is.
-        frequency: the table, as it was written.
-        left_out: pairs kept out of the rates, for validation or because a response has no features.
-        seconds: spent on counting.
-        fresh: whether the table was there already.
+        path: path of the table.
+        frequency: the table as it was written.
+        left_out: number of pairs left out of the rates, for validation or because a response has no features.
+        seconds: duration of the counting in seconds.
+        fresh: whether the table was up to date already.
     """
 
     path: PurePath
@@ -56,23 +56,23 @@ class FrequencySummary(NamedTuple):
 
 
 def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> FrequencySummary:
-    """Count the latents of every encoded layer over the pairs that are not for validation, unless it is done.
+    """Count the firing latents of every encoded layer over the training pairs, unless the run has the counts.
 
     Args:
         config: the options.
-        progress: called with tokens counted and tokens in all, counted once a layer.
-        note: told what is worth knowing on the way.
+        progress: called with tokens counted and tokens in all, where each token counts once per layer.
+        note: called with each message for the user.
 
     Raises:
         BadInputError: no pair is left to count.
-        IncompatibleError: no complete features, or they are not of the activations that are there.
+        IncompatibleError: there are no complete features, or they were made from other activations.
         CorruptStoreError: features or activations are damaged.
         ResourceError: the disk is full.
         TemporaryError: another run holds the directory.
 
     """
     begun = time.monotonic()
-    # 1. The features, made from the activations that are there.
+    # 1. Read the features, and check that they were made from the present activations.
     capture = open_capture(config.run)
     features = FeaturesReader(features_path(config.run))
     features.check_parent(capture.lineage.as_parent())
@@ -87,36 +87,36 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=True)
     with run_lock(config.run), ScratchFolder(part_name(path.with_name("pairs"))) as scratch:
         sweep(config.run, everything=False)
-        # 2. Who is counted: the pairs of training prompts.
+        # 2. Find the pairs of training prompts, which are counted.
         rule = Rule(capture.rejected, config.val_fraction, config.seed)
-        cohorts = UnitCohorts(capture.rows, rule, scratch)
-        if not cohorts.pairs:
+        counted_by_unit = UnitResponses(capture.rows, rule, scratch)
+        if not counted_by_unit.pairs:
             found, hint = f"none of {pairs}", "use more data or a smaller --val-fraction"
             raise BadInputError(str(capture.root), "pairs to count", found, hint)
-        left_out = pairs - cohorts.pairs
+        left_out = pairs - counted_by_unit.pairs
         if left_out:
             note(f"{left_out:,} of {pairs:,} pairs are kept out of the rates (validation prompts)")
-        # 3. One pass over each layer.
+        # 3. Count in one pass over each layer.
         total = capture.plan.layout.response_tokens * len(features.plan.layers)
-        layers: dict[int, Measures] = {}
+        layers: dict[int, LatentStatistics] = {}
         done = 0
         for layer in features.plan.layers:
-            counter = Tally(features.plan.sae(layer).d_sae, config.unit, cohorts.longest)
+            counter = FiringCounter(features.plan.sae(layer).d_sae, config.unit, counted_by_unit.longest)
             for block in features.iter_blocks(layer, only_counts=True):
                 ends = np.concatenate([[0], np.cumsum(block.lengths, dtype=np.int64)])
-                counter.add(cohorts.of(block.unit), block.csr.indptr[ends], block.csr.indices)
+                counter.add(counted_by_unit.of(block.unit), block.csr.indptr[ends], block.csr.indices)
                 done += int(block.lengths.sum())
                 progress(done, total)
             counts = counter.result()
-            layers[layer] = measure(counts)
-        # 4. The table appears whole or not at all.
-        totals = _totals(counts, cohorts.pairs)
+            layers[layer] = statistics_of(counts)
+        # 4. Write the table, which appears whole or not at all.
+        totals = _totals(counts, counted_by_unit.pairs)
         table = write_frequency(config.run, Frequency(lineage, config.unit, totals, layers))
     return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=False)
 
 
 def _totals(counts: Counts, pairs: int) -> Totals:
-    """Return what the rates are shares of, which is alike in every layer."""
+    """Return the totals that the rates are shares of; they are the same in every layer."""
     by_fold = counts.classed_total.sum(axis=1).tolist()
     return Totals(
         tokens=(int(counts.tokens_total[0]), int(counts.tokens_total[1])),

@@ -14,18 +14,18 @@ from sparserm_cli.statistics.rates import (
     two_sided_p,
     wilson_interval,
 )
-from sparserm_cli.store.artifacts.frequency import Measures
+from sparserm_cli.store.artifacts.frequency import LatentStatistics
 
 
-def measure(counts: Counts) -> Measures:
-    """Turn the counts of one layer into measures."""
+def statistics_of(counts: Counts) -> LatentStatistics:
+    """Turn the firing counts of one layer into the statistics of each latent."""
     by_class, of_class = counts.classed.astype(np.float64), counts.classed_total.astype(np.float64)
     rate = shares(by_class.sum(axis=(0, 1)), of_class.sum(axis=(0, 1))[:, None])
     low, high = wilson_interval(rate, counts.responses_total[:, None].astype(np.float64))
     z = two_proportion_z(counts.responses, counts.responses_total)
     mcnemar = mcnemar_z(counts.discordant)
     fold_rate = shares(by_class.sum(axis=1), of_class.sum(axis=1)[:, :, None])
-    return Measures(
+    return LatentStatistics(
         rate=rate,
         low=low,
         high=high,

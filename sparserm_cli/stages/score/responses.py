@@ -1,4 +1,4 @@
-"""The responses of a file, tokenised, and the reward model that scores them.
+"""Read and tokenise the responses of a file, and load the reward model that scores them.
 
 Reads: any shape of rows, `reward/`, the language model. Writes: nothing.
 Memory: the model's lower blocks and a window of rows.
@@ -17,11 +17,11 @@ from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.reward import reward_folder, reward_path
 
 WINDOW_ROWS = 512
-"""Rows computed together; responses to one prompt share it within a window."""
+"""Number of rows scored together; within a window each prompt is computed once for all its responses."""
 
 
 def responses_reader(config: ResponsesConfig, *, purpose: Purpose, **options: Any) -> Reader:
-    """Open the file to score; further options go to the reader as they are.
+    """Open the file to score; further options are passed to the reader.
 
     Raises:
         BadInputError: there is no such file, or it is of no known type.
@@ -40,7 +40,7 @@ def responses_reader(config: ResponsesConfig, *, purpose: Purpose, **options: An
 
 
 def load_reward(config: ResponsesConfig) -> RewardModel:
-    """Load the reward model that the options mean."""
+    """Load the reward model that the options name."""
     path = reward_folder(config.reward or reward_path(config.run))
     return RewardModel.load(path, model=config.model, device=config.device, offline=config.offline)
 
@@ -48,11 +48,11 @@ def load_reward(config: ResponsesConfig) -> RewardModel:
 def windows(
     model: RewardModel, reader: Reader, config: ResponsesConfig, progress: Progress
 ) -> Iterator[list[EncodedExample]]:
-    """Yield tokenised rows, a window of them at a time, which is done when the next is asked for.
+    """Yield tokenised rows, one window at a time; progress counts a window once the next is requested.
 
     Args:
-        model: how they become tokens.
-        reader: where they come from.
+        model: reward model, whose template turns rows into tokens.
+        reader: reader of the rows.
         config: the options.
         progress: called with rows done and rows read so far.
 
@@ -67,16 +67,16 @@ def windows(
 def text_windows(
     template: PromptTemplate, max_length: int, reader: Reader, config: ResponsesConfig
 ) -> Iterator[list[EncodedExample]]:
-    """Yield tokenised rows, a window of them at a time.
+    """Yield tokenised rows, one window at a time.
 
     Args:
-        template: how they become tokens.
-        max_length: most tokens of a prompt and one response.
-        reader: where they come from.
+        template: template that turns rows into tokens.
+        max_length: most tokens of a prompt together with one response.
+        reader: reader of the rows.
         config: the options.
 
     """
-    # The end of a response matters, so nothing is cut: a row that is too long is a bad row.
+    # The end of a response matters, so nothing is truncated: a row that is too long is a bad row.
     rows = encoded_rows(reader, template, max_length=max_length, too_long=config.on_bad_row)
     while window := list(islice(rows, WINDOW_ROWS)):
         yield window

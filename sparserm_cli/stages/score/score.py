@@ -1,7 +1,8 @@
-"""`score`: rewards of new responses, one JSON object a line, in the file's order.
+"""`score`: compute the rewards of new responses, one JSON object per line, in the order of the file.
 
 Reads: responses, `reward/`, the language model. Writes: `scores.jsonl`, by rename when whole, or stdout; a
-log of the scores, so that a killed run goes on where it was. Memory: as `scoring`.
+log of the scores, so that a killed run continues where it stopped.
+Memory: the model's lower blocks and a window of rows.
 """
 
 import math
@@ -16,20 +17,20 @@ from sparserm_cli.store.outputs.scores import score_line, scores_path
 
 
 class ScoreSummary(NamedTuple):
-    """What `score` has done.
+    """The result of `score`.
 
     Fields:
-        output: where the scores are, - for stdout.
-        shape: what kind of rows the file has.
-        read: rows read; `accepted + rejected`.
-        accepted: rows scored.
-        rejected: rows left out.
-        responses: responses scored.
-        abstained: responses of these that got no score, being too far from the training responses.
-        mean: of the scores; NaN without any.
-        std: of the scores.
-        token_method: how token rewards were found; None if they were not asked for.
-        seconds: spent on reading, computing and writing.
+        output: path of the scores, or - for stdout.
+        shape: data shape of the rows of the file.
+        read: number of rows read, which is `accepted + rejected`.
+        accepted: number of rows scored.
+        rejected: number of rows left out.
+        responses: number of responses in the accepted rows.
+        abstained: number of these responses without a score, since they are too far from the training data.
+        mean: mean of the scores; NaN if there is none.
+        std: standard deviation of the scores; NaN if there is none.
+        token_method: method that computed token rewards; None if they were not requested.
+        seconds: duration of reading, computing and writing in seconds.
     """
 
     output: str
@@ -51,49 +52,49 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     Args:
         config: the options.
         progress: called with rows scored and rows read so far.
-        note: told what is worth knowing on the way.
+        note: called with each message for the user.
 
     Raises:
         BadInputError: the file cannot be read as rows.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
         CorruptStoreError: the reward model or the log of scores is damaged.
         TemporaryError: another process is scoring this file.
-        ResourceError: disk or device are not to be had.
+        ResourceError: the disk is full or the device is missing.
         PartialError: some rows failed three times; the others are in the log.
-        StoppedError: Ctrl-C or SIGTERM; the rows done are in the log.
+        StoppedError: Ctrl-C or SIGTERM arrived; the rows done are in the log.
 
     """
     begun = time.monotonic()
-    tally = _Tally()
+    counts = _ScoreCounts()
     output = config.output or str(scores_path(config.run))
-    # Known rows come first; of the others each line is written as soon as its window is done.
+    # Known rows come first; each further line is written as soon as its window is done.
     with score_log(config, note) as log, writing_lines(output) as write:
         for row in all_rows(log, config, progress=progress, note=note):
             if "rejected" in row:
-                tally.rejected += 1
+                counts.rejected += 1
                 continue
             write(score_line(row))
-            tally.add(row)
-    if tally.token_method not in (None, "exact"):
-        how = f"token rewards are {tally.token_method}"
+            counts.add(row)
+    if counts.token_method not in (None, "exact"):
+        how = f"token rewards are {counts.token_method}"
         note(f"{how}: approximate, so they add up to the scores only nearly")
     return ScoreSummary(
         output,
         log.shape,
-        tally.accepted + tally.rejected,
-        tally.accepted,
-        tally.rejected,
-        tally.responses,
-        tally.abstained,
-        tally.mean,
-        tally.std,
-        tally.token_method,
+        counts.accepted + counts.rejected,
+        counts.accepted,
+        counts.rejected,
+        counts.responses,
+        counts.abstained,
+        counts.mean,
+        counts.std,
+        counts.token_method,
         time.monotonic() - begun,
     )
 
 
-class _Tally:
-    """What becomes of the rows that stream by: how many, their scores' mean and spread, who got none."""
+class _ScoreCounts:
+    """Running counts of rows and responses, and the mean and standard deviation of the scores."""
 
     def __init__(self) -> None:
         self.accepted = self.rejected = self.responses = self.abstained = 0
@@ -112,12 +113,12 @@ class _Tally:
 
     @property
     def mean(self) -> float:
-        """Mean of the scores given; NaN without any."""
+        """Mean of the scores; NaN if there is none."""
         given = self.responses - self.abstained
         return self._total / given if given else math.nan
 
     @property
     def std(self) -> float:
-        """Their standard deviation; NaN without any."""
+        """Standard deviation of the scores; NaN if there is none."""
         given = self.responses - self.abstained
         return max(0.0, self._squares / given - self.mean**2) ** 0.5 if given else math.nan

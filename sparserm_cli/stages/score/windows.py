@@ -1,4 +1,4 @@
-"""The scores of a file's rows, computed once: what a killed command had found is not found again.
+"""Compute the scores of a file's rows once: scores that a killed command had computed are not computed again.
 
 Reads: any shape of rows, `reward/`, the language model. Writes: `scored/`, a log of the scores.
 Memory: the model's lower blocks and a window of rows.
@@ -30,11 +30,11 @@ from sparserm_cli.store.units.work_loop import UNIT_ERRORS
 
 @contextmanager
 def score_log(config: ScoreConfig, note: Note) -> Iterator[ScoreLog]:
-    """Give the log of a file's scores; nobody else scores the file so meanwhile.
+    """Yield the log of a file's scores, locked against other processes that score the same file.
 
     Args:
         config: the options.
-        note: told how far the log has come.
+        note: called with how many scores are known already.
 
     Raises:
         BadInputError: there is no such file, or it is of no known type.
@@ -54,23 +54,23 @@ def score_log(config: ScoreConfig, note: Note) -> Iterator[ScoreLog]:
 
 
 class Window(NamedTuple):
-    """Rows that are computed together."""
+    """Rows that are scored together."""
 
     number: int
-    """From 0, in the file's order."""
+    """Number of the window, from 0, in the order of the file."""
     rows: list[EncodedExample]
-    """Tokenised."""
+    """The tokenised rows."""
     refused: list[dict[str, Any]]
-    """Rows before the last of them that could not be scored, as the log keeps them."""
+    """Rows before the window's last row that could not be scored, in the form of the log."""
 
 
 class ScoreWorker:
-    """Scores windows; the reward model and the language model are loaded for the first.
+    """Scores windows; the reward model and the language model are loaded for the first one.
 
     Args:
         config: the options.
-        progress: not needed.
-        note: not needed.
+        progress: is not used.
+        note: is not used.
 
     """
 
@@ -82,13 +82,13 @@ class ScoreWorker:
         return load_reward(self._config)
 
     def text(self) -> tuple[PromptTemplate, int, str]:
-        """Return how rows become tokens, how many at most, and what scores them, in words."""
+        """Return the template, the longest prompt with response in tokens, and a note about the scorer."""
         model = self._model
-        told = f"scoring with {model.path} in {model.lm.dtype} on {model.lm.device}"
-        return model.template, model.max_length, told
+        sentence = f"scoring with {model.path} in {model.lm.dtype} on {model.lm.device}"
+        return model.template, model.max_length, sentence
 
     def score(self, window: Window) -> list[dict[str, Any]] | Lost:
-        """Return the rows of a window with their scores, as the log keeps them; Lost if it alone fails."""
+        """Return the scored rows of a window in the form of the log; Lost if only this window fails."""
         try:
             return scored_window(self._model, window.rows, self._config)
         except UNIT_ERRORS as error:
@@ -98,21 +98,21 @@ class ScoreWorker:
 def all_rows(
     log: ScoreLog, config: ScoreConfig, *, progress: Progress, note: Note
 ) -> Iterator[dict[str, Any]]:
-    """Yield all rows in order, and score those that the log lacks; each is in it before it is yielded.
+    """Yield all rows in order, and score those that the log lacks; each is logged before it is yielded.
 
     Args:
         log: an open log.
-        config: the options it was opened with.
+        config: the options that the log was opened with.
         progress: called with rows scored and rows read so far.
-        note: told what is worth knowing on the way.
+        note: called with each message for the user.
 
     Raises:
         BadInputError: the file cannot be read as rows.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
         CorruptStoreError: the log is damaged.
-        ResourceError: disk or device are not to be had.
+        ResourceError: the disk is full or the device is missing.
         PartialError: some windows failed three times; the others are in the log.
-        StoppedError: Ctrl-C or SIGTERM; the windows done are in the log.
+        StoppedError: Ctrl-C or SIGTERM arrived; the windows done are in the log.
 
     """
     following = 0
@@ -123,31 +123,31 @@ def all_rows(
 
 
 def _fill(log: ScoreLog, config: ScoreConfig, progress: Progress, note: Note) -> Iterator[None]:
-    """Score the windows that the log lacks; stop after each."""
+    """Score the windows that the log lacks, and yield after each."""
     first, known = log.complete_to()
     refused: list[dict[str, Any]] = []
 
-    def refuse(one: Reject) -> None:
-        if one.row > known:
-            refused.append(refused_row(one.row, f"{one.field}: {one.reason}".lstrip(": ")))
+    def refuse(reject: Reject) -> None:
+        if reject.row > known:
+            refused.append(refused_row(reject.row, f"{reject.field}: {reject.reason}".lstrip(": ")))
 
     reader = responses_reader(config, purpose="any", sink=refuse, after=known, note=note)
     with open_engine(config, partial(ScoreWorker, config), progress=progress, note=note) as engine:
-        template, max_length, told = engine.ask(ScoreWorker.text)
-        note(told)
+        template, max_length, sentence = engine.ask(ScoreWorker.text)
+        note(sentence)
         parts = enumerate(text_windows(template, max_length, reader, config), start=first)
         windows = (Window(number, rows, _before(rows, refused)) for number, rows in parts)
         failed: dict[int, tuple[Window, str]] = {}
-        missing: Iterable[Window] = (one for one in windows if one.number not in log.windows)
+        missing: Iterable[Window] = (window for window in windows if window.number not in log.windows)
         done = known
         yield
         for _ in range(TRIES):
-            for window, found in engine.spread(ScoreWorker.score, missing):
-                if isinstance(found, Lost):
-                    failed[window.number] = window, found.reason
+            for window, scored in engine.spread(ScoreWorker.score, missing):
+                if isinstance(scored, Lost):
+                    failed[window.number] = window, scored.reason
                     continue
                 failed.pop(window.number, None)
-                log.append(window.number, sorted([*found, *window.refused], key=itemgetter("row")))
+                log.append(window.number, sorted([*scored, *window.refused], key=itemgetter("row")))
                 done += len(window.rows)
                 progress(done, reader.read)
                 yield
@@ -155,54 +155,55 @@ def _fill(log: ScoreLog, config: ScoreConfig, progress: Progress, note: Note) ->
         engine.stop.check(f"{len(log.windows)} windows of rows are safe")
     if failed:
         raise _given_up(log, failed)
+    # Rows after the last window that could not be scored end the log.
     if refused:
         log.append(len(log.windows), sorted(refused, key=itemgetter("row")))
         yield
-    log.finish([one.sha256 for one in reader.inputs], reader.shape)
+    log.finish([file.sha256 for file in reader.inputs], reader.shape)
 
 
 def _before(rows: list[EncodedExample], refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take the refused rows before the last of a window; others wait, since the reader runs ahead."""
+    """Take the refused rows before a window's last row; later ones stay, since the reader runs ahead."""
     last = rows[-1].example.row
-    early = [one for one in refused if one["row"] < last]
-    refused[:] = [one for one in refused if one["row"] > last]
+    early = [line for line in refused if line["row"] < last]
+    refused[:] = [line for line in refused if line["row"] > last]
     return early
 
 
 def _given_up(log: ScoreLog, failed: Mapping[int, tuple[Window, str]]) -> PartialError:
-    """Note the windows that failed, and say so."""
+    """Record the windows that failed in the log, and return the error that reports them."""
     for number, (_, reason) in failed.items():
         log.give_up(number, reason)
     window, reason = failed[min(failed)]
     first, last = (window.rows[at].example.row for at in (0, -1))
-    found = f"{len(failed)} windows failed, the first is rows {first} to {last} with {reason}"
+    failures = f"{len(failed)} windows failed, the first is rows {first} to {last} with {reason}"
     hint = "run the command again to repeat only those"
-    return PartialError(str(log.path), "the scores of all rows", found, hint)
+    return PartialError(str(log.path), "the scores of all rows", failures, hint)
 
 
 def scored_window(
     model: RewardModel, window: list[EncodedExample], config: ScoreConfig
 ) -> list[dict[str, Any]]:
-    """Return the rows of a window with their scores, as the log keeps them."""
+    """Return the rows of a window with their scores, in the form of the log."""
     how: dict[str, Any] = {"batch_tokens": config.batch_tokens, "deterministic": config.deterministic}
     rewards = model.rewards(window, config, tokens=config.tokens, **how)
     rows = []
-    for row, found in zip(window, rewards.split([len(row.responses) for row in window]), strict=True):
-        line = scored_row(row.example.row, row.example.id, found.scores, found.ood)
+    for row, scored in zip(window, rewards.split([len(row.responses) for row in window]), strict=True):
+        line = scored_row(row.example.row, row.example.id, scored.scores, scored.ood)
         if config.tokens:
             ids = [response.response_ids for response in row.responses]
-            line |= token_fields(ids, found.tokens, str(found.method))
+            line |= token_fields(ids, scored.tokens, str(scored.method))
         rows.append(line)
     return rows
 
 
 def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
-    """Return everything the scores depend on, be it in their last digits.
+    """Return everything that the scores depend on, even if only in their last digits.
 
-    Of a data set of the hub only the name is known beforehand.
+    Before a data set of the hub is read, only its name is known.
     """
     return {
-        "inputs": [one.sha256 for one in reader.inputs],
+        "inputs": [file.sha256 for file in reader.inputs],
         "file": "" if Path(config.file).exists() else config.file,
         "columns": sorted(config.columns),
         "split": config.split,

@@ -1,9 +1,9 @@
-"""Choosing latents one after the other, each for what it adds to those before it. Pure functions.
+"""Choose latents one after the other, each for what it adds to those chosen before it. Pure functions.
 
 Axes: `pool` candidate latents, `directions` chosen ones (`top_k` preferred, then `top_k` dispreferred),
-`d_in` width of the residual stream. Both sides share the chosen directions and are filled together; what is
-left of each candidate is kept up to date by a Cholesky decomposition with pivoting (Golub and Van Loan,
-4.2.8).
+`d_in` width of the residual stream. Both sides share the chosen directions and are filled together. The
+remainder of each candidate, after the chosen ones are projected out, is updated by a Cholesky decomposition
+with pivoting (Golub and Van Loan, 4.2.8).
 """
 
 from collections.abc import Callable
@@ -15,19 +15,22 @@ from jaxtyping import Float32, Float64, Int64
 from sparserm_cli.statistics.pair_moments import Moments
 
 RIDGE = 0.1
-"""Share of the mean variance that `forward` adds to every direction, so that a rare one is not overrated."""
+"""Share of the mean variance that `orthogonal_least_squares` adds to every direction.
+
+Without it a direction that rarely varies would be overrated.
+"""
 
 Gain = Callable[[Float64[np.ndarray, " pool"], Float64[np.ndarray, " pool"]], Float64[np.ndarray, " pool"]]
-"""What each candidate would add, from what is left of its signal and of its square."""
+"""Computes what each candidate would add, from the remainders of its signal and of its squared norm."""
 
 
 class Picks(NamedTuple):
-    """What was chosen, the preferred candidates first, each side in the order of its choice."""
+    """The chosen candidates: the preferred ones first, each side in the order of its choice."""
 
     place: Int64[np.ndarray, " directions"]
-    """Place in the pool."""
+    """Index of the candidate in the pool."""
     gain: Float64[np.ndarray, " directions"]
-    """What it added when it was chosen."""
+    """What the candidate added when it was chosen."""
 
 
 def greedy(
@@ -35,22 +38,24 @@ def greedy(
 ) -> Picks:
     """Choose by the difference of frequencies times what is new in the direction.
 
-    What is new is the norm of the unit decoder row after projecting out the chosen rows, so no row is chosen
-    for what another one already says.
+    What is new is the norm of the unit decoder row after the chosen rows are projected out, so that no row
+    is chosen for a direction that is covered already.
 
     Args:
         rows: decoder rows of the pool.
-        difference: of each candidate; its sign is the side.
-        top_k: candidates a side.
+        difference: difference of firing rates of each candidate; its sign is the side.
+        top_k: number of candidates per side.
 
     """
     unit = _unit(rows)
     weight = np.abs(difference)
     nothing = np.zeros(len(unit))
-    return _pursue(unit, unit, nothing, np.sign(difference), top_k, lambda _, rest: weight * np.sqrt(rest))
+    return _fill_sides(
+        unit, unit, nothing, np.sign(difference), top_k, lambda _, rest: weight * np.sqrt(rest)
+    )
 
 
-def forward(
+def orthogonal_least_squares(
     rows: Float32[np.ndarray, "pool d_in"],
     difference: Float64[np.ndarray, " pool"] | None,
     top_k: int,
@@ -59,14 +64,14 @@ def forward(
     """Choose by what the projection adds to a linear head on the projections chosen so far.
 
     This is forward regression of 1 on the pairs' differences of projections, by orthogonal least squares
-    (Chen, Billings and Luo 1989): what a candidate adds is the mean of what is left of its differences over
-    their root mean square. Which side a latent speaks for is still the sign of its difference of frequencies.
+    (Chen, Billings and Luo 1989). A candidate adds the mean of the remainder of its differences, divided by
+    their root mean square. The sign of its difference of firing rates still decides the side of a latent.
 
     Args:
         rows: decoder rows of the pool.
-        difference: of each candidate's frequencies; its sign is the side. None if they have no sides, as
-            directions that are not latents.
-        top_k: candidates a side, or half of those chosen.
+        difference: difference of firing rates of each candidate; its sign is the side. None if the candidates
+            have no sides because they are directions and not latents.
+        top_k: number of candidates per side; without sides, half the number that is chosen.
         of_pairs: moments of the pairs that select.
 
     """
@@ -78,16 +83,16 @@ def forward(
         return np.where(rest > 0, np.abs(left) / np.sqrt(np.where(rest > 0, rest, 1.0)), 0.0)
 
     side = np.zeros(len(unit)) if difference is None else np.sign(difference)
-    return _pursue(unit, products, unit @ of_pairs.mean, side, top_k, gain)
+    return _fill_sides(unit, products, unit @ of_pairs.mean, side, top_k, gain)
 
 
 def _unit(rows: Float32[np.ndarray, "pool d_in"]) -> Float64[np.ndarray, "pool d_in"]:
-    """Return the rows with norm 1."""
+    """Return the rows, each divided by its norm."""
     wide = rows.astype(np.float64)
     return wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
 
 
-def _pursue(
+def _fill_sides(
     unit: Float64[np.ndarray, "pool d_in"],
     products: Float64[np.ndarray, "pool d_in"],
     left: Float64[np.ndarray, " pool"],
@@ -95,15 +100,15 @@ def _pursue(
     top_k: int,
     gain: Gain,
 ) -> Picks:
-    """Take the candidate of the largest gain until all sides are full, projecting each out of the others.
+    """Take the candidate with the largest gain until all sides are full, and project it out of the others.
 
     Args:
-        unit: the candidates.
-        products: the same times the metric: `products @ unit.T` are their inner products.
+        unit: the candidates as rows of norm 1.
+        products: the candidates times the metric, so that `products @ unit.T` are their inner products.
         left: what each candidate explains on its own.
-        side: 1 preferred, -1 dispreferred; 0 neither, of which there may be twice as many.
-        top_k: candidates a side.
-        gain: what each would add.
+        side: 1 preferred, -1 dispreferred; 0 neither, of which `2 * top_k` are chosen.
+        top_k: number of candidates per side.
+        gain: computes what each candidate would add.
 
     """
     whole = np.einsum("ij,ij->i", products, unit)
@@ -112,18 +117,20 @@ def _pursue(
     free = np.ones(len(unit), bool)
     picks: dict[int, list[tuple[int, float]]] = {1: [], -1: [], 0: []}
     for step in range(2 * top_k):
-        found = np.where(free, gain(left, rest), -1.0)
-        pick = int(np.argmax(found))
+        # Choose the best candidate whose side is not full.
+        gains = np.where(free, gain(left, rest), -1.0)
+        pick = int(np.argmax(gains))
         taken = picks[int(side[pick])]
-        taken.append((pick, float(found[pick])))
+        taken.append((pick, float(gains[pick])))
         free[pick] = False
         if side[pick] and len(taken) == top_k:
             free &= side != side[pick]
         if rest[pick] > 0:
+            # Project it out of the other candidates: one more column of the Cholesky factor.
             column = (products @ unit[pick] - factor[:, :step] @ factor[pick, :step]) / np.sqrt(rest[pick])
             left = left - column * (left[pick] / np.sqrt(rest[pick]))
             factor[:, step] = column
             rest = rest - column**2
-            rest[rest < 1e-12 * whole] = 0.0  # nothing but rounding is left
-    place, added = zip(*(one for taken in picks.values() for one in taken), strict=True)
+            rest[rest < 1e-12 * whole] = 0.0  # only rounding errors are left
+    place, added = zip(*(pick_and_gain for taken in picks.values() for pick_and_gain in taken), strict=True)
     return Picks(np.array(place), np.array(added))

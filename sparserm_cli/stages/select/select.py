@@ -1,4 +1,4 @@
-"""`select`: the decoder rows of the latents that tell chosen from rejected.
+"""`select`: choose the decoder rows of the latents that distinguish chosen from rejected responses.
 
 Reads: `frequency.parquet`, the plan of `features.zarr`, the SAE's decoder; `--by forward` also the pooled
 vectors of `activations.zarr`. Writes: `directions/`.
@@ -21,7 +21,7 @@ from sparserm_cli.models.head.projections import DENSE_PAIRS, projections
 from sparserm_cli.models.sae.decoder_rows import load_decoder
 from sparserm_cli.models.sae.load import find_sae, read_metadata
 from sparserm_cli.models.sae.metadata import sae_digest
-from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.frequency.unit_responses import counted_pairs
 from sparserm_cli.stages.select.rankings import Candidates, Chosen, choose
 from sparserm_cli.statistics.pair_moments import Moments, moments
 from sparserm_cli.store.artifacts.directions import (
@@ -33,7 +33,7 @@ from sparserm_cli.store.artifacts.directions import (
     read_directions,
     write_directions,
 )
-from sparserm_cli.store.artifacts.frequency import Frequency, Measures, frequency_path, read_frequency
+from sparserm_cli.store.artifacts.frequency import Frequency, LatentStatistics, frequency_path, read_frequency
 from sparserm_cli.store.capture.artifact import capture_path, open_capture
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
@@ -46,19 +46,19 @@ from sparserm_cli.store.run.locks import run_lock
 from sparserm_cli.store.units.unit_store import is_planned
 
 DecoderRows = Callable[[int, Int64[np.ndarray, " latents"]], Float32[np.ndarray, "latents d_in"]]
-"""Gives the decoder rows of some latents of a layer's SAE."""
+"""Returns the decoder rows of some latents of a layer's SAE."""
 
 
 class SelectSummary(NamedTuple):
-    """What `select` has done.
+    """The result of `select`.
 
     Fields:
-        path: where the directions are.
-        directions: what was written.
-        by: the measure that ranked the latents.
-        top_k: directions a side and layer.
-        seconds: spent.
-        fresh: whether the directions were there already.
+        path: folder of the directions.
+        directions: the directions that were written or were there already.
+        by: name of the ranking.
+        top_k: number of directions per side and layer.
+        seconds: duration of the command in seconds.
+        fresh: whether the directions were up to date already.
     """
 
     path: PurePath
@@ -70,22 +70,22 @@ class SelectSummary(NamedTuple):
 
 
 def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = None) -> SelectSummary:
-    """Choose `top_k` directions a side in every layer, unless that is done.
+    """Choose `top_k` directions per side in every layer, unless the run has them already.
 
     Args:
         config: the options.
-        note: told what is worth knowing on the way.
-        decoder: gives decoder rows; None reads them from the SAE that the features were made with.
+        note: called with each message for the user.
+        decoder: returns decoder rows; None reads them from the SAE that the features were made with.
 
     Raises:
-        UsageError: no such measure, or too few latents speak for a side.
-        IncompatibleError: no frequencies, frequencies of other features, or the SAE has changed.
+        UsageError: there is no such ranking, or too few latents speak for a side.
+        IncompatibleError: there are no frequencies, they are of other features, or the SAE has changed.
         CorruptStoreError: frequencies or features are damaged.
         ResourceError: the disk is full.
 
     """
     begun = time.monotonic()
-    # 1. The frequencies, made from the features that are there.
+    # 1. Read the frequencies, and check that they were made from the present features.
     frequency = read_frequency(config.run)
     features = FeaturesReader(features_path(config.run))
     where = f"{frequency_path(config.run)} (from {features.root.name})"
@@ -104,7 +104,7 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
         note(f"{path.name} are up to date")
         seconds, there = time.monotonic() - begun, read_directions(config.run)
         return SelectSummary(path, there, config.by, config.top_k, seconds, fresh=True)
-    # 2. The strongest latents of each layer, and their decoder rows.
+    # 2. Choose the strongest latents of each layer, and read their decoder rows.
     read_rows = decoder or sae_decoder({sae.layer: sae for sae in features.plan.saes})
     of_pairs = counted_moments(config, frequency)
     layers = {
@@ -113,14 +113,14 @@ def select(config: SelectConfig, *, note: Note, decoder: DecoderRows | None = No
         )
         for layer in frequency.layers
     }
-    # 3. They appear whole or not at all.
+    # 3. Write the directions, which appear whole or not at all.
     with run_lock(config.run):
         sweep(config.run, everything=True)
         written = write_directions(config.run, Directions(lineage, layers))
-    for layer, one in layers.items():
-        doubtful = int((one.q > 0.05).sum())
+    for layer, chosen in layers.items():
+        doubtful = int((chosen.q > 0.05).sum())
         if doubtful and not config.by.startswith("random-"):
-            note(f"layer {layer}: {doubtful} of {len(one.q)} directions could be chance (q above 0.05)")
+            note(f"layer {layer}: {doubtful} of {len(chosen.q)} directions could be chance (q above 0.05)")
     seconds = time.monotonic() - begun
     return SelectSummary(path, written, config.by, config.top_k, seconds, fresh=False)
 
@@ -149,13 +149,15 @@ def _directions(
         rows = random_directions(2 * config.top_k, d_in, config.seed + layer)
     else:
         rows = decoder(layer, chosen.feature)
-    return told(chosen, rows, measures)
+    return layer_directions(chosen, rows, measures)
 
 
 def counted_moments(config: SelectConfig, frequency: Frequency) -> Callable[[int], Moments]:
-    """Return a reader of each layer's moments, of the mean vectors of the pairs counted or a sample of many.
+    """Return a function that computes the moments of a layer's mean vectors over the counted pairs.
 
-    Raises, when asked:
+    At most DENSE_PAIRS pairs, drawn at random, are used.
+
+    Raises, when it is called:
         IncompatibleError: the capture is gone.
 
     """
@@ -178,8 +180,10 @@ def counted_moments(config: SelectConfig, frequency: Frequency) -> Callable[[int
     return of_layer
 
 
-def told(chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: Measures) -> LayerDirections:
-    """Put the chosen latents, their rows and what is known of them together."""
+def layer_directions(
+    chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures: LatentStatistics
+) -> LayerDirections:
+    """Combine the chosen latents with their decoder rows and their firing rates."""
     known = chosen.feature >= 0
 
     def of(values: np.ndarray) -> np.ndarray:
@@ -197,11 +201,11 @@ def told(chosen: Chosen, rows: Float32[np.ndarray, "directions d_in"], measures:
 
 
 def sae_decoder(saes: dict[int, SAEFacts]) -> DecoderRows:
-    """Return a reader of decoder rows that checks each layer's SAE when it is first asked for.
+    """Return a reader of decoder rows that checks each layer's SAE before its first use.
 
-    Raises, when asked:
+    Raises, when it is called:
         IncompatibleError: the SAE is not the one that the features were made with.
-        UsageError: it is not where it was.
+        UsageError: the SAE is no longer where it was.
 
     """
     checked: set[int] = set()
@@ -210,10 +214,10 @@ def sae_decoder(saes: dict[int, SAEFacts]) -> DecoderRows:
         facts = saes[layer]
         if layer not in checked:
             files = find_sae(facts.name)
-            found = sae_digest(files, read_metadata(files))
-            if found != facts.digest:
+            digest = sae_digest(files, read_metadata(files))
+            if digest != facts.digest:
                 hint = "restore that SAE or run `sparserm encode --force`"
-                raise IncompatibleError(f"{facts.name}: weights", facts.digest, found, hint)
+                raise IncompatibleError(f"{facts.name}: weights", facts.digest, digest, hint)
             checked.add(layer)
         return load_decoder(facts.name, latents.tolist())
 

@@ -25,7 +25,7 @@ from sparserm_cli.data.sources.open import hash_file, open_source
 from sparserm_cli.data.splits import group_key, validation_mask
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.residuals import iter_residuals
 from sparserm_cli.models.lm.trie import Tree
 
 TREES_AT_ONCE = 256
@@ -75,7 +75,7 @@ class TextSource:
         wanted = [one.tree for one, out in zip(self.documents, self.held_out, strict=True) if out == held_out]
         pending: list[Tensor] = []
         for start in range(0, len(wanted), TREES_AT_ONCE):
-            for _, _, taken in capture(self.lm, wanted[start : start + TREES_AT_ONCE]):
+            for _, _, taken in iter_residuals(self.lm, wanted[start : start + TREES_AT_ONCE]):
                 pending.append(taken[layer])
                 if sum(map(len, pending)) >= BLOCK_ROWS:
                     yield torch.cat(pending)

@@ -40,7 +40,7 @@ Latents = Float64[np.ndarray, " d_sae"]
 SideLatents = Float64[np.ndarray, "2 d_sae"]
 
 
-class Measures(NamedTuple):
+class LatentStatistics(NamedTuple):
     """One number per latent in each field; side 0 is chosen, 1 is rejected."""
 
     rate: SideLatents
@@ -72,7 +72,7 @@ class Measures(NamedTuple):
 
 
 _SIDED = ("rate", "low", "high", "responses", "fold_rate")
-_PLAIN = tuple(name for name in Measures._fields if name not in _SIDED)
+_PLAIN = tuple(name for name in LatentStatistics._fields if name not in _SIDED)
 
 
 class Totals(NamedTuple):
@@ -100,8 +100,8 @@ class Frequency:
     """Whether rates are shares of tokens or of responses."""
     totals: Totals
     """Total counts of tokens, responses, pairs and prompts."""
-    layers: Mapping[int, Measures]
-    """Mapping from layer to measures."""
+    layers: Mapping[int, LatentStatistics]
+    """Mapping from layer to the statistics of its latents."""
 
 
 def frequency_path(run: PurePath) -> PurePath:
@@ -160,7 +160,7 @@ def read_frequency(run: PurePath) -> Frequency:
     return Frequency(lineage, unit, totals, layers)
 
 
-def _table(layer: int, measures: Measures) -> Any:
+def _table(layer: int, measures: LatentStatistics) -> Any:
     """Return one layer's rows."""
     d_sae = len(measures.difference)
     columns: dict[str, Any] = {
@@ -178,12 +178,12 @@ def _table(layer: int, measures: Measures) -> Any:
     return pa.table(columns | {name: pa.array(getattr(measures, name)) for name in _PLAIN})
 
 
-def _measures(table: Any) -> Measures:
+def _measures(table: Any) -> LatentStatistics:
     """Read one layer's rows."""
     fields: dict[str, np.ndarray] = {name: _column(table, name) for name in _PLAIN}
     for name in _SIDED:
         fields[name] = np.stack([_column(table, f"{name}_{suffix}") for suffix in _SIDES])
-    return Measures(**fields)
+    return LatentStatistics(**fields)
 
 
 def _column(table: Any, name: str) -> np.ndarray:
@@ -215,7 +215,7 @@ def _two(value: Sequence[Any]) -> tuple[int, int]:
     return int(chosen), int(rejected)
 
 
-def _digest(layers: Mapping[int, Measures]) -> str:
+def _digest(layers: Mapping[int, LatentStatistics]) -> str:
     """Return the xxh3-128 of all columns' bytes."""
     hasher = xxhash.xxh3_128()
     for layer, measures in layers.items():

@@ -10,7 +10,7 @@ from sparserm_cli.errors import UsageError
 from sparserm_cli.locations import parse_location
 from sparserm_cli.store.artifacts.frequency import (
     Frequency,
-    Measures,
+    LatentStatistics,
     Totals,
     frequency_columns,
     read_frequency,
@@ -61,7 +61,7 @@ class Frequencies:
         """
         return Table(frequency_columns(self._frequency))
 
-    def measures(self, layer: int) -> Measures:
+    def measures(self, layer: int) -> LatentStatistics:
         """Return the measures of a layer as arrays over its latents.
 
         Raises:

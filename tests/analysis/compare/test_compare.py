@@ -17,7 +17,7 @@ from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig, FitConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae.quality import SAEQuality
-from sparserm_cli.stages.fit import model_selection as choice
+from sparserm_cli.stages.fit import model_selection
 from sparserm_cli.store.artifacts.results import COMPARISON
 
 
@@ -161,7 +161,9 @@ def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sa
     for row in choosing:
         settings = [one["name"] for one in row["method"]["among"]]
         assert settings == [
-            f"{setting}, layers {layers}" for layers in ("3", "5", "3, 5") for setting in choice.SETTINGS
+            f"{setting}, layers {layers}"
+            for layers in ("3", "5", "3, 5")
+            for setting in model_selection.SETTINGS
         ]
         assert len(row["chosen"]) == 2
         assert set(row["chosen"]) <= set(settings)

@@ -13,8 +13,8 @@ from sparserm_cli.analysis.compare.methods import KINDS, Method, Training
 from sparserm_cli.analysis.compare.run_sample import Sample, count, load_sample
 from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.errors import UsageError
-from sparserm_cli.stages.frequency.cohort import FOLDS, make_cohort
-from sparserm_cli.stages.frequency.firing_counts import Tally
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
+from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 
 SELECTED = Method("sparserm", top_k=2)
 
@@ -56,13 +56,13 @@ def test_counts_in_memory_are_those_of_the_stream(tmp_path: Path, unit: str):
     sample = load_sample("x", made.run, decoder=made.decoder)
     groups = np.zeros(len(sample.lengths), np.uint64)
     groups[sample.pairs.reshape(-1)] = np.repeat(sample.groups, 2)
-    cohort = make_cohort(sample.lengths, groups, np.arange(len(groups)) // 4 % FOLDS, sample.pairs[5:-3])
-    stream = Tally(planted.D_SAE, unit, int(sample.lengths.max()))
+    counted = class_responses(sample.lengths, groups, np.arange(len(groups)) // 4 % FOLDS, sample.pairs[5:-3])
+    stream = FiringCounter(planted.D_SAE, unit, int(sample.lengths.max()))
     for block in made.features.iter_blocks(3):
         ends = np.concatenate([[0], np.cumsum(block.lengths)])
-        part = planted.part_of(cohort, block.responses.start, block.responses.stop)
+        part = planted.part_of(counted, block.responses.start, block.responses.stop)
         stream.add(part, block.csr.indptr[ends], block.csr.indices)
-    expected, found = stream.result(), count(sample.latents[3], cohort, unit)
+    expected, found = stream.result(), count(sample.latents[3], counted, unit)
     for name, value in expected._asdict().items():
         if isinstance(value, np.ndarray):
             assert getattr(found, name) == pytest.approx(value), name

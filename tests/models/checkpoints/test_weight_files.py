@@ -14,7 +14,7 @@ from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMEr
 from sparserm_cli.models.checkpoints.config_shape import check_ids
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.residuals import iter_residuals
 from sparserm_cli.models.lm.trie import Tree
 
 Make = Callable[..., Path]
@@ -143,4 +143,4 @@ def test_a_token_id_beyond_the_embedding(tiny_model: Make) -> None:
     lm = LanguageModel.load(resolve_model(str(tiny_model())), layers=[0], dtype="float32", device="cpu")
     tree = Tree(np.array([1, 2], np.uint32), (np.array([258], np.uint32),))
     with pytest.raises(IncompatibleError, match="expected token ids below 258"):
-        list(capture(lm, [tree]))
+        list(iter_residuals(lm, [tree]))

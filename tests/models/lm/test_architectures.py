@@ -14,7 +14,7 @@ from sparserm_cli.errors import SparseRMError
 from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm.backbone import blocks_of, check_checkpoint
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.residuals import iter_residuals
 from sparserm_cli.models.lm.trie import Tree
 
 Make = Callable[..., Path]
@@ -37,7 +37,7 @@ def test_vectors_are_those_of_a_plain_forward_pass(architecture: str, tiny_model
         lambda _module, _inputs, output: taken.append(output[0] if isinstance(output, tuple) else output)
     )
     lm = LanguageModel.load(resolve_model(str(folder)), layers=[LAYER], dtype="float32", device="cpu")
-    for _, number, found in capture(lm, [tree]):
+    for _, number, found in iter_residuals(lm, [tree]):
         ids = np.concatenate([tree.prompt_ids, tree.responses[number]]).astype(np.int64)
         with torch.inference_mode():
             whole(torch.from_numpy(ids)[None], use_cache=False)

@@ -13,7 +13,7 @@ from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm import trie_attention as attention
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.prompt_cache import PromptCache
-from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.residuals import iter_residuals
 from sparserm_cli.models.lm.trie import Tree
 
 ARCHITECTURES = ("llama", "gemma2", "gemma3", "qwen3", "gpt2", "gpt_neox", "mistral", "phi")
@@ -59,7 +59,9 @@ def counted(lm: LanguageModel) -> Iterator[list[int]]:
 
 def captured(lm: LanguageModel, trees: Sequence[Tree], **options: Any) -> dict[Any, torch.Tensor]:
     """Return tree, response and layer to residuals."""
-    return {(t, r, layer): x for t, r, taken in capture(lm, trees, **options) for layer, x in taken.items()}
+    return {
+        (t, r, layer): x for t, r, taken in iter_residuals(lm, trees, **options) for layer, x in taken.items()
+    }
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

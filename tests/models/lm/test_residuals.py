@@ -11,7 +11,7 @@ import torch
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture, default_batch_tokens, pool
+from sparserm_cli.models.lm.residuals import default_batch_tokens, iter_residuals, pool
 from sparserm_cli.models.lm.trie import Tree
 
 ARCHITECTURES = ("llama", "gemma2", "gemma3", "qwen3", "gpt2", "gpt_neox", "mistral", "phi")
@@ -46,7 +46,9 @@ def whole_model(folder: Path) -> Any:
 def captured(
     lm: LanguageModel, trees: Sequence[Tree], **options: Any
 ) -> dict[tuple[int, int, int], torch.Tensor]:
-    return {(t, r, layer): x for t, r, taken in capture(lm, trees, **options) for layer, x in taken.items()}
+    return {
+        (t, r, layer): x for t, r, taken in iter_residuals(lm, trees, **options) for layer, x in taken.items()
+    }
 
 
 def assert_plain(folder: Path, lm: LanguageModel, trees: Sequence[Tree], **options: Any) -> None:

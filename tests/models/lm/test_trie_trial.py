@@ -13,7 +13,7 @@ import torch
 from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm import trie_attention, trie_trial
 from sparserm_cli.models.lm.language_model import LanguageModel
-from sparserm_cli.models.lm.residuals import capture
+from sparserm_cli.models.lm.residuals import iter_residuals
 from sparserm_cli.models.lm.trie import Tree
 
 Make = Callable[..., Path]
@@ -88,7 +88,7 @@ def trees() -> list[Tree]:
 
 def vectors(lm: LanguageModel) -> torch.Tensor:
     """Return the mean and last residual vectors of all responses after block 3."""
-    taken = {place[:2]: place[2][3].float() for place in capture(lm, trees())}
+    taken = {place[:2]: place[2][3].float() for place in iter_residuals(lm, trees())}
     return torch.stack([one for key in sorted(taken) for one in (taken[key].mean(0), taken[key][-1])])
 
 

@@ -13,14 +13,13 @@ from helpers import planted_run as planted
 
 from sparserm_cli.config import FitConfig, FrequencyConfig, HeadSetting, SelectConfig
 from sparserm_cli.errors import BadInputError
-from sparserm_cli.stages.fit import fit
-from sparserm_cli.stages.fit import model_selection as choice
+from sparserm_cli.stages.fit import fit, model_selection
 from sparserm_cli.stages.frequency.frequency import frequency
 from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.directions import read_directions, write_directions
 from sparserm_cli.store.artifacts.reward import RewardConfig
 
-LINEAR, MLP = choice.SETTINGS
+LINEAR, MLP = model_selection.SETTINGS
 AXES = 4
 """Directions; each is one axis of the residual stream."""
 
@@ -110,7 +109,7 @@ def test_the_linear_head_wins_where_the_last_token_tells(noisy: Chosen):
 
 def test_a_chosen_setting_gives_the_reward_model_that_it_gives_when_told(noisy: Chosen, copy: Path):
     """To the bit, with the same figures; but it is another artifact, and its card tells of no choice."""
-    chosen, told = noisy.summary.config, fitted(copy, **vars(choice.SETTINGS[LINEAR]))
+    chosen, told = noisy.summary.config, fitted(copy, **vars(model_selection.SETTINGS[LINEAR]))
     assert not told.fresh
     assert told.config.lineage.digest == chosen.lineage.digest
     training = {name: one for name, one in chosen.training.items() if name != "choice"}
@@ -128,7 +127,7 @@ def test_choosing_again_computes_nothing(noisy: Chosen, monkeypatch: pytest.Monk
 
 def test_other_settings_to_choose_among_are_another_artifact(copy: Path, monkeypatch: pytest.MonkeyPatch):
     """As a later version of the program may have them."""
-    monkeypatch.setattr(choice, "SETTINGS", {"last": HeadSetting("last", "linear", "bt")})
+    monkeypatch.setattr(model_selection, "SETTINGS", {"last": HeadSetting("last", "linear", "bt")})
     other = fitted(copy, choose=True)
     assert not other.fresh
     assert other.config.pool == "last"
@@ -142,7 +141,7 @@ def test_what_was_tried_is_recorded(noisy: Chosen):
     assert [one["pairs"] for one in told["tried"]] == [training["train_pairs"]] * 2
     assert {
         one["name"]: HeadSetting(one["pool"], one["head"], one["loss"]) for one in told["tried"]
-    } == choice.SETTINGS
+    } == model_selection.SETTINGS
     card = (noisy.run / "reward" / "README.md").read_text()
     assert f"part; `{LINEAR}` did best." in card
     first, second = (f"{one['accuracy']:.3f} | {one['pairs']}" for one in told["tried"])
@@ -160,8 +159,8 @@ def test_progress_is_of_all_fits(noisy: Chosen):
 
 def test_many_pairs_are_sampled(copy: Path, monkeypatch: pytest.MonkeyPatch):
     """At most so many choose, validation pairs among them."""
-    monkeypatch.setattr(choice, "INNER_PAIRS", 60)
-    monkeypatch.setattr(choice, "SETTINGS", {LINEAR: choice.SETTINGS[LINEAR]})
+    monkeypatch.setattr(model_selection, "INNER_PAIRS", 60)
+    monkeypatch.setattr(model_selection, "SETTINGS", {LINEAR: model_selection.SETTINGS[LINEAR]})
     (tried,) = fitted(copy, choose=True).config.training["choice"]["tried"]
     assert 40 < tried["pairs"] < 60
 
@@ -191,7 +190,7 @@ def test_each_pair_is_tested_once_without_its_prompt():
         return scores
 
     # The fourth pair is right whoever scores it, the others only where they were learned from.
-    assert choice.accuracy_by_folds(by_heart, pairs, groups, seed=0) == pytest.approx(1 / 6)
+    assert model_selection.accuracy_by_folds(by_heart, pairs, groups, seed=0) == pytest.approx(1 / 6)
     tested = [sorted(set(range(6)) - set(one)) for one in learned_from]
     assert sorted(itertools.chain(*tested)) == list(range(6))
     assert [0, 1, 2] in tested

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.stages.frequency import firing_counts as tally
-from sparserm_cli.stages.frequency.cohort import FOLDS, STRATA, length_cuts, make_cohort
-from sparserm_cli.stages.frequency.firing_counts import Counts, Tally
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA, class_responses, length_cuts
+from sparserm_cli.stages.frequency.firing_counts import Counts, FiringCounter
 
 TOKENS = [  # four responses, the latents that fire on each of their tokens
     [[0, 2], [0]],
@@ -39,11 +39,11 @@ def count(
 ) -> Counts:
     """Count responses that are handed over in pieces cut at `cuts`."""
     lengths = np.array([len(one) for one in responses])
-    cohort = make_cohort(lengths, groups, np.unique(groups, return_inverse=True)[1] % FOLDS, pairs)
-    counter = Tally(d_sae, unit, int(lengths.max()))
+    counted = class_responses(lengths, groups, np.unique(groups, return_inverse=True)[1] % FOLDS, pairs)
+    counter = FiringCounter(d_sae, unit, int(lengths.max()))
     edges = [0, *cuts, len(responses)]
     for start, stop in itertools.pairwise(edges):
-        counter.add(planted.part_of(cohort, start, stop), *flat(responses[start:stop]))
+        counter.add(planted.part_of(counted, start, stop), *flat(responses[start:stop]))
     return counter.result()
 
 
@@ -97,10 +97,10 @@ def test_strata_are_quartiles_of_length_and_folds_those_given():
     """Lengths 1, 2, 3, 4 fall into one stratum each; the fold is the one that was handed in."""
     responses = [[[0]] * length for length in (1, 2, 3, 4)]
     lengths = np.array([1, 2, 3, 4])
-    cohort = make_cohort(lengths, np.arange(4), np.array([5, 5, 6, 6]), np.array([[0, 1], [2, 3]]))
-    assert cohort.stratum.tolist() == [0, 1, 2, 3]
-    counter = Tally(1, "token", 4)
-    counter.add(cohort, *flat(responses))
+    counted = class_responses(lengths, np.arange(4), np.array([5, 5, 6, 6]), np.array([[0, 1], [2, 3]]))
+    assert counted.stratum.tolist() == [0, 1, 2, 3]
+    counter = FiringCounter(1, "token", 4)
+    counter.add(counted, *flat(responses))
     classed = counter.result().classed[..., 0]
     assert classed.shape == (FOLDS, STRATA, 2)
     assert {tuple(place): int(classed[tuple(place)]) for place in np.argwhere(classed)} == {
@@ -180,11 +180,11 @@ def test_waiting_bits_are_forgotten_with_the_last_partner():
     """What waits for a partner in another block does not pile up."""
     lengths = np.ones(6, int)
     pairs = np.array([[0, 3], [0, 4], [1, 5]])
-    cohort = make_cohort(lengths, np.zeros(6, int), np.zeros(6, int), pairs)
-    counter = Tally(2, "token", 1)
+    counted = class_responses(lengths, np.zeros(6, int), np.zeros(6, int), pairs)
+    counter = FiringCounter(2, "token", 1)
     for number in range(6):
         counter.add(
-            planted.part_of(cohort, number, number + 1), np.array([0, 1]), np.array([number % 2], np.uint16)
+            planted.part_of(counted, number, number + 1), np.array([0, 1]), np.array([number % 2], np.uint16)
         )
     assert counter._waiting == {}
     assert counter._awaited == {}
@@ -204,11 +204,11 @@ def test_dtype_of_the_indices_does_not_matter(unit: str):
     """16-bit and 32-bit column numbers count alike."""
     bounds, indices = flat(TOKENS)
     lengths = np.array([len(one) for one in TOKENS])
-    cohort = make_cohort(lengths, GROUPS, np.zeros(4, int), PAIRS)
+    counted = class_responses(lengths, GROUPS, np.zeros(4, int), PAIRS)
     results = []
     for dtype in (np.uint16, np.uint32):
-        counter = Tally(3, unit, 3)
-        counter.add(cohort, bounds, indices.astype(dtype))
+        counter = FiringCounter(3, unit, 3)
+        counter.add(counted, bounds, indices.astype(dtype))
         results.append(counter.result())
     assert np.array_equal(results[0].tokens, results[1].tokens)
     assert np.array_equal(results[0].classed, results[1].classed)

@@ -15,12 +15,12 @@ from sparserm_cli.stages.select.orthogonal import RIDGE
 from sparserm_cli.stages.select.rankings import RANKINGS, Candidates, Chosen
 from sparserm_cli.stages.select.rankings.base import top
 from sparserm_cli.statistics.pair_moments import Moments, moments
-from sparserm_cli.store.artifacts.frequency import Measures
+from sparserm_cli.store.artifacts.frequency import LatentStatistics
 
 FOLDS = np.full((4, 2), 100)
 
 
-def measures(difference: list[float] | np.ndarray, **fields: object) -> Measures:
+def measures(difference: list[float] | np.ndarray, **fields: object) -> LatentStatistics:
     """Make measures in which only some fields matter; rates are 0.5 plus and minus half the difference."""
     difference = np.array(difference, np.float64)
     rate = np.stack([0.5 + difference / 2, 0.5 - difference / 2])
@@ -30,10 +30,10 @@ def measures(difference: list[float] | np.ndarray, **fields: object) -> Measures
         "high": rate,
         "responses": np.ones((2, len(difference)), np.int64),
         "fold_rate": np.repeat(rate[..., None], 4, axis=2).astype(np.float32),
-        **dict.fromkeys(Measures._fields[5:], difference),
+        **dict.fromkeys(LatentStatistics._fields[5:], difference),
         **fields,
     }
-    return Measures(**values)
+    return LatentStatistics(**values)
 
 
 def no_rows(_latents: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def no_moments() -> Moments:
 
 
 def choose(
-    made: Measures,
+    made: LatentStatistics,
     fold_total: np.ndarray,
     top_k: int,
     by: str,

@@ -9,7 +9,7 @@ from helpers import planted_run as planted
 from sparserm_cli.config import FrequencyConfig, SelectConfig
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.stages.frequency.frequency import frequency
-from sparserm_cli.stages.frequency.unit_cohorts import counted_pairs
+from sparserm_cli.stages.frequency.unit_responses import counted_pairs
 from sparserm_cli.stages.select.rankings import RANKINGS
 from sparserm_cli.stages.select.select import SelectSummary, counted_moments, sae_decoder, select
 from sparserm_cli.statistics.pair_moments import moments

@@ -46,9 +46,9 @@ class Cloud:
 @pytest.fixture(scope="module")
 def theirs() -> Callable[[Path], Any]:
     """Give SAELens' own loader."""
-    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
+    from sparserm_cli.models.sae.training.sae_lens_noise import silence_sae_lens
 
-    with quiet_imports():
+    with silence_sae_lens():
         from sae_lens import SAE
     return SAE.load_from_disk
 

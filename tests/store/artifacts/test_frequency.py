@@ -14,7 +14,7 @@ from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.arrays.sealed_parquet import read_sealed_table, write_sealed_table
 from sparserm_cli.store.artifacts.frequency import (
     Frequency,
-    Measures,
+    LatentStatistics,
     Totals,
     frequency_path,
     read_frequency,
@@ -23,12 +23,12 @@ from sparserm_cli.store.artifacts.frequency import (
 from sparserm_cli.store.provenance import Lineage, Parent
 
 
-def measures(d_sae: int, seed: int = 0) -> Measures:
+def measures(d_sae: int, seed: int = 0) -> LatentStatistics:
     """Make up measures; the store does not look at what they mean."""
     rng = np.random.default_rng(seed)
     sides = {name: rng.random((2, d_sae)) for name in ("rate", "low", "high")}
     plain = ("difference", "standardised", "length_controlled", "z", "q", "mcnemar", "mcnemar_q")
-    return Measures(
+    return LatentStatistics(
         **sides,
         responses=rng.integers(0, 9, (2, d_sae)),
         fold_rate=rng.random((2, d_sae, 3)).astype(np.float32),

@@ -16,13 +16,13 @@ from sparserm_cli.analysis.report.figures.base import (
     sample,
 )
 from sparserm_cli.store.artifacts.directions import LayerDirections
-from sparserm_cli.store.artifacts.frequency import Measures
+from sparserm_cli.store.artifacts.frequency import LatentStatistics
 
 DRAWN_LATENTS = 4000
 """Latents drawn at most, besides the selected ones."""
 
 
-def frequency_figure(layer: int, measures: Measures, selected: LayerDirections | None) -> Figure:
+def frequency_figure(layer: int, measures: LatentStatistics, selected: LayerDirections | None) -> Figure:
     """Draw each latent's rate on chosen against its rate on rejected responses, the selected ones marked.
 
     Latents that never fire are left out. Of the others at most `DRAWN_LATENTS` are drawn: half of them those
@@ -43,7 +43,7 @@ def frequency_figure(layer: int, measures: Measures, selected: LayerDirections |
     return {"data": traces, "layout": layout}
 
 
-def _drawn(measures: Measures, marked: Int64[np.ndarray, " marked"]) -> Int64[np.ndarray, " drawn"]:
+def _drawn(measures: LatentStatistics, marked: Int64[np.ndarray, " marked"]) -> Int64[np.ndarray, " drawn"]:
     """Return the latents that fire and are not selected, at most `DRAWN_LATENTS` of them."""
     alive = np.flatnonzero(measures.rate.max(axis=0) > 0)
     others = np.setdiff1d(alive, marked)
@@ -79,7 +79,7 @@ def _scales(span: Sequence[float]) -> Figure:
     return {"type": "buttons", "direction": "right", "showactive": False, "buttons": buttons, **place}
 
 
-def _selected_latents(layer: int, measures: Measures, selected: LayerDirections) -> list[Figure]:
+def _selected_latents(layer: int, measures: LatentStatistics, selected: LayerDirections) -> list[Figure]:
     """Return the selected latents of both sides as points."""
     looks = (
         (1, "preferred", {"size": 10, "color": BLUE, "symbol": "triangle-up"}),
@@ -93,7 +93,7 @@ def _selected_latents(layer: int, measures: Measures, selected: LayerDirections)
 
 
 def _latents(
-    name: str, layer: int, measures: Measures, features: Int64[np.ndarray, " drawn"], marker: Figure
+    name: str, layer: int, measures: LatentStatistics, features: Int64[np.ndarray, " drawn"], marker: Figure
 ) -> Figure:
     """Return one class of latents as points."""
     columns = zip(features, measures.difference[features], measures.mcnemar_q[features], strict=True)

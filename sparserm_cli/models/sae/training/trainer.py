@@ -20,7 +20,7 @@ from sparserm_cli.config.train_sae import SAERecipe
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.lm.devices import choose_dtype
 from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
-from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
+from sparserm_cli.models.sae.training.sae_lens_noise import silence_sae_lens
 from sparserm_cli.models.sae.training.shuffle_buffer import ShuffleBuffer
 from sparserm_cli.models.sae.training.start import copy_weights, weighs_by_norm
 
@@ -66,7 +66,7 @@ def train(
         UsageError: the training diverged.
 
     """
-    with quiet_imports():
+    with silence_sae_lens():
         from sae_lens.training.sae_trainer import SAETrainer
     d_in = batches.rows.shape[1]
     mean, scale = _mean_and_scale(batches.rows)
@@ -153,7 +153,7 @@ def _mean_and_scale(rows: Float[Tensor, "rows d_in"]) -> tuple[Float[Tensor, " d
 
 def _training_sae(recipe: SAERecipe, d_in: int, device: str, *, by_norm: bool) -> Any:
     """Build SAELens' training SAE for the architecture."""
-    with quiet_imports():
+    with silence_sae_lens():
         from sae_lens.saes import batchtopk_sae, jumprelu_sae, topk_sae
     # The factor is set before training and folded after it, which SAELens does for this normalisation only.
     common = {
@@ -184,7 +184,7 @@ def _training_sae(recipe: SAERecipe, d_in: int, device: str, *, by_norm: bool) -
 
 def _trainer_config(recipe: SAERecipe, device: str) -> Any:
     """Build the trainer's settings: linear decay over the last fifth, no logging service, no checkpoints."""
-    with quiet_imports():
+    with silence_sae_lens():
         from sae_lens.config import SAETrainerConfig
     faster, _ = choose_dtype("auto", device)
     return SAETrainerConfig(

@@ -6,7 +6,7 @@ from sparserm_cli.stages.select.rankings.base import Candidates, Chosen, Ranking
 
 
 def by_column(name: str) -> Ranking:
-    """Return the ranking by a field of `Measures`."""
+    """Return the ranking by a field of `LatentStatistics`."""
 
     def rank(candidates: Candidates) -> Chosen:
         statistic = getattr(candidates.measures, name)

@@ -1,4 +1,4 @@
-"""Choices that look at no label: what a ranking has to beat."""
+"""Controls, which choose without looking at a label and which every ranking has to beat."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -8,7 +8,7 @@ from sparserm_cli.stages.select.rankings.base import Candidates, Chosen, sides
 
 
 def random_latents(candidates: Candidates) -> Chosen:
-    """Choose latents that fire at all, whatever they say."""
+    """Choose at random among the latents that fire at all, whichever side they speak for."""
     live = np.flatnonzero(candidates.measures.responses.sum(axis=0))
     count = 2 * candidates.top_k
     if len(live) < count:
@@ -18,10 +18,10 @@ def random_latents(candidates: Candidates) -> Chosen:
 
 
 def random_directions(candidates: Candidates) -> Chosen:
-    """Choose no latent; `select` draws directions of norm 1 instead."""
+    """Choose no latent; `select` draws random directions of norm 1 instead."""
     return _control(np.full(2 * candidates.top_k, -1), candidates)
 
 
 def _control(feature: Int64[np.ndarray, " directions"], candidates: Candidates) -> Chosen:
-    """Return a choice that no statistic has made."""
+    """Return a choice without a statistic."""
     return Chosen(feature, sides(candidates.top_k), np.full(2 * candidates.top_k, np.nan))

@@ -1,4 +1,4 @@
-"""Ranking by the mutual information of firing on a response and the response's side."""
+"""Ranking by the mutual information between firing on a response and the side of the response."""
 
 import numpy as np
 
@@ -6,6 +6,6 @@ from sparserm_cli.stages.select.rankings.base import Candidates, Chosen, top
 
 
 def mutual_information(candidates: Candidates) -> Chosen:
-    """Choose the latents that tell most about the side; the sign of z says which side each speaks for."""
+    """Choose the latents with the most information about the side; the sign of z is the side of each."""
     side = np.sign(candidates.measures.z)
     return top(candidates, candidates.measures.mutual_information * side, side)

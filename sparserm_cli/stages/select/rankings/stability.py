@@ -1,4 +1,4 @@
-"""Ranking by how often a latent is among the strongest when prompts are drawn anew."""
+"""Ranking by how often a latent is among the strongest in bootstrap samples of the prompts."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ RESAMPLES = 200
 
 
 def stability(candidates: Candidates) -> Chosen:
-    """Choose by the share of bootstrap samples in which a latent is among the top of its side.
+    """Choose by the share of bootstrap samples in which a latent is among the strongest of its side.
 
     A sample draws the random groups of prompts with replacement, so that responses to one prompt stay
-    together (Meinshausen and Buhlmann 2010 choose by such shares).
+    together. Meinshausen and Buhlmann (2010) select by such shares.
     """
     measures, top_k = candidates.measures, candidates.top_k
     total = candidates.fold_total.T.astype(np.float64)  # side, fold

@@ -21,7 +21,7 @@ from sparserm_cli.analysis.report.figures.base import (
 from sparserm_cli.analysis.report.figures.latents import DRAWN_LATENTS, frequency_figure
 from sparserm_cli.statistics.calibration import length_bias, reliability
 from sparserm_cli.store.artifacts.directions import LayerDirections
-from sparserm_cli.store.artifacts.frequency import Measures
+from sparserm_cli.store.artifacts.frequency import LatentStatistics
 from sparserm_cli.store.artifacts.reward import Metric
 
 
@@ -32,10 +32,10 @@ def pairs_of(margins: np.ndarray, lengths: np.ndarray) -> PairScores:
     return PairScores(number, number, number, group, margins, lengths)
 
 
-def measures_of(rate: np.ndarray) -> Measures:
+def measures_of(rate: np.ndarray) -> LatentStatistics:
     """Give measures with these rates and nothing else of note."""
     zeros = np.zeros(rate.shape[1])
-    return Measures(
+    return LatentStatistics(
         rate,
         rate,
         rate,

@@ -107,9 +107,9 @@ def saelens_folder(folder: Path, changes: Mapping[str, Any], dtype: torch.dtype 
 @pytest.fixture(scope="module")
 def theirs() -> Callable[[Path], Any]:
     """Give SAELens' own loader."""
-    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
+    from sparserm_cli.models.sae.training.sae_lens_noise import silence_sae_lens
 
-    with quiet_imports():
+    with silence_sae_lens():
         from sae_lens import SAE
     return SAE.load_from_disk
 
@@ -141,9 +141,9 @@ def test_training_folder_is_read_as_its_inference_model(
     kind: str, tmp_path: Path, theirs: Callable[[Path], Any]
 ) -> None:
     """What `save_model` leaves, with the scale beside it, encodes like `save_inference_model`."""
-    from sparserm_cli.models.sae.training.quiet_sae_lens import quiet_imports
+    from sparserm_cli.models.sae.training.sae_lens_noise import silence_sae_lens
 
-    with quiet_imports():
+    with silence_sae_lens():
         from sae_lens.registry import get_sae_training_class
     make, options = get_sae_training_class(kind)
     more = {"k": K} if "topk" in kind else {}

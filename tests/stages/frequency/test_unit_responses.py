@@ -1,4 +1,4 @@
-"""The cohorts of units, found a unit at a time, against the cohort of all responses, made at once."""
+"""The counted responses, classed unit by unit, agree with those classed all at once."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from helpers import planted_run as planted
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sparserm_cli.stages.frequency.cohort import FOLDS, Cohort, make_cohort
-from sparserm_cli.stages.frequency.unit_cohorts import Rule, UnitCohorts
+from sparserm_cli.stages.frequency.counted_responses import FOLDS, CountedResponses, class_responses
+from sparserm_cli.stages.frequency.unit_responses import Rule, UnitResponses
 from sparserm_cli.store.arrays import external_sort as tables
 from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.capture import rows as rows_module
@@ -35,13 +35,13 @@ def planned(run: Path, data: list[tuple[int, list[int], int]], unit_tokens: int)
     return ActivationsWriter(capture_path(run)).rows
 
 
-def at_once(rows: Rows, rule: Rule) -> Cohort:
-    """Make the cohort of all responses with arrays of all of them."""
+def at_once(rows: Rows, rule: Rule) -> CountedResponses:
+    """Class all responses at once, with arrays that hold all of them."""
     group = rows.prompt_group[rows.response_prompt]
     pairs = np.stack([rows.pairs.chosen, rows.pairs.rejected], axis=1)
     kept = rule.keeps(pairs[:, 0], pairs[:, 1], group[pairs[:, 0]])
     _, rank = np.unique(rows.prompt_group, return_inverse=True)
-    return make_cohort(rows.response_length, group, (rank % FOLDS)[rows.response_prompt], pairs[kept])
+    return class_responses(rows.response_length, group, (rank % FOLDS)[rows.response_prompt], pairs[kept])
 
 
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
@@ -61,25 +61,25 @@ def test_units_have_the_cohort_of_the_whole(
     block: int,
 ):
     """Whatever the units and the blocks, every class, pair and weight is what it is when all is at hand."""
-    folder = tmp_path_factory.mktemp("cohorts")
+    folder = tmp_path_factory.mktemp("counted_by_unit")
     rows, rule = planned(folder, data, unit_tokens), Rule(tuple(gone), fraction, seed=1)
     whole = at_once(rows, rule)
     before = tables.BLOCK, rows_module._WINDOW
     tables.BLOCK, rows_module._WINDOW = block, max(block, 5)
     try:
         with ScratchFolder(folder / "scratch") as scratch:
-            cohorts = UnitCohorts(rows, rule, scratch)
-            found = [cohorts.of(unit) for unit in range(rows.layout.units)]
+            counted_by_unit = UnitResponses(rows, rule, scratch)
+            found = [counted_by_unit.of(unit) for unit in range(rows.layout.units)]
     finally:
         tables.BLOCK, rows_module._WINDOW = before
-    assert cohorts.pairs == len(whole.pairs)
-    assert cohorts.longest == max(whole.lengths[whole.chosen | whole.rejected], default=-1)
+    assert counted_by_unit.pairs == len(whole.pairs)
+    assert counted_by_unit.longest == max(whole.lengths[whole.chosen | whole.rejected], default=-1)
     for one in found:
         assert_same(one, planted.part_of(whole, one.start, one.start + len(one.lengths)))
 
 
-def assert_same(one: Cohort, other: Cohort) -> None:
-    """Compare two cohorts; the order of pairs says nothing."""
+def assert_same(one: CountedResponses, other: CountedResponses) -> None:
+    """Compare two counted_by_unit; the order of pairs says nothing."""
     for name in ("lengths", "chosen", "rejected", "fold", "stratum"):
         assert getattr(one, name).tolist() == getattr(other, name).tolist(), name
     pairs = [sorted(zip(x.pairs.tolist(), x.pair_weight.tolist(), strict=True)) for x in (one, other)]

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quiet_imports() -> Iterator[None]:
+def silence_sae_lens() -> Iterator[None]:
     """Import sae_lens inside the block without its warnings and log lines; errors are still raised."""
     os.environ.setdefault("WANDB_MODE", "disabled")
     before = logging.root.manager.disable
