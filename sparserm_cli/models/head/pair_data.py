@@ -25,9 +25,9 @@ class PairData:
     pairs: Int64[np.ndarray, "m 2"]
     """Chosen and rejected response of each pair."""
     validation: Bool[np.ndarray, " m"]
-    """Pairs that choose and stop, but do not train; whole prompts."""
+    """Mask of the validation pairs, which choose the penalty and stop the training."""
     weight: Float32[np.ndarray, " m"]
-    """How much each pair counts."""
+    """Weight of each pair in the loss."""
     views: int = 1
     """Equal parts of the projections that hidden layers see apart: one for each layer and pooling."""
 
