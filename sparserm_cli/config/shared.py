@@ -72,7 +72,11 @@ Template = Annotated[
 ]
 Offline = Annotated[bool, Option("Never call the hub; use what is on this machine.", MODEL)]
 AllowMismatch = Annotated[
-    bool, Option("Encode with an SAE that was trained for another model, hook or scale.", MODEL)
+    bool,
+    Option(
+        "Accept an SAE whose model, hook or scale is named otherwise; it must still explain the activations.",
+        MODEL,
+    ),
 ]
 Columns = Annotated[
     tuple[str, ...],

@@ -275,7 +275,7 @@ def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:
     return sample_saes(
         load_saes({sae.layer: sae.name for sae in features.plan.saes}, options),
         lambda layer: unit_activations(capture, layer, capture.units[0]).usable_rows,
-        allow_mismatch=True,
+        judge=False,
     )
 
 

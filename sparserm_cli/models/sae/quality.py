@@ -48,14 +48,14 @@ class SinkRule(NamedTuple):
 
 
 def check_sample(
-    sae: SparseAutoencoder, sample: Float[Tensor, "rows d_in"], *, allow_mismatch: bool = False
+    sae: SparseAutoencoder, sample: Float[Tensor, "rows d_in"], *, judge: bool = True
 ) -> "SAEQuality":
     """Encode and decode a sample of the user's own activations, to catch right labels with wrong weights.
 
     Args:
         sae: as it will be used.
         sample: raw activations.
-        allow_mismatch: only measure.
+        judge: whether to refuse an SAE that does not fit; no option of the command line turns this off.
 
     Returns:
         the fit to the sample.
@@ -67,9 +67,9 @@ def check_sample(
     """
     finite = sample[sample.isfinite().all(dim=1)]
     quality = measure(sae, [finite], SinkRule.fit(finite)) if len(finite) else SAEQuality(0.0, 0.0, 0, 0, 0)
-    if allow_mismatch or quality.tokens == 0:
+    if not judge or quality.tokens == 0:
         return quality
-    name, hint = sae.metadata.name, "check model, layer and scale of the SAE, or give --allow-mismatch"
+    name, hint = sae.metadata.name, "check model, layer and scale of the SAE"
     largest = float(finite.float().abs().max())
     if sae.metadata.dtype == "float16" and largest > FLOAT16_LIMIT:
         found = f"activations up to {largest:.0f}"

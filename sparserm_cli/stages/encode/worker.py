@@ -111,7 +111,7 @@ class UnitEncoder:
             ResourceError: the device is missing.
 
         """
-        samples = sample_saes(self.saes, sample, allow_mismatch=self._config.allow_mismatch)
+        samples = sample_saes(self.saes, sample)
         facts = [sae_facts(sae.metadata, sae.digest, layer) for layer, sae in self.saes.items()]
         return Examined(facts, samples)
 
@@ -264,14 +264,14 @@ def sample_saes(
     saes: Mapping[int, SparseAutoencoder],
     sample: Callable[[int], Float[Tensor, "tokens d_in"]],
     *,
-    allow_mismatch: bool,
+    judge: bool = True,
 ) -> dict[int, SAEQuality]:
     """Measure the SAE of each layer on a sample of the activations.
 
     Args:
         saes: layer to SAE.
         sample: returns residual vectors of a layer.
-        allow_mismatch: measure only, and accept a poor fit.
+        judge: whether to refuse an SAE that does not fit.
 
     Raises:
         IncompatibleError: an SAE does not fit the activations.
@@ -281,5 +281,5 @@ def sample_saes(
     for layer, sae in saes.items():
         x = sample(layer)
         step = max(1, len(x) // SAMPLE_ROWS)
-        samples[layer] = check_sample(sae, x[::step][:SAMPLE_ROWS], allow_mismatch=allow_mismatch)
+        samples[layer] = check_sample(sae, x[::step][:SAMPLE_ROWS], judge=judge)
     return samples

@@ -128,7 +128,7 @@ class CaptureWorker(UnitWorker):
         sampled, lines = self.sample(TRIAL_ROWS), []
         for name, layer, pickles, mismatch in self._trials:
             sae = load_sae(name, allow_pickle=pickles, allow_mismatch=mismatch)
-            quality = check_sample(sae, sampled[layer][:TRIAL_ROWS].cpu(), allow_mismatch=mismatch)
+            quality = check_sample(sae, sampled[layer][:TRIAL_ROWS].cpu())
             lines.append(fit_line(layer, sae.metadata.architecture, sae.d_sae, quality))
         return lines
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,13 @@ def test_features_are_the_latents_of_the_captured_tokens(run: Path, tmp_path: Pa
     assert FeaturesReader(run / "features.zarr").lineage.identity["sae_digest"][0] == load_sae(first).digest
 
 
+@pytest.fixture
+def unjudged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let SAEs through that explain nothing of the activations."""
+    monkeypatch.setattr(encode_units, "sample_saes", partial(encode_units.sample_saes, judge=False))
+
+
+@pytest.mark.usefixtures("unjudged")
 @pytest.mark.parametrize("kind", ["standard", "topk", "jumprelu"])
 def test_results_do_not_depend_on_the_chunk_size(
     kind: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,6 +143,7 @@ def test_a_relative_path_is_recorded_whole(
     assert do(run, "./sae").computed == 0
 
 
+@pytest.mark.usefixtures("unjudged")
 def test_another_sae_is_refused_without_force(run: Path, tmp_path: Path) -> None:
     """Features of another SAE stay; --force makes them anew."""
     first = do(run, saved(tmp_path / "sae", perfect_sae(D_IN)))
@@ -178,6 +187,7 @@ def test_two_workers_share_the_units(run: Path, tmp_path: Path) -> None:
     assert second.digest == whole.digest
 
 
+@pytest.mark.usefixtures("unjudged")
 def test_rejected_responses_have_no_latents(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,6 +248,13 @@ def test_row_34_allow_mismatch_encodes_another_models_activations(run: Path, tmp
     """The flag lets an SAE of another model through where the layer is clear."""
     name = saved(tmp_path / "sae", perfect_sae(D_IN, model="other"))
     assert do(run, name, allow_mismatch=True).state == "complete"
+
+
+def test_row_34_allow_mismatch_waives_the_name_alone(run: Path, tmp_path: Path) -> None:
+    """Another model's SAE that explains nothing is refused whatever the flag says."""
+    name = saved(tmp_path / "sae", random_sae("jumprelu", D_IN, 64))
+    with pytest.raises(IncompatibleError, match="explained variance on your activations: expected at least"):
+        do(run, name, allow_mismatch=True)
 
 
 def test_row_35_right_labels_with_wrong_weights_are_found_by_a_sample(run: Path, tmp_path: Path) -> None:
