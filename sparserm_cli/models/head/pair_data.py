@@ -71,6 +71,7 @@ def pair_loss(
 
     `bt` is -log sigmoid(chosen - rejected) (Bradley and Terry 1952); `margin` max(0, 1 - (chosen - rejected))
     with its corner rounded; `bce` the mean cross-entropy of calling the one good and the other bad.
+    The loss is 0 if every weight is 0.
     """
     softplus = torch.nn.functional.softplus
     if loss == "bt":
@@ -79,7 +80,7 @@ def pair_loss(
         each = softplus(_CORNER * (1 - chosen + rejected)) / _CORNER
     else:
         each = (softplus(-chosen) + softplus(rejected)) / 2
-    return (each * weight).sum(-1) / weight.sum()
+    return (each * weight).sum(-1) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def accuracy(scores: Float32[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]) -> float:
