@@ -145,7 +145,13 @@ def test_row_51_sigterm_ends_the_command_with_143_and_a_cluster_of_its_own(confi
     assert json.loads(out)["error"]["code"] == 143
     lines = [line for line in told.splitlines() if not line.startswith("extract: ")]
     *others, last = [re.split(",| at most", line)[0] for line in lines]
-    assert others == [f"reading {asked.data}", "planned 30 pairs", "Ray:", "finishing the unit in hand"]
+    assert others == [
+        f"reading {asked.data}",
+        f"{asked.data}: shape preference: prompt",
+        "planned 30 pairs",
+        "Ray:",
+        "finishing the unit in hand",
+    ]
     assert last.startswith(f"sparserm: stopped: {len(receipts(asked.run))} of 60 units are safe; ")
 
 
