@@ -28,7 +28,7 @@ from sparserm_cli.store.artifacts.reward import reward_folder, reward_path, writ
 from sparserm_cli.store.artifacts.reward_card import hub_card
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.io.atomic import atomic_folder
-from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.io.storage import storage_of
 
 _CODE = Path(modeling.__file__)
 _QUESTION, _ANSWER = "Where?", "Everywhere!"
@@ -197,7 +197,7 @@ def _card(model: RewardModel, config: ExportConfig, *, masked: bool) -> str:
     if not HUB_NAME.fullmatch(base) or "/" not in base:
         raise UsageError("--base-model", "the hub id of the language model", repr(base), "give it")
     path = EVALUATION.path(config.run)
-    measured = EVALUATION.read(path) if size_of(path) >= 0 else None
+    measured = EVALUATION.read(path) if storage_of(path).size() >= 0 else None
     if measured is not None and measured["reward"] != fitted.lineage.digest:
         measured = None
     return hub_card(

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from sparserm_cli.locations import parse_location
 from sparserm_cli.store.io.atomic import atomic_file
-from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.io.storage import storage_of
 
 STDOUT = "-"
 
@@ -34,6 +34,6 @@ def writing_lines(output: str | PurePath) -> Iterator[Writer]:
         yield line_writer(sys.stdout)
         return
     path = parse_location(output)
-    make_folder(path.parent)
+    storage_of(path.parent).make_folder()
     with atomic_file(path) as part, part.open("w", encoding="utf-8") as file:
         yield line_writer(file)

@@ -302,7 +302,7 @@ def test_row_07_a_short_disk_is_refused_before_any_unit(data, tiny_model, tmp_pa
     store.drop(range(done, whole.plan.layout.units))
     left = whole.plan.bytes_left(done)
     assert left == whole.plan.bytes * (whole.plan.layout.units - done) // whole.plan.layout.units > 0
-    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda _folder: int(left * 1.1) - 1)
+    monkeypatch.setattr("sparserm_cli.store.io.local_disk.free_bytes", lambda _folder: int(left * 1.1) - 1)
     monkeypatch.setattr(lm.LanguageModel, "load", None)
     with pytest.raises(ResourceError) as caught:
         run(data, tiny_model("llama"), tmp_path / "run")
@@ -325,7 +325,7 @@ def test_row_07_a_dry_run_tells_everything_and_then_refuses(data, tiny_model, tm
     assert re.fullmatch(
         r"estimated: \d+ s on 1 x cpu at [\d,]+ tokens/s, measured here for \d s; [\d.e+]+ FLOP", lines[3]
     )
-    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda _folder: done.plan.bytes)
+    monkeypatch.setattr("sparserm_cli.store.io.local_disk.free_bytes", lambda _folder: done.plan.bytes)
     with pytest.raises(ResourceError, match="bytes free"):
         reports.extract(Output(as_json=True), done)
     told = json.loads(capsys.readouterr().out)
