@@ -20,7 +20,8 @@ from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.fit.fit import fit
 from sparserm_cli.store.artifacts.directions import directions_path, read_directions
-from sparserm_cli.store.artifacts.reward import HeadArrays, reward_path
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.reward import reward_path
 from sparserm_cli.store.io.atomic import remove_folder
 
 tiny_run, ROWS, quiet = tiny_run.tiny_run, tiny_run.ROWS, tiny_run.quiet

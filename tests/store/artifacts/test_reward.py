@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.reward import (
-    HeadArrays,
     Metric,
     RewardConfig,
     RewardFiles,

@@ -15,7 +15,7 @@ from sparserm_cli.analysis.report.content.stored_scores import (
     stored_scores,
 )
 from sparserm_cli.models.head.reward_head import RewardHead
-from sparserm_cli.store.artifacts.reward import HeadArrays
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 
