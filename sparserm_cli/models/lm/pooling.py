@@ -46,7 +46,7 @@ def forest_of(rows: Sequence[EncodedExample]) -> Forest:
         key = response.response_ids.tobytes()
         branches[tree].setdefault(key, response.response_ids)
         place.append((tree, list(branches[tree]).index(key)))
-    trees = [Tree(prompt, tuple(found.values())) for prompt, found in zip(prompts, branches, strict=True)]
+    trees = [Tree(prompt, tuple(branch.values())) for prompt, branch in zip(prompts, branches, strict=True)]
     return Forest(trees, np.array(place, dtype=np.int64).reshape(-1, 2))
 
 
@@ -78,9 +78,9 @@ def pooled_vectors(
     return {
         layer: {
             name: np.stack(
-                [found[int(tree), int(response)][which].numpy() for tree, response in forest.place]
+                [layer_vectors[int(tree), int(response)][which].numpy() for tree, response in forest.place]
             )
             for which, name in enumerate(POOLED)
         }
-        for layer, found in vectors.items()
+        for layer, layer_vectors in vectors.items()
     }
