@@ -31,7 +31,7 @@ def rendered(
         RenderedExample(
             row.example,
             row.prompt_text,
-            tuple(_decoded(template, one.response_ids) for one in row.responses),
+            tuple(_decoded(template, response.response_ids) for response in row.responses),
         )
         for row in rows
     ]
@@ -104,8 +104,8 @@ def test_what_a_template_leaves_out_is_refused_by_name(
     template = template_of(tiny_tokenizer, kind, tmp_path)
     with pytest.raises(BadInputError) as caught:
         rendered(name, template, tmp_path)
-    found = "no template" if kind else "one that leaves it out"
-    assert f":line 1 (byte 0): expected a chat template that renders {key}, found {found}" in str(
+    shown = "no template" if kind else "one that leaves it out"
+    assert f":line 1 (byte 0): expected a chat template that renders {key}, found {shown}" in str(
         caught.value
     )
 

@@ -15,7 +15,7 @@ from sparserm_cli.models.reward_model import Rewards
 
 def row(prompt: list[int], response: list[int]) -> EncodedExample:
     """Make a tokenised row."""
-    ids = (np.array(one, np.uint32) for one in (prompt, response))
+    ids = (np.array(ids, np.uint32) for ids in (prompt, response))
     return EncodedExample(
         Example(1, None, "", ("",), (0,), None, {}), "", (EncodedResponse(*ids, False, 0, False),)
     )
@@ -35,10 +35,10 @@ class Model:
         self.kinds.append(kind.by_token)
         self.entered.release()
         assert self.go.wait(10)
-        ids = [one.responses[0].response_ids for one in rows]
-        if any(13 in found for found in ids):
+        ids = [row.responses[0].response_ids for row in rows]
+        if any(13 in response_ids for response_ids in ids):
             raise ArithmeticError("unlucky")
-        scores = np.array([found.sum() for found in ids], np.float32)
+        scores = np.array([response_ids.sum() for response_ids in ids], np.float32)
         return Rewards(scores, np.zeros(len(rows), np.float32))
 
 
@@ -141,7 +141,7 @@ def test_closing_computes_what_waits_and_takes_nothing_more(model: Model) -> Non
 def test_batches_are_observed(model: Model) -> None:
     """Responses, and tokens with each prompt once."""
     seen: list[tuple[int, int]] = []
-    batcher = Batcher(model, most_waiting=100, observe=lambda *one: seen.append(one))
+    batcher = Batcher(model, most_waiting=100, observe=lambda *batch: seen.append(batch))
     model.go.set()
     batcher.submit([row([1, 2, 3], [4]), row([1, 2, 3], [5, 6])]).result(10)
     batcher.close()

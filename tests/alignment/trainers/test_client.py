@@ -184,8 +184,8 @@ def row(index: int, score: object, **more: object) -> dict[str, object]:
 
 def judge(scorer: Scorer, count: int = 2) -> list[Any]:
     """Return scores of some responses."""
-    found = scorer.judge(["Q"] * count, [f"A{number}" for number in range(count)])
-    return [one.score for one in found]
+    judgements = scorer.judge(["Q"] * count, [f"A{number}" for number in range(count)])
+    return [judgement.score for judgement in judgements]
 
 
 def test_row_85_replies_are_matched_by_index(server: Server) -> None:
@@ -254,16 +254,16 @@ def test_row_86_guards_travel_with_the_request(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("echo", "found"), [({}, "none"), ({"guards": None}, "none"), ({"guards": {"clip": 5.0}}, "5.0")]
+    ("echo", "echoed"), [({}, "none"), ({"guards": None}, "none"), ({"guards": {"clip": 5.0}}, "5.0")]
 )
 def test_row_86_a_server_that_does_not_apply_a_guard_is_refused(
-    server: Server, echo: dict[str, object], found: str
+    server: Server, echo: dict[str, object], echoed: str
 ) -> None:
     """Older servers let the field pass and score without it."""
     server.answers = [http(200, {**echo, "data": [row(0, 1.0), row(1, 2.0)]})]
     with pytest.raises(IncompatibleError) as caught:
         judge(ServerScorer(server.url, "", Guards(clip=2.0)))
     assert str(caught.value) == (
-        f"{server.url}/score: the guard clip: expected 2.0, found {found}; "
+        f"{server.url}/score: the guard clip: expected 2.0, found {echoed}; "
         "update the server, or give the guard to `sparserm serve` and leave it out here"
     )
