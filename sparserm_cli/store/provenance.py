@@ -118,7 +118,7 @@ def check_version(where: str, kind: str, stored: Lineage | Mapping[str, Any], ne
     Args:
         where: path of the artifact.
         kind: the type it must have.
-        found: its lineage or the JSON object that holds `type` and `version`.
+        stored: its lineage or the JSON object that holds `type` and `version`.
         newest: version that this program writes; it can read that one and the one before.
 
     Returns:

@@ -30,7 +30,7 @@ class Server:
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
-        self.asked: list[tuple[str, Any]] = []
+        self.requests: list[tuple[str, Any]] = []
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self._run)
@@ -50,7 +50,7 @@ class Server:
                 length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
                 while len(body) < length:
                     body += connection.recv(65536)
-                self.asked.append((head.decode(), json.loads(body)))
+                self.requests.append((head.decode(), json.loads(body)))
                 connection.sendall(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
 
     def close(self) -> None:
@@ -97,8 +97,8 @@ def test_row_83_what_may_pass_is_asked_again(server: Server, answer: bytes) -> N
     """With the same body and key, until there is a whole answer."""
     server.answers = [answer, answer, GOOD]
     assert Client(server.url, "k").post("/score", {"a": 1}) == {"fine": True}
-    assert [body for _, body in server.asked] == [{"a": 1}] * 3
-    assert all("authorization: bearer k" in head.lower() for head, _ in server.asked)
+    assert [body for _, body in server.requests] == [{"a": 1}] * 3
+    assert all("authorization: bearer k" in head.lower() for head, _ in server.requests)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_a_final_answer_is_final(server: Server, status: int, kind: type[Excepti
     with pytest.raises(kind) as caught:
         Client(server.url).post("/score", {})
     assert str(caught.value).replace("?[", "").startswith(f"{server.url}/score: {said}")
-    assert len(server.asked) == 1
-    assert "authorization" not in server.asked[0][0].lower()
+    assert len(server.requests) == 1
+    assert "authorization" not in server.requests[0][0].lower()
 
 
 def test_row_83_a_server_that_fails_again_and_again_at_one_request_refuses_it(server: Server) -> None:
@@ -173,7 +173,7 @@ def test_row_84_a_redirect_never_carries_the_key(server: Server, status: int) ->
     with pytest.raises(IncompatibleError) as caught:
         Client(server.url, "secret").post("/score", {})
     other.close()
-    assert other.asked == []
+    assert other.requests == []
     assert f"found HTTP {status} to {other.url}/steal; give the address" in str(caught.value)
 
 
@@ -249,7 +249,7 @@ def test_row_86_guards_travel_with_the_request(server: Server) -> None:
     server.answers = [http(200, {"guards": guards, "data": [row(0, 1.0), row(1, 2.0)]})]
     assert judge(ServerScorer(server.url, "", Guards(normalize=True, clip=2.0))) == [1.0, 2.0]
     assert judge(ServerScorer(server.url, "", Guards())) == [1.0, 2.0]
-    bodies = [{name: body[name] for name in guards if name in body} for _, body in server.asked]
+    bodies = [{name: body[name] for name in guards if name in body} for _, body in server.requests]
     assert bodies == [{"normalize": True, "clip": 2.0}, {}]
 
 
