@@ -44,12 +44,12 @@ def read_trees(path: Path, pairs: int, model: str) -> list[Any]:
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(pairs, len(examples))).round().astype(int))
     template = PromptTemplate(load_tokenizer(resolve_model(model)))
     trees = []
-    for encoded in template.encode([examples[number] for number in chosen]):
+    for tokenized in template.tokenize([examples[number] for number in chosen]):
         responses = tuple(
-            response.response_ids for response in encoded.responses if len(response.response_ids)
+            response.response_ids for response in tokenized.responses if len(response.response_ids)
         )
         if responses:
-            trees.append(Tree(encoded.responses[0].prompt_ids, responses))
+            trees.append(Tree(tokenized.responses[0].prompt_ids, responses))
     return trees
 
 

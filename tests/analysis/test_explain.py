@@ -114,7 +114,7 @@ def test_token_rewards_add_up_to_each_score(head: str, pool: str, runs: dict[Any
     """For all responses of a row at once, an equal pair of them among these."""
     model = RewardModel.load(runs[head, pool])
     texts = (*TEXTS, TEXTS[0])
-    (row,) = model.template.encode([Example(1, None, "Why?", texts, (0,) * 4, None, {})])
+    (row,) = model.template.tokenize([Example(1, None, "Why?", texts, (0,) * 4, None, {})])
     rewards = [shares.tokens for shares in attributions(model.lm, model.head, [row])]
     assert [len(values) for values in rewards] == [len(response.response_ids) for response in row.responses]
     scores = model.score(["Why?"] * 4, texts)

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from helpers.data_cases import FILES, case_file
 
-from sparserm_cli.data.chat_template import PromptTemplate, RenderedExample
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.tokenized_rows import encoded_rows
+from sparserm_cli.data.rendering.row_tokenizer import RenderedExample
+from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.errors import BadInputError
 
 
@@ -26,7 +27,7 @@ def rendered(
 ) -> tuple[Reader, list[RenderedExample]]:
     """Read a file of the cases and return its rows as the text that was tokenised."""
     reader = Reader(case_file(f"data/{name}", folder), purpose="pairs", **options)
-    rows = list(encoded_rows(reader, template, max_length=4096))
+    rows = list(tokenized_rows(reader, template, max_length=4096))
     texts = [
         RenderedExample(
             row.example,

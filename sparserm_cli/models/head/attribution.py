@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.errors import ResourceError
 from sparserm_cli.models.head.heads import kind_of
 from sparserm_cli.models.head.reward_head import RewardHead
@@ -61,7 +61,7 @@ class Attribution(NamedTuple):
 def attributions(
     lm: LanguageModel,
     head: RewardHead,
-    rows: Sequence[EncodedExample],
+    rows: Sequence[TokenizedExample],
     *,
     batch_tokens: int | None = None,
     deterministic: bool = False,

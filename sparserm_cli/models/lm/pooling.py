@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.residuals import iter_residuals, pool
 from sparserm_cli.models.lm.trie import Tree
@@ -32,7 +32,7 @@ class Forest(NamedTuple):
     place: Int64[np.ndarray, "n 2"]
 
 
-def forest_of(rows: Sequence[EncodedExample]) -> Forest:
+def forest_of(rows: Sequence[TokenizedExample]) -> Forest:
     """Bring the responses to one prompt together, wherever they stand; equal ones are computed once."""
     numbers: dict[bytes, int] = {}
     prompts: list[np.ndarray] = []
@@ -52,7 +52,7 @@ def forest_of(rows: Sequence[EncodedExample]) -> Forest:
 
 def pooled_vectors(
     lm: LanguageModel,
-    rows: Sequence[EncodedExample],
+    rows: Sequence[TokenizedExample],
     *,
     batch_tokens: int | None = None,
     deterministic: bool = False,

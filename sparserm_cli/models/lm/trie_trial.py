@@ -158,12 +158,12 @@ def _rendered(identity: ModelIdentity) -> list[Row]:
             Example(number, None, (Message("user", prompt),), texts, (UNLABELLED,) * len(texts), None, {})
             for number, (prompt, texts) in enumerate(CONVERSATIONS)
         ]
-        encoded = template.encode(examples)
+        tokenized = template.tokenize(examples)
     except SparseRMError:
         return []
     return [
         Row(tree, number, np.concatenate([answer.prompt_ids, answer.response_ids]), len(answer.response_ids))
-        for tree, row in enumerate(encoded)
+        for tree, row in enumerate(tokenized)
         for number, answer in enumerate(row.responses)
         if len(answer.response_ids)
     ]

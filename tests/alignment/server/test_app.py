@@ -142,7 +142,7 @@ def test_token_rewards_add_up(server: Any, model: RewardModel, path: str) -> Non
 def test_guards_of_the_server(reward: Any, model: RewardModel) -> None:
     """Normalised, clipped, and null for what is far away; token rewards are null then as well."""
     live = live_server.live
-    plain = model.rewards(model.encode([PROMPT] * 2, ["Yes, 3 is good", "\x01\x02~~~^^^"]))
+    plain = model.rewards(model.tokenize([PROMPT] * 2, ["Yes, 3 is good", "\x01\x02~~~^^^"]))
     limit = float(plain.ood.mean())
     assert plain.ood[0] < limit < plain.ood[1]
     with live(reward, normalize=True, clip=0.01, abstain=limit) as server:

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from sparserm_cli.alignment.server.batches import Batcher, FullError, Kind
-from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse
 from sparserm_cli.data.example import Example
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample, TokenizedResponse
 from sparserm_cli.models.reward_model import Rewards
 
 
-def row(prompt: list[int], response: list[int]) -> EncodedExample:
+def row(prompt: list[int], response: list[int]) -> TokenizedExample:
     """Make a tokenised row."""
     ids = (np.array(ids, np.uint32) for ids in (prompt, response))
-    return EncodedExample(
-        Example(1, None, "", ("",), (0,), None, {}), "", (EncodedResponse(*ids, False, 0, False),)
+    return TokenizedExample(
+        Example(1, None, "", ("",), (0,), None, {}), "", (TokenizedResponse(*ids, False, 0, False),)
     )
 
 
@@ -29,7 +29,7 @@ class Model:
         self.kinds: list[bool] = []
         self.entered, self.go = threading.Semaphore(0), threading.Event()
 
-    def __call__(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
+    def __call__(self, rows: Sequence[TokenizedExample], kind: Kind) -> Rewards:
         """Wait, then score."""
         self.batches.append(len(rows))
         self.kinds.append(kind.by_token)

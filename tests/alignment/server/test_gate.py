@@ -57,7 +57,7 @@ def open_post(server: Any, length: int, body: bytes = b"") -> socket.socket:
 def test_row_47_wrong_keys_score_nothing(server: Any, monkeypatch: Any, path: str, key: str) -> None:
     """401 before the tokenizer sees anything."""
     seen: list[Any] = []
-    monkeypatch.setattr(server.service.model, "tokenise", lambda *arguments: seen.append(arguments))
+    monkeypatch.setattr(server.service.model, "tokenize", lambda *arguments, **_: seen.append(arguments))
     key = key.encode().decode("latin-1")
     status, answer, headers = server.ask_fully(path, BODY, key=key)
     assert (status, headers["www-authenticate"]) == (401, "Bearer")
@@ -128,7 +128,7 @@ def test_row_44_too_many_inputs_are_refused_before_tokenising(
     with serving(max_inputs=3) as server:
         assert server.ask("/score", {"queries": "Q?", "documents": ["a"] * 3})[0] == 200
         seen: list[Any] = []
-        monkeypatch.setattr(server.service.model, "tokenise", lambda *arguments: seen.append(arguments))
+        monkeypatch.setattr(server.service.model, "tokenize", lambda *arguments, **_: seen.append(arguments))
         status, answer = server.ask("/score", {"queries": "Q?", "documents": ["a"] * 4})
         assert (status, answer["error"]["message"]) == (413, "4 inputs, where 3 are the most")
         assert seen == []

@@ -58,7 +58,7 @@ def expected(model: RewardModel) -> float:
 @pytest.fixture(scope="module")
 def too_long(model: RewardModel) -> str:
     """Give a response of one token a byte that makes 650 tokens with its prompt."""
-    return "x" * (650 - len(model.tokenise([PROMPT], ["x"])[0].responses[0].prompt_ids))
+    return "x" * (650 - len(model.tokenize([PROMPT], ["x"])[0].responses[0].prompt_ids))
 
 
 def scores_and_reasons(answer: Any, name: str) -> tuple[list[Any], list[Any]]:
@@ -263,8 +263,8 @@ def test_an_activation_by_either_name(server: Any, expected: float, name: str) -
 def test_row_71_truncation_leaves_out_the_oldest_prompt_tokens(server: Any, model: RewardModel) -> None:
     """Exactly as the library cuts; of the response nothing is left out."""
     prompt = "old " * 30
-    (row,) = model.tokenise([prompt], [GOOD])
-    cut = model.template.truncate_left(row.responses[0], 40)
+    (row,) = model.tokenize([prompt], [GOOD], any_length=True)
+    cut = model.template.rows.truncate_left(row.responses[0], 40)
     assert cut.truncated
     score = float(model.rewards([row._replace(responses=(cut,))]).scores[0])
     body = {"queries": prompt, "documents": [GOOD, "x" * 40], "truncate_prompt_tokens": 40}
@@ -279,17 +279,17 @@ def test_row_71_truncation_leaves_out_the_oldest_prompt_tokens(server: Any, mode
 
 def test_row_72_guards_of_a_request(server: Any, model: RewardModel) -> None:
     """They apply to it alone, as in the library, and the answer says what was done."""
-    from sparserm_cli.config import Guards
+    from sparserm_cli.config import ScoreLimits
 
     responses = [GOOD, "\x01\x02~~~^^^"]
-    rows = model.encode([PROMPT] * 2, responses)
+    rows = model.tokenize([PROMPT] * 2, responses)
     limit = float(model.rewards(rows).ood.mean())
     body = {"queries": PROMPT, "documents": responses}
     for guards in (
-        Guards(normalize=True),
-        Guards(clip=0.01),
-        Guards(abstain=limit),
-        Guards(normalize=True, clip=0.02, abstain=limit),
+        ScoreLimits(normalize=True),
+        ScoreLimits(clip=0.01),
+        ScoreLimits(abstain=limit),
+        ScoreLimits(normalize=True, clip=0.02, abstain=limit),
     ):
         sent = {"normalize": guards.normalize, "clip": guards.clip, "abstain": guards.abstain}
         answer = server.ask("/score", {**body, **sent})[1]

@@ -14,7 +14,7 @@ from sparserm_cli.alignment.trainers import client
 from sparserm_cli.alignment.trainers.client import Client
 from sparserm_cli.alignment.trainers.judging import Scorer
 from sparserm_cli.alignment.trainers.server_scorer import ServerScorer
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
 
 
@@ -191,7 +191,7 @@ def judge(scorer: Scorer, count: int = 2) -> list[Any]:
 def test_row_85_replies_are_matched_by_index(server: Server) -> None:
     """In whatever order they come."""
     server.answers = [http(200, {"data": [row(1, 1.0), row(0, None), row(2, 3)]})]
-    assert judge(ServerScorer(server.url, "", Guards()), 3) == [None, 1.0, 3.0]
+    assert judge(ServerScorer(server.url, "", ScoreLimits()), 3) == [None, 1.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_row_85_another_count_or_no_numbers_are_no_scores(
     server: Server, data: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At first an error; in the middle of a training run no reward, with one line in the log."""
-    scorer = ServerScorer(server.url, "", Guards())
+    scorer = ServerScorer(server.url, "", ScoreLimits())
     server.answers = [http(200, {"data": data}), http(200, {"data": [row(0, 1.0), row(1, 2.0)]})]
     with pytest.raises(IncompatibleError, match="expected scores of 2 responses by their index, found"):
         judge(scorer)
@@ -233,7 +233,7 @@ def test_row_83_a_server_that_answered_once_stops_no_training(
 ) -> None:
     """What is wrong at once is an error; what goes wrong later leaves responses without a reward."""
     monkeypatch.setattr("sparserm_cli.alignment.trainers.judging.PATIENCE", 0.1)
-    scorer = ServerScorer(server.url, "", Guards())
+    scorer = ServerScorer(server.url, "", ScoreLimits())
     server.answers = [answer]
     with pytest.raises((IncompatibleError, TemporaryError)):
         judge(scorer)
@@ -247,8 +247,8 @@ def test_row_86_guards_travel_with_the_request(server: Server) -> None:
     """Those that were given, and no others."""
     guards = {"normalize": True, "clip": 2.0, "abstain": None}
     server.answers = [http(200, {"guards": guards, "data": [row(0, 1.0), row(1, 2.0)]})]
-    assert judge(ServerScorer(server.url, "", Guards(normalize=True, clip=2.0))) == [1.0, 2.0]
-    assert judge(ServerScorer(server.url, "", Guards())) == [1.0, 2.0]
+    assert judge(ServerScorer(server.url, "", ScoreLimits(normalize=True, clip=2.0))) == [1.0, 2.0]
+    assert judge(ServerScorer(server.url, "", ScoreLimits())) == [1.0, 2.0]
     bodies = [{name: body[name] for name in guards if name in body} for _, body in server.requests]
     assert bodies == [{"normalize": True, "clip": 2.0}, {}]
 
@@ -262,7 +262,7 @@ def test_row_86_a_server_that_does_not_apply_a_guard_is_refused(
     """Older servers let the field pass and score without it."""
     server.answers = [http(200, {**echo, "data": [row(0, 1.0), row(1, 2.0)]})]
     with pytest.raises(IncompatibleError) as caught:
-        judge(ServerScorer(server.url, "", Guards(clip=2.0)))
+        judge(ServerScorer(server.url, "", ScoreLimits(clip=2.0)))
     assert str(caught.value) == (
         f"{server.url}/score: the guard clip: expected 2.0, found {echoed}; "
         "update the server, or give the guard to `sparserm serve` and leave it out here"

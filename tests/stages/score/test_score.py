@@ -9,7 +9,7 @@ import pytest
 from helpers import fitted_run as shared
 
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
-from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
+from sparserm_cli.config import EvaluateConfig, FitConfig, ScoreConfig, ScoreLimits
 from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, UsageError
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.reward_model import RewardModel
@@ -291,8 +291,8 @@ def linear(run, tmp_path_factory):
 
 def test_normalised_scores_by_hand(model):
     """(score - mean) / std, with the mean and standard deviation that the fit recorded."""
-    rows = model.encode(PROMPTS, RESPONSES)
-    plain, normal = model.rewards(rows).scores, model.rewards(rows, Guards(normalize=True)).scores
+    rows = model.tokenize(PROMPTS, RESPONSES)
+    plain, normal = model.rewards(rows).scores, model.rewards(rows, ScoreLimits(normalize=True)).scores
     expected = (plain - model.config.score_mean) / model.config.score_std
     np.testing.assert_allclose(normal, expected, atol=1e-5)
     np.testing.assert_allclose(plain, model.score(PROMPTS, RESPONSES), atol=1e-6)
@@ -301,56 +301,56 @@ def test_normalised_scores_by_hand(model):
 def test_training_scores_are_of_mean_0_and_deviation_1_when_normalised(model):
     """Over the responses of all pairs, which is what the recorded numbers mean."""
     texts = [row[side] for row in ROWS[:30] for side in ("chosen", "rejected")]
-    rows = model.encode([row["prompt"] for row in ROWS[:30] for _ in range(2)], texts)
-    scores = model.rewards(rows, Guards(normalize=True)).scores
+    rows = model.tokenize([row["prompt"] for row in ROWS[:30] for _ in range(2)], texts)
+    scores = model.rewards(rows, ScoreLimits(normalize=True)).scores
     assert abs(scores.mean()) < 1e-3
     assert scores.std() == pytest.approx(1, abs=1e-3)
 
 
 def test_clipping_bounds_both_sides(model):
     """Nothing is beyond the bound, what was within is as it was."""
-    rows = model.encode(PROMPTS, RESPONSES)
+    rows = model.tokenize(PROMPTS, RESPONSES)
     plain = model.rewards(rows).scores
     bound = float(np.median(np.abs(plain)))
     np.testing.assert_array_equal(
-        model.rewards(rows, Guards(clip=bound)).scores, np.clip(plain, -bound, bound)
+        model.rewards(rows, ScoreLimits(clip=bound)).scores, np.clip(plain, -bound, bound)
     )
 
 
 def test_far_responses_are_abstained_from(model):
     """Random bytes are further from the training responses than these are from each other."""
-    near = model.rewards(model.encode(PROMPTS[:30], RESPONSES[:30]))
-    rows = model.encode(["Q?"] * 2, ["good good", "q]Z~#|^@"])
+    near = model.rewards(model.tokenize(PROMPTS[:30], RESPONSES[:30]))
+    rows = model.tokenize(["Q?"] * 2, ["good good", "q]Z~#|^@"])
     rewards = model.rewards(rows)
     assert (near.ood < 1).mean() > 0.9
     assert rewards.ood[1] > 1 > rewards.ood[0]
-    guarded = model.rewards(rows, Guards(abstain=1.0), tokens=True)
+    guarded = model.rewards(rows, ScoreLimits(abstain=1.0), tokens=True)
     assert np.isnan(guarded.scores).tolist() == [False, True]
     assert guarded.tokens[1] is None
     np.testing.assert_allclose(guarded.ood, rewards.ood, rtol=1e-3)
 
 
-@pytest.mark.parametrize("guards", [Guards(), Guards(normalize=True), Guards(normalize=True, clip=0.1)])
-def test_token_rewards_add_up_to_the_guarded_score(linear, guards):
+@pytest.mark.parametrize("limits", [{}, {"normalize": True}, {"normalize": True, "clip": 0.1}])
+def test_token_rewards_add_up_to_the_guarded_score(linear, limits):
     """However the score was normalised or clipped."""
-    rows = linear.encode(PROMPTS, RESPONSES)
-    rewards = linear.rewards(rows, guards, tokens=True)
+    rows = linear.tokenize(PROMPTS, RESPONSES)
+    rewards = linear.rewards(rows, ScoreLimits(**limits), tokens=True)
     assert rewards.method == "exact"
     assert [len(values) for values in rewards.tokens] == [len(row.responses[0].response_ids) for row in rows]
     np.testing.assert_allclose([values.sum() for values in rewards.tokens], rewards.scores, atol=2e-5)
-    np.testing.assert_allclose(rewards.scores, linear.rewards(rows, guards).scores, atol=1e-5)
+    np.testing.assert_allclose(rewards.scores, linear.rewards(rows, ScoreLimits(**limits)).scores, atol=1e-5)
 
 
 def test_token_rewards_of_a_hidden_layer_are_labelled_approximate(model):
     """Integrated gradients add up nearly."""
-    rewards = model.rewards(model.encode(PROMPTS[:5], RESPONSES[:5]), tokens=True)
+    rewards = model.rewards(model.tokenize(PROMPTS[:5], RESPONSES[:5]), tokens=True)
     assert rewards.method == "integrated gradients"
     np.testing.assert_allclose([values.sum() for values in rewards.tokens], rewards.scores, atol=1e-2)
 
 
 def test_rewards_are_split_among_rows(model):
     """Two of the first, none of the next, one of the last."""
-    whole = model.rewards(model.encode(PROMPTS[:3], RESPONSES[:3]), tokens=True)
+    whole = model.rewards(model.tokenize(PROMPTS[:3], RESPONSES[:3]), tokens=True)
     first, none, last = whole.split([2, 0, 1])
     assert (len(first.scores), len(none.scores), len(last.tokens)) == (2, 0, 1)
     assert last.scores[0] == whole.scores[2]
