@@ -65,8 +65,8 @@ class RowTokenizer:
     """
 
     def __init__(self, tokenizer: Any, model: str) -> None:
-        self._bos_id = tokenizer.bos_token_id
         self._backend = _backend_copy(tokenizer, model)
+        self._bos_id = tokenizer.bos_token_id
         self.adds_bos = self._backend.encode("a").ids[:1] == [self._bos_id]
         """Whether every text begins with the BOS token, even where the text itself does not contain it."""
         # No special tokens and no trimmed offsets, because the offsets must cover the text without gaps.
