@@ -100,12 +100,19 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
         load_sample(one, folder, progress=partial(progress, "reading latents"))
         for one, folder in folders.items()
     ]
-    # 2. All points of all sweeps, one after the other.
+    # 2. How well the SAEs fit, before the folds, so that an SAE that has gone away stops the command at once.
+    digest = samples[0].capture.digest
+    measured = {
+        one.name: _sae_qualities(one.name, folders[one.name], note)
+        for one in samples
+        if one.capture.digest == digest
+    }
+    # 3. All points of all sweeps, one after the other.
     found = compare_samples(samples, config, progress=progress, note=note)
     for one, facts in found["runs"][name]["saes"].items():
-        for layer, quality in _sae_qualities(folders[one]).items():
+        for layer, quality in measured[one].items():
             facts[str(layer)]["explained_variance"] = quality.explained_variance
-    # 3. The whole appears or nothing does.
+    # 4. The whole appears or nothing does.
     path = COMPARISON.path(config.run)
     COMPARISON.write(path, found)
     return CompareSummary(path, found, time.monotonic() - begun)
@@ -263,14 +270,20 @@ def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:
     return [one.to_json() for one in compared(results, results[0], target)]
 
 
-def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:
-    """Measure the SAEs of a run on a sample of its tokens.
+def _sae_qualities(name: str, run: PurePath, note: Note) -> dict[int, SAEQuality]:
+    """Measure the SAEs of a run on a sample of its tokens; nothing where the capture keeps no tokens.
 
     Raises:
         UsageError: an SAE is not where it was.
 
     """
     capture, features = ActivationsReader(capture_path(run)), FeaturesReader(features_path(run))
+    positions = capture.plan.settings.positions
+    if positions != "response":
+        # The latents, which the folds need, are there; only the vectors that they were made from are not.
+        reason = f"the capture keeps {positions} and no token vectors"
+        note(f"{name}: explained variance is left out, since {reason}")
+        return {}
     options = EncodeConfig(run=run, allow_mismatch=True, allow_pickle=True)
     return sample_saes(
         load_saes({sae.layer: sae.name for sae in features.plan.saes}, options),
