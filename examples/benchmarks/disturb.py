@@ -66,7 +66,7 @@ def main() -> int:
             for example in Reader(options.source, purpose="pairs", on_bad_row="reject"):
                 prompt = example.prompt
                 row: dict[str, Any] = {
-                    "prompt": prompt if isinstance(prompt, str) else [turn._asdict() for turn in prompt],
+                    "prompt": prompt if isinstance(prompt, str) else [turn.plain() for turn in prompt],
                     "chosen": [],
                     "rejected": [],
                 }

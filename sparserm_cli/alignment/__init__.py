@@ -1,1 +1,1 @@
-"""Where a reward is used: best of n, preference pairs, exports, what a model is sensitive to."""
+"""Uses of a reward model: best of n, preference pairs, training rewards, serving, exports and diagnosis."""

@@ -1,1 +1,1 @@
-"""What people look at: evaluate, compare, report, explain."""
+"""Analyses for people to read: data summary, evaluation, comparison, report and explanation."""

@@ -1,6 +1,6 @@
-"""`data`: what a file of rows becomes, before anything is computed.
+"""`data` shows how a file of rows is understood before anything is computed.
 
-Reads: the data. Writes: preference rows as TRL reads them, where an output is named.
+Reads: the data. Writes: preference rows in the format of TRL, if an output is named.
 Memory: the first rows shown, 16 bytes per pair and 8 bytes per row.
 """
 
@@ -20,38 +20,38 @@ from sparserm_cli.errors import BadInputError
 from sparserm_cli.store.outputs.json_lines import Writer, writing_lines
 
 SHOWN_ROWS = 3
-"""How many rows are shown as messages."""
+"""The number of rows that are shown as messages."""
 TEMPLATE_MARKS = ("<|im_start|>", "<start_of_turn>", "<|start_header_id|>", "[INST]", "<|user|>", "<|turn>")
-"""Marks by which text shows that it has been through a chat template."""
+"""Marks in a text that show that a chat template has been applied to it."""
 
 
 class DataSummary(NamedTuple):
-    """What a file of rows becomes.
+    """The summary of a file of rows.
 
     Fields:
         source: the file or data set.
         shape: name of the shape of its rows.
-        understood: sentence on the columns that are used and ignored, and on what decides which is better.
+        understood: a sentence on the used and ignored columns, and on what decides which response is better.
         labelled: whether rows say which responses are better.
-        columns: our names to the columns or paths of the file.
-        other_labels: columns that could decide as well what is better.
-        ignored: column that is not used to the number of accepted rows that have it.
-        read: rows read.
-        accepted: rows accepted.
-        rejected: rows rejected; with the accepted ones all rows read.
-        prompts: different prompts.
-        responses: responses of the accepted rows.
-        pairs: pairs of a better and a worse response, identical and duplicate ones too.
-        identical: pairs of twice the same response, which are never learned from.
-        duplicate: pairs that had come before, word for word.
-        contradictory: pairs that are there the other way round as well; two such pairs count as one.
-        undecided: why rows prefer no response (`tie`) to their number.
-        margins: pairs for which the data say how much better.
-        parsed: rows whose messages were JSON text.
-        templated: rows with marks of a chat template in their text.
-        first: the first rows: `row`, `prompt` and `responses` as messages, `pairs` (places) and `margins`.
-        reasons: the first reasons why rows were rejected.
-        written: pairs written.
+        columns: the column or path in the file of each name.
+        other_labels: other columns that could decide which response is better.
+        ignored: the number of accepted rows that have each unused column.
+        read: number of rows read.
+        accepted: number of rows accepted.
+        rejected: number of rows rejected; accepted and rejected rows add up to the rows read.
+        prompts: number of distinct prompts.
+        responses: number of responses of the accepted rows.
+        pairs: number of pairs of a better and a worse response, including identical and duplicate pairs.
+        identical: number of pairs of two identical responses, which are never learned from.
+        duplicate: number of pairs that repeat an earlier pair word for word.
+        contradictory: number of pairs that also occur with sides swapped; two such pairs count once.
+        undecided: number of rows that prefer no response, per reason (such as `tie`).
+        margins: number of pairs for which the data say how much better the chosen response is.
+        parsed: number of rows whose messages were JSON text.
+        templated: number of rows with marks of a chat template in their text.
+        first: the first rows: `row`, `prompt` and `responses` as messages, `pairs` (indices) and `margins`.
+        reasons: the first rejected rows with their reasons.
+        written: number of pairs written.
     """
 
     source: str
@@ -80,11 +80,11 @@ class DataSummary(NamedTuple):
 
 
 def summarise_data(config: DataConfig) -> DataSummary:
-    """Read a file of rows and tell what it becomes.
+    """Read a file of rows and summarise how it is understood.
 
     Raises:
-        BadInputError: it cannot be read as rows, or an output is named and its rows prefer nothing.
-        UsageError: a mapped column is not there.
+        BadInputError: the file cannot be read as rows, or an output is named and no row prefers a response.
+        UsageError: a mapped column does not exist.
         ResourceError: the output cannot be written.
 
     """
@@ -102,14 +102,14 @@ def summarise_data(config: DataConfig) -> DataSummary:
                 for row in preference_rows(example):
                     write(row)
                     tally.written += 1
-    found = reader.recognised
+    recognised = reader.recognised
     return DataSummary(
         source=config.data,
         shape=reader.shape,
         understood=said[0] if said else "",
         labelled=labelled,
         columns=dict(reader.used),
-        other_labels=found.others if found else (),
+        other_labels=recognised.others if recognised else (),
         ignored=dict(reader.ignored),
         read=reader.read,
         accepted=reader.accepted,
@@ -125,13 +125,13 @@ def summarise_data(config: DataConfig) -> DataSummary:
         parsed=reader.parsed,
         templated=tally.templated,
         first=tally.first,
-        reasons=[one._asdict() for one in reader.rejects[:SHOWN_ROWS]],
+        reasons=[row._asdict() for row in reader.rejects[:SHOWN_ROWS]],
         written=tally.written,
     )
 
 
 def preference_rows(example: Example) -> Iterator[dict[str, Any]]:
-    """Yield a row per pair as TRL's conversational preference format has it; identical pairs are left out.
+    """Yield one row per pair in TRL's conversational preference format; identical pairs are left out.
 
     Reference: https://huggingface.co/docs/trl/dataset_formats#preference.
     """
@@ -144,7 +144,7 @@ def preference_rows(example: Example) -> Iterator[dict[str, Any]]:
 
 
 class _Tally:
-    """Counts what examples hold, and keeps the first."""
+    """Counts the contents of examples and keeps the first ones."""
 
     def __init__(self) -> None:
         self.prompts = array("Q")
@@ -191,7 +191,7 @@ def _reader(config: DataConfig, purpose: Any, note: Callable[[str], None] | None
 
 
 def _is_labelled(config: DataConfig) -> bool:
-    """Tell from the first good row whether rows say which responses are better."""
+    """Return whether rows say which responses are better, judged by the first good row."""
     reader = _reader(config, "any")
     next(iter(reader))
     return reader.recognised is not None and reader.recognised.labelled
@@ -199,7 +199,7 @@ def _is_labelled(config: DataConfig) -> bool:
 
 @contextmanager
 def _writing(output: str | None) -> Iterator[Writer | None]:
-    """Give what writes rows; None where nothing is written."""
+    """Open the writer of rows; None if nothing is written."""
     if output is None:
         yield None
         return

@@ -1,6 +1,6 @@
-"""`explain`: why one response got its score, direction by direction and token by token.
+"""`explain` divides the score of one response among directions and tokens.
 
-Reads: `reward/`, its language model, one response; `directions/` for the rates, if it is still there.
+Reads: `reward/`, its language model, one response; `directions/` for the rates, if it still exists.
 Writes: nothing. Memory: the model's lower blocks and the residual stream of one prompt's responses.
 """
 
@@ -22,34 +22,34 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
 
     Args:
         config: the options.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
         BadInputError: the file has no such row or response, or the row cannot be used.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
         CorruptStoreError: the reward model is damaged.
-        ResourceError: the device is not there, or its memory does not suffice.
+        ResourceError: the device is not available, or its memory is too small.
 
     """
-    # 1. The file is looked at before the model is loaded, so that a typing mistake costs no waiting.
+    # 1. Check the file before the model is loaded, so that a typing mistake costs no waiting.
     kept = replace(config, on_bad_row="reject")
     reader = None if config.prompt is not None else responses_reader(kept, purpose="responses")
     model = load_reward(config)
     note(f"explaining with {model.path} in {model.lm.dtype} on {model.lm.device}")
-    # 2. The one response, and the parts of its score.
+    # 2. Read the response, and divide its score.
     row = _typed_row(model, config) if reader is None else _file_row(model, reader, config.row)
     row = _one_response(row, config.response)
-    found = model.explained(row, config.response)
-    if found.method != "exact":
-        note(f"integrated gradients are approximate: here they miss {found.error:+.1e} of the score")
-    return found
+    explanation = model.explained(row, config.response)
+    if explanation.method != "exact":
+        note(f"integrated gradients are approximate: here they miss {explanation.error:+.1e} of the score")
+    return explanation
 
 
 def _typed_row(model: RewardModel, config: ExplainConfig) -> EncodedExample:
     """Return the prompt and response of the command line as a row.
 
     Raises:
-        BadInputError: the response has no token, or both together have too many.
+        BadInputError: the response has no token, or prompt and response together have too many.
 
     """
     prompt, text = config.prompt or "", config.response_text or ""
@@ -64,10 +64,10 @@ def _typed_row(model: RewardModel, config: ExplainConfig) -> EncodedExample:
 
 
 def _file_row(model: RewardModel, reader: Reader, number: int) -> EncodedExample:
-    """Return the row of that number.
+    """Return the row with the given number.
 
     Raises:
-        BadInputError: there is none, or it cannot be used.
+        BadInputError: the row does not exist or cannot be used.
 
     """
     rows = encoded_rows(reader, model.template, max_length=model.max_length, too_long="reject")
@@ -84,10 +84,10 @@ def _file_row(model: RewardModel, reader: Reader, number: int) -> EncodedExample
 
 
 def _one_response(row: EncodedExample, number: int) -> EncodedExample:
-    """Return the row with one of its responses alone.
+    """Return the row with only one of its responses.
 
     Raises:
-        BadInputError: there are not so many.
+        BadInputError: the row has fewer responses.
 
     """
     example, at = row.example, slice(number - 1, number)

@@ -1,4 +1,4 @@
-"""The sentence that sums up an evaluation or a fit, for the command line and for the report."""
+"""Sentences that sum up an evaluation or a fit, for the command line and for the report."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def evaluation_verdict(metrics: Mapping[str, Any]) -> str:
-    """Return one sentence about the reward beside its controls, from the content of `evaluation.json`."""
+    """Return one sentence on the reward and its controls, from the content of `evaluation.json`."""
     scorers, benchmark = metrics["scorers"], metrics["benchmark"]
     reward, prompts = scorers["reward"], evaluated_prompts(metrics)
     against = gaps(
@@ -26,13 +26,13 @@ def evaluation_verdict(metrics: Mapping[str, Any]) -> str:
 
 
 def evaluated_prompts(metrics: Mapping[str, Any]) -> int:
-    """Return the number of prompts that were measured on; a benchmark has one per row."""
+    """Return the number of measured prompts; a benchmark has one prompt per row."""
     prompts = metrics["scorers"]["reward"].get("prompts")
     return int(metrics.get("rows", metrics["rows_accepted"]) if prompts is None else prompts)
 
 
 def fit_verdict(config: "RewardConfig") -> str:
-    """Return one sentence about a reward model on its validation prompts."""
+    """Return one sentence on a reward model's accuracy on its validation prompts."""
     shown = [metric for metric in config.metrics if (metric.scorer, metric.split) == ("reward", "validation")]
     compared = config.training.get("validation")
     if not shown or compared is None:

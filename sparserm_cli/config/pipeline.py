@@ -254,6 +254,13 @@ class FitConfig(StageConfig):
             shown=HeadSetting.loss,
         ),
     ] = None
+    weights: Annotated[
+        Literal["margin"] | None,
+        Option(
+            "Let each pair count by its margin: how much better the data say that the chosen response is.",
+            shown="all pairs count alike",
+        ),
+    ] = None
     val_fraction: Annotated[
         float,
         Option(

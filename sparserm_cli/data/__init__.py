@@ -1,1 +1,1 @@
-"""Rows in: files, row shapes, chat template, the prompt/response boundary, grouped splits."""
+"""Reading data: files, row shapes, chat templates, the prompt/response boundary and grouped splits."""

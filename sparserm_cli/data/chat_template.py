@@ -1,8 +1,8 @@
-"""From examples to token ids with an exact boundary between prompt and response.
+"""Convert examples to token ids with an exact boundary between prompt and response.
 
 The prompt is rendered with the chat template, the response follows word for word, and the whole text is
 tokenised once: `len(tokenize(prompt))` would be wrong wherever a token covers characters of both. Such a
-token belongs to the response and is counted. The end-of-turn token is no part of the response.
+token belongs to the response and is counted. The end-of-turn token is not part of the response.
 
 Axis legend: p = prompt tokens, r = response tokens.
 """
@@ -23,13 +23,13 @@ from sparserm_cli.data.rendering.renderer import RENDERER, RenderError, RenderRe
 from sparserm_cli.errors import IncompatibleError, UsageError
 
 RAW = "raw"
-# A template that prints today's date would give other tokens tomorrow.
+# A template that prints today's date would give different tokens tomorrow, so the date is fixed.
 _FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
 _HH_ROLES = {"user": "Human", "assistant": "Assistant"}
 
 
 class Rendered(str):
-    """A prompt that has been through the chat template already, and is taken as it is."""
+    """A prompt to which the chat template has already been applied; it is used unchanged."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ class RenderedExample(NamedTuple):
     prompt: str
     """Everything before the responses."""
     responses: tuple[str, ...]
-    """Each response, without what ends its turn."""
+    """The text of each response, without the end-of-turn token."""
 
 
 class EncodedResponse(NamedTuple):
@@ -54,7 +54,7 @@ class EncodedResponse(NamedTuple):
     characters: int
     """Length of the response in characters."""
     truncated: bool
-    """Whether prompt tokens were left out to fit a length."""
+    """Whether prompt tokens were dropped to fit the maximum length."""
 
 
 class EncodedExample(NamedTuple):
@@ -71,7 +71,7 @@ class PromptTemplate:
 
     Args:
         tokenizer: a transformers fast tokenizer; it is not changed.
-        template: None for the model's own chat template, "raw" for none, or the path of a Jinja file.
+        template: None for the model's own chat template, "raw" for no template, or the path of a Jinja file.
         model: name of the model, for error messages.
         text: Jinja text that stands for the file, as an artifact made with one keeps it.
 
@@ -92,8 +92,8 @@ class PromptTemplate:
         """sha256 of the text, or of "raw"."""
         self._backend = _backend_copy(tokenizer, self._model)
         self.adds_bos = self._backend.encode("a").ids[:1] == [tokenizer.bos_token_id]
-        """Whether texts begin with the BOS token, written or not."""
-        # Neither special tokens nor trimmed offsets: the offsets must tile the text.
+        """Whether every text begins with the BOS token, even where the text itself does not contain it."""
+        # No special tokens and no trimmed offsets, because the offsets must cover the text without gaps.
         self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
         self._special_tokens = {
             name: list(map(str, token)) if isinstance(token, list | tuple) else str(token)
@@ -101,15 +101,15 @@ class PromptTemplate:
         }
         self._jinja = self.jinja
         if self._jinja is not None:
-            RENDERER.start()  # it is there when the model is
+            RENDERER.start()  # the worker then starts while the model loads
 
     @property
     def bos(self) -> str:
-        """The token that texts begin with; "" if the model has none."""
+        """The token with which texts begin; "" if the model has none."""
         return str(self._tokenizer.bos_token or "")
 
     def is_marked(self, text: str) -> bool:
-        """Whether a text holds a control token, so that it is no plain words."""
+        """Whether a text contains a control token, so that it is not plain words."""
         return any(token in text for token in self._tokenizer.get_added_vocab())
 
     @property
@@ -120,14 +120,14 @@ class PromptTemplate:
     def render(self, prompt: tuple[Message, ...] | str, tools: str = "") -> str:
         """Return the prompt as the model sees it, up to where the response begins.
 
-        A prompt that ends in an assistant's turn is continued: the response is the rest of that turn.
+        If a prompt ends with an assistant's turn, the response is the rest of that turn.
 
         Args:
-            prompt: the conversation; a string is a user's only turn.
-            tools: JSON text of the tools that it offers; empty for none.
+            prompt: the conversation; a string is a single user turn.
+            tools: the tools that the prompt offers, as JSON text; empty if it offers none.
 
         Raises:
-            IncompatibleError: the template refuses the conversation (some refuse a system turn).
+            IncompatibleError: the template refuses the conversation (some templates refuse a system turn).
 
         """
         if isinstance(prompt, Rendered):
@@ -141,7 +141,7 @@ class PromptTemplate:
         return self._apply(turns, to_be_continued=True, tools=tools)
 
     def render_whole(self, turns: tuple[Message, ...]) -> str:
-        """Return a conversation as the model sees it, its last turn finished.
+        """Return a conversation as the model sees it, with its last turn finished.
 
         Raises:
             IncompatibleError: the template refuses the conversation.
@@ -153,12 +153,12 @@ class PromptTemplate:
 
     @property
     def jinja(self) -> str | None:
-        """The Jinja text as it is rendered, the same on any day; None for no template."""
+        """The Jinja text that is rendered, with a fixed date; None if there is no template."""
         fixed = self.text is not None and "strftime_now" in self.text
         return f"{_FIXED_DATE}{self.text}" if fixed else self.text
 
     def _apply(self, turns: tuple[Message, ...], *, to_be_continued: bool, tools: str = "") -> str:
-        """Render turns, with the header of a response after them or without."""
+        """Render turns, with or without the header of a response after them."""
         if self._jinja is None:
             raise ValueError("there is no template to apply")
         prefilled = to_be_continued and bool(turns) and turns[-1].role == "assistant"
@@ -180,7 +180,7 @@ class PromptTemplate:
             ) from None
 
     def rendered(self, example: Example) -> RenderedExample:
-        """Return an example as text: what the model sees before the responses, and each response.
+        """Return an example as text: the text before the responses, and each response.
 
         A response of words alone is taken word for word. One that calls tools or shows its reasoning is what
         the template makes of it.
@@ -219,24 +219,24 @@ class PromptTemplate:
         return whole.rpartition(words)[2]
 
     def _check_extras(self, turns: tuple[Message, ...], tools: str, *more: Message) -> None:
-        """Refuse what the template does not mention: left out, the conversation would be another one."""
+        """Refuse content that the template leaves out, because that would change the conversation."""
         keys = {key: None for turn in (*turns, *more) if turn.extras for key in json.loads(turn.extras)}
         for key in (*(["tools"] if tools else []), *(key for key in keys if key in MEANT)):
             if self.text is None or key not in self.text:
                 raise self._unrendered(key)
 
     def _unrendered(self, what: str) -> IncompatibleError:
-        """Say what the template leaves out."""
+        """Return the error that names what the template leaves out."""
         found = "no template" if self.text is None else "one that leaves it out"
         hint = "use --template FILE with one that does, or leave these rows out with --on-bad-row reject"
         return IncompatibleError(self._model, f"a chat template that renders {what}", found, hint)
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        """Render and tokenise examples, all in one call of the tokenizer; see `rendered` and `tokenised`."""
+        """Render and tokenise examples with one call of the tokenizer; see `rendered` and `tokenised`."""
         return self.tokenised([self.rendered(example) for example in examples])
 
     def tokenised(self, rows: Sequence[RenderedExample]) -> list[EncodedExample]:
-        """Tokenise rendered examples, all in one call of the tokenizer.
+        """Tokenise rendered examples with one call of the tokenizer.
 
         A response whose characters all vanish in tokenising has no `response_ids`; `encoded_rows` refuses it.
         Control tokens spelled out in a text are read as control tokens, as transformers' tokenizers do.
@@ -253,7 +253,7 @@ class PromptTemplate:
         ]
 
     def _split(self, encoding: Encoding, prompt: str, response: str) -> EncodedResponse:
-        """Cut one tokenised text at the end of its prompt and see to the one BOS."""
+        """Split one tokenised text at the end of its prompt and ensure that it has exactly one BOS token."""
         ids = np.array(encoding.ids, dtype=np.uint32)
         cut, straddled = _boundary(encoding, len(prompt))
         return EncodedResponse(
@@ -292,7 +292,7 @@ class PromptTemplate:
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Return the sha256 of all that decides token ids: vocabulary, merges, normaliser, special tokens."""
+    """Return the sha256 of all that determines token ids: vocabulary, merges, normaliser, special tokens."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     # Padding and truncation are settings of the last call, not of the tokenizer.
     state.pop("padding", None)
@@ -326,7 +326,7 @@ def _template_text(tokenizer: Any, template: str | None, model: str) -> str | No
 
 
 def _backend_copy(tokenizer: Any, model: str) -> Tokenizer:
-    """Return a copy of the fast tokenizer that neither pads nor cuts."""
+    """Return a copy of the fast tokenizer that neither pads nor truncates."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         expected, found = "a fast tokenizer (tokenizer.json)", type(tokenizer).__name__

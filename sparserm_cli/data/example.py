@@ -1,4 +1,4 @@
-"""What the reader yields: one accepted row, and what it says of a refused one."""
+"""Records that the reader yields: accepted rows, and descriptions of refused rows."""
 
 import json
 from collections.abc import Mapping
@@ -10,10 +10,10 @@ class RowError(Exception):
     """A row that cannot be used.
 
     Args:
-        expected: what would have been right.
-        found: what was there instead.
-        field: the column concerned, if one is.
-        offset: byte offset of the fault, if it is not that of the row.
+        expected: the content that a usable row would have.
+        found: the content that the row has instead.
+        field: the column at fault; empty if no single column is at fault.
+        offset: byte offset of the fault, where it differs from that of the row.
 
     """
 
@@ -36,17 +36,17 @@ class Message(NamedTuple):
     role: str
     content: str
     extras: str = ""
-    """What else a chat template may render (tool calls, reasoning), as the JSON text of an object; empty for
-    nothing."""
+    """Other content that a chat template may render (tool calls, reasoning), as the JSON text of an object;
+    empty if there is none."""
 
     def plain(self) -> dict[str, Any]:
-        """Return the turn as rows and chat templates have it."""
+        """Return the turn as a mapping, the form that rows and chat templates use."""
         more = json.loads(self.extras) if self.extras else {}
         return {"role": self.role, "content": self.content, **more}
 
 
 def plain_prompt(prompt: tuple[Message, ...] | str) -> list[dict[str, Any]] | str:
-    """Return a prompt as rows have it: text, or a list of `{"role", "content"}`."""
+    """Return a prompt in the form that rows use: text, or a list of `{"role", "content"}`."""
     return prompt if isinstance(prompt, str) else [turn.plain() for turn in prompt]
 
 
@@ -54,17 +54,17 @@ class Example(NamedTuple):
     """One accepted row: a prompt with its responses."""
 
     row: int
-    """Line number in a file of lines, else record number; from 1."""
+    """The line number in a file of lines, otherwise the record number, counted from 1."""
     id: str | None
     """The row's own id, if it has one."""
     prompt: tuple[Message, ...] | str
     """The conversation before the response; a string is one user turn for chat templates."""
     responses: tuple[str, ...]
-    """The responses: of `chosen` and `rejected` the chosen ones first, else in the order of the row."""
+    """The responses: chosen before rejected ones where the row names both, otherwise in the row's order."""
     sides: tuple[int, ...]
-    """+1 chosen, -1 rejected, 0 unlabelled; as long as `responses`."""
+    """+1 for chosen, -1 for rejected, 0 for unlabelled; one value per response."""
     subset: str | None
-    """RM-Bench domain, RewardBench subset, or a `subset` or `category` column."""
+    """The RM-Bench domain, the RewardBench subset, or the value of a `subset` or `category` column."""
     extra: Mapping[str, Any]
     """Other columns that hold plain JSON values."""
     offset: int | None = None
@@ -72,17 +72,17 @@ class Example(NamedTuple):
     better: tuple[tuple[int, int], ...] | None = None
     """Pairs of a better and a worse response, by index; None is every chosen over every rejected one."""
     margins: tuple[float | None, ...] = ()
-    """How much better, in the unit of the data, for each of `pairs`; empty where the data do not say."""
+    """How much better the chosen response of each pair is, in the unit of the data; empty if unknown."""
     turns: tuple[str, ...] = ()
-    """What else than words each response holds, as `Message.extras`; empty where no response has any."""
+    """The content of each response besides words, as in `Message.extras`; empty if no response has any."""
     tools: str = ""
-    """JSON text of the tools that the prompt offers; empty for none."""
+    """The tools that the prompt offers, as JSON text; empty if it offers none."""
     undecided: str = ""
-    """Why a row of a labelled shape has no pair (`tie`); empty where it has some."""
+    """The reason why a row of a labelled shape has no pair (`tie`); empty if it has pairs."""
     rating: float | None = None
-    """The rating of the one response of the row, where rows have one each."""
+    """The rating of the row's only response, where each row holds one response."""
     rows: int = 1
-    """How many rows of the source the example was made from."""
+    """The number of source rows from which the example was made."""
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
@@ -94,7 +94,7 @@ class Example(NamedTuple):
         return tuple(product(good, bad))
 
     def message(self, response: int) -> Message:
-        """Return a response as the turn that it is."""
+        """Return a response as an assistant's turn."""
         return Message("assistant", self.responses[response], self.turns[response] if self.turns else "")
 
 
@@ -102,13 +102,13 @@ class RawRow(NamedTuple):
     """One row as it stands in the file, or the reason why it cannot be read."""
 
     number: int
-    """Line number in a file of lines, else record number; from 1."""
+    """The line number in a file of lines, otherwise the record number, counted from 1."""
     offset: int | None
-    """Byte offset of the row; None in a parquet file or a data set of the hub."""
+    """Byte offset of the row in its file; None for a parquet file or a data set of the hub."""
     value: Any
     """The row, normally an object; None if `error` is set."""
     error: RowError | None
-    """The fault that reading the row met."""
+    """The fault that was met while the row was read."""
     data: bytes
     """The first bytes of the row, for an excerpt."""
 
@@ -126,9 +126,9 @@ class Reject(NamedTuple):
 
 
 class InputFile(NamedTuple):
-    """What was read: a file, or a data set of the hub."""
+    """An input that was read: a file, or a data set of the hub."""
 
     path: str
     bytes: int
     sha256: str
-    """Digest of the file's bytes; for a data set of the hub, of its rows as canonical JSON lines."""
+    """Digest of the file's bytes or, for a data set of the hub, of its rows as canonical JSON lines."""

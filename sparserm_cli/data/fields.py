@@ -1,4 +1,4 @@
-"""Checks of one field of a row: present, not null, of the right type, not empty."""
+"""Checks that a field of a row is present, not null, of the right type and not empty."""
 
 from collections.abc import Mapping
 from typing import Any

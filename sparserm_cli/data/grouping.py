@@ -1,6 +1,6 @@
-"""Rows with one answer each, put together by their prompt: rows of one prompt stand next to each other.
+"""Combine rows with one answer each into one example per prompt; rows of one prompt must be adjacent.
 
-Memory: the rows of one prompt, and a number for each prompt that has been.
+Memory: the rows of one prompt, and one number per prompt read so far.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from sparserm_cli.data.example import CHOSEN, REJECTED, UNLABELLED, Example, Row
 
 
 def prompt_hash(example: Example) -> int:
-    """Return the 64-bit xxh3 hash of what comes before an example's responses."""
+    """Return the 64-bit xxh3 hash of the prompt of an example."""
     return xxhash.xxh3_64_intdigest(repr((plain_prompt(example.prompt), example.tools)).encode())
 
 
@@ -21,7 +21,7 @@ def grouped(examples: Iterable[Example], refuse: Callable[[Example, RowError], N
 
     Args:
         examples: rows of one response each.
-        refuse: called with a row whose prompt has been before, with other prompts between.
+        refuse: called with a row whose prompt was read earlier, before rows of other prompts.
 
     """
     current: list[Example] = []
@@ -64,13 +64,13 @@ def merged(rows: Sequence[Example]) -> Example:
 
 
 def pairs_of(scores: Sequence[float]) -> tuple[tuple[int, int], ...]:
-    """Return every pair of a larger and a smaller score, by place, those of the largest first."""
+    """Return every pair of a larger and a smaller score by index, those with the largest score first."""
     order = sorted(range(len(scores)), key=lambda place: -scores[place])
     return tuple((good, bad) for good, bad in combinations(order, 2) if scores[good] > scores[bad])
 
 
 def sides_of(scores: Sequence[float]) -> tuple[int, ...]:
-    """Return chosen for the largest scores, rejected for the smallest, neither for those between."""
+    """Return +1 (chosen) for the largest scores, -1 (rejected) for the smallest and 0 for those between."""
     best, worst = max(scores, default=0.0), min(scores, default=0.0)
     if best == worst:
         return (UNLABELLED,) * len(scores)

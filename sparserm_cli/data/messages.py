@@ -1,8 +1,8 @@
-"""Conversations as trainers, servers and files hold them, made into messages of plain text.
+"""Convert conversations from trainers, servers and files to messages of plain text.
 
 The content of a message is text, or a list of parts as multimodal chat formats write it. Text parts are
-joined with nothing between them, as chat templates render them. What is no text (an image, null, a number)
-is refused, so that nothing is ever scored as the way Python prints it.
+joined with nothing between them, as chat templates render them. Content other than text (an image, null, a
+number) is refused, so that a value is never scored in the form in which Python prints it.
 """
 
 import json
@@ -16,7 +16,7 @@ from sparserm_cli.data.sources.strict_json import check_text, kind_of, shown
 
 ASSISTANT = "assistant"
 MEANT = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "tool_plan")
-"""Keys of a message that say or do something beside its content: without them it means something else."""
+"""Keys of a message that add to its content, so that leaving them out would change its meaning."""
 CARRIED = (*MEANT, "name", "tool_call_id")
 """Keys of a message that a chat template may render."""
 _TEXT_PARTS = ("text", "input_text", "output_text")
@@ -32,7 +32,7 @@ def normalise_messages(value: Any, field: str = "messages") -> tuple[Message, ..
         field: where the conversation stands, for the error.
 
     Raises:
-        RowError: it is no list, or a message has no role or holds something else than text.
+        RowError: the value is not a list, or a message has no role or holds something other than text.
 
     """
     turns = listed(value)
@@ -47,7 +47,7 @@ def normalise_prompt(value: Any, field: str = "prompt") -> tuple[Message, ...] |
     """Return a prompt: the words of one user turn as they are, or a conversation as messages of plain text.
 
     Raises:
-        RowError: it is neither.
+        RowError: the value is neither.
 
     """
     return plain_text(value, field) if isinstance(value, str) else normalise_messages(value, field)
@@ -57,7 +57,7 @@ def response_of(turns: tuple[Message, ...], field: str = "messages") -> tuple[tu
     """Split a conversation into what comes before its last turn and the words of that turn, an assistant's.
 
     Raises:
-        RowError: the last turn is somebody else's, such as a tool's.
+        RowError: the last turn is not the assistant's, but for example a tool's.
 
     """
     last = turns[-1]
@@ -70,7 +70,7 @@ def plain_text(value: Any, field: str) -> str:
     """Return a value that must be text a tokenizer can read: a string without NUL and lone surrogates.
 
     Raises:
-        RowError: it is something else.
+        RowError: the value is anything else.
 
     """
     if not isinstance(value, str):
@@ -108,9 +108,9 @@ def _message(value: Any, field: str) -> Message:
 
 
 def _extras(turn: Mapping[str, Any]) -> str:
-    """Return what a message holds beside role and content and a template may render, as JSON text."""
-    found = {key: _without_nulls(turn[key]) for key in CARRIED if turn.get(key) is not None}
-    kept = {key: value for key, value in found.items() if value not in ("", [], {})}
+    """Return as JSON text the keys besides role and content that a template may render."""
+    extras = {key: _without_nulls(turn[key]) for key in CARRIED if turn.get(key) is not None}
+    kept = {key: value for key, value in extras.items() if value not in ("", [], {})}
     return json.dumps(kept) if kept else ""
 
 
@@ -133,7 +133,7 @@ def _content(value: Any, field: str) -> str:
 
 
 def _part(value: Any, field: str) -> str:
-    """Return the text of one part; keys without a value, as columns of Parquet files have, are let pass."""
+    """Return the text of one part; keys with a null value, as Parquet columns have, are ignored."""
     if not isinstance(value, Mapping):
         raise RowError('a part {"type": "text", "text"}', kind_of(value), field=field)
     kind = value.get("type")

@@ -1,7 +1,7 @@
-"""The one public way into data: `Reader` yields examples and keeps count of what it read and refused.
+"""The public entry to data: `Reader` yields examples and counts the rows that it reads and refuses.
 
 Reads: files or a data set of the hub (`files.open_source`). Memory: one row (the rows of one prompt where
-each holds one response), plus the first refused rows, plus, of purpose "pairs" alone, 16 bytes a pair for
+each holds one response), plus the first refused rows, plus, for purpose "pairs" only, 16 bytes per pair for
 counting duplicates. accepted + rejected == read at every moment.
 """
 
@@ -33,24 +33,24 @@ KEPT_REJECTS = 100
 
 
 class Reader:
-    """The rows of one source as examples; iterate once, the counters hold afterwards.
+    """The rows of one source as examples; it can be iterated once, and its counters are complete afterwards.
 
     Args:
         source: a file, or `owner/name[:config][@revision]` of a Hugging Face data set.
         purpose: "pairs" needs rows that say which responses are better; "responses" takes those too, without
             regard to sides; "any" takes all and keeps the sides of those that have them.
-        columns: our name -> column or path in the file, such as `{"prompt": "question.text"}`.
-        split: split of a data set.
-        limit: read at most so many rows.
-        after: number of the last row that is read and counted, but not yielded.
+        columns: the name used here -> the column or path in the file, such as `{"prompt": "question.text"}`.
+        split: name of the split of a data set.
+        limit: largest number of rows to read.
+        after: number of the last row that is read and counted but not yielded.
         on_bad_row: raise on the first bad row, or reject bad rows and go on.
-        offline: never call out.
-        sink: called with each refused row; without one the first 100 are kept in `rejects`.
-        note: told once how the rows are understood, when the first has been.
+        offline: never use the network.
+        sink: called with each refused row; without a sink the first 100 are kept in `rejects`.
+        note: called once, after the first row, with a sentence on how the rows are understood.
 
     Raises:
-        BadInputError: no such file; while iterating, a bad row or no rows at all.
-        UsageError: a mapped name is unknown; while iterating, a mapped column is not there.
+        BadInputError: the file does not exist; while iterating, a row is bad or there are no rows.
+        UsageError: a mapped name is unknown; while iterating, a mapped column does not exist.
 
     """
 
@@ -79,15 +79,15 @@ class Reader:
         self.identical_pairs = 0
         self.rejects: list[Reject] = []
         self.undecided: Counter[str] = Counter()
-        """Why accepted rows of a labelled shape have no pair, with how many there are."""
+        """The number of accepted rows of a labelled shape without a pair, per reason."""
         self.parsed = 0
-        """Rows with messages that were JSON text."""
+        """The number of rows whose messages were JSON text."""
         self.templated = 0
-        """Rows with text that had been through the chat template."""
+        """The number of rows with text to which the chat template had already been applied."""
         self.used: dict[str, str] = {}
-        """Our names that had a value in some row, each with its column or path."""
+        """The names used here that had a value in some row, each with its column or path."""
         self.ignored: Counter[str] = Counter()
-        """Columns that were not looked at, with in how many rows."""
+        """Columns that were not used, with the number of rows that have them."""
 
     def file_of(self, row: int) -> str:
         """Return the name of the file that a row stands in, without its folder."""
@@ -105,27 +105,27 @@ class Reader:
 
     @property
     def inputs(self) -> tuple[InputFile, ...]:
-        """What is read, with sha256; a file's is known at once, a hub data set's after iteration."""
+        """The inputs with their sha256, which a data set of the hub has only after iteration."""
         return self._source.inputs()
 
     @property
     def duplicates(self) -> int:
-        """How many pairs had come before, word for word; 0 unless the purpose is "pairs".
+        """The number of pairs that repeat an earlier pair word for word; 0 unless the purpose is "pairs".
 
-        Counted as rows are read, so a row that a later step refuses is in it.
+        Pairs are counted as rows are read, so a row that a later step refuses is included.
         """
         seen = np.array(self._seen, dtype=np.uint64)
         return len(seen) - len(np.unique(seen))
 
     @property
     def contradictory(self) -> int:
-        """How many different pairs are also there the other way round, each two counted once."""
+        """The number of distinct pairs that also occur with sides swapped; two such pairs count once."""
         return len(np.intersect1d(np.array(self._seen, np.uint64), np.array(self._turned, np.uint64))) // 2
 
     def __iter__(self) -> Iterator[Example]:
         """Yield the accepted rows in file order; a second time is an error, since it would count twice.
 
-        For pairs, rows that hold one rated response each come as one example a prompt.
+        For purpose "pairs", rows that hold one rated response each are combined into one example per prompt.
         """
         if self.read:
             raise RuntimeError("a Reader is iterated once")
@@ -138,7 +138,7 @@ class Reader:
         self.require_rows()
 
     def _examples(self) -> Iterator[Example]:
-        """Yield the accepted rows, those of one prompt together where each holds one response."""
+        """Yield the accepted rows; where each holds one response, the rows of one prompt are combined."""
         rows = self._rows()
         first = next(rows, None)
         if first is None:
@@ -150,14 +150,14 @@ class Reader:
             yield from rows
 
     def _apart(self, example: Example, fault: RowError) -> None:
-        """Refuse a row of a prompt that has been before."""
+        """Refuse a row whose prompt was read earlier."""
         self.reject_row(example.row, fault, offset=example.offset)
 
     def _rows(self) -> Iterator[Example]:
         """Yield the accepted rows one by one."""
         for row in islice(self._source.rows(), self._limit):
             self.read += 1
-            # Accepted until refused, so that the sum holds wherever the consumer stops.
+            # A row counts as accepted until it is refused, so the sum holds wherever the consumer stops.
             self.accepted += 1
             example = self._accept(row)
             if example is not None and row.number > self._after:
@@ -174,19 +174,19 @@ class Reader:
         rows: int = 1,
         hint: str = "repair the row, or use --on-bad-row reject",
     ) -> None:
-        """Refuse a row that had been accepted, because of what a later step found.
+        """Refuse a row that had been accepted, because a later step found a fault in it.
 
         Args:
             row: the example's `row`.
-            reason: what is wrong.
+            reason: a description of the fault.
             offset: the example's `offset`.
             excerpt: the start of the row.
-            action: raise or reject, whatever the reader's own `on_bad_row`.
+            action: whether to raise or to reject; None follows the reader's own `on_bad_row`.
             rows: how many rows of the source the example was made from.
-            hint: what to do, if it raises.
+            hint: advice for the error, if one is raised.
 
         Raises:
-            BadInputError: the reader was told to stop at bad rows.
+            BadInputError: the action is to raise.
 
         """
         fault = RowError("a usable row", reason) if isinstance(reason, str) else reason
@@ -202,7 +202,7 @@ class Reader:
             self.rejects.append(refused)
 
     def count_templated(self) -> None:
-        """Note a row whose text has been through the chat template, and say so at the first."""
+        """Count a row with an already templated text, and write a note at the first such row."""
         self.templated += 1
         if self.templated == 1 and self._note is not None:
             self._note(
@@ -231,27 +231,27 @@ class Reader:
         if not isinstance(row.value, dict):
             raise RowError("an object", kind_of(row.value))
         first = self._shape is None
-        found = self._shape = self._shape or self._recognised(row.value)
-        view = Row(row.value, found.names)
-        example = example_of(view, found, self._purpose, row.number, row.offset)
+        recognised = self._shape = self._shape or self._recognised(row.value)
+        view = Row(row.value, recognised.names)
+        example = example_of(view, recognised, self._purpose, row.number, row.offset)
         self.parsed += view.parsed
         self.used.update(view.found)
         self.ignored.update(view.ignored())
         if first and self._note is not None:
-            self._note(f"{self._source.name}: {understood(found, view)}")
+            self._note(f"{self._source.name}: {understood(recognised, view)}")
         return example
 
     def _recognised(self, value: dict[str, object]) -> Recognised:
         for ours, theirs in self._columns.items():
             if not stands(value, theirs):
                 raise self._no_column(ours, theirs, list(value))
-        found = recognise(value, self._columns)
-        if self._purpose == "pairs" and not found.labelled:
-            raise RowError("the columns chosen and rejected", f"rows of the shape {found.name}")
-        return found
+        recognised = recognise(value, self._columns)
+        if self._purpose == "pairs" and not recognised.labelled:
+            raise RowError("the columns chosen and rejected", f"rows of the shape {recognised.name}")
+        return recognised
 
     def _no_column(self, ours: str, theirs: str, there: list[str]) -> UsageError:
-        """Say which columns there are, and which of them may be meant."""
+        """Return the error that lists the columns of the file and suggests the one that may be meant."""
         close = difflib.get_close_matches(theirs, there, 1)
         hint = f"use --column {ours}={close[0]}" if close else "name one of them"
         expected = f"a column of {self._source.name}, which has {', '.join(map(str, there[:12]))}"
@@ -263,7 +263,7 @@ class Reader:
         return f"{self._source.where(refused.row)}{at}{field}"
 
     def _count_pairs(self, example: Example) -> None:
-        """Note every pair's hash, that of the pair turned round, and pairs of twice the same response."""
+        """Record the hashes of every pair and of the swapped pair, and count pairs of equal responses."""
         if example.undecided:
             self.undecided[example.undecided] += 1
         prompt = json.dumps([example.prompt, example.tools])
@@ -276,14 +276,14 @@ class Reader:
 
 
 def without_pair(reader: Reader) -> list[str]:
-    """Return sentences on what a reader has accepted that makes no pair to learn from; none if all does."""
-    told = []
+    """Return one sentence per kind of accepted row or pair that cannot be learned from; none if all can."""
+    sentences = []
     if reader.undecided:
         kinds = ", ".join(f"{count:,} {why}" for why, count in reader.undecided.items())
-        told.append(f"{reader.undecided.total():,} rows prefer no response: {kinds}")
+        sentences.append(f"{reader.undecided.total():,} rows prefer no response: {kinds}")
     if reader.identical_pairs:
-        told.append(f"{reader.identical_pairs:,} pairs have identical answers")
-    return told
+        sentences.append(f"{reader.identical_pairs:,} pairs have identical answers")
+    return sentences
 
 
 def _hash(*texts: str) -> int:
@@ -291,10 +291,10 @@ def _hash(*texts: str) -> int:
 
 
 def _check_names(columns: Mapping[str, str]) -> None:
-    """Refuse a name of ours that no shape has.
+    """Refuse a mapped name that no shape has.
 
     Raises:
-        UsageError: there is one.
+        UsageError: a name is unknown.
 
     """
     for ours, theirs in columns.items():

@@ -1,4 +1,4 @@
-"""Splits that never part the examples of one prompt, and counts of what two sets share.
+"""Split examples without separating those of one prompt, and count the prompts that two sets share.
 
 Axis legend: n = examples.
 """
@@ -13,18 +13,18 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def group_key(prompt_text: str) -> int:
-    """Return the 64-bit xxh3 hash of a rendered prompt; equal prompts are one group."""
+    """Return the 64-bit xxh3 hash of a rendered prompt; equal prompts form one group."""
     return xxhash.xxh3_64_intdigest(prompt_text.encode("utf-8", "surrogatepass"))
 
 
 def grouped_folds(groups: UInt64[np.ndarray, " n"], folds: int, seed: int) -> Int64[np.ndarray, " n"]:
-    """Return a fold index per element, whole groups together, the folds as even in elements as they can be.
+    """Return a fold index per element; groups stay whole, and the folds are as equal in size as possible.
 
     The largest groups are placed first, each into the fold that has the fewest elements so far; groups of one
     size come in an order drawn from `seed`. The order of the elements does not matter.
 
     Raises:
-        BadInputError: fewer groups than folds.
+        BadInputError: there are fewer groups than folds.
 
     """
     keys, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
@@ -48,7 +48,7 @@ def grouped_folds(groups: UInt64[np.ndarray, " n"], folds: int, seed: int) -> In
 def validation_mask(groups: UInt64[np.ndarray, " n"], fraction: float, seed: int) -> Bool[np.ndarray, " n"]:
     """Return which elements are for validation: about `fraction` of the groups, each group whole.
 
-    A group is chosen by its own hash and `seed` alone, so other rows coming or going do not move it.
+    A group is chosen by its own hash and `seed` alone, so adding or removing other rows does not move it.
     """
     return _mixed(groups, seed).astype(np.float64) < fraction * 2.0**64
 

@@ -1,4 +1,4 @@
-"""From a reader and a template to token ids that fit the model; what does not fit is refused."""
+"""Convert the rows of a reader to token ids that fit the model; rows that do not fit are refused."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -24,13 +24,13 @@ def encoded_rows(
     cut and not rendered again. Memory: 256 rows.
 
     Args:
-        reader: where the rows come from.
-        template: how they become token ids.
-        max_length: most tokens a prompt and one response may have together.
+        reader: the reader of the rows.
+        template: the template that renders and tokenises the rows.
+        max_length: most tokens that a prompt and one response may have together.
         too_long: stop at a longer row, refuse it, or drop the oldest prompt tokens.
 
     Raises:
-        BadInputError: a bad or too long row, unless told to go on; no row left.
+        BadInputError: a row is bad or too long and is not to be rejected, or no row is left.
 
     """
     rendered = _rendered_rows(reader, template)
@@ -51,7 +51,7 @@ def encoded_rows(
 
 
 def _rendered_rows(reader: Reader, template: PromptTemplate) -> Iterator[RenderedExample]:
-    """Yield the rows of a reader as text; a row that the template does not take is refused."""
+    """Yield the rows of a reader as text; a row that the template cannot render is refused."""
     marks = ConversationText(template) if template.text is not None else None
     for example in reader:
         try:
@@ -70,9 +70,9 @@ def _rendered_rows(reader: Reader, template: PromptTemplate) -> Iterator[Rendere
 
 
 def _cut(example: Example, marks: ConversationText, template: PromptTemplate) -> Example | None:
-    """Return a row whose texts have been through the chat template, cut where the responses begin.
+    """Return a row of already templated texts, split where the responses begin.
 
-    None is a row of plain words or of messages, which is still to be rendered.
+    Return None for a row of plain words or messages, which must still be rendered.
 
     Raises:
         RowError: the responses do not begin at one place.
@@ -90,7 +90,7 @@ def _cut(example: Example, marks: ConversationText, template: PromptTemplate) ->
 
 
 class _TooLongError(RowError):
-    """A row that has too many tokens."""
+    """The fault of a row that has too many tokens."""
 
     HINT = "raise --max-length, or use --too-long reject or truncate-left"
 
@@ -101,7 +101,7 @@ def _fitted(
     """Return the row with every response within `max_length`.
 
     Raises:
-        RowError: a response has no token, or does not fit.
+        RowError: a response has no token or does not fit.
 
     """
     responses = list(encoded.responses)

@@ -1,4 +1,4 @@
-"""Why one response got its score, with the names that its parts have.
+"""Explain why one response got its score, by named directions and by tokens.
 
 Reads: `directions/` beside the reward model for the rates, if it is still there. Memory: the residual stream
 of one response.
@@ -30,9 +30,9 @@ class DirectionShare(NamedTuple):
         feature: latent of the SAE; None for a random direction.
         side: 1 preferred, -1 dispreferred.
         rate_chosen: share of the chosen tokens or responses on which the latent fires; None if unknown.
-        rate_rejected: the same of the rejected side.
+        rate_rejected: the same share for rejected tokens or responses.
         projection: standard deviations above the mean training response.
-        contribution: what it adds to the score.
+        contribution: what the projection adds to the score.
     """
 
     layer: int
@@ -49,9 +49,9 @@ class TokenShare(NamedTuple):
     """One response token's part in a score.
 
     Fields:
-        text: of the token; "" if the next one has its character.
-        id: in the tokenizer's vocabulary.
-        contribution: what it adds to the score, its share of the intercept included.
+        text: text of the token; "" if its character belongs to the next token.
+        id: id of the token in the tokenizer's vocabulary.
+        contribution: what the token adds to the score, including its share of the intercept.
     """
 
     text: str
@@ -63,15 +63,15 @@ class Explanation(NamedTuple):
     """Why one response got its score.
 
     Fields:
-        row: its row in the file, from 1; 1 for a response given as text.
-        response: its number in the row, from 1.
-        prompt: as the model sees it.
-        text: of the response.
-        score: its reward.
-        intercept: what the mean training response scores; with the directions' parts it makes the score.
+        row: row of the response in the file, from 1; 1 for a response given as text.
+        response: number of the response in its row, from 1.
+        prompt: the prompt as the model sees it.
+        text: text of the response.
+        score: reward of the response.
+        intercept: score of the mean training response, which the directions' parts are added to.
         method: `exact`, or `integrated gradients`, which are approximate.
-        error: what the parts miss of the score.
-        pool: what the head looks at: mean, last or both.
+        error: difference between the score and the sum of its parts.
+        pool: pooling of the head: mean, last or both.
         directions: the parts of all projections, the largest first.
         tokens: the parts of all tokens, in order; they add up to the score.
     """
@@ -93,10 +93,10 @@ class Explainer:
     """Divides scores of a reward model among directions and tokens.
 
     Args:
-        path: the folder of the reward model.
-        config: what it records.
-        head: what scores.
-        lm: the lower blocks of the language model.
+        path: folder of the reward model.
+        config: configuration of the reward model.
+        head: head of the reward model.
+        lm: lower blocks of the language model.
 
     Raises:
         CorruptStoreError: the directions beside the reward model are damaged.
@@ -112,32 +112,35 @@ class Explainer:
         """Divide the score of a row's only response.
 
         Args:
-            row: tokenised, with one response that has tokens.
-            number: of the response in the row of the data, from 1.
+            row: tokenised row with one response, which has tokens.
+            number: number of the response in its row of the data, from 1.
 
         Raises:
-            ResourceError: the memory does not suffice.
+            ResourceError: memory does not suffice.
 
         """
-        (found,) = attributions(self._lm, self._head, [row])
+        (parts,) = attributions(self._lm, self._head, [row])
         return Explanation(
             row.example.row,
             number,
             row.prompt_text,
             row.example.responses[0],
-            found.score,
-            found.intercept,
-            found.method,
-            found.error,
+            parts.score,
+            parts.intercept,
+            parts.method,
+            parts.error,
             self._config.pool,
-            tuple(sorted(self._directions(found), key=lambda one: -abs(one.contribution))),
-            tuple(self._tokens(row, found)),
+            tuple(sorted(self._directions(parts), key=lambda share: -abs(share.contribution))),
+            tuple(self._tokens(row, parts)),
         )
 
-    def _directions(self, found: Attribution) -> Iterator[DirectionShare]:
+    def _directions(self, attribution: Attribution) -> Iterator[DirectionShare]:
         """Yield the part of each projection with what is known of its direction."""
         parts = zip(
-            _named(self._head, self._config, self._known), found.projections, found.directions, strict=True
+            _named(self._head, self._config, self._known),
+            attribution.projections,
+            attribution.directions,
+            strict=True,
         )
         for (layer, pooling, _, feature, side, chosen, rejected), projection, part in parts:
             yield DirectionShare(
@@ -151,11 +154,11 @@ class Explainer:
                 float(part),
             )
 
-    def _tokens(self, row: EncodedExample, found: Attribution) -> Iterator[TokenShare]:
+    def _tokens(self, row: EncodedExample, attribution: Attribution) -> Iterator[TokenShare]:
         """Yield the part of each token with its text."""
         taken = row.responses[0]
         texts = token_texts(self._tokenizer, taken.response_ids, taken.prompt_ids)
-        for text, number, part in zip(texts, taken.response_ids, found.tokens, strict=True):
+        for text, number, part in zip(texts, taken.response_ids, attribution.tokens, strict=True):
             yield TokenShare(text, int(number), float(part))
 
 
@@ -172,12 +175,12 @@ class NamedProjection(NamedTuple):
 
 
 def direction_rows(path: PurePath, config: RewardConfig, head: RewardHead) -> list[dict[str, Any]]:
-    """Return what is known of each projection of a head, in its order.
+    """Return what is known about each projection of a head, in the head's order.
 
     Args:
-        path: the folder of the reward model.
-        config: what it records.
-        head: what scores.
+        path: folder of the reward model.
+        config: configuration of the reward model.
+        head: head of the reward model.
 
     Returns:
         for each projection the fields of `NamedProjection`, `mean` and `std` over the training responses, and
@@ -191,13 +194,13 @@ def direction_rows(path: PurePath, config: RewardConfig, head: RewardHead) -> li
     named = _named(head, config, _rates(path.parent, config))
     numbers = zip(head.arrays.mean.tolist(), head.arrays.std.tolist(), effects(head).tolist(), strict=True)
     return [
-        {**one._asdict(), "mean": mean, "std": std, "effect": effect}
-        for one, (mean, std, effect) in zip(named, numbers, strict=True)
+        {**projection._asdict(), "mean": mean, "std": std, "effect": effect}
+        for projection, (mean, std, effect) in zip(named, numbers, strict=True)
     ]
 
 
 def _named(head: RewardHead, config: RewardConfig, known: Directions | None) -> Iterator[NamedProjection]:
-    """Yield what is known of each projection of a head."""
+    """Yield what is known about each projection of a head."""
     latents, sides = config.selection.get("latents", {}), config.selection.get("sides", {})
     for layer, pooling, at in columns(head):
         feature = latents[str(layer)][at] if str(layer) in latents else -1
@@ -214,15 +217,15 @@ def _named(head: RewardHead, config: RewardConfig, known: Directions | None) -> 
 
 
 def _number(value: float) -> float | None:
-    """Return a number, None for NaN."""
+    """Return the number, or None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
 def _rates(run: PurePath, config: RewardConfig) -> Directions | None:
-    """Return the directions beside the reward model, if they are those it was made of.
+    """Return the directions beside the reward model, if it was fitted on them; else None.
 
     Raises:
-        CorruptStoreError: they are damaged.
+        CorruptStoreError: the directions are damaged.
 
     """
     if not is_there(directions_path(run), JSON):

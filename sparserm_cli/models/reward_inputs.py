@@ -1,7 +1,7 @@
-"""What a reward model is given to score: prompts and responses in any of the ways people write them.
+"""Turn the prompts and responses that a caller passes into rows to score.
 
-Nothing is guessed: text where a list is due, or a list where text is due, is refused by name, since a string
-is a sequence of its characters and would be scored letter by letter.
+Nothing is guessed: a text in place of a list, or a list in place of a text, is refused by name. A string is
+also a sequence of characters and would be scored letter by letter.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -68,13 +68,13 @@ def _is_conversation(value: Any) -> bool:
 
 
 def _example(number: int, prompt: Any, response: Any) -> Example:
-    """Return prompt and response as the data room has them."""
+    """Return a prompt and a response as one row."""
     try:
-        asked, answer = normalise_prompt(prompt), plain_text(response, "response")
+        turns, answer = normalise_prompt(prompt), plain_text(response, "response")
     except RowError as error:
         where, hint = f"response {number}, {error.field}", "leave it out"
         raise BadInputError(where, error.expected, error.found, hint) from None
-    return Example(number, None, asked, (answer,), (UNLABELLED,), None, {})
+    return Example(number, None, turns, (answer,), (UNLABELLED,), None, {})
 
 
 def _kind(value: Any) -> str:
@@ -83,7 +83,7 @@ def _kind(value: Any) -> str:
 
 
 class ScoredRows(NamedTuple):
-    """Rows of a data set with what tells which scores are whose."""
+    """Rows of a data set, and whether each response has a side."""
 
     examples: list[Example]
     """One for each row."""
@@ -101,14 +101,14 @@ class ScoredRows(NamedTuple):
         of_row = [part.tolist() for part in np.split(scores, ends)] if self.examples else []
         if not self.has_sides:
             return _column("score", of_row)
-        found: dict[str, list[Any]] = {}
+        columns: dict[str, list[Any]] = {}
         for name, side in _SIDES:
             parts = [
                 [score for score, its in zip(values, row.sides, strict=True) if its == side]
                 for values, row in zip(of_row, self.examples, strict=True)
             ]
-            found |= _column(name, parts)
-        return found
+            columns |= _column(name, parts)
+        return columns
 
 
 def _column(name: str, parts: list[list[float]]) -> dict[str, list[Any]]:

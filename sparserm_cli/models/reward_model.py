@@ -27,22 +27,22 @@ from sparserm_cli.models.row_scorer import RowScorer
 from sparserm_cli.store.artifacts.reward import RewardFiles, reward_folder
 
 WINDOW_ROWS = 512
-"""Rows computed together by `score`; responses to one prompt share it within a window."""
+"""Number of rows scored together; within a window each prompt is computed once for all its responses."""
 
 
 class RewardModel(RowScorer):
     """Scores responses to prompts.
 
     Args:
-        path: the folder it was loaded from.
-        files: what lies there.
-        lm: the lower blocks of the language model.
-        template: how prompts and responses become token ids.
+        path: folder that the reward model was loaded from.
+        files: content of that folder.
+        lm: lower blocks of the language model.
+        template: turns prompts and responses into token ids.
 
     Attributes:
-        config: everything recorded about the fit.
-        head: pooled vectors to scores.
-        normalised_head: the same in standard deviations of the training responses' scores, from their mean.
+        config: everything that is recorded about the fit.
+        head: maps pooled vectors to scores.
+        normalised_head: maps pooled vectors to scores in standard deviations from the mean training response.
 
     """
 
@@ -66,15 +66,15 @@ class RewardModel(RowScorer):
 
         Args:
             path: a `reward/` folder, or a run directory that holds one.
-            model: where the language model lies on this machine, if not where the reward model says.
+            model: location of the language model on this machine, if it is not where the reward model says.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
-            check: score the response that the fit recorded, and refuse a model that scores it otherwise.
+            check: score the response that the fit recorded, and refuse a model that scores it differently.
 
         Raises:
-            IncompatibleError: model, tokenizer, template or score are not those of the fit; names both.
+            IncompatibleError: model, tokenizer, template or score differ from the fit; the error names both.
             CorruptStoreError: a file of the folder is missing, cut or changed.
-            ResourceError: the device is not there.
+            ResourceError: the device is missing.
 
         """
         folder = parse_location(reward_folder(parse_location(path)))
@@ -94,7 +94,7 @@ class RewardModel(RowScorer):
             options: `model`, `device`, `offline` and `check` as of `load`.
 
         Raises:
-            IncompatibleError: there is none, or no access to it; otherwise as `load`.
+            IncompatibleError: there is no such model, or no access to it; otherwise as `load`.
             CorruptStoreError, ResourceError: as `load`.
             TemporaryError: the hub does not answer and the cache has no copy.
 
@@ -123,24 +123,24 @@ class RewardModel(RowScorer):
         batch_tokens: int | None = None,
         deterministic: bool = False,
     ) -> Any:
-        """Score responses; higher is better, only differences mean something.
+        """Score responses; higher is better, and only differences between scores have a meaning.
 
         Args:
             prompts: one for all responses, or one per response. A prompt is a user's text, or the
                 conversation so far as messages.
             responses: the assistant's answer, or several.
-            dataset: instead of the two: a `datasets.Dataset`, a `pandas.DataFrame` or a list of rows, of any
-                shape that `sparserm score` takes.
+            dataset: instead of prompts and responses, a `datasets.Dataset`, a `pandas.DataFrame` or a list of
+                rows, in any shape that `sparserm score` takes.
             batch_tokens: most tokens in one forward pass; None chooses by the machine.
-            deterministic: compute each prompt alone, so that scores are equal to the bit in any company.
+            deterministic: compute each prompt alone, so that no bit of a score depends on the batch.
 
         Returns:
-            an array of one score per response, float32, shape (responses,); of one response as well. For a
-            data set the data set with a column `score` more, or `score_chosen` and `score_rejected`.
+            an array of one score per response, float32, shape (responses,), also for a single response. For a
+            data set, the data set with an added column `score`, or `score_chosen` and `score_rejected`.
 
         Raises:
-            UsageError: a text stands where a list is due, or the other way round.
-            ValueError: not as many prompts as responses.
+            UsageError: a text is given where a list is needed, or the other way round.
+            ValueError: the numbers of prompts and responses differ.
             BadInputError: a prompt or response is neither text nor messages, has no token or is longer than
                 the model takes, or a row of the data set cannot be used.
 
@@ -156,13 +156,13 @@ class RewardModel(RowScorer):
     __call__ = score
 
     def _scores(self, examples: Sequence[Example], **how: Any) -> Float32[np.ndarray, " n"]:
-        """Score all responses of some rows, a window of them at a time."""
-        found = [np.empty(0, np.float32)]
+        """Score all responses of some rows, one window at a time."""
+        scores = [np.empty(0, np.float32)]
         for start in range(0, len(examples), WINDOW_ROWS):
             rows = self._tokenised(examples[start : start + WINDOW_ROWS])
             vectors = self.pooled(rows, **how)
-            found.append(self.scores_of(vectors, deterministic=how["deterministic"]))
-        return np.concatenate(found)
+            scores.append(self.scores_of(vectors, deterministic=how["deterministic"]))
+        return np.concatenate(scores)
 
     def encode(
         self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str]
@@ -170,9 +170,9 @@ class RewardModel(RowScorer):
         """Return one tokenised row per response; arguments as of `score`.
 
         Raises:
-            UsageError: a text stands where a list is due, or the other way round.
-            ValueError: not as many prompts as responses.
-            BadInputError: one is neither text nor messages, has no token or is longer than the model takes.
+            UsageError: a text is given where a list is needed, or the other way round.
+            ValueError: the numbers of prompts and responses differ.
+            BadInputError: a prompt or response is neither text nor messages, has no token or is too long.
 
         """
         return self._tokenised(examples_of(prompts, responses))
@@ -183,8 +183,8 @@ class RewardModel(RowScorer):
         """Return one tokenised row per response, whatever its length; arguments as of `score`.
 
         Raises:
-            UsageError: a text stands where a list is due, or the other way round.
-            ValueError: not as many prompts as responses.
+            UsageError: a text is given where a list is needed, or the other way round.
+            ValueError: the numbers of prompts and responses differ.
             BadInputError: one of them is neither text nor messages.
             IncompatibleError: the template refuses a prompt.
 
@@ -208,20 +208,20 @@ class RewardModel(RowScorer):
             response: the assistant's answer.
 
         Raises:
-            BadInputError: one is neither text nor messages, has no token or is longer than the model takes.
+            BadInputError: a prompt or response is neither text nor messages, has no token or is too long.
             CorruptStoreError: the directions beside the reward model are damaged.
-            ResourceError: the memory does not suffice.
+            ResourceError: memory does not suffice.
 
         """
         rows = self.encode(prompt, [response])
         return self.explained(rows[0])
 
     def explained(self, row: EncodedExample, number: int = 1) -> Explanation:
-        """Divide the score of a tokenised row with one response, which is `number` in the row of its file."""
+        """Divide the score of a tokenised row with one response, number `number` of its row in the file."""
         return Explainer(self.path, self.config, self.head, self.lm).explain(row, number)
 
     def directions(self) -> Any:
-        """Return what the head looks at as a `pandas.DataFrame` of one row per projection.
+        """Return the projections that the head uses as a `pandas.DataFrame` with one row per projection.
 
         Columns: `layer`, `pool` (mean or last), `direction` (its row among those of the layer), `feature`
         (latent of the SAE, missing for a random direction), `side` (1 preferred, -1 dispreferred),
@@ -232,8 +232,8 @@ class RewardModel(RowScorer):
         """
         import pandas as pd
 
-        found = pd.DataFrame(direction_rows(self.path, self.config, self.head))
-        return found.astype({"feature": "Int64", "rate_chosen": float, "rate_rejected": float})
+        table = pd.DataFrame(direction_rows(self.path, self.config, self.head))
+        return table.astype({"feature": "Int64", "rate_chosen": float, "rate_rejected": float})
 
     def __repr__(self) -> str:
         config, count = self.config, len(self.head.arrays.mean)
@@ -251,7 +251,7 @@ def _reloaded(kind: type[RewardModel], path: str, digest: str, options: dict[str
     """Load the reward model that was pickled.
 
     Raises:
-        IncompatibleError: another one has taken its place.
+        IncompatibleError: another reward model is in its folder now.
 
     """
     model = kind.load(path, **options)

@@ -14,13 +14,13 @@ from sparserm_cli.models.head.attribution import Method
 
 
 class Rewards(NamedTuple):
-    """What a reward model says of some responses.
+    """The rewards of some responses.
 
     Fields:
         scores: one per response, NaN where it abstains.
-        ood: how far each lies from the training responses; 99 % of these are below 1.
-        tokens: for each response one reward per token, adding up to its score; None where it abstains.
-        method: how token rewards were found, only `exact` ones add up exactly; None if not asked for.
+        ood: distance of each response from the training responses, of which 99 % are below 1.
+        tokens: one reward per token of each response, which add up to its score; None where it abstains.
+        method: method of the token rewards, of which only `exact` adds up exactly; None if not requested.
     """
 
     scores: Float32[np.ndarray, " n"]
@@ -37,7 +37,7 @@ class Rewards(NamedTuple):
             start += count
 
     def guarded(self, guards: Guards) -> "Rewards":
-        """Clip the scores, and abstain where a response is too far from those of the fit."""
+        """Clip the scores, and abstain where a response is too far from the training responses."""
         kept = np.ones(len(self.ood), bool) if guards.abstain is None else self.ood <= guards.abstain
         bound = np.inf if guards.clip is None else guards.clip
         clipped = np.clip(self.scores, -bound, bound)

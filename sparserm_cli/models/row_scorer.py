@@ -50,7 +50,7 @@ class RowScorer:
 
     @property
     def max_length(self) -> int:
-        """Most tokens of a prompt and one response together."""
+        """Largest number of tokens of a prompt together with one response."""
         return self.config.max_length or self.lm.max_positions
 
     def probe(self) -> EncodedExample | None:
@@ -65,21 +65,21 @@ class RowScorer:
         """Score the response whose score the fit recorded, and return both scores; none for format 1.
 
         Raises:
-            IncompatibleError: they differ by more than rounding could explain.
+            IncompatibleError: the scores differ by more than rounding could explain.
 
         """
         row = self.probe()
         if row is None:
             return {}
-        expected, found = float(self.config.probe["score"]), float(self.rewards([row]).scores[0])
-        if not abs(found - expected) <= PROBE_TOLERANCE * self.config.score_std:
+        expected, computed = float(self.config.probe["score"]), float(self.rewards([row]).scores[0])
+        if not abs(computed - expected) <= PROBE_TOLERANCE * self.config.score_std:
             raise IncompatibleError(
                 f"{self.path}: the score of its own probe",
                 f"{expected:.4f}",
-                f"{found:.4f}",
+                f"{computed:.4f}",
                 "this machine computes something else than the fit did: try --device cpu, or fit here",
             )
-        return {"expected": expected, "found": found}
+        return {"expected": expected, "found": computed}
 
     def control(self, name: str) -> RewardHead:
         """Return the head of one of the controls that were fitted beside the reward model."""
@@ -110,57 +110,57 @@ class RowScorer:
         batch_tokens: int | None = None,
         deterministic: bool = False,
     ) -> Rewards:
-        """Return the guarded scores of tokenised rows, one a response, and how far each is from the fit's.
+        """Return the guarded score of each response, and its distance from the training responses.
 
         Args:
             rows: at least one; none may have a response without tokens.
-            guards: normalising, clipping, abstaining.
-            tokens: give each response token a reward as well. Exact for linear heads: where the mean is
-                pooled, a token has its own share of it; where the last token is, that token has the whole
-                score. For a hidden layer they are integrated gradients, which are approximate.
+            guards: options for normalising, clipping and abstaining.
+            tokens: compute a reward per response token as well. Token rewards are exact for linear heads:
+                with mean pooling each token has its share of the score, with last pooling the last token
+                has all of it. With a hidden layer they are integrated gradients, which are approximate.
             batch_tokens: most tokens in one forward pass; None chooses by the machine.
-            deterministic: compute each prompt alone, so that rewards are equal to the bit in any company.
+            deterministic: compute each prompt alone, so that no bit of a reward depends on the batch.
 
         Raises:
-            ResourceError: the memory does not suffice for a response.
+            ResourceError: memory does not suffice for a response.
 
         """
         head = self.normalised_head if guards.normalize else self.head
         how: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
         if tokens:
-            found = attributions(self.lm, head, rows, **how)
-            scores = np.array([one.score for one in found], np.float32)
-            x = np.stack([one.projections for one in found]).astype(np.float32)
-            shares = tuple(one.tokens.astype(np.float32) for one in found)
-            return Rewards(scores, self._ood(x), shares, found[0].method).guarded(guards)
+            parts = attributions(self.lm, head, rows, **how)
+            scores = np.array([part.score for part in parts], np.float32)
+            x = np.stack([part.projections for part in parts]).astype(np.float32)
+            shares = tuple(part.tokens.astype(np.float32) for part in parts)
+            return Rewards(scores, self._ood(x), shares, parts[0].method).guarded(guards)
         vectors = self.pooled(rows, **how)
         scores = self.scores_of(vectors, deterministic=deterministic, head=head)
         return Rewards(scores, self._ood(head.standardised(vectors).cpu().numpy())).guarded(guards)
 
     def _ood(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
-        """Return how far standardised projections lie from those of the training responses."""
+        """Return the distance of standardised projections from the training responses; 1 is the border."""
         ood = distances(x, self.files.whitening) / self.config.distance[BORDER]
         return np.asarray(ood, np.float32)
 
     def scores_of(
         self, pooled: Pooled, *, deterministic: bool = False, head: RewardHead | None = None
     ) -> Float32[np.ndarray, " n"]:
-        """Return the scores of pooled vectors, one by one if not a bit may depend on the others."""
+        """Return the scores of pooled vectors, each computed alone if `deterministic`."""
         head = head or self.head
         count = len(pooled[self.lm.layers[0]]["mean"])
         if not deterministic or not count:
             return head(pooled)
         alone = (
             {
-                layer: {name: one[row : row + 1] for name, one in found.items()}
-                for layer, found in pooled.items()
+                layer: {name: vectors[row : row + 1] for name, vectors in by_pooling.items()}
+                for layer, by_pooling in pooled.items()
             }
             for row in range(count)
         )
-        return np.concatenate([head(one) for one in alone])
+        return np.concatenate([head(response) for response in alone])
 
     def pooled(
         self, rows: Sequence[EncodedExample], *, batch_tokens: int | None = None, deterministic: bool = False
     ) -> Pooled:
-        """Return the pooled residual vectors of tokenised rows, a vector a response."""
+        """Return the pooled residual vectors of tokenised rows, one vector per response."""
         return pooled_vectors(self.lm, rows, batch_tokens=batch_tokens, deterministic=deterministic)

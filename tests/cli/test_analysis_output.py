@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sparserm_cli.cli.main import app
 from sparserm_cli.cli.output import analysis as look_reports
 from sparserm_cli.console import Output
+from sparserm_cli.formatting import size
 from sparserm_cli.models.explanation import DirectionShare, Explanation, TokenShare
 
 TOKENS = (
@@ -97,10 +98,8 @@ def test_report_writes_a_page_and_says_where(run, tmp_path):
     """The summary names what is missing and the notes say why."""
     done = sparserm("report", "--run", run, "--output", tmp_path / "page.html")
     assert done.exit_code == 0
-    size = (tmp_path / "page.html").stat().st_size
-    said = (
-        f"{tmp_path / 'page.html'}: {size / 2**20:.1f} MiB, 40 stored pairs scored; not shown: evaluation\n"
-    )
+    written = size((tmp_path / "page.html").stat().st_size)
+    said = f"{tmp_path / 'page.html'}: {written}, 40 stored pairs scored; not shown: evaluation\n"
     assert done.stdout == said
     assert "not shown (evaluation): no held-out evaluation: run `sparserm evaluate FILE` first" in done.stderr
 

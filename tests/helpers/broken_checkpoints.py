@@ -69,7 +69,7 @@ def with_more_blocks(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
     text: dict[str, Any] = config.get("text_config", config)
-    name = next(one for one in ("num_hidden_layers", "n_layer", "n_layers") if one in text)
+    name = next(one for one in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if one in text)
     count = text[name]
     text[name] = count + 2
     for key, value in text.items():

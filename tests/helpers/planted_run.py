@@ -1,6 +1,6 @@
 """Whole runs without a model: residual streams of known latents, two of which tell chosen from rejected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +67,8 @@ def plant(
     seed: int = 0,
     unit_tokens: int = 400,
     strength: float = 0.6,
-    flip: bool = False,
+    flip: bool | Collection[int] = False,
+    margins: Sequence[float | None] = (),
     responses: int = 2,
     noise: float = 0.3,
     residual: Callable[[np.random.Generator, bool, int], np.ndarray] | None = None,
@@ -81,7 +82,8 @@ def plant(
         seed: of everything.
         unit_tokens: tokens in a unit.
         strength: how much more often the planted latents fire on their own side.
-        flip: swap chosen and rejected.
+        flip: swap chosen and rejected, of all prompts or of those with these numbers.
+        margins: margin of the pairs of each prompt; none if it is empty.
         responses: to each prompt.
         noise: standard deviation of what no latent explains.
         residual: gives the residual stream of a response from its side and its length in tokens, where the
@@ -103,8 +105,9 @@ def plant(
                 lengths.append(length)
                 sides.append(response == 0)
             for other in made[1:]:
-                pair = (other, made[0]) if flip else (made[0], other)
-                writer.add_pair(*pair, number + 1)
+                swapped = flip if isinstance(flip, bool) else number in flip
+                pair = (other, made[0]) if swapped else (made[0], other)
+                writer.add_pair(*pair, number + 1, margins[number] if margins else None)
         writer.freeze({"read": prompts, "accepted": prompts, "rejected": 0})
     fires = {layer: _fires(rng, lengths, sides, strength) for layer in layers}
     residuals = {

@@ -34,6 +34,7 @@ def test_row_37_a_version_1_capture_opens_with_its_digest():
     read = np.concatenate([block.rows for block in reader.iter_tokens(1)])
     assert np.array_equal(read, captures.values(1, tokens))
     assert reader.pooled(1, "last")[0].tolist() == [5.0, 6.0, 0.0]
+    assert np.isnan(reader.rows.pair_margin).tolist() == [True] * 5
 
 
 def test_row_37_a_version_1_encoding_opens_with_its_digest():

@@ -1,8 +1,8 @@
-"""`doctor`: how far a model's vectors, or a reward model's scores, drift when something is done otherwise.
+"""`doctor` measures how far a model's vectors and a reward model's scores drift under a perturbation.
 
-Reads: the language model; a reward model and rows to try if given. Writes: nothing.
-Memory: the model's lower blocks and one batch of all responses tried.
-Axes: n (responses tried), w (widths of all layers together).
+Reads: the language model; a reward model and rows if they are given. Writes: nothing.
+Memory: the model's lower blocks and one batch of all responses measured.
+Axes: n (responses measured), w (sum of the widths of all layers).
 """
 
 from collections.abc import Sequence
@@ -26,24 +26,25 @@ if TYPE_CHECKING:
     from sparserm_cli.models.lm.devices import DType
 
 NEGLIGIBLE = 1e-3
-"""Largest drift that is only rounding."""
+"""Drifts up to this value count as rounding."""
 
 FLOAT16_MOST = 65504.0
 
 
 class Check(NamedTuple):
-    """One thing done otherwise than right.
+    """The effect of one perturbation of the computation.
 
     Fields:
-        name: what it is.
-        drift: largest distance of a response's mean vector from the right one, in the spread of the right
-            ones (root mean square distance from their centre): at 1 it is as much as responses differ. None
-            if it cannot happen with this model.
-        mean: mean of these distances.
+        name: the perturbation.
+        drift: largest distance of a response's mean vector from its reference, in units of the reference
+            vectors'
+            spread (root mean square distance from their centre); 1 is as much as responses differ. None
+            if the perturbation cannot happen with this model.
+        mean: mean of these distances over the responses.
         score_drift: largest change of a score, in standard deviations of the training responses' scores;
             None without a reward model.
-        flips: pairs of responses to one prompt whose order turns round; None without a reward model.
-        advice: what to set.
+        flips: number of pairs of responses to one prompt whose order changes; None without a reward model.
+        advice: the setting that avoids the drift.
     """
 
     name: str
@@ -55,20 +56,20 @@ class Check(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `doctor` has found.
+    """The results of `doctor`.
 
     Fields:
-        model: its name.
-        revision: which one exactly.
+        model: name of the language model.
+        revision: exact revision of the language model.
         layers: blocks, from 0, after which the residual stream was taken.
-        responses: responses tried.
-        bos: the token that texts begin with; empty if there is none.
+        responses: number of responses measured.
+        bos: the token with which texts begin; empty if there is none.
         eos: the token that ends a response; empty if there is none.
         pad: the padding token; empty if there is none.
-        absmax: largest residual of all tokens tried.
-        tree: whether a prompt is computed once for all its responses, and why.
-        checks: what was tried.
-        rounding: what is lost to rounding, by type and way.
+        absmax: largest absolute residual of all tokens measured.
+        tree: whether a prompt is computed once for all its responses, and the reason.
+        checks: the effect of each perturbation.
+        rounding: the rounding error per number type and way of computing.
     """
 
     model: str
@@ -85,7 +86,7 @@ class Diagnosis(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """What is examined: a model at some layers, with a reward head and its scores' spread, or without."""
+    """The model that is examined at some layers, with a reward head and the spread of its scores if given."""
 
     identity: ModelIdentity
     layers: tuple[int, ...]
@@ -95,19 +96,19 @@ class Subject(NamedTuple):
 
 
 def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
-    """Try on a model what trainers and scripts often do otherwise, and measure what it changes.
+    """Measure what changes when a model is run as trainers and scripts often run it.
 
-    Right is what `sparserm` does: each response alone, no padding, one BOS, float32.
+    The reference is what `sparserm` does: each response alone, no padding, one BOS, float32.
 
     Args:
         config: the options.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
-        UsageError: no such model or layer.
-        BadInputError: the rows to try cannot be read.
-        IncompatibleError: the reward model was fitted on another model.
-        ResourceError: the device is not there.
+        UsageError: the model or the layer does not exist.
+        BadInputError: the rows cannot be read.
+        IncompatibleError: the reward model was fitted on another language model.
+        ResourceError: the device is not available.
 
     """
     subject = _subject(config, note)
@@ -117,7 +118,9 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
     lm = _load(subject, config, "float32")
     note(f"trying {len(probes)} responses on {lm.identity.name} after blocks {subject.layers}")
     trial = pooled_probes(lm, probes, together=False)
-    scale = _Scale(subject, trial.pooled, [row for row, one in enumerate(rows) for _ in one.responses])
+    scale = _Scale(
+        subject, trial.pooled, [row for row, example in enumerate(rows) for _ in example.responses]
+    )
     as_trie = pooled_vectors(lm, rows)
     checks = [
         *_pass_checks(scale, lm, probes, as_trie),
@@ -147,12 +150,12 @@ def doctor(config: DoctorConfig, *, note: Note) -> Diagnosis:
 
 
 class _Scale:
-    """Measures how far vectors are from the right ones.
+    """Measures how far vectors are from the reference vectors.
 
     Args:
-        subject: what is examined.
-        right: the right vectors.
-        prompts: for each response the number of its prompt.
+        subject: the model that is examined.
+        right: the reference vectors.
+        prompts: the number of the prompt of each response.
 
     """
 
@@ -162,28 +165,28 @@ class _Scale:
         centred = self._right - self._right.mean(axis=0)
         self._spread = float(np.sqrt(np.square(centred).sum(axis=1).mean()))
 
-    def check(self, name: str, found: Pooled, fine: str, else_set: str) -> Check:
-        """Measure one thing done otherwise.
+    def check(self, name: str, pooled: Pooled, fine: str, else_set: str) -> Check:
+        """Measure the effect of one perturbation.
 
         Args:
-            name: what it is.
-            found: the vectors it gives.
-            fine: what to say if they are the same.
-            else_set: what to set if they are not.
+            name: the perturbation.
+            pooled: the vectors under the perturbation.
+            fine: the advice if the vectors are the same.
+            else_set: the advice if they differ.
 
         """
-        distances = np.linalg.norm(_mean_vectors(found) - self._right, axis=1) / self._spread
+        distances = np.linalg.norm(_mean_vectors(pooled) - self._right, axis=1) / self._spread
         distances = np.nan_to_num(distances, nan=np.inf)
         advice = fine if distances.max() <= NEGLIGIBLE else else_set
-        score_drift, flips = self._score_drift(found)
+        score_drift, flips = self._score_drift(pooled)
         return Check(name, float(distances.max()), float(distances.mean()), score_drift, flips, advice)
 
-    def _score_drift(self, found: Pooled) -> tuple[float | None, int | None]:
-        scores = self._scored(found)
+    def _score_drift(self, pooled: Pooled) -> tuple[float | None, int | None]:
+        scores = self._scored(pooled)
         if scores is None or self._scores is None:
             return None, None
         drift = float(np.abs(scores - self._scores).max()) / self._subject.score_std
-        before, after = (np.sign(np.subtract.outer(one, one)) for one in (self._scores, scores))
+        before, after = (np.sign(np.subtract.outer(values, values)) for values in (self._scores, scores))
         same = np.equal.outer(self._prompts, self._prompts)
         return drift, int((same & (before * after < 0)).sum()) // 2
 
@@ -193,7 +196,7 @@ class _Scale:
 
 
 def _subject(config: DoctorConfig, note: Note) -> Subject:
-    """Find the model, and the reward model if one is named."""
+    """Load the model, and the reward model if one is named."""
     if config.reward is not None:
         model = RewardModel.load(
             config.reward, model=config.model, device=config.device, offline=config.offline, check=False
@@ -212,7 +215,7 @@ def _load(subject: Subject, config: DoctorConfig, dtype: "DType") -> LanguageMod
 
 
 def _template_check(scale: _Scale, subject: Subject, config: DoctorConfig, lm: LanguageModel) -> Check:
-    """Try conversations without the chat template."""
+    """Measure conversations without the chat template."""
     name = "without the chat template"
     if subject.template.text is None:
         return Check(name, None, None, None, None, "the model has no chat template: give --template raw")
@@ -226,7 +229,7 @@ def _template_check(scale: _Scale, subject: Subject, config: DoctorConfig, lm: L
 
 
 def _pass_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], as_trie: Pooled) -> list[Check]:
-    """Try other ways to run the same tokens; `as_trie` are the vectors of prompts computed once."""
+    """Measure other ways to run the same tokens; `as_trie` holds the vectors of prompts computed once."""
     return [
         scale.check(
             "in one padded batch",
@@ -250,15 +253,15 @@ def _pass_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], as_t
 
 
 def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tokenizer: Any) -> list[Check]:
-    """Try what goes wrong with padding and BOS tokens."""
+    """Measure the usual mistakes with padding and BOS tokens."""
     pad, eos, bos = tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id
     name = "mask made from ids that are not the padding's"
     if pad is not None and pad != eos:
         padding = Check(name, None, None, None, None, f"fine: {tokenizer.pad_token} stands nowhere else")
     else:
-        found = pooled_probes(lm, probes, mask_out=eos).pooled
+        pooled = pooled_probes(lm, probes, mask_out=eos).pooled
         advice = "pad is the end of a turn: make masks from lengths, or choose another pad token"
-        padding = scale.check(name, found, "fine for these conversations", advice)
+        padding = scale.check(name, pooled, "fine for these conversations", advice)
     if bos is None:
         return [padding, Check("two BOS, or none", None, None, None, None, "the model has no BOS")]
     begins = [len(probe.ids) > 0 and int(probe.ids[0]) == bos for probe in probes]
@@ -274,26 +277,28 @@ def _token_checks(scale: _Scale, lm: LanguageModel, probes: Sequence[Probe], tok
     ]
     if all(begins):
         bare = [edited(probe, [], skip=1) for probe in probes]
-        found = pooled_probes(lm, bare).pooled
+        pooled = pooled_probes(lm, bare).pooled
         checks.append(
-            scale.check("no BOS", found, "it makes no difference", "let every text begin with one BOS")
+            scale.check("no BOS", pooled, "it makes no difference", "let every text begin with one BOS")
         )
     return checks
 
 
 def _type_checks(scale: _Scale, coarse: LanguageModel, probes: Sequence[Probe], trial: Trial) -> list[Check]:
-    """Try bfloat16, and tell whether float16 could hold the residual stream."""
-    found = pooled_probes(coarse, probes).pooled
+    """Measure bfloat16, and check whether float16 could hold the residual stream."""
+    pooled = pooled_probes(coarse, probes).pooled
     advice = "fit and score in one type: --dtype, or the one that auto chose for extract"
     share = trial.absmax / FLOAT16_MOST
     holds = f"the largest residual is {100 * share:.0f} % of what float16 holds"
     verdict = "use bfloat16 or float32" if share > 0.5 else "still use bfloat16: other texts have larger ones"
     return [
-        scale.check("in bfloat16", found, "either type will do", advice),
+        scale.check("in bfloat16", pooled, "either type will do", advice),
         Check("in float16", None, None, None, None, f"{holds}: {verdict}"),
     ]
 
 
 def _mean_vectors(pooled: Pooled) -> Float64[np.ndarray, "n w"]:
     """Return the mean vectors of all layers side by side."""
-    return np.concatenate([found["mean"] for found in pooled.values()], axis=1).astype(np.float64)
+    return np.concatenate([layer_vectors["mean"] for layer_vectors in pooled.values()], axis=1).astype(
+        np.float64
+    )

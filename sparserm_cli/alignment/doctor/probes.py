@@ -1,6 +1,6 @@
-"""Conversations to try on a model, and plain forward passes over them with one thing done otherwise.
+"""Test conversations, and plain forward passes over them with one perturbation.
 
-Axes: n (responses), seq (tokens of a batch).
+Axes: n (responses), seq (tokens per row of a batch).
 """
 
 from collections.abc import Sequence
@@ -30,22 +30,22 @@ CONVERSATIONS: tuple[tuple[tuple[tuple[str, str], ...], tuple[str, ...]], ...] =
     ((("user", "Why is the sky blue?"),), ("Air scatters blue light the most.", "It mirrors the sea.")),
     ((("user", "Write Python that sums a list."),), ("total = sum(numbers)", "I cannot do that, sorry.")),
 )
-"""Conversations of several lengths, and two responses to each."""
+"""Conversations of several lengths, with two responses to each."""
 
 
 class Probe(NamedTuple):
-    """Token ids of a prompt with a response, and the place of the response's first one."""
+    """Token ids of a prompt with a response, and the index of the response's first token."""
 
     ids: UInt32[np.ndarray, " seq"]
     start: int
 
 
 class Trial(NamedTuple):
-    """What a forward pass gave.
+    """The results of a forward pass.
 
     Fields:
-        pooled: layer to pooling to one vector a response.
-        absmax: largest residual of any token, padding aside.
+        pooled: one vector per response, by layer and pooling.
+        absmax: largest absolute residual of any token except padding.
     """
 
     pooled: Pooled
@@ -53,7 +53,7 @@ class Trial(NamedTuple):
 
 
 def probe_rows(config: DoctorConfig, template: PromptTemplate) -> list[EncodedExample]:
-    """Return the rows to try: those of a file, else `CONVERSATIONS`.
+    """Return the rows to measure: those of a file, otherwise `CONVERSATIONS`.
 
     Raises:
         BadInputError: the file cannot be read as rows.
@@ -70,16 +70,16 @@ def probe_rows(config: DoctorConfig, template: PromptTemplate) -> list[EncodedEx
 
 
 def probes_of(rows: Sequence[EncodedExample]) -> list[Probe]:
-    """Return every response of some rows after its prompt."""
+    """Return the tokens of every response of some rows, each after its prompt."""
     return [
-        Probe(np.concatenate([one.prompt_ids, one.response_ids]), len(one.prompt_ids))
+        Probe(np.concatenate([response.prompt_ids, response.response_ids]), len(response.prompt_ids))
         for row in rows
-        for one in row.responses
+        for response in row.responses
     ]
 
 
 def edited(probe: Probe, before: Sequence[int], *, skip: int = 0) -> Probe:
-    """Return a probe with other tokens before it, less its first ones."""
+    """Return a probe with some tokens put before it and some of its first tokens removed."""
     ids = np.concatenate([np.array(before, np.uint32), probe.ids[skip:]])
     return Probe(ids, probe.start + len(before) - skip)
 
@@ -93,18 +93,18 @@ def pooled_probes(
     left: bool = False,
     mask_out: int | None = None,
 ) -> Trial:
-    """Run probes as transformers does it, and pool their responses.
+    """Run probes as transformers does, and pool their responses.
 
     Args:
-        lm: the model.
-        probes: what to run.
-        together: in one padded batch, else each alone.
-        left: pad on the left, and leave positions to the model.
-        mask_out: a token id that the attention mask hides wherever it stands.
+        lm: the language model.
+        probes: the probes to run.
+        together: whether to run all probes in one padded batch instead of each alone.
+        left: whether to pad on the left and leave the positions to the model.
+        mask_out: a token id that the attention mask hides wherever it occurs.
 
     """
     batches = [list(probes)] if together else [[probe] for probe in probes]
-    found: dict[int, list[tuple[torch.Tensor, ...]]] = {layer: [] for layer in lm.layers}
+    by_layer: dict[int, list[tuple[torch.Tensor, ...]]] = {layer: [] for layer in lm.layers}
     absmax = 0.0
     for batch in batches:
         width = max(len(probe.ids) for probe in batch)
@@ -114,17 +114,17 @@ def pooled_probes(
             span = slice(start, start + len(probe.ids))
             ids[row, span] = probe.ids
             mask[row, span] = 1 if mask_out is None else probe.ids != mask_out
-        taken = lm.forward_rows(*(torch.from_numpy(one).to(lm.device) for one in (ids, mask)))
+        taken = lm.forward_rows(*(torch.from_numpy(tensor).to(lm.device) for tensor in (ids, mask)))
         for layer, x in taken.items():
             for row, (probe, start) in enumerate(zip(batch, starts, strict=True)):
                 residuals = x[row, start : start + len(probe.ids)]
-                found[layer].append(pool(residuals[probe.start :]))
+                by_layer[layer].append(pool(residuals[probe.start :]))
                 absmax = max(absmax, float(residuals.abs().max()))
     pooled = {
         layer: {
-            name: torch.stack(one).cpu().numpy()
-            for name, one in zip(POOLED, zip(*pairs, strict=True), strict=True)
+            name: torch.stack(vectors).cpu().numpy()
+            for name, vectors in zip(POOLED, zip(*pairs, strict=True), strict=True)
         }
-        for layer, pairs in found.items()
+        for layer, pairs in by_layer.items()
     }
     return Trial(pooled, absmax)

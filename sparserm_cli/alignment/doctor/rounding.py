@@ -1,6 +1,6 @@
-"""How much of a response's vectors is lost to rounding, by a trie and by plain rows, against float32.
+"""The rounding error of a response's vectors from a trie and from plain rows, relative to float32.
 
-Axes: n (responses), d_in (width of the residual stream), vectors (one for each response and layer).
+Axes: n (responses), d_in (width of the residual stream), vectors (one per response and layer).
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ ROWS, TRIE = "each response alone, as transformers", "prompt computed once for a
 
 
 class Rounding(NamedTuple):
-    """The error of one way to compute the vectors that scores are made of.
+    """The error of one way to compute the vectors from which scores are made.
 
     Fields:
         way: `ROWS` or `TRIE`.
-        dtype: what the model computes in.
-        pooling: which vector of a response: `mean` over its tokens, or `last` token.
-        median: relative error of the vectors, Euclidean, against plain rows in float32: half are below it;
+        dtype: the number type in which the model computes.
+        pooling: the pooling of a response's tokens: their `mean`, or the `last` one.
+        median: median relative Euclidean error of the vectors against plain rows in float32;
             infinite where a vector is not finite.
-        high: 95 % are below it.
+        high: 95th percentile of the same error.
         times_rows: median and high as multiples of those of plain rows in the same type; None for those rows,
             and where rows have no error.
     """
@@ -36,17 +36,17 @@ class Rounding(NamedTuple):
     times_rows: tuple[float, float] | None
 
 
-def rounding_table(exact: Pooled, found: Mapping[tuple[str, str], Pooled]) -> tuple[Rounding, ...]:
+def rounding_table(exact: Pooled, computed: Mapping[tuple[str, str], Pooled]) -> tuple[Rounding, ...]:
     """Compare vectors with those of plain rows in float32.
 
     Args:
         exact: vectors of plain rows in float32.
-        found: the type and the way, to the vectors that they give; plain rows of a type before its trie.
+        computed: the vectors per number type and way; the plain rows of a type come before its trie.
 
     """
     table: list[Rounding] = []
     rows: dict[tuple[str, str], tuple[float, float]] = {}
-    for (dtype, way), pooled in found.items():
+    for (dtype, way), pooled in computed.items():
         for pooling in next(iter(exact.values())):
             errors = _errors(exact, pooled, pooling)
             finite = bool(np.isfinite(errors).all())
@@ -59,11 +59,11 @@ def rounding_table(exact: Pooled, found: Mapping[tuple[str, str], Pooled]) -> tu
     return tuple(table)
 
 
-def _errors(exact: Pooled, found: Pooled, pooling: str) -> Float64[np.ndarray, " vectors"]:
+def _errors(exact: Pooled, computed: Pooled, pooling: str) -> Float64[np.ndarray, " vectors"]:
     """Return the relative error of each response's vector at each layer."""
     pairs = [
-        (found[layer][pooling].astype(np.float64), one[pooling].astype(np.float64))
-        for layer, one in exact.items()
+        (computed[layer][pooling].astype(np.float64), vectors[pooling].astype(np.float64))
+        for layer, vectors in exact.items()
     ]
     each = [np.linalg.norm(a - b, axis=1) / np.linalg.norm(b, axis=1) for a, b in pairs]
     return np.concatenate(each)

@@ -1,4 +1,4 @@
-"""`export --to hf` and `--to hub-folder`: the reward model as a transformers model with its lower blocks.
+"""`export --to hf` and `--to hub-folder` write the reward model as a transformers model.
 
 Reads: `reward/`, the language model; for a hub's card `evaluation.json`. Writes: a folder that transformers
 loads by itself, by rename when whole. Memory: the model's lower blocks, twice.
@@ -35,7 +35,7 @@ _QUESTION, _ANSWER = "Where?", "Everywhere!"
 
 
 class ExportSummary(NamedTuple):
-    """What was exported: the folder, its bytes, and the parameters of the blocks in it."""
+    """The exported folder, its size in bytes, and the number of parameters of its blocks."""
 
     path: Path
     bytes: int
@@ -47,10 +47,10 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
 
     Args:
         config: the options.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
-        UsageError: the folder is there and is no earlier export that --force may replace.
+        UsageError: the folder exists and is not an earlier export that --force may replace.
         IncompatibleError: the reward model was fitted on another model, or with its tokenizer conversations
             cannot be cut as `score` does.
         CorruptStoreError: the reward model is damaged.
@@ -83,7 +83,7 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
 
 
 def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceClassification:
-    """Return a reward model as transformers' own kind of module, in the type that it was fitted in."""
+    """Return a reward model as a transformers module, in the number type in which it was fitted."""
     kind = modeling.SparseRMForSequenceClassification
     fitted, arrays, text = model.config, model.head.arrays, ConversationText(model.template)
     header, lead = _header(model.template, tokenizer)
@@ -94,10 +94,12 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         directions=len(arrays.directions[fitted.layers[0]]),
         hidden=arrays.weights["weight_1"].shape[1] if "weight_1" in arrays.weights else 0,
         header=tuple(header),
-        # Ordinary text may merge with what follows, a control token never does.
+        # Ordinary text may merge with the text after it into one token; a control token never does.
         header_fixed=len(header) - any(token not in tokenizer.added_tokens_decoder for token in header[-1:]),
         lead=tuple(lead),
-        endings=tuple(sorted((tuple(_ids(tokenizer, one)) for one in text.endings), key=len, reverse=True)),
+        endings=tuple(
+            sorted((tuple(_ids(tokenizer, ending)) for ending in text.endings), key=len, reverse=True)
+        ),
         leading_bos=model.template.adds_bos,
         runs_alone=model.lm.runs_alone,
         architectures=[kind.__name__],
@@ -121,7 +123,7 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
 def settle_boundaries(
     exported: modeling.SparseRMForSequenceClassification, template: PromptTemplate, tokenizer: Any
 ) -> None:
-    """See to it that the exported model cuts conversations into prompt and response just as `score` does.
+    """Check that the exported model splits conversations into prompt and response exactly as `score` does.
 
     A response is tried for every token of the vocabulary that covers the end of what stands before it and
     more, and for every printable character and white space as its begin and end. After the template's lead
@@ -129,14 +131,14 @@ def settle_boundaries(
     the exported model refuses it.
 
     Raises:
-        IncompatibleError: one of them is cut differently.
+        IncompatibleError: the exported model splits one of them differently.
 
     """
     text, config = ConversationText(template), exported.config
     ending = next(iter(text.endings), "")
     lasts = {tokenizer.decode(ids[-1:]) for ids in (config.header, config.lead) if ids}
     vocabulary = [tokenizer.decode([token]) for token in range(len(tokenizer))]
-    begins = {one.removeprefix(last) for one in vocabulary for last in lasts if one.startswith(last)}
+    begins = {token.removeprefix(last) for token in vocabulary for last in lasts if token.startswith(last)}
     begins |= set(map(chr, range(9, 127)))
     responses = [response for begin in sorted(begins - {""}) for response in (f"{begin}a", f"a{begin}")]
     sides = (UNLABELLED,) * len(responses)
@@ -146,15 +148,15 @@ def settle_boundaries(
         rows = [_ids(tokenizer, encoded.prompt_text + lead + response + ending) for response in responses]
         if lead:
             config.lead_fixed = min(_alike(config.lead, ids[start:]) for ids in rows)
-        for response, one, ids in zip(responses, encoded.responses, rows, strict=True):
-            found, expected = exported.split(ids), (one.prompt_ids.tolist(), one.response_ids.tolist())
-            if found == expected:
+        for response, tokens, ids in zip(responses, encoded.responses, rows, strict=True):
+            parts, expected = exported.split(ids), (tokens.prompt_ids.tolist(), tokens.response_ids.tolist())
+            if parts == expected:
                 continue
             if not lead or not response[0].isspace():
                 raise IncompatibleError(
                     "the exported model",
                     f"the response {expected[1]} for {response!r}",
-                    str(found[1]),
+                    str(parts[1]),
                     "report this tokenizer; it cannot be exported",
                 )
             whole = _alike(config.lead, ids[start:]) == len(config.lead)
@@ -162,13 +164,13 @@ def settle_boundaries(
     config.unclear = sorted(unclear)
 
 
-def _alike(one: list[int], other: list[int]) -> int:
-    """Count the token ids that two lists begin with in common."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _alike(first: list[int], second: list[int]) -> int:
+    """Count the token ids at the beginning that two lists have in common."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def _header(template: PromptTemplate, tokenizer: Any) -> tuple[list[int], list[int]]:
-    """Return the token ids before a response, and those between them and a finished one; or none of both."""
+    """Return the token ids of the header and of the lead before a response; both may be empty."""
     text = ConversationText(template)
     header = _ids(tokenizer, text.header)
     if template.text is None or not text.header.strip():
@@ -183,10 +185,10 @@ def _header(template: PromptTemplate, tokenizer: Any) -> tuple[list[int], list[i
 
 
 def _card(model: RewardModel, config: ExportConfig, *, masked: bool) -> str:
-    """Return the card for a hub; `masked` if the model has to be told where responses begin.
+    """Return the model card for a hub; `masked` means that the model needs a response mask.
 
     Raises:
-        UsageError: it is not known which model of the hub this one was made from.
+        UsageError: the base model on the hub is not known.
 
     """
     fitted = model.config
@@ -227,25 +229,25 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def _backbone_config(config: Any) -> dict[str, Any]:
-    """Return the truncated model's configuration in words that old and new releases of transformers know."""
-    told = {
+    """Return the truncated model's configuration with keys that old and new releases of transformers read."""
+    settings = {
         name: value
         for name, value in config.to_dict().items()
         if not name.startswith("_") and name not in {"architectures", "dtype", "transformers_version"}
     }
-    rope = told.get("rope_parameters") or {}
+    rope = settings.get("rope_parameters") or {}
     whole = rope.get("full_attention", rope)
     if "rope_theta" in whole:
-        told["rope_theta"] = whole["rope_theta"]
+        settings["rope_theta"] = whole["rope_theta"]
         scaled = {name: value for name, value in whole.items() if name != "rope_theta"}
-        told["rope_scaling"] = scaled if scaled.get("rope_type", "default") != "default" else None
+        settings["rope_scaling"] = scaled if scaled.get("rope_type", "default") != "default" else None
     if "sliding_attention" in rope:
-        told["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
-    return told
+        settings["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    return settings
 
 
 def _head_tensors(arrays: Any, layers: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Return the head under the exported model's names."""
+    """Return the weights of the head under the exported model's parameter names."""
     weights = arrays.weights
     tensors = {f"directions.{place}.weight": arrays.directions[layer] for place, layer in enumerate(layers)}
     tensors |= {"mean": arrays.mean, "std": arrays.std}
@@ -260,12 +262,12 @@ def _head_tensors(arrays: Any, layers: tuple[int, ...]) -> dict[str, np.ndarray]
 
 
 def _write_tokenizer(folder: Path, tokenizer: Any, template: PromptTemplate) -> None:
-    """Write the tokenizer under the class name that every release of transformers knows."""
+    """Write the tokenizer with a class name that every release of transformers knows."""
     tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     special = {
         name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
     }
-    told = {
+    tokenizer_config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": tokenizer.model_max_length,
         "clean_up_tokenization_spaces": False,
@@ -274,4 +276,6 @@ def _write_tokenizer(folder: Path, tokenizer: Any, template: PromptTemplate) -> 
         "pad_token": special.get("pad_token", tokenizer.eos_token),
         **({} if template.jinja is None else {"chat_template": template.jinja}),
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(tokenizer_config, indent=2) + "\n", encoding="utf-8"
+    )

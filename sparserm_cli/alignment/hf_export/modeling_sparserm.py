@@ -17,21 +17,21 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class SparseRMConfig(PretrainedConfig):
-    """What a reward model is made of.
+    """The configuration of a reward model.
 
     Args:
         backbone: configuration of the truncated language model, with its `model_type`.
         layers: blocks, from 0, after which the residual stream is taken.
-        poolings: of `mean` and `last`, what each layer is pooled by, in order.
-        directions: directions a layer.
+        poolings: the poolings of each layer in order, each `mean` or `last`.
+        directions: number of directions per layer.
         hidden: width of the head's hidden layer; 0 for a linear head.
-        header: token ids that the chat template writes before a response; none if nothing is found by them.
-        header_fixed: how many of these are always there; those after them may merge with a response's begin.
+        header: token ids that the chat template writes before a response; empty if a mask is needed.
+        header_fixed: number of header tokens that are always there; later ones may merge with the response.
         lead: token ids that it writes between the header and a finished response, such as empty thoughts,
             which are no part of the conversation that is scored.
-        lead_fixed: how many of these are always there; those after them may merge with a response's begin.
-        unclear: token ids at the end of the lead, or after it, which may be of the lead as of a response.
-        endings: token ids that may end a response, each a list, the longest first.
+        lead_fixed: number of lead tokens that are always there; later ones may merge with the response.
+        unclear: token ids at or after the end of the lead that may belong to the lead or to a response.
+        endings: lists of token ids that may end a response, the longest list first.
         leading_bos: whether a conversation must begin with the BOS token.
         runs_alone: whether the longest conversation of a batch changes the others, so that each is computed
             by itself.
@@ -67,12 +67,12 @@ class SparseRMConfig(PretrainedConfig):
 
 
 class SparseRMForSequenceClassification(PreTrainedModel):
-    """Scores the last assistant turn of conversations; `logits` has one column, higher is better."""
+    """Scores the last assistant turn of conversations; `logits` has one column, and higher is better."""
 
     config_class = SparseRMConfig
     base_model_prefix = "backbone"
     _no_split_modules: list[str] = []  # noqa: RUF012  # transformers reads a plain list
-    # The head is a few hundred numbers: in less than float32 it would only lose.
+    # The head has only a few hundred numbers, so a smaller type than float32 would gain nothing.
     _keep_in_fp32_modules = _keep_in_fp32_modules_strict = ("directions", "mean", "std", "reward_head")
 
     def __init__(self, config: SparseRMConfig) -> None:
@@ -107,16 +107,16 @@ class SparseRMForSequenceClassification(PreTrainedModel):
 
         Args:
             input_ids: token ids (rows, tokens), padded on either side.
-            attention_mask: 1 for tokens, 0 for padding and for whatever else shall not be there.
-            response_mask: 1 for the tokens of the response, one after the other; what follows them is left
+            attention_mask: 1 for tokens, 0 for padding and for all other tokens to ignore.
+            response_mask: 1 for the tokens of the response, which must be adjacent; later tokens are left
                 out. Without it responses begin after the header. `encode` gives it.
-            return_dict: false gives a tuple.
+            return_dict: whether to return a ModelOutput instead of a tuple.
 
         Returns:
             `logits` (rows, 1) in float32; NaN for an empty response, which has no score.
 
         Raises:
-            ValueError: it cannot be told where a response begins, or several rows come without a mask.
+            ValueError: the begin of a response is unknown, or several rows come without a mask.
 
         """
         if attention_mask is None:
@@ -146,7 +146,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         in `sparserm`; the end of the turn belongs to neither.
 
         Raises:
-            ValueError: there is no header, or the response's begin may be the template's as well.
+            ValueError: there is no header, or the response's first token may also belong to the template.
 
         """
         header, fixed = self.config.header, self.config.header_fixed
@@ -165,14 +165,14 @@ class SparseRMForSequenceClassification(PreTrainedModel):
                 break
             start += 1
         prompt, response = ids[:start], self._without_lead(ids[start:])
-        endings = (len(one) for one in self.config.endings if response[-len(one) :] == one)
+        endings = (len(ending) for ending in self.config.endings if response[-len(ending) :] == ending)
         return prompt, response[: len(response) - next(endings, 0)]
 
     def cut(self, ids: list[int], marked: list[int]) -> tuple[list[int], list[int]]:
-        """Return the token ids before the marked ones, and the marked ones.
+        """Return the token ids before the marked ones, and the marked token ids.
 
         Raises:
-            ValueError: they do not stand one after the other.
+            ValueError: the marked tokens are not adjacent.
 
         """
         places = [place for place, mark in enumerate(marked) if mark]
@@ -186,26 +186,28 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         """Tokenise prompts with their responses as `sparserm score` does, for a call of the model.
 
         Args:
-            tokenizer: the one of this folder.
+            tokenizer: the tokenizer of this folder.
             prompts: texts up to where the responses begin, rendered if there is a chat template.
-            responses: as many.
+            responses: one response per prompt.
 
         Returns:
             `input_ids`, `attention_mask` and `response_mask`, each (rows, tokens), padded on the right.
 
         """
         backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        backend.post_processor = processors.ByteLevel(trim_offsets=False)  # what tiles the text
+        backend.post_processor = processors.ByteLevel(
+            trim_offsets=False
+        )  # offsets then cover the text without gaps
         backend.no_truncation()
         backend.enable_padding()
         texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        found = backend.encode_batch(texts, add_special_tokens=False)
-        ends = torch.tensor([[end for _, end in one.offsets] for one in found])
-        # A token that also covers the prompt's end is the response's; padding ends at 0.
+        encodings = backend.encode_batch(texts, add_special_tokens=False)
+        ends = torch.tensor([[end for _, end in encoding.offsets] for encoding in encodings])
+        # A token that also covers the prompt's end belongs to the response; padding has the offset 0.
         begun = ends > torch.tensor([[len(prompt)] for prompt in prompts])
         return {
-            "input_ids": torch.tensor([one.ids for one in found]),
-            "attention_mask": torch.tensor([one.attention_mask for one in found]),
+            "input_ids": torch.tensor([encoding.ids for encoding in encodings]),
+            "attention_mask": torch.tensor([encoding.attention_mask for encoding in encodings]),
             "response_mask": begun.long(),
         }
 
@@ -251,10 +253,10 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         return [taken[layer] for layer in self.config.layers]
 
     def _without_lead(self, ids: list[int]) -> list[int]:
-        """Return what follows the header without what only a template has put there.
+        """Return the tokens after the header without those that only the template has written.
 
         Raises:
-            ValueError: a token may be of either.
+            ValueError: a token may belong to either.
 
         """
         lead, fixed = self.config.lead, self.config.lead_fixed
@@ -270,7 +272,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         return after if whole else ids
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
-        """Return ids that begin with one BOS where the model was given one, whatever a tokenizer has done."""
+        """Return ids that begin with exactly one BOS if the model uses it, whatever a tokenizer added."""
         bos = self.config.bos_token_id
         while ids[:2] == [bos, bos]:
             ids = ids[1:]

@@ -1,4 +1,4 @@
-"""`pairs`: preference pairs for a trainer, chosen by reward from generations, or filtered from labelled rows.
+"""`pairs` writes preference pairs, chosen by reward from generations or filtered from labelled rows.
 
 Reads: responses or preference rows, `reward/`, the language model. Writes: pairs in a trainer's format and an
 audit of every row, each by rename when whole; a log of the scores, so that a killed run goes on where it was
@@ -35,18 +35,18 @@ from sparserm_cli.store.outputs.preferences import (
 
 
 class PairsSummary(NamedTuple):
-    """What `pairs` has done.
+    """The results of `pairs`.
 
     Fields:
-        output: where the pairs are.
-        audit: where it is told what became of each row.
-        shape: what kind of rows the file has.
-        read: rows read.
-        kept: rows that gave a pair.
-        dropped: reason to number of rows; with the kept ones all rows read.
-        margin: mean score of chosen above rejected.
+        output: path of the pairs.
+        audit: path of the file that says what became of each row.
+        shape: name of the shape of the file's rows.
+        read: number of rows read.
+        kept: number of rows that gave a pair.
+        dropped: number of dropped rows per reason; kept and dropped rows add up to the rows read.
+        margin: mean difference of the scores of chosen and rejected responses.
         longer: share of pairs whose chosen response has more characters.
-        seconds: spent on reading, computing and writing.
+        seconds: time in seconds for reading, computing and writing.
     """
 
     output: PurePath
@@ -64,11 +64,11 @@ class Choice(NamedTuple):
     """Two responses of a row, and whether they make a pair.
 
     Fields:
-        chosen: number of the better one, from 0; -1 if no two could be compared.
-        rejected: number of the worse one.
-        margin: score of the one above the other.
-        reason: why they make no pair, one of `REASONS`; empty if they do.
-        detail: what exactly.
+        chosen: index of the better response; -1 if no two could be compared.
+        rejected: index of the worse response.
+        margin: score of the better response minus that of the worse one.
+        reason: the reason why they make no pair, one of `REASONS`; empty if they make one.
+        detail: the values behind the reason.
     """
 
     chosen: int = -1
@@ -84,14 +84,14 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     Args:
         config: the options.
         progress: called with rows scored and rows read so far.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
         BadInputError: the file cannot be read as rows.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
         CorruptStoreError: the reward model or the log of scores is damaged.
         TemporaryError: another process is scoring this file.
-        ResourceError: disk or device are not to be had.
+        ResourceError: the disk or the device is not available.
 
     """
     begun = time.monotonic()
@@ -106,28 +106,28 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     with ExitStack() as files:
         tell = files.enter_context(writing_lines(audit))
         write = files.enter_context(writing_pairs(output, config.to))
-        for one in scored:
-            if isinstance(one, Refused):
-                tell(audit_line(one.row, reason="bad row", detail=one.reason))
+        for row in scored:
+            if isinstance(row, Refused):
+                tell(audit_line(row.row, reason="bad row", detail=row.reason))
                 dropped["bad row"] += 1
                 read += 1
                 continue
-            example = one.example
+            example = row.example
             read += example.rows
-            choice = choose(one, config)
+            choice = choose(row, config)
             tell(audit_line(example.row, example.id, **choice._asdict()))
             if choice.reason:
                 dropped[choice.reason] += 1
                 continue
-            pair = _pair(one, choice, raw=raw)
+            pair = _pair(row, choice, raw=raw)
             write(pair)
             kept += 1
             margin += choice.margin
             longer += len(pair.chosen) > len(pair.rejected)
     seconds = time.monotonic() - begun
-    told = {reason: dropped[reason] for reason in REASONS if dropped[reason]}
+    dropped_counts = {reason: dropped[reason] for reason in REASONS if dropped[reason]}
     shares = (margin / kept, longer / kept) if kept else (0.0, 0.0)
-    return PairsSummary(output, audit, scored.shape, read, kept, told, *shares, seconds)
+    return PairsSummary(output, audit, scored.shape, read, kept, dropped_counts, *shares, seconds)
 
 
 def choose(scored: Scored, limits: PairsConfig) -> Choice:
@@ -138,8 +138,8 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
     and the worst, and equal scores make no pair.
 
     Args:
-        scored: the row.
-        limits: margin, matching of lengths and distance from the training data.
+        scored: the row with its scores.
+        limits: limits on the margin, the lengths and the distance from the training data.
 
     """
     example, scores = scored.example, scored.scores
@@ -164,19 +164,19 @@ def choose(scored: Scored, limits: PairsConfig) -> Choice:
             detail = f"{lengths.min():,} to {lengths.max():,} characters"
             return Choice(reason="length", detail=detail)
     gaps = np.where(allowed, np.subtract.outer(scores, scores).astype(np.float64), -np.inf)
-    chosen, rejected = (int(one) for one in np.unravel_index(gaps.argmax(), gaps.shape))
-    found = Choice(chosen, rejected, float(gaps[chosen, rejected]))
-    if labelled and found.margin < 0:
-        return found._replace(reason="order", detail=f"{found.margin:+.4f}")
-    if not labelled and found.margin <= 0:
-        return found._replace(reason="tie", detail=f"{float(scores[chosen]):+.4f} each")
-    if found.margin < limits.margin:
-        return found._replace(reason="margin", detail=f"{found.margin:+.4f} is less than {limits.margin:g}")
-    return found
+    chosen, rejected = (int(index) for index in np.unravel_index(gaps.argmax(), gaps.shape))
+    choice = Choice(chosen, rejected, float(gaps[chosen, rejected]))
+    if labelled and choice.margin < 0:
+        return choice._replace(reason="order", detail=f"{choice.margin:+.4f}")
+    if not labelled and choice.margin <= 0:
+        return choice._replace(reason="tie", detail=f"{float(scores[chosen]):+.4f} each")
+    if choice.margin < limits.margin:
+        return choice._replace(reason="margin", detail=f"{choice.margin:+.4f} is less than {limits.margin:g}")
+    return choice
 
 
 def _comparable(example: Example) -> Bool[np.ndarray, "n n"]:
-    """Tell which response may be chosen over which: as labelled, and not over an equal text."""
+    """Return which response may be chosen over which: as labelled, and never over an equal text."""
     messages = [example.message(place) for place in range(len(example.responses))]
     pairs = example.pairs or tuple(itertools.permutations(range(len(messages)), 2))
     allowed = np.zeros((len(messages), len(messages)), np.bool_)

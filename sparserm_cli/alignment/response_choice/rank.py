@@ -1,4 +1,4 @@
-"""`rank`: order the responses to each prompt by reward and name the best, in the file's order.
+"""`rank` orders the responses to each prompt by reward and names the best, in the file's order.
 
 Reads: responses, `reward/`, the language model. Writes: `ranking.jsonl`, by rename when whole, or stdout; a
 log of the scores, so that a killed run goes on where it was. Memory: as `scored`.
@@ -15,17 +15,17 @@ from sparserm_cli.store.outputs.rankings import ranking_line, ranking_path
 
 
 class RankSummary(NamedTuple):
-    """What `rank` has done.
+    """The results of `rank`.
 
     Fields:
-        output: where the ranking is, - for stdout.
-        shape: what kind of rows the file has.
-        accepted: rows ranked.
-        rejected: rows left out; with the accepted ones all rows read.
-        responses: responses ranked.
-        best: mean score of the best response of a prompt, whose rows come together if they hold one each.
-        mean: mean over these of their responses' mean score, what choosing at random would give.
-        seconds: spent on reading, computing and writing.
+        output: path of the ranking; - means stdout.
+        shape: name of the shape of the file's rows.
+        accepted: number of rows ranked.
+        rejected: number of rows left out; accepted and rejected rows add up to the rows read.
+        responses: number of responses ranked.
+        best: mean over the prompts of the score of the best response.
+        mean: mean over the prompts of their responses' mean score, the expected value of a random choice.
+        seconds: time in seconds for reading, computing and writing.
     """
 
     output: str
@@ -44,14 +44,14 @@ def rank(config: RankConfig, *, progress: Progress, note: Note) -> RankSummary:
     Args:
         config: the options.
         progress: called with rows scored and rows read so far.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
         BadInputError: the file cannot be read as rows.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
         CorruptStoreError: the reward model or the log of scores is damaged.
         TemporaryError: another process is scoring this file.
-        ResourceError: disk or device are not to be had.
+        ResourceError: the disk or the device is not available.
 
     """
     begun = time.monotonic()
@@ -60,11 +60,11 @@ def rank(config: RankConfig, *, progress: Progress, note: Note) -> RankSummary:
     accepted = rejected = prompts = responses = 0
     best = mean = 0.0
     with writing_lines(output) as write:
-        for one in scored:
-            if isinstance(one, Refused):
+        for row in scored:
+            if isinstance(row, Refused):
                 rejected += 1
                 continue
-            example, scores = one.example, one.scores
+            example, scores = row.example, row.scores
             prompt = plain_prompt(example.prompt)
             write(ranking_line(example.row, example.id, prompt, example.responses, scores))
             accepted += example.rows

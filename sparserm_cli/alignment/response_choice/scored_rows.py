@@ -1,4 +1,4 @@
-"""The scored rows of a file beside their texts, for what chooses among responses.
+"""The scored rows of a file together with their texts, for commands that choose among responses.
 
 Reads: responses or preference rows, `reward/`, the language model. Writes: as `scoring`.
 Memory: as `scoring`.
@@ -25,9 +25,9 @@ class Scored(NamedTuple):
     """One row of a file.
 
     Fields:
-        example: the row.
-        scores: one a response, in its order.
-        ood: how far each is from the training responses.
+        example: the row with its texts.
+        scores: one score per response, in the row's order.
+        ood: distance of each response from the training responses.
     """
 
     example: Example
@@ -35,14 +35,14 @@ class Scored(NamedTuple):
     ood: Float32[np.ndarray, " responses"]
 
     def belongs_to(self, other: "Scored") -> bool:
-        """Whether both rows hold one response each, to one prompt."""
+        """Whether both rows hold one response each to the same prompt."""
         mine, theirs = self.example, other.example
         single = len(mine.responses) == len(theirs.responses) == 1
         return single and (mine.prompt, mine.tools) == (theirs.prompt, theirs.tools)
 
 
 def together(rows: Sequence[Scored]) -> Scored:
-    """Return rows of one response each, to one prompt, as one row."""
+    """Return rows with one response each to the same prompt as one row."""
     if len(rows) == 1:
         return rows[0]
     scores, ood = np.concatenate([row.scores for row in rows]), np.concatenate([row.ood for row in rows])
@@ -50,7 +50,7 @@ def together(rows: Sequence[Scored]) -> Scored:
 
 
 class Refused(NamedTuple):
-    """One row of a file that could not be scored: its number from 1, and why."""
+    """One row of a file that could not be scored: its number, counted from 1, and the reason."""
 
     row: int
     reason: str
@@ -61,11 +61,11 @@ class ScoredFile:
 
     Args:
         config: the options.
-        reward: what is recorded about the reward model.
+        reward: the recorded facts about the reward model.
         log: the complete log of its scores.
 
     Attributes:
-        shape: what kind of rows the file has.
+        shape: name of the shape of the file's rows.
 
     """
 
@@ -74,24 +74,24 @@ class ScoredFile:
         self.shape = log.shape
 
     def __iter__(self) -> Iterator[Scored | Refused]:
-        """Yield the rows of the file in order, refused ones too; rows of one response each by their prompt.
+        """Yield the rows of the file in order, with refused ones; single responses are joined by prompt.
 
-        Rows of one prompt, next to each other, come as one; a row refused among them comes after it.
+        Adjacent rows of one prompt become one row; a refused row among them comes after it.
         """
         held: list[Scored] = []
         between: list[Refused] = []
-        for one in self._rows():
-            if isinstance(one, Refused):
-                between.append(one)
-            elif held and one.belongs_to(held[0]):
-                held.append(one)
+        for row in self._rows():
+            if isinstance(row, Refused):
+                between.append(row)
+            elif held and row.belongs_to(held[0]):
+                held.append(row)
             else:
                 yield from _released(held, between)
-                held, between = [one], []
+                held, between = [row], []
         yield from _released(held, between)
 
     def _rows(self) -> Iterator[Scored | Refused]:
-        """Yield every row of the file in order, refused ones too.
+        """Yield every row of the file in order, including refused ones.
 
         Raises:
             CorruptStoreError: the log is damaged.
@@ -104,19 +104,19 @@ class ScoredFile:
             if "rejected" in line:
                 yield Refused(line["row"], line["rejected"])
                 continue
-            example = next((one for one in examples if one.row >= line["row"]), None)
+            example = next((example for example in examples if example.row >= line["row"]), None)
             scores = np.array(line["scores"], np.float32)
             if example is None or example.row != line["row"] or len(example.responses) != len(scores):
                 raise _changed(self._config.file, f"another row {line['row']}")
             yield Scored(example, scores, np.array(line["ood"], np.float32))
-        for _ in examples:  # rows that were refused after they had been read
+        for _ in examples:  # the remaining rows were refused after they had been read
             pass
-        if [one.sha256 for one in reader.inputs] != self._log.inputs:
+        if [source.sha256 for source in reader.inputs] != self._log.inputs:
             raise _changed(self._config.file, "another content")
 
 
 def _released(held: Sequence[Scored], refused: Sequence[Refused]) -> Iterator[Scored | Refused]:
-    """Yield rows of one prompt as one row, then those refused among or after them."""
+    """Yield the rows of one prompt as one row, then the refused rows among or after them."""
     if held:
         yield together(held)
     yield from refused
@@ -128,17 +128,17 @@ def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> Sc
     Args:
         config: the options.
         progress: called with rows scored and rows read so far.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
         BadInputError: the file cannot be read as rows.
         IncompatibleError: the reward model was fitted on another model, tokenizer or template.
         CorruptStoreError: the reward model is damaged.
         TemporaryError: another process is scoring this file.
-        ResourceError: disk or device are not to be had.
+        ResourceError: the disk or the device is not available.
 
     """
-    plain = ScoreConfig(**{one.name: getattr(config, one.name) for one in fields(ResponsesConfig)})
+    plain = ScoreConfig(**{option.name: getattr(config, option.name) for option in fields(ResponsesConfig)})
     with score_log(plain, note) as log:
         for _ in all_rows(log, plain, progress=progress, note=note):
             pass
@@ -148,7 +148,7 @@ def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> Sc
 
 
 def _ignore(_reject: Reject) -> None:
-    """Let a refused row go: the log tells it."""
+    """Ignore a refused row, because the log already records it."""
 
 
 def _changed(file: str, found: str) -> IncompatibleError:

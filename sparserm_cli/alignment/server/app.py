@@ -1,4 +1,4 @@
-"""The application of a server: the routes of every client protocol, and one shape for every error."""
+"""The ASGI application of the server: the routes of all client protocols and one form for all errors."""
 
 import json
 
@@ -14,15 +14,15 @@ from sparserm_cli.alignment.server.service import Service
 from sparserm_cli.errors import BadInputError, SparseRMError
 
 PROTOCOLS = (about, vllm, sglang, openrlhf, tei)
-"""Modules of routes, each with its `router`."""
+"""The modules of routes; each has a `router`."""
 
 
 def make_app(service: Service, key: str) -> Gate:
     """Return the ASGI application.
 
     Args:
-        service: what does the work; it may be loading still.
-        key: what clients must send as bearer token; "" lets everybody in.
+        service: the service that does the work; it may still be loading.
+        key: the bearer token that clients must send; "" allows everybody.
 
     """
     app = FastAPI(title="sparserm", version=__version__, docs_url=None, redoc_url=None)
@@ -36,7 +36,7 @@ def make_app(service: Service, key: str) -> Gate:
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Answer every error in one shape, which repeats nothing of what was sent."""
+    """Answer every error in the same form, which repeats no content of the request."""
 
     def answer(status: int, message: str) -> Response:
         refused = RefusedError(status, message)
@@ -68,9 +68,9 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def misshapen(_: Request, error: RequestValidationError) -> Response:
-        found = error.errors()
+        faults = error.errors()
         places = "; ".join(
-            f"{'.'.join(json.dumps(part).strip(chr(34)) for part in one['loc'])}: {one['msg']}"
-            for one in found[:5]
+            f"{'.'.join(json.dumps(part).strip(chr(34)) for part in fault['loc'])}: {fault['msg']}"
+            for fault in faults[:5]
         )
         return answer(422, places)

@@ -1,4 +1,4 @@
-"""Requests that wait for the model become batches: what is there is computed together, each prompt once.
+"""Batches of requests that wait for the model: waiting requests are computed together, each prompt once.
 
 One thread owns the model. It takes waiting jobs in their order, up to a number of tokens in which a prompt
 that several responses share counts once, so that a group of responses costs one prompt however it was posted.
@@ -17,7 +17,7 @@ from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.models.reward_model import UNGUARDED, Rewards
 
 BATCH_TOKENS = 16_384
-"""Tokens taken into one batch, each prompt counted once."""
+"""Most tokens in one batch, with each prompt counted once."""
 
 
 class Kind(NamedTuple):
@@ -26,46 +26,46 @@ class Kind(NamedTuple):
     by_token: bool = False
     """Whether token rewards are wanted."""
     guards: Guards = UNGUARDED
-    """What is done to the scores."""
+    """The normalisation and the limits that are applied to the scores."""
 
 
 PLAIN = Kind()
 Compute = Callable[[Sequence[EncodedExample], Kind], Rewards]
-"""From tokenised rows of one response, and how they are wanted, to rewards."""
+"""The function that computes the rewards of tokenised rows of one response."""
 Observe = Callable[[int, int], None]
-"""Told the responses and the tokens of each batch."""
+"""A function that is called with the numbers of responses and tokens of each batch."""
 
 
 class FullError(Exception):
-    """As much is waiting as may wait."""
+    """The queue is full."""
 
 
 class _Job:
-    """What one request wants to know."""
+    """The rows of one request and the future of their rewards."""
 
     def __init__(self, rows: Sequence[EncodedExample], kind: Kind) -> None:
         self.rows, self.kind = rows, kind
         self.result: Future[Rewards] = Future()
         responses = [row.responses[0] for row in rows]
-        self.prompts = {one.prompt_ids.tobytes(): len(one.prompt_ids) for one in responses}
-        self.response_tokens = sum(len(one.response_ids) for one in responses)
+        self.prompts = {response.prompt_ids.tobytes(): len(response.prompt_ids) for response in responses}
+        self.response_tokens = sum(len(response.response_ids) for response in responses)
         self.tokens = self.response_tokens + sum(self.prompts.values())
 
     def tokens_beside(self, prompts: dict[bytes, int]) -> int:
-        """Return the tokens it adds to a batch that has these prompts already."""
+        """Return the number of tokens that the job adds to a batch that already has these prompts."""
         return self.response_tokens + sum(
             size for prompt, size in self.prompts.items() if prompt not in prompts
         )
 
 
 class Batcher:
-    """A queue of bounded length before one thread that computes.
+    """A bounded queue in front of one thread that computes.
 
     Args:
-        compute: from rows to rewards; called by that thread alone.
-        most_waiting: tokens that may wait; a first job may be larger.
-        batch_tokens: tokens computed together; a single job may be larger.
-        observe: told of each batch.
+        compute: computes the rewards of rows; only that thread calls it.
+        most_waiting: most tokens that may wait; the first job may have more.
+        batch_tokens: most tokens that are computed together; a single job may have more.
+        observe: called with each batch.
 
     """
 
@@ -87,7 +87,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Tokens of the jobs that wait."""
+        """The number of tokens of the waiting jobs."""
         with self._changed:
             return sum(job.tokens for job in self._jobs)
 
@@ -95,7 +95,7 @@ class Batcher:
         """Queue rows of one response each; a future that is cancelled before its turn is never computed.
 
         Raises:
-            FullError: too many tokens wait already, or no more are taken.
+            FullError: too many tokens are waiting, or the queue is closed.
 
         """
         job = _Job(rows, kind)
@@ -108,7 +108,7 @@ class Batcher:
         return job.result
 
     def close(self) -> None:
-        """Take nothing more, compute what waits, and end the thread."""
+        """Accept no more jobs, compute the waiting ones, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -140,9 +140,9 @@ class Batcher:
         return taken
 
     def _work(self, jobs: Sequence[_Job]) -> None:
-        """Compute jobs together; if that fails, each by itself, so that only the guilty one fails."""
+        """Compute jobs together; if that fails, compute each alone, so that only the faulty job fails."""
         try:
-            found = self._compute([row for job in jobs for row in job.rows], jobs[0].kind)
+            rewards = self._compute([row for job in jobs for row in job.rows], jobs[0].kind)
         except Exception as error:  # noqa: BLE001 - whatever it is belongs to who asked, not to this thread
             if len(jobs) == 1:
                 jobs[0].result.set_exception(error)
@@ -150,5 +150,5 @@ class Batcher:
             for job in jobs:
                 self._work([job])
             return
-        for job, part in zip(jobs, found.split([len(job.rows) for job in jobs]), strict=True):
+        for job, part in zip(jobs, rewards.split([len(job.rows) for job in jobs]), strict=True):
             job.result.set_result(part)

@@ -1,4 +1,4 @@
-"""The JSON of a request: as strict as the reader of data files, and never in the way of other requests.
+"""Parse the JSON of a request as strictly as a data file, without delaying other requests.
 
 Only text that no tokenizer can read is let through: it costs the response that holds it its score, not the
 others (see `scoring.py`).
@@ -21,12 +21,12 @@ from sparserm_cli.data.example import RowError
 from sparserm_cli.data.sources.strict_json import Line, parse_json
 
 PARSED_AT_ONCE = 16 << 10
-"""Bytes that are parsed without a thread, which takes under a millisecond."""
+"""Most bytes that are parsed in the event loop, which takes less than a millisecond."""
 _parser = ThreadPoolExecutor(1, thread_name_prefix="bodies")
 
 
 class StrictRoute(APIRoute):
-    """A route whose requests are parsed here."""
+    """A route whose requests are parsed by this module."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return a handler that reads requests strictly."""
@@ -39,23 +39,23 @@ class StrictRoute(APIRoute):
 
 
 class _StrictRequest(Request):
-    """A request whose JSON has been looked at."""
+    """A request whose JSON is parsed strictly."""
 
     async def json(self) -> Any:
         """Return the JSON of the body.
 
         Raises:
-            HTTPException: it is none, or holds what JSON lines must not hold, or a list that is too long.
+            HTTPException: the body is not JSON, breaks a rule of JSON lines, or has a list that is too long.
 
         """
         if not hasattr(self, "_strict_json"):
             body = await self.body()
             if len(body) <= PARSED_AT_ONCE:
-                found = parsed(body)
+                value = parsed(body)
             else:
-                found = await asyncio.get_running_loop().run_in_executor(_parser, parsed, body)
-            refuse_long_lists(found, self.app.state.service.config.max_inputs)
-            self._strict_json = found
+                value = await asyncio.get_running_loop().run_in_executor(_parser, parsed, body)
+            refuse_long_lists(value, self.app.state.service.config.max_inputs)
+            self._strict_json = value
         return self._strict_json
 
 
@@ -63,7 +63,7 @@ def parsed(body: bytes) -> Any:
     """Return the JSON of a body.
 
     Raises:
-        HTTPException: it is none, or holds duplicate keys, NaN, deep nesting, ...
+        HTTPException: the body is not JSON, or has duplicate keys, NaN, deep nesting or a similar fault.
 
     """
     try:
@@ -75,11 +75,11 @@ def parsed(body: bytes) -> Any:
 def refuse_long_lists(body: Any, most: int) -> None:
     """Refuse a field with more than `most` inputs before any of them is validated.
 
-    Lists of numbers (token ids) and of turns (one conversation) are no lists of inputs; their elements are
+    Lists of numbers (token ids) and of turns (one conversation) are not lists of inputs; their elements are
     refused, or counted, where they are validated.
 
     Raises:
-        HTTPException: so it is.
+        HTTPException: a field has more inputs.
 
     """
     fields = body.values() if isinstance(body, dict) else ()

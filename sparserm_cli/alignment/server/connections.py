@@ -1,4 +1,4 @@
-"""Who may be connected, for how long before a request's headers are whole, and how much is logged about it.
+"""Limits on connections, on the time until a request's headers are complete, and on log messages.
 
 uvicorn limits neither of these, but takes a protocol class, so the limits are a few lines on top of its own.
 A connection that waits for headers costs nothing but a file: where connections run out, the one that has
@@ -20,9 +20,9 @@ from sparserm_cli.alignment.server.gate import RETRY_SECONDS, Application
 from sparserm_cli.config import ServeConfig
 
 ACCEPTED_AT_ONCE = 64
-"""Connections that asyncio accepts before it looks at any of them."""
+"""Number of connections that asyncio accepts before it handles any of them."""
 OTHER_FILES = 256
-"""Files left for everything else: the model, logs, and connections that are accepted and not yet counted."""
+"""File descriptors reserved for the model, logs and connections that are accepted but not yet counted."""
 
 _END = "connection: close\r\ncontent-length: 0\r\n\r\n"
 REFUSALS = {
@@ -36,9 +36,9 @@ class Connections:
     """The connections of one server.
 
     Args:
-        most: connections at a time.
-        most_each: connections at a time from one address.
-        header_seconds: time that the headers of a request may take, in seconds.
+        most: most concurrent connections.
+        most_each: most concurrent connections per address.
+        header_seconds: most seconds until the headers of a request are complete.
 
     """
 
@@ -46,16 +46,16 @@ class Connections:
         self.most, self.most_each, self.header_seconds = most, most_each, header_seconds
         self._clients: dict[Connection, str] = {}
         self._counts: Counter[str] = Counter()
-        # Those that have no whole request, the longest waiting first, by address and all together.
+        # Connections without a complete request, the longest waiting first, per address and in total.
         self._waiting: dict[Connection, None] = {}
         self._waiting_each: dict[str, dict[Connection, None]] = {}
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of connections."""
         return len(self._clients)
 
     def enter(self, connection: "Connection", client: str) -> bool:
-        """Count a new connection; tell whether there is room, made by ending one that waits if need be."""
+        """Count a new connection and return whether there is room, ending a waiting one if necessary."""
         full_each = self._counts[client] >= self.most_each
         if full_each or len(self._clients) >= self.most:
             candidates = self._waiting_each.get(client, {}) if full_each else self._waiting
@@ -70,14 +70,14 @@ class Connections:
         return True
 
     def wait(self, connection: "Connection") -> None:
-        """Note that a connection has no whole request."""
+        """Record that a connection has no complete request."""
         client = self._clients.get(connection)
         if client is not None:
             self._waiting.setdefault(connection)
             self._waiting_each.setdefault(client, {}).setdefault(connection)
 
     def work(self, connection: "Connection") -> None:
-        """Note that the headers of a request have come."""
+        """Record that the headers of a request are complete."""
         self._waiting.pop(connection, None)
         each = self._waiting_each.get(self._clients.get(connection, ""), {})
         each.pop(connection, None)
@@ -100,7 +100,7 @@ class Connection(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let a client in, or cut it off where there is no room."""
+        """Accept a client, or disconnect it if there is no room."""
         super().connection_made(transport)
         client = self.client[0] if self.client else ""
         if not self.connections_of_server.enter(self, client):
@@ -109,12 +109,12 @@ class Connection(H11Protocol):
         self._await_headers()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, and look whether they complete the headers."""
+        """Receive bytes, and check whether they complete the headers."""
         super().data_received(data)
         self._look()
 
     def on_response_complete(self) -> None:
-        """Go on to the next request, which uvicorn gives its own time to begin."""
+        """Continue with the next request, which uvicorn gives its own time to begin."""
         super().on_response_complete()
         if self.conn.their_state is h11.IDLE:
             self.connections_of_server.wait(self)
@@ -126,7 +126,7 @@ class Connection(H11Protocol):
         self.connections_of_server.leave(self)
 
     def refuse(self, status: int) -> None:
-        """End a connection that has no whole request, and tell the client why: 503 or 408."""
+        """End a connection without a complete request, and send the client the status 503 or 408."""
         self.transport.write(REFUSALS[status])
         self.transport.close()
 
@@ -150,7 +150,7 @@ class Connection(H11Protocol):
 
 
 def room_for(config: ServeConfig) -> int:
-    """Return how many connections there may be, within what this process may open."""
+    """Return the largest number of connections, within the limit on open files of this process."""
     if find_spec("resource") is None:
         return config.max_connections  # Windows has no such limit to ask for
     import resource
@@ -179,7 +179,7 @@ def http_server(app: Application, config: ServeConfig) -> uvicorn.Server:
 
 
 class OncePerSecond(logging.Filter):
-    """Lets a message through once a second, however often it is logged."""
+    """Lets a message through once per second, however often it is logged."""
 
     MOST = 100
 
@@ -188,7 +188,7 @@ class OncePerSecond(logging.Filter):
         self._last: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether to log a record."""
+        """Return whether to log a record."""
         error = record.exc_info[1] if record.exc_info else None
         what, now = f"{record.msg}{error!r}", time.monotonic()
         if now - self._last.get(what, -1.0) < 1:
@@ -200,6 +200,6 @@ class OncePerSecond(logging.Filter):
 
 
 def log_sparingly() -> None:
-    """Keep a flood of connections from becoming a flood of messages."""
+    """Limit the messages that many connections would cause."""
     for name in ("asyncio", "uvicorn.error"):
         logging.getLogger(name).addFilter(OncePerSecond())

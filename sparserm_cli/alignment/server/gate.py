@@ -1,8 +1,8 @@
-"""The gate before the application: who may ask, how much, and for how long.
+"""The middleware in front of the application checks keys, sizes and times of requests.
 
 Whatever can be refused without reading, parsing or tokenising a body is refused here, in this order: a wrong
 key (401), a server that is loading, draining or busy (503), a body that is too large (413) or too slow (408).
-The work of a client that has gone is given up.
+The work for a client that has disconnected is cancelled.
 
 Memory: at most `max_requests` bodies of `max_body` bytes.
 """
@@ -24,16 +24,16 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OPEN = frozenset({"/health", "/ready"})
-"""What anybody may ask at any time."""
+"""Paths that need no key and are answered in every state."""
 RETRY_SECONDS = 1
 
 
 class RefusedError(Exception):
-    """A request that is not let through.
+    """A request that is refused.
 
     Args:
         status: HTTP status of the answer.
-        message: what to tell the client.
+        message: the message for the client.
 
     """
 
@@ -43,25 +43,25 @@ class RefusedError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that go with the status."""
+        """The headers that belong to the status."""
         return {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": str(RETRY_SECONDS)}}.get(
             self.status, {}
         )
 
     def body(self) -> bytes:
-        """Return the answer as vLLM and OpenAI give it."""
+        """Return the answer in the form that vLLM and OpenAI use."""
         problem = {"message": self.message, "type": type(self).__name__, "code": self.status}
         return json.dumps({"error": problem}).encode()
 
 
 class Gate:
-    """ASGI middleware.
+    """ASGI middleware that checks requests.
 
     Args:
         app: the application.
-        service: what it works with.
-        key: what clients must send as bearer token; "" lets everybody in.
-        paths: the paths there are, for counting.
+        service: the service that does the work.
+        key: the bearer token that clients must send; "" allows everybody.
+        paths: the known paths, under which requests are counted.
 
     """
 
@@ -71,11 +71,14 @@ class Gate:
         self._paths = frozenset(paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let one request through, or refuse it."""
+        """Pass one request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.monotonic(), 499  # nginx's word for a client that went before the answer
+        begun, status = (
+            time.monotonic(),
+            499,
+        )  # nginx's status for a client that disconnected before the answer
 
         async def told(message: Message) -> None:
             nonlocal status
@@ -92,7 +95,7 @@ class Gate:
             self._service.metrics.answered(path, status, time.monotonic() - begun)
 
     async def _through(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check, read the body and hand both on.
+        """Check a request, read its body and pass both on.
 
         Raises:
             RefusedError: a check failed.
@@ -100,7 +103,7 @@ class Gate:
         """
         names = [name for name, _ in scope["headers"]]
         if b"content-length" in names and b"transfer-encoding" in names:
-            # Two programs on the way may not agree on where such a request ends.
+            # Proxies on the way may disagree on where such a request ends.
             raise RefusedError(400, "both Content-Length and Transfer-Encoding")
         if scope["path"] not in OPEN:
             self._check_key(scope)
@@ -122,7 +125,7 @@ class Gate:
         """Compare the bearer token in constant time.
 
         Raises:
-            RefusedError: it is missing or wrong.
+            RefusedError: the token is missing or wrong.
 
         """
         if not self._key:
@@ -133,10 +136,10 @@ class Gate:
             raise RefusedError(401, "a bearer key is needed, and this is not it")
 
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        """Return the body.
+        """Return the body of a request.
 
         Raises:
-            RefusedError: it is too large, or takes too long.
+            RefusedError: the body is too large or takes too long.
 
         """
         most = self._config.max_body
@@ -163,7 +166,7 @@ class Gate:
 
 
 async def _while_there(app: Application, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
-    """Run the application on a body that has been read, as long as the client is there."""
+    """Run the application on a body that has been read, as long as the client is connected."""
     handed = False
 
     async def replay() -> Message:
@@ -189,7 +192,7 @@ async def _while_there(app: Application, scope: Scope, receive: Receive, send: S
 
 
 async def _run(app: Application, scope: Scope, receive: Receive, send: Send) -> None:
-    """Run the application as a coroutine, which a task must be made of."""
+    """Run the application as a coroutine, because a task needs one."""
     await app(scope, receive, send)
 
 

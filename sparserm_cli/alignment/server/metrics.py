@@ -1,4 +1,4 @@
-"""What a server counts, as Prometheus reads it."""
+"""The counters of a server in the format of Prometheus."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ class Metrics:
     """The counters of one server.
 
     Args:
-        gauges: name to help and a function that tells a number of now.
+        gauges: per name the help text and a function that returns the current value.
 
     """
 
@@ -49,5 +49,5 @@ class Metrics:
         self._batch.observe(responses)
 
     def text(self) -> bytes:
-        """Return all of them in Prometheus' own format."""
+        """Return all counters in the text format of Prometheus."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What the requests and answers of every client protocol share.
+"""The fields that requests and answers of all client protocols share.
 
 Fields that a client's other server has and that change nothing here are let pass; those that would change a
 score and that this server does not know are refused by name. `null` stands for the score of a response that
@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from sparserm_cli.config import Guards
 
 MOST_TURNS = 1024
-"""Turns of one conversation, and parts of one turn."""
+"""Most turns in one conversation and most parts in one turn."""
 NOT_KNOWN: dict[str, tuple[Any, ...]] = {
     "dimensions": (),
     "encoding_format": ("float",),
@@ -24,11 +24,11 @@ NOT_KNOWN: dict[str, tuple[Any, ...]] = {
     "mm_processor_kwargs": ({},),
     "multi_modal_data": (),
 }
-"""Fields of other servers that would change a score: what each may say here besides null."""
+"""Fields of other servers that would change a score, with the only value besides null that is accepted."""
 
 
 def _no_token_ids(value: Any) -> Any:
-    """Refuse token ids by name; whose tokenizer they are of cannot be told."""
+    """Refuse token ids by name, because their tokenizer is unknown."""
     first = value[0] if isinstance(value, list) and value else None
     first = first[0] if isinstance(first, list) and first else first
     if isinstance(first, int):
@@ -36,7 +36,7 @@ def _no_token_ids(value: Any) -> Any:
     return value
 
 
-# A list stops at its first wrong element, or a body of wrong values would become as many errors.
+# Validation of a list stops at its first wrong element; otherwise each wrong value would become an error.
 TextList = Annotated[list[str], Field(fail_fast=True), BeforeValidator(_no_token_ids)]
 Texts = Annotated[str | Annotated[list[str], Field(fail_fast=True)], BeforeValidator(_no_token_ids)]
 ENDPOINT = {
@@ -48,11 +48,11 @@ ENDPOINT = {
     503: "loading, draining, or too much is waiting: try again after Retry-After seconds",
     504: "the answer took too long",
 }
-"""What else a scoring endpoint may answer."""
+"""The error answers that a scoring endpoint may give."""
 
 
 class Problem(BaseModel):
-    """What went wrong."""
+    """The content of an error answer."""
 
     message: str
     type: str
@@ -60,7 +60,7 @@ class Problem(BaseModel):
 
 
 class Refusal(BaseModel):
-    """An answer that is not the one asked for."""
+    """An error answer."""
 
     error: Problem
 
@@ -78,7 +78,7 @@ class Turn(BaseModel):
 
     role: str = Field(min_length=1)
     content: str | Parts | None
-    """Text, or parts of type text; null for an assistant that only called tools."""
+    """Text, or parts of type text; null if the assistant only called tools."""
 
 
 Conversation = Annotated[list[Turn], Field(min_length=2, max_length=MOST_TURNS, fail_fast=True)]
@@ -87,19 +87,19 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Request(BaseModel):
-    """What every request may say."""
+    """The optional fields of every request."""
 
     model_config = ConfigDict(extra="ignore")
 
     model: str | None = None
-    """Let pass: there is one model."""
+    """This field is accepted and ignored, because there is only one model."""
     token_rewards: bool = False
-    """Whether to answer a reward for each response token as well."""
+    """Whether to return one reward per response token as well."""
     normalize: bool | None = None
     """Count scores in standard deviations of the training responses' scores, from their mean. Null is what
     the server was started with, as for the next two."""
     clip: Positive | None = None
-    """Largest score and, negated, the smallest, after normalising."""
+    """Largest absolute score after normalising; scores beyond it are clipped."""
     abstain: Positive | None = None
     """Largest `ood` that still gets a score."""
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
@@ -116,7 +116,7 @@ class Request(BaseModel):
         return data
 
     def guards(self, usual: Guards) -> Guards:
-        """Return what is done to the scores of this request, `usual` being what the server does."""
+        """Return the score limits of this request; a null field takes the server's value from `usual`."""
         own = (self.normalize, self.clip, self.abstain)
         pairs = zip(own, (usual.normalize, usual.clip, usual.abstain), strict=True)
         normalize, clip, abstain = (other if mine is None else mine for mine, other in pairs)
@@ -124,10 +124,10 @@ class Request(BaseModel):
 
 
 class Activated(Request):
-    """What a request may say where the answer can be made to look like a classifier's."""
+    """A request whose answer may be given as a classifier's probability."""
 
     use_activation: bool | None = None
-    """Whether to answer the logistic function of the score, as classifiers do, instead of the score."""
+    """Whether to return the logistic function of the score, as classifiers do, instead of the score."""
     activation: bool | None = None
     """The older name of `use_activation`."""
 
@@ -139,12 +139,12 @@ class Activated(Request):
 
     @property
     def logistic(self) -> bool:
-        """Whether the logistic function was asked for."""
+        """Whether the request asks for the logistic function."""
         return bool(self.use_activation or self.activation)
 
 
 class Usage(BaseModel):
-    """Tokens of a request."""
+    """The number of tokens of a request."""
 
     prompt_tokens: int
     total_tokens: int
@@ -156,24 +156,24 @@ class TokenRewards(BaseModel):
 
     ids: list[int]
     rewards: list[float] | None
-    """They add up to the score; null where there is none."""
+    """The rewards of the tokens, which add up to the score; null if there is no score."""
     method: Literal["exact", "integrated gradients"]
-    """The latter are approximate."""
+    """The method: integrated gradients are approximate."""
 
 
 class Member(BaseModel):
-    """What every answer says of one response."""
+    """The fields that every answer has per response."""
 
     index: int
     ood: float | None
     """Distance from the training responses, 99 % of which are below 1; null if it was not computed."""
     tokens: TokenRewards | None = None
     reason: str | None = None
-    """Why there is no score."""
+    """The reason why there is no score; null if there is one."""
 
 
 class Applied(BaseModel):
-    """What was done to the scores of an answer."""
+    """The normalisation and limits that were applied to the scores of an answer."""
 
     normalize: bool
     clip: float | None
@@ -181,7 +181,7 @@ class Applied(BaseModel):
 
 
 class Answer(BaseModel):
-    """What every answer in the shape of OpenAI's says."""
+    """The common fields of every answer in the form of OpenAI."""
 
     id: str
     object: Literal["list"] = "list"

@@ -1,4 +1,4 @@
-"""From the prompts and responses of a request to what is said of each, whatever the client's protocol.
+"""Score the prompts and responses of a request, independently of the client's protocol.
 
 A response that cannot be scored gets no score and a reason; it never refuses those beside it, unless the
 server is strict.
@@ -34,42 +34,42 @@ class Unscorable(NamedTuple):
 
 
 Pair = tuple[Prompt, str] | Unscorable
-"""Prompt and response."""
+"""A prompt and a response."""
 
 
 class Judged(NamedTuple):
-    """What is known of one response."""
+    """The result of one response."""
 
     score: float | None = None
-    """Its score, or what stands for none."""
+    """Its score, or the value that stands for a missing score."""
     ood: float | None = None
     """Its distance from the training responses; None if it was not computed."""
     tokens: dict[str, Any] | None = None
-    """Its tokens' rewards, if they were asked for."""
+    """The rewards of its tokens, if they were requested."""
     reason: str | None = None
-    """Why there is no score."""
+    """The reason why there is no score; None if there is one."""
 
-    def told(self) -> dict[str, Any]:
-        """Return what every answer says besides the score."""
+    def details(self) -> dict[str, Any]:
+        """Return the fields that every answer has besides the score."""
         return {"ood": self.ood, "tokens": self.tokens, "reason": self.reason}
 
 
 class Verdict(NamedTuple):
-    """What is known of all responses of a request."""
+    """The results of all responses of a request."""
 
     members: list[Judged]
     tokens: int
-    """Tokens of all prompts and responses that were scored."""
+    """The number of tokens of all prompts and responses that were scored."""
     guards: Guards
-    """What was done to the scores."""
+    """The normalisation and limits that were applied to the scores."""
 
     @property
     def scores(self) -> list[float | None]:
-        """The scores alone."""
+        """The scores without the other results."""
         return [member.score for member in self.members]
 
     def head(self, kind: str, service: Service) -> dict[str, Any]:
-        """Return what an answer in the shape of OpenAI's says besides the data."""
+        """Return the fields besides the data of an answer in the form of OpenAI."""
         return {
             "id": f"{kind}-{uuid.uuid4().hex}",
             "created": int(time.time()),
@@ -89,7 +89,7 @@ Served = Annotated[Service, Depends(service_of)]
 
 
 def cut_text(service: Service, text: str, prompt: str = "") -> Pair:
-    """Return prompt and response of a conversation that has been through the chat template."""
+    """Return prompt and response of a conversation to which the chat template has been applied."""
     try:
         return service.texts.cut(text, prompt)
     except BadInputError as error:
@@ -97,85 +97,92 @@ def cut_text(service: Service, text: str, prompt: str = "") -> Pair:
 
 
 async def judge(
-    service: Service, asked: Request, pairs: Sequence[Pair], *, logistic: bool = False
+    service: Service, request: Request, pairs: Sequence[Pair], *, logistic: bool = False
 ) -> Verdict:
     """Tokenise prompts and responses and have them scored.
 
     Args:
-        service: what scores.
-        asked: what the request says of all of them.
+        service: the service that scores.
+        request: the options that apply to all pairs.
         pairs: prompts and responses.
-        logistic: whether to answer the logistic function of the scores.
+        logistic: whether to return the logistic function of the scores.
 
     Raises:
-        RefusedError: there are too many; or one cannot be scored, and the server is strict.
+        RefusedError: there are too many pairs, or the server is strict and one pair cannot be scored.
 
     """
-    most, guards = service.config.max_inputs, asked.guards(service.config)
+    most, guards = service.config.max_inputs, request.guards(service.config)
     if len(pairs) > most:
         raise RefusedError(413, f"{len(pairs):,} inputs, where {most:,} are the most")
     readable = [_readable(pair) for pair in pairs]
-    rows = await asyncio.to_thread(encoded, service.model, readable, asked.truncate_prompt_tokens)
+    rows = await asyncio.to_thread(encoded, service.model, readable, request.truncate_prompt_tokens)
     for number, row in enumerate(rows, start=1):
         if service.config.strict and isinstance(row, Unscorable):
             raise RefusedError(422, f"response {number}: {row.reason}")
     able = [row for row in rows if not isinstance(row, Unscorable)]
-    computed = iter(await _computed(service, able, Kind(asked.token_rewards, guards), logistic=logistic))
+    computed = iter(await _computed(service, able, Kind(request.token_rewards, guards), logistic=logistic))
     members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(computed) for row in rows]
     floor = service.config.unscorable
-    members = [one if one.score is not None else one._replace(score=floor) for one in members]
+    members = [
+        response if response.score is not None else response._replace(score=floor) for response in members
+    ]
     return Verdict(members, sum(map(_size, able)), guards)
 
 
 async def _computed(
     service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
 ) -> list[Judged]:
-    """Have rows computed; those whose residuals are not finite get no score.
+    """Compute the rewards of rows; rows with residuals that are not finite get no score.
 
     Raises:
-        IncompatibleError: it is so of all, or of one and the server is strict.
+        IncompatibleError: no row is finite, or the server is strict and one row is not.
 
     """
-    found = await _halved(service, rows, kind, logistic=logistic) if rows else []
-    errors = [one for one in found if isinstance(one, IncompatibleError)]
-    if errors and (service.config.strict or len(errors) == len(found)):
+    outcomes = await _halved(service, rows, kind, logistic=logistic) if rows else []
+    errors = [outcome for outcome in outcomes if isinstance(outcome, IncompatibleError)]
+    if errors and (service.config.strict or len(errors) == len(outcomes)):
         raise errors[0]
-    return [Judged(reason=_reason(one)) if isinstance(one, IncompatibleError) else one for one in found]
+    return [
+        Judged(reason=_reason(outcome)) if isinstance(outcome, IncompatibleError) else outcome
+        for outcome in outcomes
+    ]
 
 
 async def _halved(
     service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
 ) -> Sequence[Judged | IncompatibleError]:
-    """Have rows computed together; if that fails, by halves, so that each failure is that of one row."""
+    """Compute rows together; if that fails, compute them by halves until each failure belongs to one row."""
     try:
-        found = await service.rewards(rows, kind)
+        rewards = await service.rewards(rows, kind)
     except IncompatibleError as error:
         if len(rows) == 1:
             return [error]
         halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
-        return [one for half in halves for one in await _halved(service, half, kind, logistic=logistic)]
-    return _scored(rows, found, kind.guards, logistic=logistic)
+        return [
+            outcome for half in halves for outcome in await _halved(service, half, kind, logistic=logistic)
+        ]
+    return _scored(rows, rewards, kind.guards, logistic=logistic)
 
 
 def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list[EncodedExample | Unscorable]:
-    """Return each pair as token ids, or why it cannot be scored.
+    """Return each pair as token ids, or the reason why it cannot be scored.
 
     Args:
         model: the reward model.
         pairs: prompts and responses.
-        most: tokens that longer prompts are cut to fit, -1 for what the model takes; None cuts nothing.
+        most: number of tokens to which longer prompts are cut; -1 is the model's limit, None cuts nothing.
 
     """
     usable = [pair for pair in pairs if not isinstance(pair, Unscorable)]
     try:
         rows = iter(model.tokenise(*zip(*usable, strict=True)) if usable else [])
-    except (BadInputError, IncompatibleError):  # one of them is refused: find out which
+    except (BadInputError, IncompatibleError):  # one of the pairs is refused, so each is tried alone
         return [_encoded_alone(model, pair, most) for pair in pairs]
     return [pair if isinstance(pair, Unscorable) else _checked(model, next(rows), most) for pair in pairs]
 
 
 def _readable(pair: Pair) -> Pair:
-    """Return a pair of text that a tokenizer can read, or why it is none."""
+    """Return a pair of texts that a tokenizer can read, or the reason why it cannot be read."""
     try:
         check_text(list(pair))
     except RowError as error:
@@ -194,7 +201,7 @@ def _encoded_alone(model: RewardModel, pair: Pair, most: int | None) -> EncodedE
 
 
 def _checked(model: RewardModel, row: EncodedExample, most: int | None) -> EncodedExample | Unscorable:
-    """Shorten the prompt if that was asked for, and look whether the model takes the rest."""
+    """Shorten the prompt if that was requested, and check that the rest fits the model."""
     response = row.responses[0]
     if most is not None:
         limit = model.max_length if most < 0 else min(most, model.max_length)
@@ -210,35 +217,35 @@ def _checked(model: RewardModel, row: EncodedExample, most: int | None) -> Encod
 
 
 def _scored(
-    rows: Sequence[EncodedExample], found: Rewards, guards: Guards, *, logistic: bool
+    rows: Sequence[EncodedExample], rewards: Rewards, guards: Guards, *, logistic: bool
 ) -> list[Judged]:
-    """Return what is known of responses that were computed."""
-    scores = 0.5 * (1 + np.tanh(0.5 * found.scores)) if logistic else found.scores
-    tokens = _tokens(rows, found)
+    """Return the results of responses whose rewards were computed."""
+    scores = 0.5 * (1 + np.tanh(0.5 * rewards.scores)) if logistic else rewards.scores
+    tokens = _tokens(rows, rewards)
     return [
         Judged(float(score), float(ood), part)
         if np.isfinite(score)
         else Judged(None, float(ood), part, f"its ood is above the {guards.abstain:g} of abstain")
-        for score, ood, part in zip(scores, found.ood, tokens, strict=True)
+        for score, ood, part in zip(scores, rewards.ood, tokens, strict=True)
     ]
 
 
-def _tokens(rows: Sequence[EncodedExample], found: Rewards) -> list[dict[str, Any] | None]:
-    """Return what is said of each response's tokens."""
-    if found.method is None:
+def _tokens(rows: Sequence[EncodedExample], computed: Rewards) -> list[dict[str, Any] | None]:
+    """Return the ids and rewards of each response's tokens."""
+    if computed.method is None:
         return [None] * len(rows)
     return [
         {
             "ids": row.responses[0].response_ids.tolist(),
             "rewards": None if rewards is None else rewards.tolist(),
-            "method": found.method,
+            "method": computed.method,
         }
-        for row, rewards in zip(rows, found.tokens, strict=True)
+        for row, rewards in zip(rows, computed.tokens, strict=True)
     ]
 
 
 def _size(row: EncodedExample) -> int:
-    return sum(len(one.prompt_ids) + len(one.response_ids) for one in row.responses)
+    return sum(len(response.prompt_ids) + len(response.response_ids) for response in row.responses)
 
 
 def _reason(error: SparseRMError) -> str:

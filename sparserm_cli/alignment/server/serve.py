@@ -1,4 +1,4 @@
-"""`serve`: rewards over HTTP, for trainers that ask a server.
+"""`serve` answers requests for rewards over HTTP.
 
 Reads: `reward/`, its language model. Writes: nothing.
 Memory: the model's lower blocks, one batch, and `max_requests` requests of `max_body` bytes.
@@ -20,28 +20,28 @@ from sparserm_cli.errors import ResourceError, StoppedError, UsageError
 from sparserm_cli.store.artifacts.reward import read_reward, reward_folder, reward_path
 
 LONGEST_KEY = 4096
-"""Characters of a key."""
+"""Most characters of a key."""
 QUEUED = 2048
-"""Connections that may wait to be accepted."""
+"""Most connections that may wait to be accepted."""
 
 
 def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) -> None:
-    """Answer requests until a signal asks for an end; then answer what has been asked, and return.
+    """Answer requests until a signal arrives; then finish the open requests and return.
 
     Args:
         config: the options.
-        listening: told the address once the port is taken, before the language model is loaded.
-        note: told what is worth knowing on the way.
+        listening: called with the address once the port is open, before the language model is loaded.
+        note: called with messages for the user.
 
     Raises:
-        UsageError: an address that others reach, without a key.
-        ResourceError: the port is taken, the device is not there, or a package is not installed.
-        IncompatibleError: no reward model, or it scores its probe otherwise than at the fit.
+        UsageError: other machines can reach the address, and no key is set.
+        ResourceError: the port is in use, the device is not available, or a package is not installed.
+        IncompatibleError: there is no reward model, or it scores its probe differently than at the fit.
         CorruptStoreError: the reward model is damaged.
         StoppedError: Ctrl-C.
 
     """
-    # 1. What can be refused is refused before anything heavy is imported or loaded.
+    # 1. Check everything that can be checked before heavy imports and before the model is loaded.
     key = read_key(config, note)
     require_private(config, has_key=bool(key))
     require_packages()
@@ -54,7 +54,7 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         from sparserm_cli.alignment.server.service import Service
         from sparserm_cli.models.reward_model import RewardModel
 
-        # 2. Health can be asked while the model loads; scores get 503 until it is there.
+        # 2. Answer /health while the model loads; requests for scores get 503 until it is ready.
         service = Service(config)
         server = http_server(make_app(service, key), config)
         log_sparingly()
@@ -69,7 +69,7 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         )
         listener.listen(QUEUED)  # uvicorn has made the queue as short as what it accepts at once
         note(f"ready: {service.name} in {service.model.lm.dtype} on {service.model.lm.device}")
-        # 3. A signal closes the door to new work; what is inside is answered.
+        # 3. After a signal, accept no new requests and finish the open ones.
         with signals() as received:
             while thread.is_alive() and not received:
                 thread.join(0.2)
@@ -83,10 +83,10 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
 
 
 def read_key(config: ServeConfig, note: Note) -> str:
-    """Return the bearer key; "" for none.
+    """Return the bearer key; "" if there is none.
 
     Raises:
-        UsageError: the file cannot be read, or holds something else than one line.
+        UsageError: the file cannot be read or does not hold exactly one line.
 
     """
     if config.api_key_file is None:
@@ -108,10 +108,10 @@ def read_key(config: ServeConfig, note: Note) -> str:
 
 
 def _one_line(where: str, text: str) -> str:
-    """Return a key without the space around it.
+    """Return a key without surrounding white space.
 
     Raises:
-        UsageError: it is no key that can stand in a header.
+        UsageError: the key cannot be sent in a header.
 
     """
     key = text.strip()
@@ -127,7 +127,7 @@ def _one_line(where: str, text: str) -> str:
 
 
 def require_packages() -> None:
-    """Refuse to start without what the extra `serve` brings.
+    """Refuse to start without the packages of the extra `serve`.
 
     Raises:
         ResourceError: a package is not installed.
@@ -140,10 +140,10 @@ def require_packages() -> None:
 
 
 def require_private(config: ServeConfig, *, has_key: bool) -> None:
-    """Refuse to listen where others can ask without a key.
+    """Refuse to listen on an address that other machines can reach without a key.
 
     Raises:
-        UsageError: so it is.
+        UsageError: the address is reachable and there is no key.
 
     """
     try:
@@ -159,7 +159,7 @@ def take_port(config: ServeConfig) -> socket.socket:
     """Return a socket that listens.
 
     Raises:
-        ResourceError: address or port are not to be had.
+        ResourceError: the address or the port is not available.
 
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
@@ -181,10 +181,10 @@ def address(listener: socket.socket) -> str:
 
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM in a list; a second one leaves at once.
+    """Collect Ctrl-C and SIGTERM in a list; a second signal ends the server at once.
 
     Raises:
-        StoppedError: it is the second.
+        StoppedError: the signal is the second one.
 
     """
     received: list[int] = []

@@ -1,4 +1,4 @@
-"""What a server knows and does, without HTTP: the reward model, its batches, and whether it takes work."""
+"""The service behind the routes, without HTTP: the reward model, its batches, and the server's state."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ class Service:
     def __init__(self, config: ServeConfig) -> None:
         self.config = config
         self.state = "loading"
-        """loading, ready or draining."""
+        """The state of the server: loading, ready or draining."""
         self.metrics = Metrics(
             {
                 "waiting_tokens": ("Tokens waiting.", lambda: self.waiting),
@@ -36,17 +36,17 @@ class Service:
         )
         self._cache = PromptCache(config.prompt_cache << 20)
         self.working = 0
-        """Requests with a body that are worked on or waiting."""
+        """The number of requests with a body that are waiting or being computed."""
         self.probe: dict[str, float] = {}
-        """Score of the probe, at the fit and here."""
+        """The score of the probe at the fit and on this machine."""
         self._model: RewardModel | None = None
         self._batches: Batcher | None = None
 
     def start(self, model: RewardModel) -> None:
-        """Take work from now on, if the model scores as it did at the fit.
+        """Accept requests from now on if the model scores its probe as it did at the fit.
 
         Raises:
-            IncompatibleError: it does not.
+            IncompatibleError: the model scores its probe differently.
 
         """
         self.probe = model.check_probe()  # which also warms up the model
@@ -59,7 +59,7 @@ class Service:
         self.state = "ready"
 
     def drain(self) -> bool:
-        """Take no more work, and wait until all is answered; tell whether that was done in time."""
+        """Accept no more requests, wait until all are answered, and return whether that was done in time."""
         self.state = "draining"
         until = time.monotonic() + self.config.drain_seconds
         while self.working and time.monotonic() < until:
@@ -70,27 +70,27 @@ class Service:
 
     @property
     def model(self) -> RewardModel:
-        """The reward model; there is one once the state is ready."""
+        """The reward model, which is available once the state is ready."""
         if self._model is None:
             raise RuntimeError("asked before the model was loaded")
         return self._model
 
     @property
     def waiting(self) -> int:
-        """Tokens that wait for the model."""
+        """The number of tokens that wait for the model."""
         return self._batches.waiting if self._batches else 0
 
     @property
     def closed(self) -> str:
-        """Why no work is taken now; "" if it is."""
+        """The reason why no requests are accepted now; "" if they are."""
         return "" if self.state == "ready" else f"the server is {self.state}; try again"
 
     async def rewards(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
-        """Queue rows and wait for their rewards; a caller that is cancelled takes them out of the queue.
+        """Queue rows and wait for their rewards; if the caller is cancelled, its rows leave the queue.
 
         Raises:
-            FullError: too much waits already.
-            TimeoutError: it took too long.
+            FullError: the queue is full.
+            TimeoutError: the rewards took too long.
 
         """
         if self._batches is None:
@@ -100,7 +100,7 @@ class Service:
             return await asyncio.wrap_future(result)
 
     def info(self) -> dict[str, Any]:
-        """Return what there is to know of the reward model."""
+        """Return the description of the reward model."""
         config, lm = self.model.config, self.model.lm
         return {
             "model": self.name,
@@ -129,7 +129,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        """Name of the reward model among others: that of its language model and its digest's beginning."""
+        """The name of the reward model: that of its language model and the beginning of its digest."""
         config = self.model.config
         return f"{config.model.rstrip('/').rpartition('/')[2]}-reward-{config.lineage.digest[:8]}"
 

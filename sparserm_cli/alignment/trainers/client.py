@@ -1,4 +1,4 @@
-"""Asking a `sparserm serve` from Python: posts that wait for a busy server and believe no half answer.
+"""A client for `sparserm serve` that waits for a busy server and rejects incomplete answers.
 
 | what happens | what follows |
 |---|---|
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import httpx2
 
 PATIENCE = 180.0
-"""Longest time that a server may be busy or not there, in seconds."""
+"""Longest time in seconds that a server may be busy or unreachable."""
 _MOST_BYTES = 1 << 28  # more than the token rewards of the largest request
 _MOST_PAUSE, _LEAST_PAUSE, _PAUSE = 30.0, 0.02, 1.0
 _TRIES_AT_500 = 3
@@ -35,11 +35,11 @@ _SHOWN_CHARACTERS = 200
 
 
 class Client:
-    """Posts to one server; threads may share it, and so may the processes that are forked from this one.
+    """Posts to one server; threads and forked processes may share a client.
 
     Args:
         url: the server's address, such as `http://127.0.0.1:8000`.
-        key: bearer key; "" sends none.
+        key: the bearer key; "" sends none.
 
     """
 
@@ -47,7 +47,7 @@ class Client:
         import httpx2
 
         self.url = url.rstrip("/")
-        # A connection is used once: one that a forked process shares would mix up answers.
+        # Each connection is used once, because forked processes that share one would mix up answers.
         limits = httpx2.Limits(max_keepalive_connections=0)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx2.Client(limits=limits, headers=headers, follow_redirects=False)
@@ -56,14 +56,14 @@ class Client:
         """Post JSON and return the object that the server answers.
 
         Args:
-            path: of the endpoint, such as `/score`.
-            body: what to send.
-            until: when to give up, by `time.monotonic`; None for `PATIENCE` seconds from now.
+            path: path of the endpoint, such as `/score`.
+            body: the JSON object to send.
+            until: the deadline on the clock of `time.monotonic`; None is `PATIENCE` seconds from now.
 
         Raises:
             BadInputError: the server cannot score what was sent.
-            IncompatibleError: the key is wrong, or there is another server at this address.
-            TemporaryError: it was busy or not there, or its answers could not be read, for too long.
+            IncompatibleError: the key is wrong, or another kind of server is at this address.
+            TemporaryError: until the deadline the server was busy, unreachable or gave unreadable answers.
 
         """
         until = time.monotonic() + PATIENCE if until is None else until
@@ -104,10 +104,10 @@ class Client:
 
 
 def _read(reply: "httpx2.Response", until: float) -> bytes:
-    """Read an answer, which may neither be endless nor come drop by drop for ever.
+    """Read an answer within limits on its size and on the time it takes.
 
     Raises:
-        OSError: it is too large, or the deadline has passed.
+        OSError: the answer is too large, or the deadline has passed.
 
     """
     parts, size = [], 0
@@ -122,7 +122,7 @@ def _read(reply: "httpx2.Response", until: float) -> bytes:
 
 
 def _object(content: bytes) -> dict[str, Any] | None:
-    """Return the JSON object of an answer; None if it is none."""
+    """Return the JSON object of an answer; None if the answer is not one."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -131,7 +131,7 @@ def _object(content: bytes) -> dict[str, Any] | None:
 
 
 def _pause(retry_after: str | None) -> float:
-    """Return how long to wait, in seconds: what the header says, within bounds, else one second."""
+    """Return the seconds to wait: the value of the header within bounds, otherwise one second."""
     try:
         seconds = float(retry_after or "")
     except ValueError:
@@ -142,7 +142,7 @@ def _pause(retry_after: str | None) -> float:
 
 
 def _until_date(text: str) -> float:
-    """Return the seconds until a date of HTTP's form; NaN for what is none."""
+    """Return the seconds until a date in the format of HTTP; NaN if the text is not a date."""
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, TypeError, IndexError, OverflowError):
@@ -152,8 +152,8 @@ def _until_date(text: str) -> float:
 
 def _refusal(where: str, reply: "httpx2.Response", value: dict[str, Any] | None) -> SparseRMError:
     """Return the error that a final status stands for."""
-    told = (value or {}).get("error")
-    said = told.get("message") if isinstance(told, dict) else None
+    error = (value or {}).get("error")
+    said = error.get("message") if isinstance(error, dict) else None
     message = _shown(said if isinstance(said, str) else reply.reason_phrase)
     if reply.status_code in _UNUSABLE:
         return BadInputError(where, "something to score", message, "leave it out")
@@ -166,6 +166,6 @@ def _refusal(where: str, reply: "httpx2.Response", value: dict[str, Any] | None)
 
 
 def _shown(value: object) -> str:
-    """Return what another machine said as one short line that a terminal can show."""
+    """Return text from another machine as one short line that a terminal can show."""
     text = " ".join(str(value).split())
     return "".join(sign if sign.isprintable() else "?" for sign in text)[:_SHOWN_CHARACTERS]

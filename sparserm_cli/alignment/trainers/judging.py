@@ -1,4 +1,4 @@
-"""What a scorer is: something that gives each response of a policy a reward, or says why it has none.
+"""The interface of scorers, which give each response of a policy a reward or a reason why it has none.
 
 A policy writes all kinds of things. What cannot be scored (nothing, too much, no text, or what the reward
 model abstains from) has None for a score, with the reason; it never stops a training run.
@@ -16,7 +16,7 @@ from sparserm_cli.data.messages import normalise_messages, normalise_prompt, pla
 from sparserm_cli.errors import BadInputError, UsageError
 
 AT_A_TIME = 64
-"""Responses in one request or one computation."""
+"""Most responses in one request or one computation."""
 
 Conversation = tuple[tuple[Message, ...] | str, str]
 """A prompt, as messages or as the words of one user turn, and a response."""
@@ -24,13 +24,13 @@ _LOG = logging.getLogger("sparserm")
 
 
 class Judged(NamedTuple):
-    """What is known of one response.
+    """The result of one response.
 
     Fields:
         score: its reward; None if there is none.
-        ood: how far it is from the training responses, 99 % of which are below 1; None if it was not scored.
-        tokens: its tokens' rewards if they were asked for; they add up to the score.
-        reason: why it could not be scored; empty if it was, and if the reward model abstains.
+        ood: its distance from the training responses, 99 % of which are below 1; None if it was not scored.
+        tokens: the rewards of its tokens, which add up to the score, if they were requested.
+        reason: why it could not be scored; empty if it was scored or if the reward model abstains.
     """
 
     score: float | None = None
@@ -40,7 +40,7 @@ class Judged(NamedTuple):
 
 
 class Scorer(ABC):
-    """Scores what a policy wrote."""
+    """Scores the responses of a policy."""
 
     def judge(
         self, prompts: Sequence[Any], completions: Sequence[Any], *, by_token: bool = False
@@ -51,11 +51,11 @@ class Scorer(ABC):
             prompts: texts, each one user turn, or conversations that `normalise_messages` can read.
             completions: texts, or conversations whose last turn, the assistant's, is scored; the turns before
                 it belong to the prompt.
-            by_token: give the rewards of tokens as well.
+            by_token: whether to return the rewards of tokens as well.
 
         Raises:
             UsageError: one of them is a text alone, which would be scored letter by letter.
-            ValueError: not as many prompts as completions.
+            ValueError: the numbers of prompts and completions differ.
 
         """
         pairs = _zipped(prompts=prompts, completions=completions)
@@ -64,11 +64,11 @@ class Scorer(ABC):
     def judge_texts(
         self, texts: Sequence[Any], prompts: Sequence[Any], *, by_token: bool = False
     ) -> list[Judged]:
-        """Score conversations that have been through the chat template; prompts are their beginnings, or "".
+        """Score already templated conversations; `prompts` holds their beginnings, or "".
 
         Raises:
             UsageError: one of them is a text alone, which would be scored letter by letter.
-            ValueError: not as many prompts as texts.
+            ValueError: the numbers of prompts and texts differ.
 
         """
         pairs = _zipped(texts=texts, prompts=prompts)
@@ -89,7 +89,7 @@ class Scorer(ABC):
 
 
 def _zipped(**lists: Sequence[Any]) -> list[tuple[Any, ...]]:
-    """Return the rows of two lists; raises UsageError for a text, ValueError for unequal lengths."""
+    """Return the rows of two lists; raise UsageError for a text and ValueError for unequal lengths."""
     for name, values in lists.items():
         if isinstance(values, str):
             raise UsageError(name, "a list", "one text", "put it into a list")
@@ -102,17 +102,19 @@ def _judge(
     score: Callable[[Sequence[Any], bool, float], list[Judged]],
     by_token: bool,
 ) -> list[Judged]:
-    """Score all pairs that can be read, and log once how many could not be scored."""
-    found = [_read_or_reason(read, *pair) for pair in pairs]
-    good = [place for place, one in enumerate(found) if not isinstance(one, Judged)]
+    """Score all pairs that can be read, and log the number of the others once."""
+    results = [_read_or_reason(read, *pair) for pair in pairs]
+    good = [place for place, result in enumerate(results) if not isinstance(result, Judged)]
     until = time.monotonic() + PATIENCE
-    scored = _salvaged(lambda part: score(part, by_token, until), [found[place] for place in good])
+    scored = _salvaged(lambda part: score(part, by_token, until), [results[place] for place in good])
     for place, judged in zip(good, scored, strict=True):
-        found[place] = judged
-    reasons = [one.reason for one in found if one.reason]
+        results[place] = judged
+    reasons = [result.reason for result in results if result.reason]
     if reasons:
-        _LOG.warning("%d of %d responses have no reward; the first: %s", len(reasons), len(found), reasons[0])
-    return found
+        _LOG.warning(
+            "%d of %d responses have no reward; the first: %s", len(reasons), len(results), reasons[0]
+        )
+    return results
 
 
 def _read_or_reason(read: Callable[[Any, Any], Any], *pair: Any) -> Any:
@@ -124,41 +126,41 @@ def _read_or_reason(read: Callable[[Any, Any], Any], *pair: Any) -> Any:
 
 
 def _conversation(prompt: Any, completion: Any) -> Conversation:
-    """Return prompt and response.
+    """Return a prompt and a response.
 
     Raises:
-        RowError: one of them is no text, or the last turn is not the assistant's.
+        RowError: one of them is not text, or the last turn is not the assistant's.
 
     """
-    asked = normalise_prompt(prompt)
+    turns = normalise_prompt(prompt)
     if isinstance(completion, str):
-        return asked, plain_text(completion, "completion")
+        return turns, plain_text(completion, "completion")
     before, response = response_of(normalise_messages(completion, "completion"), "completion")
     if not before:
-        return asked, response
-    return (*((Message("user", asked),) if isinstance(asked, str) else asked), *before), response
+        return turns, response
+    return (*((Message("user", turns),) if isinstance(turns, str) else turns), *before), response
 
 
 def _texts(text: Any, prompt: Any) -> tuple[str, str]:
     """Return a templated conversation and its beginning.
 
     Raises:
-        RowError: one of them is no text.
+        RowError: one of them is not text.
 
     """
     return plain_text(text, "query"), plain_text(prompt, "prompt")
 
 
 def _salvaged(score: Callable[[Sequence[Any]], list[Judged]], pairs: Sequence[Any]) -> list[Judged]:
-    """Score all that can be scored: a part that is refused is halved until what is to blame stands alone."""
-    found: list[Judged] = []
+    """Score all pairs that can be scored; a refused part is halved until the faulty pair is alone."""
+    results: list[Judged] = []
     for start in range(0, len(pairs), AT_A_TIME):
         part = pairs[start : start + AT_A_TIME]
         try:
-            found += score(part)
+            results += score(part)
         except BadInputError as error:
             middle = len(part) // 2
             halves = (part[:middle], part[middle:])
             alone = [Judged(reason=str(error))]
-            found += [one for half in halves for one in _salvaged(score, half)] if middle else alone
-    return found
+            results += [result for half in halves for result in _salvaged(score, half)] if middle else alone
+    return results

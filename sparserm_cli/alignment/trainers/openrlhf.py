@@ -4,7 +4,7 @@
         --reward.remote_url .../sparserm_cli/alignment/trainers/openrlhf.py
 
 `SPARSERM_REWARD` is the folder of a fitted reward model or the address of a `sparserm serve`, whose key is
-`SPARSERM_API_KEY`. A server without a key OpenRLHF can also ask by itself, at `URL/get_reward`.
+`SPARSERM_API_KEY`. OpenRLHF can also call a server without a key directly, at `URL/get_reward`.
 openrlhf need not be installed.
 """
 
@@ -31,17 +31,17 @@ def reward_func(
     token_rewards: bool = False,
     **_: Any,
 ) -> dict[str, Any]:
-    """Return the rewards of rollouts.
+    """Return the rewards of rollouts as tensors.
 
     Args:
-        queries: prompt and response as one text, decoded with their special tokens.
-        prompts: the prompts alone, as they went through the chat template.
+        queries: each prompt with its response as one text, decoded with special tokens.
+        prompts: the prompts, with the chat template applied.
         labels: not used.
-        normalize: count scores in standard deviations of the training responses' scores, from their mean.
-        clip: largest score and, negated, the smallest, after normalising.
-        abstain: largest `ood` that still gets a score; 99 % of training responses are below 1.
-        fallback: the score of a response that gets none, since OpenRLHF needs a number.
-        token_rewards: add the rewards of each response's tokens.
+        normalize: whether to express scores in standard deviations from the mean of the training scores.
+        clip: largest absolute score after normalising; scores beyond it are clipped.
+        abstain: largest `ood` with which a response gets a score; 99 % of training responses are below 1.
+        fallback: the value for a response without a score, because OpenRLHF needs a number.
+        token_rewards: whether to add the rewards of each response's tokens.
 
     Returns:
         tensors `rewards` and `scores`, and `extra_logs` with `ood` and `scored` (1.0 or 0.0).
@@ -58,10 +58,10 @@ def reward_func(
         raise UsageError(REWARD_VARIABLE, expected, "nothing", hint)
     scorer = scorer_of(reward, Guards(normalize, clip, abstain))
     judged = scorer.judge_texts(list(queries), list(prompts), by_token=token_rewards)
-    scores = torch.tensor([fallback if one.score is None else one.score for one in judged])
+    scores = torch.tensor([fallback if response.score is None else response.score for response in judged])
     logs = {
-        "ood": torch.tensor([float("nan") if one.ood is None else one.ood for one in judged]),
-        "scored": torch.tensor([float(one.score is not None) for one in judged]),
+        "ood": torch.tensor([float("nan") if response.ood is None else response.ood for response in judged]),
+        "scored": torch.tensor([float(response.score is not None) for response in judged]),
     }
-    told = {"rewards": scores, "scores": scores, "extra_logs": logs}
-    return told | ({"token_rewards": [one.tokens for one in judged]} if token_rewards else {})
+    answer = {"rewards": scores, "scores": scores, "extra_logs": logs}
+    return answer | ({"token_rewards": [response.tokens for response in judged]} if token_rewards else {})

@@ -1,4 +1,4 @@
-"""Rewards from this process, and the one place that makes scorers: of a folder or of a server's address."""
+"""Rewards computed in this process, and the factory of scorers for a folder or a server's address."""
 
 import os
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ _LOADING = Lock()
 
 
 def scorer_of(reward: str, guards: Guards = UNGUARDED, device: str = "auto") -> Scorer:
-    """Return what scores: a server if `reward` is a URL, else the reward model of that folder.
+    """Return a scorer: a server if `reward` is a URL, otherwise the reward model of that folder.
 
-    A model is loaded once, however many threads ask for it at the same time and with whatever guards. The key
+    A model is loaded once, however many threads request it at the same time, with any guards. The key
     of a server is `SPARSERM_API_KEY` of the environment.
     """
     with _LOADING:
@@ -41,7 +41,7 @@ def _local(reward: str, device: str) -> "LocalModel":
 
 
 class LocalModel:
-    """A reward model of this process; one thread at a time computes with it.
+    """A reward model in this process; one thread at a time computes with it.
 
     Args:
         model: the reward model.
@@ -57,7 +57,7 @@ class LocalScorer(Scorer):
 
     Args:
         local: the reward model.
-        guards: what is done to its scores.
+        guards: the normalisation and limits applied to its scores.
 
     """
 
@@ -65,16 +65,22 @@ class LocalScorer(Scorer):
         self._local, self._guards = local, guards
 
     def _score(self, pairs: Sequence[Conversation], by_token: bool, until: float) -> list[Judged]:
-        model, prompts, responses = self._local.model, [one[0] for one in pairs], [one[1] for one in pairs]
+        model, prompts, responses = (
+            self._local.model,
+            [pair[0] for pair in pairs],
+            [pair[1] for pair in pairs],
+        )
         with self._local.busy:
             try:
                 rows = model.encode(prompts, responses)
             except IncompatibleError as error:  # the chat template refuses these turns
                 raise BadInputError(error.where, error.expected, error.found, error.hint) from error
-            found = model.rewards(rows, self._guards, tokens=by_token)
-        scores: list[Any] = [None if np.isnan(score) else float(score) for score in found.scores]
-        tokens = [None if one is None else one.tolist() for one in found.tokens] or [None] * len(pairs)
-        return list(map(Judged, scores, found.ood.tolist(), tokens))
+            rewards = model.rewards(rows, self._guards, tokens=by_token)
+        scores: list[Any] = [None if np.isnan(score) else float(score) for score in rewards.scores]
+        tokens = [None if values is None else values.tolist() for values in rewards.tokens] or [None] * len(
+            pairs
+        )
+        return list(map(Judged, scores, rewards.ood.tolist(), tokens))
 
     def _score_texts(self, pairs: Sequence[tuple[str, str]], by_token: bool, until: float) -> list[Judged]:
         return self._score([self._local.text.cut(text, prompt) for text, prompt in pairs], by_token, until)

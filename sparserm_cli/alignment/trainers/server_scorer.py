@@ -18,11 +18,11 @@ from sparserm_cli.errors import IncompatibleError, TemporaryError
 
 
 class ServerScorer(Scorer):
-    """Asks a `sparserm serve`.
+    """Scores with a `sparserm serve`.
 
     Args:
-        url: its address, such as `http://127.0.0.1:8000`.
-        key: its bearer key; "" sends none.
+        url: the server's address, such as `http://127.0.0.1:8000`.
+        key: the server's bearer key; "" sends none.
         guards: those that differ from `Guards()` are sent with every request and apply instead of the
             server's own; a server that does not say that it applied them is refused.
 
@@ -53,61 +53,63 @@ class ServerScorer(Scorer):
         until: float,
         read: Callable[[Any], list[Judged]],
     ) -> list[Judged]:
-        """Post, check the answer and return what `read` finds in it, one for each response."""
+        """Post a request, check the answer and return its results as `read` gives them, one per response."""
         try:
             answer = self._client.post(path, {**body, **self._guards}, until=until)
             self._check_guards(path, answer)
-            found = self._read(path, answer, count, read)
+            results = self._read(path, answer, count, read)
         except (TemporaryError, IncompatibleError) as error:
             if not self._answered:
                 raise
             return [Judged(reason=str(error))] * count
         self._answered = True
-        return found
+        return results
 
     def _check_guards(self, path: str, answer: Mapping[str, Any]) -> None:
-        """Refuse scores to which the guards were not applied."""
+        """Raise an error if the guards were not applied to the scores."""
         applied = answer.get("guards")
         for name, value in self._guards.items():
-            found = applied.get(name) if isinstance(applied, dict) else None
-            if found != value:
+            applied_value = applied.get(name) if isinstance(applied, dict) else None
+            if applied_value != value:
                 where = f"{self._client.url}{path}: the guard {name}"
                 hint = "update the server, or give the guard to `sparserm serve` and leave it out here"
-                raise IncompatibleError(where, str(value), "none" if found is None else repr(found), hint)
+                raise IncompatibleError(
+                    where, str(value), "none" if applied_value is None else repr(applied_value), hint
+                )
 
     def _read(self, path: str, answer: Any, count: int, read: Callable[[Any], list[Judged]]) -> list[Judged]:
-        """Return what an answer says of each response.
+        """Return the result of each response from an answer.
 
         Raises:
-            IncompatibleError: it does not say it of each, once.
+            IncompatibleError: the answer does not have exactly one result per response.
 
         """
         try:
-            found = read(answer)
+            results = read(answer)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            fault = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         else:
-            if len(found) == count:
-                return found
-            told = f"{len(found)} of them"
+            if len(results) == count:
+                return results
+            fault = f"{len(results)} of them"
         expected = f"scores of {count} responses by their index"
-        raise IncompatibleError(self._client.url + path, expected, told, "look what runs at this address")
+        raise IncompatibleError(self._client.url + path, expected, fault, "look what runs at this address")
 
 
 def _scores(answer: Any) -> list[Judged]:
-    """Return what an answer of `/score` says of each response."""
+    """Return the result of each response from an answer of `/score`."""
     return [_judged(row["score"], row["ood"], row.get("tokens"), row.get("reason")) for row in _rows(answer)]
 
 
 def _classes(answer: Any) -> list[Judged]:
-    """Return what an answer of `/classify` says of each response."""
+    """Return the result of each response from an answer of `/classify`."""
     return [
         _judged(row["probs"][0], row["ood"], row.get("tokens"), row.get("reason")) for row in _rows(answer)
     ]
 
 
 def _rewards(answer: Any) -> list[Judged]:
-    """Return what an answer of `/get_reward` says of each response."""
+    """Return the result of each response from an answer of `/get_reward`."""
     scores = answer["rewards"]
     tokens = answer.get("tokens") or [None] * len(scores)
     reasons = answer.get("reasons") or [None] * len(scores)
@@ -119,7 +121,7 @@ def _rows(answer: Any) -> list[Any]:
     """Return the rows of an answer in the order of their indices.
 
     Raises:
-        ValueError: an index is missing or there twice.
+        ValueError: an index is missing or occurs twice.
 
     """
     rows = answer["data"]
@@ -130,14 +132,14 @@ def _rows(answer: Any) -> list[Any]:
 
 
 def _judged(score: Any, ood: Any, tokens: Any, reason: Any) -> Judged:
-    """Return what is said of one response.
+    """Return the result of one response.
 
     Raises:
         ValueError: the score is neither a finite number nor null.
 
     """
     rewards = None if tokens is None else tokens["rewards"]
-    parts = None if rewards is None else [_number(one) for one in rewards]
+    parts = None if rewards is None else [_number(value) for value in rewards]
     return Judged(
         None if score is None else _number(score),
         None if ood is None else _number(ood),
@@ -150,7 +152,7 @@ def _number(value: Any) -> float:
     """Return a finite number.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the value is anything else.
 
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Rewards for TRL: what `GRPOTrainer(reward_funcs=...)` and its kin call.
+"""Reward functions for TRL, called by `GRPOTrainer(reward_funcs=...)` and similar trainers.
 
     from sparserm_cli.alignment.trainers.trl import SparseReward
 
@@ -19,16 +19,16 @@ Turns = Sequence[dict[str, Any]]
 
 
 class SparseReward:
-    """A reward function.
+    """A reward function for TRL.
 
     Args:
         reward: folder of a fitted reward model, or address of a `sparserm serve`, whose key is that of the
             environment and whose guards apply where none are given here.
-        normalize: count scores in standard deviations of the training responses' scores, from their mean.
-        clip: largest score and, negated, the smallest, after normalising.
-        abstain: largest `ood` that still gets a score; 99 % of training responses are below 1.
+        normalize: whether to express scores in standard deviations from the mean of the training scores.
+        clip: largest absolute score after normalising; scores beyond it are clipped.
+        abstain: largest `ood` with which a response gets a score; 99 % of training responses are below 1.
         device: torch device of a folder's model.
-        name: what TRL's logs call it.
+        name: the name of the reward in TRL's logs.
 
     """
 
@@ -48,33 +48,33 @@ class SparseReward:
     def __call__(
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **others: Any
     ) -> list[float | None]:
-        """Return one reward a completion; None where there is none, which TRL leaves out.
+        """Return one reward per completion; None means no reward, and TRL leaves it out.
 
         Args:
             prompts: texts, each one user turn, or lists of messages.
             completions: texts, or lists of messages of which the last is scored if it is the assistant's. The
                 content of a message may be text or parts of text.
-            others: what TRL passes besides; its `log_metric` is told the mean `ood`.
+            others: further arguments of TRL; its `log_metric` is called with the mean `ood`.
 
         """
         judged = self._scorer.judge(prompts, completions)
-        distances = [one.ood for one in judged if one.ood is not None]
+        distances = [response.ood for response in judged if response.ood is not None]
         if distances and "log_metric" in others:
             others["log_metric"](f"{self.__name__}/ood", sum(distances) / len(distances))
-        return [one.score for one in judged]
+        return [response.score for response in judged]
 
     def token_rewards(
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns]
     ) -> list[list[float] | None]:
-        """Return the rewards of each completion's tokens, which add up to its own; None where there is none.
+        """Return the rewards of each completion's tokens, which add up to its reward; None without a reward.
 
-        The tokens are those of the reward model's tokenizer. Exact for linear heads, else approximate.
+        The tokens are those of the reward model's tokenizer. Linear heads give exact values.
         """
-        return [one.tokens for one in self._scorer.judge(prompts, completions, by_token=True)]
+        return [response.tokens for response in self._scorer.judge(prompts, completions, by_token=True)]
 
 
 class AsyncSparseReward(SparseReward):
-    """The same as a coroutine function, so that TRL awaits it beside other rewards.
+    """`SparseReward` as a coroutine function, so that TRL awaits it concurrently with other rewards.
 
     TRL below 1.14 asks `inspect.iscoroutinefunction` of the reward function itself, which knows functions
     and what has their attributes, but does not look at the `__call__` of an object; later ones do.
@@ -95,5 +95,5 @@ class AsyncSparseReward(SparseReward):
     async def __call__(  # type: ignore[override]
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **others: Any
     ) -> list[float | None]:
-        """Return what `SparseReward` returns, without holding up the event loop."""
+        """Return the result of `SparseReward` without blocking the event loop."""
         return await asyncio.to_thread(super().__call__, prompts, completions, **others)

@@ -1,4 +1,4 @@
-"""Rewards for verl: the file and function that its `custom_reward_function` names.
+"""Reward functions for verl, named by its `custom_reward_function`.
 
     reward.custom_reward_function.path=.../sparserm_cli/alignment/trainers/verl.py
     reward.custom_reward_function.name=compute_score        (compute_score_batch for the batch manager)
@@ -51,9 +51,9 @@ async def compute_score_async(
     extra_info: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Return what `compute_score` returns, without holding up the event loop."""
-    asked = (data_source, solution_str, ground_truth, extra_info)
-    return await asyncio.to_thread(compute_score, *asked, **options)
+    """Return the result of `compute_score` without blocking the event loop."""
+    arguments = (data_source, solution_str, ground_truth, extra_info)
+    return await asyncio.to_thread(compute_score, *arguments, **options)
 
 
 def compute_score_batch(
@@ -78,14 +78,14 @@ def compute_score_batch(
         ground_truths: not used.
         extra_infos: each holds the `prompt` of a response.
         reward: address of a `sparserm serve`, or folder of a fitted reward model.
-        normalize: count scores in standard deviations of the training responses' scores, from their mean.
-        clip: largest score and, negated, the smallest, after normalising.
-        abstain: largest `ood` that still gets a score; 99 % of training responses are below 1.
-        fallback: the score of a response that gets none, since verl needs a number.
-        token_rewards: add the rewards of the response's tokens.
+        normalize: whether to express scores in standard deviations from the mean of the training scores.
+        clip: largest absolute score after normalising; scores beyond it are clipped.
+        abstain: largest `ood` with which a response gets a score; 99 % of training responses are below 1.
+        fallback: the value for a response without a score, because verl needs a number.
+        token_rewards: whether to add the rewards of the response's tokens.
 
     Returns:
-        for each response its `score`, which verl uses, and what it logs: `ood`, and `scored` (1.0 or 0.0).
+        per response its `score`, which verl uses, and the logged values `ood` and `scored` (1.0 or 0.0).
 
     Raises:
         BadInputError: a response has no prompt.
@@ -94,25 +94,25 @@ def compute_score_batch(
     scorer = scorer_of(reward, Guards(normalize, clip, abstain))
     prompts = [_prompt(extra_info) for extra_info in extra_infos]
     judged = scorer.judge(prompts, list(solution_strs), by_token=token_rewards)
-    return [_told(one, fallback, by_token=token_rewards) for one in judged]
+    return [_told(response, fallback, by_token=token_rewards) for response in judged]
 
 
-def _told(one: Judged, fallback: float, *, by_token: bool) -> dict[str, Any]:
-    """Return what verl is told of one response; it wants the same keys of all."""
-    scored = one.score is not None
-    told = {
-        "score": one.score if scored else fallback,
-        "ood": one.ood if one.ood is not None else float("nan"),
+def _told(response: Judged, fallback: float, *, by_token: bool) -> dict[str, Any]:
+    """Return the result of one response for verl, which needs the same keys for all responses."""
+    scored = response.score is not None
+    result = {
+        "score": response.score if scored else fallback,
+        "ood": response.ood if response.ood is not None else float("nan"),
         "scored": float(scored),
     }
-    return told | ({"token_rewards": one.tokens or []} if by_token else {})
+    return result | ({"token_rewards": response.tokens or []} if by_token else {})
 
 
 def _prompt(extra_info: Mapping[str, Any] | None) -> Any:
-    """Return the prompt: text, or messages, which from a Parquet file come as an array.
+    """Return the prompt as text or messages; Parquet files give messages as an array.
 
     Raises:
-        BadInputError: there is none.
+        BadInputError: there is no prompt.
 
     """
     prompt = (extra_info or {}).get("prompt")

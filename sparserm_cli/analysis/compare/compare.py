@@ -1,6 +1,6 @@
-"""`compare`: SparseRM beside what it must beat, on the same folds, swept over directions, labels and data.
+"""`compare` measures SparseRM and its baselines on the same folds, swept over directions, labels and data.
 
-Reads: runs that have been captured and encoded; only `lora` reads the model. Writes: `comparison.json`.
+Reads: captured and encoded runs; only `lora` reads the model. Writes: `comparison.json`.
 Memory: that of `sample`, for the run and one other at a time.
 """
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.analysis.compare import method_sets as lineup
+from sparserm_cli.analysis.compare import method_sets
 from sparserm_cli.analysis.compare.cross_validation import Protocol, compared, crossvalidate
 from sparserm_cli.analysis.compare.lora import missing_packages
 from sparserm_cli.analysis.compare.methods import Method
@@ -30,23 +30,23 @@ from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.io.storage import absolute
 
 TRAIN_PAIRS = (100, 300, 1000, None)
-"""Points of the learning curve, in training pairs; None for all."""
+"""Points of the learning curve in training pairs; None means all pairs."""
 FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4)
-"""Shares of training labels that are swapped."""
+"""Shares of the training labels that are swapped."""
 QUICK_TOP_K = (8, 64)
-"""Directions a side of a quick comparison."""
+"""Directions per side in a quick comparison."""
 QUICK_SWEEPS = ("directions", "methods", "transfer")
 OF_ALL_LAYERS = ("layers", "choice")
-"""Sweeps that are about the layers that there are, whichever the others use."""
+"""Sweeps over all available layers, whichever layers the other sweeps use."""
 
 
 class CompareSummary(NamedTuple):
-    """What `compare` has found.
+    """The results of `compare`.
 
     Fields:
-        path: where it is written.
-        found: everything, as JSON: the protocol, and for the run its sweeps.
-        seconds: spent.
+        path: path of the written comparison.
+        found: the whole comparison as JSON: the protocol, and the sweeps of the run.
+        seconds: time spent, in seconds.
     """
 
     path: PurePath
@@ -59,11 +59,11 @@ class Trial(NamedTuple):
 
     Fields:
         sweep: one of `config.SWEEPS`.
-        point: where on it.
-        sample: what is fitted on.
-        methods: what is tried; the others are compared with the first.
-        protocol: how.
-        target: what is tested on, if not `sample`.
+        point: the point of the sweep.
+        sample: the run on which methods are fitted.
+        methods: the methods to measure; the others are compared with the first.
+        protocol: the protocol of the measurement.
+        target: the run on which methods are tested; None means `sample`.
     """
 
     sweep: str
@@ -75,83 +75,85 @@ class Trial(NamedTuple):
 
 
 def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSummary:
-    """Try everything on one run, and test what was fitted on it on others.
+    """Run all sweeps on one run, and test the methods fitted on it on other runs.
 
     Args:
         config: the options.
-        progress: called with what is done, steps of it done and steps in all.
-        note: told what is left out, and why.
+        progress: called with the name of the phase, its finished steps and all its steps.
+        note: called with a message on what is left out, and why.
 
     Raises:
-        BadInputError: fewer prompts than folds.
-        IncompatibleError: a run is incomplete, or has other layers than the one that is fitted on.
-        UsageError: a run lacks a layer that is to be used.
+        BadInputError: there are fewer prompts than folds.
+        IncompatibleError: a run is incomplete, or its layers differ from those of the fitted run.
+        UsageError: a run lacks a requested layer.
         CorruptStoreError: a run is damaged.
         ResourceError: the disk is full.
 
     """
     begun = time.monotonic()
-    # 1. The runs.
+    # 1. Load the runs.
     name = config.name or absolute(config.run).name
     folders = {name: config.run} | {
         other: parse_location(folder) for other, folder in config.named_runs().items()
     }
     samples = [
-        load_sample(one, folder, progress=partial(progress, "reading latents"))
-        for one, folder in folders.items()
+        load_sample(sample_name, folder, progress=partial(progress, "reading latents"))
+        for sample_name, folder in folders.items()
     ]
-    # 2. How well the SAEs fit, before the folds, so that an SAE that has gone away stops the command at once.
+    # 2. Measure how well the SAEs fit, before the folds, so that a missing SAE stops the command at once.
     digest = samples[0].capture.digest
     measured = {
-        one.name: _sae_qualities(one.name, folders[one.name], note)
-        for one in samples
-        if one.capture.digest == digest
+        sample.name: _sae_qualities(sample.name, folders[sample.name], note)
+        for sample in samples
+        if sample.capture.digest == digest
     }
-    # 3. All points of all sweeps, one after the other.
-    found = compare_samples(samples, config, progress=progress, note=note)
-    for one, facts in found["runs"][name]["saes"].items():
-        for layer, quality in measured[one].items():
+    # 3. Measure all points of all sweeps in sequence.
+    comparison = compare_samples(samples, config, progress=progress, note=note)
+    for sample_name, facts in comparison["runs"][name]["saes"].items():
+        for layer, quality in measured[sample_name].items():
             facts[str(layer)]["explained_variance"] = quality.explained_variance
-    # 4. The whole appears or nothing does.
+    # 4. Write the comparison as a whole or not at all.
     path = COMPARISON.path(config.run)
-    COMPARISON.write(path, found)
-    return CompareSummary(path, found, time.monotonic() - begun)
+    COMPARISON.write(path, comparison)
+    return CompareSummary(path, comparison, time.monotonic() - begun)
 
 
 def compare_samples(
     samples: Sequence[Sample], config: CompareConfig, *, progress: Phases, note: Note
 ) -> dict[str, Any]:
-    """Try everything on the first run, testing also on the others.
+    """Run all sweeps on the first run, and test its methods also on the others.
 
     Returns:
-        `protocol`, and `runs`: the run's name to its facts and `sweeps`: sweep to point to a row a method. A
-        row has the method, its accuracy with an interval over prompts, the spread between folds, parameters,
-        seconds, and how far the point's first method is ahead of it, with interval.
+        `protocol`, and `runs`, which holds the facts and `sweeps` of each run: one row per method, by sweep
+        and point. A row has the method, its accuracy with an interval over prompts, the spread between folds,
+        parameters, seconds, and how far the point's first method is ahead of it, with interval.
 
     """
     sample = samples[0]
-    used = samples if config.layer is None else [one.only(config.layer) for one in samples]
-    asked = [one for one in (QUICK_SWEEPS if config.quick else config.sweep) if _able(one, note)]
+    used = samples if config.layer is None else [other.only(config.layer) for other in samples]
+    sweeps_to_run = [
+        sweep for sweep in (QUICK_SWEEPS if config.quick else config.sweep) if _able(sweep, note)
+    ]
     trials = []
-    for sweep in asked:
+    for sweep in sweeps_to_run:
         first, *others = samples if sweep in OF_ALL_LAYERS else used
         trials += list(_POINTS[sweep](first, others, config))
-    total = sum(len(one.methods) for one in trials) * config.folds
+    total = sum(len(trial.methods) for trial in trials) * config.folds
     done, sweeps = 0, dict[str, dict[str, Any]]()
-    for one in trials:
+    for trial in trials:
         try:
-            rows = _tried(one, lambda fits, before=done: progress("comparing", before + fits, total))
-            sweeps.setdefault(one.sweep, {})[one.point] = rows
+            rows = _tried(trial, lambda fits, before=done: progress("comparing", before + fits, total))
+            sweeps.setdefault(trial.sweep, {})[trial.point] = rows
         except UsageError as error:
-            note(f"{one.sweep}, {one.point}: left out: {error.found}")
-        done += len(one.methods) * config.folds
+            note(f"{trial.sweep}, {trial.point}: left out: {error.found}")
+        done += len(trial.methods) * config.folds
     run = {
         "pairs": len(sample.pairs),
         "prompts": len(np.unique(sample.groups)),
         "saes": {
-            one.name: {str(layer): _sae_facts(one, layer) for layer in one.layers}
-            for one in samples
-            if one.capture.digest == sample.capture.digest
+            run_sample.name: {str(layer): _sae_facts(run_sample, layer) for layer in run_sample.layers}
+            for run_sample in samples
+            if run_sample.capture.digest == sample.capture.digest
         },
         "sweeps": sweeps,
     }
@@ -160,7 +162,7 @@ def compare_samples(
 
 
 def _able(sweep: str, note: Note) -> bool:
-    """Tell whether the packages of a sweep are there."""
+    """Return whether the packages of a sweep are installed."""
     reason = missing_packages() if sweep == "lora" else None
     if reason:
         note(f"lora: left out: {reason}")
@@ -168,20 +170,20 @@ def _able(sweep: str, note: Note) -> bool:
 
 
 def _by_directions(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Sweep the number of directions a side."""
+    """Sweep the number of directions per side."""
     for top_k in QUICK_TOP_K if config.quick else config.top_k:
-        methods = lineup.with_controls(lineup.sparserm(config, top_k))
+        methods = method_sets.with_controls(method_sets.sparserm(config, top_k))
         yield Trial("directions", str(top_k), sample, methods, _protocol(config))
 
 
 def _methods(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try everything with the default number of directions."""
-    yield Trial("methods", "all", sample, lineup.everything(config), _protocol(config))
+    """Measure all methods with the default number of directions."""
+    yield Trial("methods", "all", sample, method_sets.all_methods(config), _protocol(config))
 
 
 def _variants(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try SparseRM with other options."""
-    yield Trial("variants", "all", sample, lineup.variants(config), _protocol(config))
+    """Measure SparseRM with other options."""
+    yield Trial("variants", "all", sample, method_sets.variants(config), _protocol(config))
 
 
 def _by_labels(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
@@ -189,34 +191,34 @@ def _by_labels(sample: Sample, _others: Sequence[Sample], config: CompareConfig)
     for most in TRAIN_PAIRS:
         if most is None or most < len(sample.pairs):
             protocol = _protocol(config)._replace(train_pairs=most)
-            yield Trial("labels", str(most or "all"), sample, lineup.few(config), protocol)
+            yield Trial("labels", str(most or "all"), sample, method_sets.few_directions(config), protocol)
 
 
 def _by_noise(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Sweep the share of swapped training labels."""
     for share in FLIPPED:
         protocol = _protocol(config)._replace(flipped=share)
-        yield Trial("noise", f"{share:g}", sample, lineup.few(config), protocol)
+        yield Trial("noise", f"{share:g}", sample, method_sets.few_directions(config), protocol)
 
 
 def _by_layers(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try each layer alone, then all together; nothing where there is one."""
-    choices = lineup.layer_choices(sample.layers)
+    """Measure each layer alone and all layers together, unless there is only one."""
+    choices = method_sets.layer_choices(sample.layers)
     for layers in choices if len(choices) > 1 else []:
         point = ", ".join(map(str, layers))
-        yield Trial("layers", point, sample.only(layers), lineup.layered(config), _protocol(config))
+        yield Trial("layers", point, sample.only(layers), method_sets.layered(config), _protocol(config))
 
 
 def _by_saes(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try the SAE of each other run of the same capture; nothing where there is none."""
-    same = [one for one in others if one.capture.digest == sample.capture.digest]
-    for one in [sample, *same] if same else []:
-        yield Trial("saes", one.name, one, lineup.layered(config), _protocol(config))
+    """Measure the SAE of each other run of the same capture, if there is any."""
+    same = [other for other in others if other.capture.digest == sample.capture.digest]
+    for other in [sample, *same] if same else []:
+        yield Trial("saes", other.name, other, method_sets.layered(config), _protocol(config))
 
 
 def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Test on each other run that is of another capture."""
-    methods = lineup.transferred(config)
+    """Test on each other run that belongs to another capture."""
+    methods = method_sets.transferred(config)
     for target in others:
         if target.capture.digest != sample.capture.digest:
             yield Trial("transfer", target.name, sample, methods, _protocol(config), target)
@@ -224,12 +226,12 @@ def _transfer(sample: Sample, others: Sequence[Sample], config: CompareConfig) -
 
 def _choice(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Choose the setting inside the training folds."""
-    yield Trial("choice", "all", sample, lineup.chosen(config, sample.layers), _protocol(config))
+    yield Trial("choice", "all", sample, method_sets.chosen(config, sample.layers), _protocol(config))
 
 
 def _lora(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
-    """Try a LoRA reward model."""
-    yield Trial("lora", "all", sample, [*lineup.layered(config), lineup.LORA], _protocol(config))
+    """Measure a LoRA reward model."""
+    yield Trial("lora", "all", sample, [*method_sets.layered(config), method_sets.LORA], _protocol(config))
 
 
 _POINTS = {
@@ -244,7 +246,7 @@ _POINTS = {
     "choice": _choice,
     "lora": _lora,
 }
-"""Sweep to its points."""
+"""The function that yields the points of each sweep."""
 
 
 def _protocol(config: CompareConfig) -> Protocol:
@@ -255,26 +257,28 @@ def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:
     """Fit and test the methods of one point.
 
     Raises:
-        UsageError: too few latents speak for a side.
-        IncompatibleError: the target has other layers.
+        UsageError: too few latents favour one of the sides.
+        IncompatibleError: the target has other layers than the sample.
 
     """
     target = trial.target or trial.sample
     if target.layers != trial.sample.layers:
-        expected, found = (f"layers {', '.join(map(str, one.layers))}" for one in (trial.sample, target))
+        expected, found = (
+            f"layers {', '.join(map(str, sample.layers))}" for sample in (trial.sample, target)
+        )
         hint = "capture and encode the same layers of both runs"
         raise IncompatibleError(target.name, expected, found, hint)
     results = crossvalidate(
         trial.sample, trial.methods, trial.protocol, target=target, progress=lambda done, _: progress(done)
     )
-    return [one.to_json() for one in compared(results, results[0], target)]
+    return [result.to_json() for result in compared(results, results[0], target)]
 
 
 def _sae_qualities(name: str, run: PurePath, note: Note) -> dict[int, SAEQuality]:
     """Measure the SAEs of a run on a sample of its tokens; nothing where the capture keeps no tokens.
 
     Raises:
-        UsageError: an SAE is not where it was.
+        UsageError: an SAE is no longer at its recorded place.
 
     """
     capture, features = ActivationsReader(capture_path(run)), FeaturesReader(features_path(run))
@@ -293,6 +297,6 @@ def _sae_qualities(name: str, run: PurePath, note: Note) -> dict[int, SAEQuality
 
 
 def _sae_facts(sample: Sample, layer: int) -> dict[str, float]:
-    """Return the width of a layer's SAE, and how many of its latents fire on a token of these responses."""
+    """Return the width of a layer's SAE and the mean number of its latents that fire per response token."""
     latents = sample.latents[layer].tokens
     return {"d_sae": latents.shape[1], "l0": float(latents.sum() / sample.lengths.sum())}

@@ -1,6 +1,6 @@
-"""Accuracy of methods on prompts they have not seen: grouped folds, all chosen inside the training folds.
+"""Measure methods on unseen prompts with grouped folds; all choices are made inside the training folds.
 
-Axes: `m` pairs of a run.
+Axes: `m` is the number of pairs of a run.
 """
 
 import time
@@ -28,54 +28,54 @@ FOLDS = 5
 
 
 class Protocol(NamedTuple):
-    """How methods are tried."""
+    """The protocol of a measurement."""
 
     folds: int = FOLDS
-    """Parts of the prompts, each tested once."""
+    """Number of parts of the prompts; each part is the test set once."""
     seed: int = 0
-    """Of folds, validation prompts and everything random in a fit."""
+    """Seed of the folds, the validation prompts and all randomness in a fit."""
     train_pairs: int | None = None
-    """Most pairs in training and validation together, drawn at random; None for all."""
+    """Most pairs in training and validation together, drawn at random; None means all."""
     flipped: float = 0.0
     """Share of those pairs whose labels are swapped."""
 
 
 class Round(NamedTuple):
-    """One fit and its test."""
+    """The pairs of one fit and of its test."""
 
     kept: Int64[np.ndarray, " kept"]
-    """Pairs of the sample that are learned from."""
+    """Indices of the sample's pairs that are used for training."""
     test: Int64[np.ndarray, " test"]
-    """Pairs of the target that are tested."""
+    """Indices of the target's pairs that are tested."""
 
 
 class Result(NamedTuple):
-    """What one method has reached."""
+    """The result of one method."""
 
     method: Method
-    """The method."""
+    """The measured method."""
     accuracy: PairAccuracy
-    """Over all test pairs."""
+    """Accuracy over all test pairs."""
     fold_sd: float
     """Standard deviation of the accuracy between folds; NaN for a single test."""
     parameters: int
-    """Numbers fitted by the head."""
+    """Number of parameters that the head fits."""
     seconds: float
-    """Of fitting, all folds."""
+    """Seconds spent on fitting in all folds."""
     margins: Float64[np.ndarray, " m"]
-    """Chosen less rejected score of every test pair, by the fold that tested it."""
+    """Chosen minus rejected score of every test pair, from the fold that tested it."""
     chosen: tuple[str, ...] = ()
     """Name of the method that was chosen in each fold, where there was a choice."""
     against: Difference | None = None
-    """The reference method's accuracy less this one's, on the same pairs."""
+    """The accuracy of the reference method minus this method's, on the same pairs."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it without the margins."""
-        told = {name: value for name, value in self._asdict().items() if name != "margins"}
-        told["method"] = asdict(self.method)
-        told["accuracy"] = self.accuracy._asdict()
-        told["against"] = None if self.against is None else self.against._asdict()
-        return {**told, "fold_sd": None if np.isnan(self.fold_sd) else self.fold_sd}
+        """Return the result as JSON, without the margins."""
+        fields = {name: value for name, value in self._asdict().items() if name != "margins"}
+        fields["method"] = asdict(self.method)
+        fields["accuracy"] = self.accuracy._asdict()
+        fields["against"] = None if self.against is None else self.against._asdict()
+        return {**fields, "fold_sd": None if np.isnan(self.fold_sd) else self.fold_sd}
 
 
 def crossvalidate(
@@ -86,20 +86,20 @@ def crossvalidate(
     target: Sample | None = None,
     progress: Progress | None = None,
 ) -> list[Result]:
-    """Try methods on the same folds, or on another run.
+    """Measure methods on the same folds, or on another run.
 
     Args:
-        sample: the run that is fitted on.
-        methods: what to try.
-        protocol: how.
-        target: the run whose pairs are tested; None is the same one. What shares prompts with the sample is
-            tested fold by fold, so that nothing is trained on its own prompts; what shares none is tested by
-            one fit on all pairs.
-        progress: called with fits done and fits in all.
+        sample: the run on which methods are fitted.
+        methods: the methods to measure.
+        protocol: the protocol of the measurement.
+        target: the run whose pairs are tested; None means the sample. A run that shares prompts with the
+            sample is tested fold by fold, so that no method is trained on the tested prompts; a run without
+            shared prompts is tested by one fit on all pairs.
+        progress: called with the numbers of finished and of all fits.
 
     Raises:
-        BadInputError: fewer prompts than folds.
-        UsageError: too few latents speak for a side.
+        BadInputError: there are fewer prompts than folds.
+        UsageError: too few latents favour one of the sides.
 
     """
     target = target or sample
@@ -128,24 +128,25 @@ def crossvalidate(
         result(method, margins[number], target, int(parameters[number]), float(seconds[number]), fold)
         for number, method in enumerate(methods)
     ]
-    return [one._replace(chosen=tuple(names)) for one, names in zip(results, chosen, strict=True)]
+    return [result._replace(chosen=tuple(names)) for result, names in zip(results, chosen, strict=True)]
 
 
 def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
-    """Return what each fit may learn from and what it is tested on."""
+    """Return the training and the test pairs of each fit."""
     if not len(np.intersect1d(sample.groups, target.groups)):
         return [Round(np.arange(len(sample.pairs)), np.arange(len(target.pairs)))]
     fold = grouped_folds(sample.groups, protocol.folds, protocol.seed)
     of_prompt = dict(zip(sample.groups.tolist(), fold.tolist(), strict=True))
-    # A prompt that the sample does not have is trained on nowhere, so any fit may test it.
+    # A prompt that is not in the sample is in no training set, so any fit may test it.
     tested = np.array([of_prompt.get(group, 0) for group in target.groups.tolist()])
     return [
-        Round(np.flatnonzero(fold != one), np.flatnonzero(tested == one)) for one in range(protocol.folds)
+        Round(np.flatnonzero(fold != number), np.flatnonzero(tested == number))
+        for number in range(protocol.folds)
     ]
 
 
 def training_of(sample: Sample, kept: Int64[np.ndarray, " kept"], protocol: Protocol) -> Training:
-    """Return what methods may learn from: some pairs, fewer and flipped if the protocol says so."""
+    """Return training data of some pairs, subsampled and with swapped labels as the protocol says."""
     generator = np.random.default_rng(protocol.seed)
     if protocol.train_pairs is not None and protocol.train_pairs < len(kept):
         kept = np.sort(generator.choice(kept, protocol.train_pairs, replace=False))
@@ -163,7 +164,7 @@ def result(
     seconds: float,
     fold: Int64[np.ndarray, " m"],
 ) -> Result:
-    """Return the figures of a method from its margins; chance has an accuracy of a half by definition."""
+    """Return the result of a method from its margins; chance has an accuracy of one half by definition."""
     if method.kind == "chance":
         half = PairAccuracy(0.5, 0.5, 0.5, len(margins), len(np.unique(sample.groups)), 0)
         return Result(method, half, 0.0, 0, 0.0, margins)
@@ -172,10 +173,10 @@ def result(
 
 
 def compared(results: Sequence[Result], reference: Result, sample: Sample) -> list[Result]:
-    """Add to each result how far the reference is ahead of it, pair by pair."""
+    """Add to each result the paired difference between the reference and it."""
     return [
-        one
-        if one is reference or one.method.kind == "chance"
-        else one._replace(against=difference(reference.margins, one.margins, sample.groups))
-        for one in results
+        result
+        if result is reference or result.method.kind == "chance"
+        else result._replace(against=difference(reference.margins, result.margins, sample.groups))
+        for result in results
     ]

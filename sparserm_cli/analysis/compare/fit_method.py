@@ -1,7 +1,7 @@
-"""Fitting one of the compared methods on training pairs.
+"""Fit one of the compared methods on training pairs.
 
-Axes: `n` responses, `m` pairs. Everything that looks at labels (choice among settings, standardisation, fit)
-looks at training pairs alone.
+Axes: `n` responses, `m` pairs. All steps that use labels (choice among settings, standardisation, fit) use
+training pairs only.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 def fit_method(method: Method, training: Training) -> Scorer:
     """Fit a method on training pairs."""
     if method.among:
-        best = max(method.among, key=lambda one: inner_accuracy(one, training))
+        best = max(method.among, key=lambda setting: inner_accuracy(setting, training))
         return fit_method(best, training)._replace(chosen=best.name)
     if method.layers is not None:
         return _of_layers(method, method.layers, training)
@@ -48,7 +48,7 @@ def fit_method(method: Method, training: Training) -> Scorer:
     def score(sample: Sample) -> Float64[np.ndarray, " n"]:
         return scores_of(fitted.weights, (project(sample) - mean) / std).astype(np.float64)
 
-    return Scorer(score, sum(one.size for one in fitted.weights.values()))
+    return Scorer(score, sum(array.size for array in fitted.weights.values()))
 
 
 def inner_accuracy(method: Method, training: Training) -> float:
@@ -64,20 +64,20 @@ def inner_accuracy(method: Method, training: Training) -> float:
 
 
 def _of_layers(method: Method, layers: tuple[int, ...], training: Training) -> Scorer:
-    """Fit a method on some of the layers."""
+    """Fit a method on its layers."""
     part = training._replace(sample=training.sample.only(layers))
     fitted = fit_method(replace(method, layers=None), part)
     return fitted._replace(score=lambda sample: fitted.score(sample.only(layers)))
 
 
 def _by_length(training: Training) -> Scorer:
-    """Prefer the longer response if the training pairs do, else the shorter."""
+    """Prefer the longer response if the training pairs do, otherwise the shorter one."""
     preference = float(length_preference(training.sample.lengths, training.pairs)) or 1.0
     return Scorer(lambda sample: preference * sample.lengths.astype(np.float64), 1)
 
 
 def _difference_of_means(method: Method, training: Training) -> Scorer:
-    """Project on the mean chosen vector less the mean rejected one."""
+    """Project on the mean chosen vector minus the mean rejected vector."""
     vectors = vectors_of(training.sample, method.pool)
     pairs = training.pairs[~training.validation]
     weight = difference_of_means(vectors, pairs)

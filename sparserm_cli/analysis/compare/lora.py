@@ -1,6 +1,6 @@
-"""A LoRA reward model as a method of the comparison: TRL's RewardTrainer on the whole language model.
+"""A LoRA reward model as a method of the comparison, trained by TRL's RewardTrainer.
 
-Reads: token ids of the capture, the language model. Axes: `n` responses of a run.
+Reads: token ids of the capture, the language model. Axes: `n` is the number of responses of a run.
 Memory: the language model, its adapters in float32, and the activations of a few pairs.
 """
 
@@ -24,19 +24,19 @@ from sparserm_cli.models.lm.devices import choose_device, choose_dtype
 from sparserm_cli.store.capture.token_ids import ids_of
 
 RANK = 16
-"""Of the adapters of every linear layer; they are scaled by 2, as is usual."""
+"""Rank of the adapters of every linear layer; they are scaled by 2, as is usual."""
 LEARNING_RATE = 2e-4
-"""Of AdamW, falling to 0 along a line."""
+"""Learning rate of AdamW, which decreases linearly to 0."""
 EPOCHS = 2
-"""Passes over the training pairs."""
+"""Number of passes over the training pairs."""
 BATCH_PAIRS = 8
-"""Pairs in one step."""
+"""Pairs per optimiser step."""
 SCORED_TOGETHER = 16
-"""Responses in one forward pass, of similar length."""
+"""Responses of similar length per forward pass when scoring."""
 
 
 class _Score(torch.nn.Linear):
-    """Scores in float32 whatever the rest is computed in: rounded to bfloat16, close pairs would be ties."""
+    """Computes scores in float32, because scores of close pairs would be equal in bfloat16."""
 
     def forward(self, states: Float[Tensor, "*n d"]) -> Float32[Tensor, "*n 1"]:
         with torch.autocast(states.device.type, enabled=False):
@@ -47,16 +47,16 @@ Texts = Sequence[UInt32[np.ndarray, " _"]]
 
 
 def missing_packages() -> str | None:
-    """Return what to do if the packages are not there; None if they are."""
+    """Return a sentence that names missing packages and how to install them; None if none is missing."""
     absent = [name for name in ("trl", "peft") if importlib.util.find_spec(name) is None]
     return f"{' and '.join(absent)} not found; run pip install 'sparserm[align]'" if absent else None
 
 
 def fit_lora(training: Training) -> Scorer:
-    """Train adapters and a score on the training pairs, with the stored prompts and responses as they are.
+    """Train adapters and a score layer on the stored prompts and responses of the training pairs.
 
     The frozen weights and the products are bfloat16 where this machine multiplies it faster, the adapters'
-    weights float32. There is no early stopping: the pairs that stop other heads train here as well.
+    weights float32. There is no early stopping: the pairs that stop other heads are training pairs here.
     """
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model_state_dict
@@ -83,7 +83,7 @@ def fit_lora(training: Training) -> Scorer:
         options = RewardConfig(
             output_dir=scratch,
             num_train_epochs=EPOCHS,
-            # One pair after the other: most of a batch that is padded to its longest pair would be padding.
+            # Each pair is run alone, because a batch padded to its longest pair would be mostly padding.
             per_device_train_batch_size=1,
             gradient_accumulation_steps=BATCH_PAIRS,
             learning_rate=LEARNING_RATE,
@@ -97,7 +97,9 @@ def fit_lora(training: Training) -> Scorer:
             logging_strategy="no",
             disable_tqdm=True,
         )
-        set_seed(training.seed)  # the weights of the new score are drawn before the trainer sets it
+        set_seed(
+            training.seed
+        )  # the weights of the new score layer are drawn before the trainer sets the seed
         model, tokenizer = _model(sample, dtype)
         trainer = RewardTrainer(
             model=model,
@@ -106,10 +108,10 @@ def fit_lora(training: Training) -> Scorer:
             processing_class=tokenizer,
             peft_config=adapters,
         )
-        trainer.remove_callback(PrinterCallback)  # stdout is for results
+        trainer.remove_callback(PrinterCallback)  # stdout holds only results
         trainer.train()
     fitted = trainer.model.eval()
-    count = sum(one.numel() for one in get_peft_model_state_dict(fitted).values())
+    count = sum(parameter.numel() for parameter in get_peft_model_state_dict(fitted).values())
 
     def score(target: Sample) -> Float64[np.ndarray, " n"]:
         with torch.inference_mode(), torch.autocast(device, dtype, enabled=dtype == torch.bfloat16):
@@ -119,10 +121,10 @@ def fit_lora(training: Training) -> Scorer:
 
 
 def _model(sample: Sample, dtype: torch.dtype) -> tuple[Any, Any]:
-    """Load the language model of the capture with a score instead of its words, and its tokenizer.
+    """Load the tokenizer and the language model of the capture, with a score layer as its output.
 
     Raises:
-        IncompatibleError: the model has changed since.
+        IncompatibleError: the model has changed since the capture.
 
     """
     from transformers import AutoModelForSequenceClassification
@@ -148,15 +150,15 @@ def _model(sample: Sample, dtype: torch.dtype) -> tuple[Any, Any]:
 
 
 def _texts(sample: Sample) -> Texts:
-    """Return the token ids of every prompt with its response."""
-    found = ids_of(sample.capture, sample.rows.tolist())
-    return [np.concatenate([found[row].prompt, found[row].response]) for row in sample.rows.tolist()]
+    """Return the token ids of every response after its prompt."""
+    ids = ids_of(sample.capture, sample.rows.tolist())
+    return [np.concatenate([ids[row].prompt, ids[row].response]) for row in sample.rows.tolist()]
 
 
 def _scores(model: Any, texts: Texts) -> Float64[np.ndarray, " n"]:
     """Score every response, the longest ones first."""
     scores = np.zeros(len(texts))
-    order = np.argsort([-len(one) for one in texts], kind="stable")
+    order = np.argsort([-len(text) for text in texts], kind="stable")
     for start in range(0, len(order), SCORED_TOGETHER):
         taken = order[start : start + SCORED_TOGETHER]
         rows = [torch.from_numpy(texts[row].astype(np.int64)) for row in taken]
@@ -164,6 +166,6 @@ def _scores(model: Any, texts: Texts) -> Float64[np.ndarray, " n"]:
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
         lengths = torch.tensor([len(row) for row in rows])
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        found = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
-        scores[taken] = found.logits[:, 0].double().numpy(force=True)
+        output = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device))
+        scores[taken] = output.logits[:, 0].double().numpy(force=True)
     return scores

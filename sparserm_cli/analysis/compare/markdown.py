@@ -1,4 +1,4 @@
-"""A comparison as Markdown tables, which a terminal, a README and an issue show alike."""
+"""Write a comparison as Markdown tables, which a terminal, a README and an issue can all show."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,21 @@ SWEEPS = {
     "layers": "layers",
     "saes": "SAE of",
 }
-"""Sweeps that are curves: name to what is swept. The others list methods."""
+"""The swept quantity of each sweep that is a curve; the other sweeps list methods."""
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(comparison: Mapping[str, Any]) -> str:
     """Return the comparison as Markdown tables, one run after the other.
 
-    A mark behind an accuracy tells that the paired 95 % interval against the table's first method excludes
-    zero: - that the method is behind, + that it is ahead.
+    A mark behind an accuracy means that the paired 95 % interval against the table's first method excludes
+    zero: - means that the method is worse, + that it is better.
     """
     parts = []
-    for name, run in found["runs"].items():
+    for name, run in comparison["runs"].items():
         parts.append(f"### {name}: {run['pairs']:,} pairs of {run['prompts']:,} prompts")
-        parts.append("\n".join(f"- {one}: {_saes(layers)}" for one, layers in run["saes"].items()))
+        parts.append(
+            "\n".join(f"- {sample_name}: {_saes(layers)}" for sample_name, layers in run["saes"].items())
+        )
         for sweep, points in run["sweeps"].items():
             if sweep in SWEEPS:
                 parts.append(_curve(points, SWEEPS[sweep]))
@@ -36,17 +38,17 @@ def markdown(found: Mapping[str, Any]) -> str:
 
 
 def _saes(layers: Mapping[str, Mapping[str, float]]) -> str:
-    """Tell of each layer's SAE the width, how many latents fire on a token, and the variance it explains."""
-    told = []
+    """Return the width, the mean number of firing latents per token and the explained variance per SAE."""
+    sentences = []
     for layer, facts in layers.items():
         explained = facts.get("explained_variance")
         fit = "" if explained is None else f", explained variance {explained:.3f}"
-        told.append(f"layer {layer}, {facts['d_sae']:,} latents, L0 {facts['l0']:.1f}{fit}")
-    return "; ".join(told)
+        sentences.append(f"layer {layer}, {facts['d_sae']:,} latents, L0 {facts['l0']:.1f}{fit}")
+    return "; ".join(sentences)
 
 
 def _curve(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> str:
-    """Return a sweep as a table: a row a point, a column a method."""
+    """Return a sweep as a table with one row per point and one column per method."""
     names = [row["method"]["name"] for row in next(iter(points.values()))]
     lines = [f"| {what} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for point, rows in points.items():
@@ -66,7 +68,7 @@ def _cell(row: Mapping[str, Any]) -> str:
 
 
 def _listing(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return methods as a table, a line each."""
+    """Return methods as a table with one line per method."""
     first = rows[0]["method"]["name"]
     lines = [
         f"| method | accuracy | 95 % interval | between folds | parameters | seconds | {first} less this |",
@@ -88,6 +90,6 @@ def _listing(rows: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     for row in rows:
         if row.get("chosen"):
-            told = (f"{name} ({count})" for name, count in Counter(row["chosen"]).most_common())
-            lines.append(f"\n{row['method']['name']}: {'; '.join(told)}")
+            choices = (f"{name} ({count})" for name, count in Counter(row["chosen"]).most_common())
+            lines.append(f"\n{row['method']['name']}: {'; '.join(choices)}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The methods that `compare` tries: SparseRM as it is asked for, controls under the same head, the rest."""
+"""The methods that `compare` measures: SparseRM, controls with the same head, and other baselines."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,24 +16,24 @@ DEFAULTS = Method(
     unit=FrequencyConfig.unit,
     **vars(HeadSetting()),
 )
-"""The options of `frequency`, `select` and `fit` as they are when nothing is said."""
+"""SparseRM with the default options of `frequency`, `select` and `fit`."""
 CONTROLS = {
     "random latents' rows": "random-latents",
     **{name: baseline.kind for name, baseline in BASELINES.items()},
 }
-"""Other directions: name to kind."""
-IN_TURN = {
+"""The kind of each control, which has other directions than SparseRM."""
+FORWARD_SELECTED = {
     "components of pairs, in turn": "components-in-turn",
     "random directions, in turn": "random-in-turn",
 }
-"""The same, chosen in turn as `forward` chooses latents: name to kind."""
+"""The kind of each control whose directions are chosen by forward selection, as `forward` chooses latents."""
 DENSE = Method("dense, linear", kind="dense", top_k=None)
-"""A linear probe of the mean vectors."""
+"""A linear probe on the mean vectors."""
 LATENTS = (
     Method("SAE latents, mean", kind="latent-means"),
     Method("SAE latents, maximum", kind="latent-maxima"),
 )
-"""The latents themselves, twice as many as directions."""
+"""Heads on the latents' own values, with twice as many latents as directions per side."""
 WHOLE = (
     DENSE,
     replace(DENSE, name="dense, linear, mean and last", pool="both"),
@@ -42,7 +42,7 @@ WHOLE = (
     Method("length only", kind="length", top_k=None),
     Method("chance", kind="chance", top_k=None),
 )
-"""What has no directions to count."""
+"""Baselines without a number of directions."""
 CHANGES: dict[str, dict[str, Any]] = {
     **{f"by {by}": {"by": by} for by in ("standardised", "z", "mcnemar", "mutual-information")},
     **{
@@ -58,15 +58,15 @@ CHANGES: dict[str, dict[str, Any]] = {
     "MLP, margin": {"head": "mlp", "loss": "margin"},
     "MLP, margin, mean and last": {"head": "mlp", "loss": "margin", "pool": "both"},
 }
-"""SparseRM with one or two options changed: name to options."""
+"""The changed options of each variant of SparseRM."""
 LORA = Method("LoRA, all of the model", kind="lora", top_k=None)
-"""The language model itself, fitted to the pairs."""
+"""The whole language model, fitted to the pairs with adapters."""
 FEW = 16
-"""Directions a side where labels are few or wrong: where selection can show."""
+"""Directions per side where labels are few or wrong, so that the selection matters."""
 
 
 def usual_top_k(config: CompareConfig) -> int:
-    """Return the directions a side where nothing sweeps them: the default of `select`, if it is tried."""
+    """Return the directions per side outside their sweep: the default of `select` if the sweep has it."""
     return SelectConfig.top_k if SelectConfig.top_k in config.top_k else max(config.top_k)
 
 
@@ -77,60 +77,60 @@ def sparserm(config: CompareConfig, top_k: int) -> Method:
 
 
 def with_controls(own: Method, suffix: str = "") -> list[Method]:
-    """Return a method and other directions in the same number under the same head."""
+    """Return a method and its controls, with the same number of directions and the same head."""
     in_turn = own.by == "forward"
     plain = [replace(own, name=f"{own.name}, by difference", by="difference")] if in_turn else []
-    controls = CONTROLS | (IN_TURN if in_turn else {})
+    controls = CONTROLS | (FORWARD_SELECTED if in_turn else {})
     return [own, *plain, *(replace(own, name=name + suffix, kind=kind) for name, kind in controls.items())]
 
 
-def everything(config: CompareConfig) -> list[Method]:
-    """Return SparseRM and its controls, the product's defaults and their controls, and all the rest."""
+def all_methods(config: CompareConfig) -> list[Method]:
+    """Return SparseRM and its controls, the defaults and their controls, and all other baselines."""
     top_k = usual_top_k(config)
     own = with_controls(sparserm(config, top_k))
     usual = with_controls(replace(DEFAULTS, top_k=top_k), ", defaults")
-    return [*own, *usual, *(replace(one, top_k=2 * top_k) for one in LATENTS), *WHOLE]
+    return [*own, *usual, *(replace(method, top_k=2 * top_k) for method in LATENTS), *WHOLE]
 
 
 def variants(config: CompareConfig) -> list[Method]:
-    """Return SparseRM and what becomes of it when options are changed."""
+    """Return SparseRM and its variants with changed options."""
     own = sparserm(config, usual_top_k(config))
     changed = [replace(own, name=f"SparseRM, {name}", **options) for name, options in CHANGES.items()]
-    return [own, *(one for one in changed if replace(one, name=own.name) != own)]
+    return [own, *(method for method in changed if replace(method, name=own.name) != own)]
 
 
 def layered(config: CompareConfig) -> list[Method]:
-    """Return what layers are compared by: SparseRM, its defaults and the dense probe."""
+    """Return the methods by which layers are compared: SparseRM, its defaults and the dense probe."""
     top_k = usual_top_k(config)
     return [sparserm(config, top_k), replace(DEFAULTS, top_k=top_k), DENSE]
 
 
 def layer_choices(layers: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Return each layer alone, then all together."""
-    alone: list[tuple[int, ...]] = [(one,) for one in layers]
+    alone: list[tuple[int, ...]] = [(layer,) for layer in layers]
     return [*alone, layers] if len(layers) > 1 else alone
 
 
 def chosen(config: CompareConfig, layers: tuple[int, ...]) -> list[Method]:
-    """Return SparseRM, its strongest control and the dense probe, each in the best of the same settings.
+    """Return SparseRM, its strongest control and the dense probe, each with the best of the same settings.
 
-    The last one is SparseRM as it is when nothing is said, with all layers.
+    The last method is SparseRM with default options and all layers.
     """
     top_k = usual_top_k(config)
     own = sparserm(config, top_k)
     pairs = replace(own, name="components of pairs", kind="pair-components")
     dense = replace(DENSE, name="dense")
     of_choice = [
-        replace(one, name=f"{one.name}, best setting", among=tuple(_settings(one, layers)))
-        for one in (own, pairs, dense)
+        replace(method, name=f"{method.name}, best setting", among=tuple(_settings(method, layers)))
+        for method in (own, pairs, dense)
     ]
     return [*of_choice, replace(DEFAULTS, top_k=top_k)]
 
 
 def _settings(method: Method, layers: tuple[int, ...]) -> Iterator[Method]:
-    """Yield a method with each setting on each choice of layers.
+    """Yield a method with every setting on every choice of layers.
 
-    Selection in turn fits a linear head already, from which a hidden layer gains nothing: it has the default.
+    Forward selection already fits a linear head, and a hidden layer gains nothing, so it keeps the default.
     """
     for taken in layer_choices(layers):
         for known, setting in SETTINGS.items():
@@ -140,11 +140,11 @@ def _settings(method: Method, layers: tuple[int, ...]) -> Iterator[Method]:
 
 
 def transferred(config: CompareConfig) -> list[Method]:
-    """Return the dense probe first, as what is to carry over no worse, then SparseRM and its controls."""
-    *own, dense = few(config)
+    """Return the dense probe as the reference for transfer, then SparseRM and its controls."""
+    *own, dense = few_directions(config)
     return [dense, replace(DEFAULTS, top_k=usual_top_k(config)), *own]
 
 
-def few(config: CompareConfig) -> list[Method]:
-    """Return SparseRM and its controls with few directions, and the dense probe."""
+def few_directions(config: CompareConfig) -> list[Method]:
+    """Return SparseRM and its controls with a small number of directions, and the dense probe."""
     return [*with_controls(sparserm(config, min(FEW, usual_top_k(config)))), DENSE]

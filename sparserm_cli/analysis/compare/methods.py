@@ -1,7 +1,7 @@
-"""What is compared: SparseRM and what it must beat, each by the numbers that it gives a head.
+"""The compared methods: SparseRM and its baselines, each defined by the features that it gives a head.
 
-Axes: `n` responses, `m` pairs, `p` numbers a response, `d_in` width of the residual stream. Everything that
-looks at labels (selection, components) looks at training pairs alone.
+Axes: `n` responses, `m` pairs, `p` features per response, `d_in` width of the residual stream. All steps that
+use labels (selection, components) use training pairs only.
 """
 
 from collections.abc import Callable
@@ -35,67 +35,67 @@ class Scorer(NamedTuple):
     """A fitted method."""
 
     score: Callable[[Sample], Float64[np.ndarray, " n"]]
-    """Scores every response of a run."""
+    """The function that scores every response of a run."""
     parameters: int
-    """Numbers that were fitted to the labels by the head."""
+    """Number of parameters that the head fitted to the labels."""
     chosen: str = ""
     """Name of the method that was chosen, where there was a choice."""
 
 
 VAL_FRACTION = 0.2
-"""Share of the training prompts that chooses penalties and stops training."""
+"""Share of the training prompts by which penalties are chosen and training is stopped."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way of scoring."""
+    """A method with its options."""
 
     name: str
-    """As tables call it."""
+    """The name of the method in tables."""
     kind: str = "selected"
-    """Which numbers the head sees: a key of `KINDS`; means, length, lora and chance have no head."""
+    """The features of the head: a key of `KINDS`; means, length, lora and chance have no head."""
     top_k: int | None = 64
-    """Directions a side; None for all there is."""
+    """Directions per side; None means that all features are used."""
     by: str = "difference"
-    """What selects latents."""
+    """The statistic by which latents are selected."""
     unit: Unit = "token"
-    """What their rates are shares of."""
+    """Whether firing rates are counted per token or per response."""
     pool: str = "mean"
-    """mean, last or both."""
+    """The pooling of a response's tokens: mean, last or both."""
     head: str = "linear"
-    """linear or mlp."""
+    """The head: linear or mlp."""
     loss: str = "bt"
-    """margin, bt or bce."""
+    """The loss of the head: margin, bt or bce."""
     layers: tuple[int, ...] | None = None
-    """Layers used; None for all there are."""
+    """The layers in use; None means all layers."""
     among: tuple["Method", ...] = ()
-    """What is fitted instead: the best of these in folds of the training prompts."""
+    """Candidate methods, of which the best in folds of the training prompts is fitted instead."""
 
 
 class Training(NamedTuple):
-    """What a method may learn from."""
+    """The training data of a method."""
 
     sample: Sample
-    """The run."""
+    """The run that holds the pairs."""
     pairs: Int64[np.ndarray, "m 2"]
-    """Training pairs, with those that choose and stop."""
+    """Training pairs, including the validation pairs."""
     groups: UInt64[np.ndarray, " m"]
-    """Prompt of each pair."""
+    """The key of the prompt of each pair."""
     seed: int
-    """Of the validation prompts, inner folds and everything random in a fit."""
+    """Seed of the validation prompts, the inner folds and all randomness in a fit."""
 
     @property
     def validation(self) -> Bool[np.ndarray, " m"]:
-        """The latter; a prompt is chosen by its own hash, so a larger set keeps the smaller one's."""
+        """Mask of the validation pairs; it depends only on prompt hashes, so added data do not change it."""
         return validation_mask(self.groups, VAL_FRACTION, self.seed + 1)
 
     @property
     def rows(self) -> Int64[np.ndarray, " rows"]:
-        """Responses of the pairs that train."""
+        """Indices of the responses of the pairs that are not for validation."""
         return np.unique(self.pairs[~self.validation])
 
     def only(self, kept: Int64[np.ndarray, " kept"]) -> "Training":
-        """Return what may be learned from some of the pairs."""
+        """Return the training data of some of the pairs."""
         return self._replace(pairs=self.pairs[kept], groups=self.groups[kept])
 
 
@@ -109,7 +109,7 @@ def vectors_of(sample: Sample, pool: str) -> Float32[np.ndarray, "n p"]:
 
 
 def _on(rows: dict[int, np.ndarray], pool: str) -> Projection:
-    """Return the projection on directions of each layer."""
+    """Return the function that projects on the directions of each layer."""
 
     def project(sample: Sample) -> Float32[np.ndarray, "n p"]:
         parts = [
@@ -121,7 +121,7 @@ def _on(rows: dict[int, np.ndarray], pool: str) -> Projection:
 
 
 def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarray]:
-    """Choose latents as `frequency` and `select` do, on the pairs that train."""
+    """Select latents as `frequency` and `select` do, on the training pairs without the validation pairs."""
     sample = training.sample
     pairs = training.pairs[~training.validation]
     group = np.zeros(len(sample.lengths), np.uint64)
@@ -145,13 +145,15 @@ def _selected_latents(method: Method, training: Training) -> dict[int, np.ndarra
 
 
 def _selected(method: Method, training: Training) -> Projection:
-    """Project on the decoder rows of the selected latents: SparseRM."""
+    """Project on the decoder rows of the selected latents, as SparseRM does."""
     chosen = _selected_latents(method, training)
-    return _on({layer: training.sample.decoder(layer, one) for layer, one in chosen.items()}, method.pool)
+    return _on(
+        {layer: training.sample.decoder(layer, latents) for layer, latents in chosen.items()}, method.pool
+    )
 
 
 def _random_latents(method: Method, training: Training) -> Projection:
-    """Project on the decoder rows of latents that fire, chosen at random."""
+    """Project on the decoder rows of firing latents that are drawn at random."""
     return _selected(replace(method, by="random-latents"), training)
 
 
@@ -172,7 +174,7 @@ def _drawn(training: Training, layer: int, count: int) -> Float32[np.ndarray, "d
 
 
 def _random_in_turn(method: Method, training: Training) -> Projection:
-    """Project on random directions, chosen in turn among as many as the SAE has latents."""
+    """Project on random directions, forward-selected among as many as the SAE has latents."""
     latents = training.sample.latents
     return _in_turn(
         method, training, lambda layer, _: _drawn(training, layer, latents[layer].tokens.shape[1])
@@ -180,8 +182,8 @@ def _random_in_turn(method: Method, training: Training) -> Projection:
 
 
 def _components_in_turn(method: Method, training: Training) -> Projection:
-    """Project on principal components of the pairs, chosen in turn among all of them."""
-    return _in_turn(method, training, lambda _, found: leading(found.second, len(found.mean)))
+    """Project on principal components of the pairs, forward-selected among all of them."""
+    return _in_turn(method, training, lambda _, moments: leading(moments.second, len(moments.mean)))
 
 
 def _in_turn(
@@ -189,43 +191,45 @@ def _in_turn(
     training: Training,
     pool_of: Callable[[int, Moments], Float32[np.ndarray, "pool d_in"]],
 ) -> Projection:
-    """Choose as `forward` does among latents, but among any directions of a layer, which have no sides."""
+    """Select among any directions of a layer as `forward` selects among latents, but without sides."""
     rows = {}
     pairs = training.pairs[~training.validation]
     for layer in training.sample.layers:
-        found = _moments(training.sample, layer, pairs)
-        pool = pool_of(layer, found)
+        moments = _moments(training.sample, layer, pairs)
+        pool = pool_of(layer, moments)
         rows[layer] = pool[
             orthogonal.orthogonal_least_squares(
-                pool, None, min(method.top_k or 0, len(pool) // 2), found
+                pool, None, min(method.top_k or 0, len(pool) // 2), moments
             ).place
         ]
     return _on(rows, method.pool)
 
 
 def _moments(sample: Sample, layer: int, pairs: Int64[np.ndarray, "m 2"]) -> Moments:
-    """Return the moments that `forward` chooses by."""
+    """Return the moments on which forward selection is based."""
     return moments(sample.pooled[layer]["mean"], pairs)
 
 
 def _pooled_once(sample: Sample, layer: int, pool: str) -> Float32[np.ndarray, "n d_in"]:
-    """Return the pooled vectors that components are taken of."""
+    """Return the pooled vectors from which components are computed."""
     return sample.pooled[layer][POOLINGS[pool][0]]
 
 
 def _latent_values(method: Method, training: Training, what: str) -> Projection:
-    """Give the head the selected latents' own values instead of projections."""
+    """Use the selected latents' own values as features instead of projections."""
     chosen = _selected_latents(method, training)
 
     def project(sample: Sample) -> Float32[np.ndarray, "n p"]:
-        parts = [getattr(sample.latents[layer], what)[:, one].toarray() for layer, one in chosen.items()]
+        parts = [
+            getattr(sample.latents[layer], what)[:, latents].toarray() for layer, latents in chosen.items()
+        ]
         return np.concatenate(parts, axis=1).astype(np.float32)
 
     return project
 
 
 def _dense(method: Method, _training: Training) -> Projection:
-    """Give the head the whole pooled vectors."""
+    """Use the whole pooled vectors as features."""
     return lambda sample: vectors_of(sample, method.pool)
 
 
@@ -239,8 +243,8 @@ KINDS: dict[str, Callable[[Method, Training], Projection]] = {
     "latent-maxima": partial(_latent_values, what="largest"),
     "dense": _dense,
 }
-"""What a head can be given."""
+"""The function that makes the features of each kind."""
 
 
 LATENTS = ("latent-means", "latent-maxima")
-"""Kinds that do not pool: their numbers are of whole responses."""
+"""Kinds without pooling, whose features describe whole responses."""

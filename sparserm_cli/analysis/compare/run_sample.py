@@ -1,7 +1,7 @@
-"""A run in memory, so that many fits can share it: pooled vectors, latents of each response, pairs.
+"""A run in memory for many fits: pooled vectors, latents of each response, and pairs.
 
 Axes: `n` responses of the pairs, `m` pairs, `d_in` width of the residual stream, `d_sae` latents.
-Memory: 8 bytes x d_in x n a layer, and 16 bytes a latent that fires on a response.
+Memory: 8 bytes x d_in x n per layer, and 16 bytes per latent that fires on a response.
 """
 
 from collections.abc import Mapping
@@ -27,49 +27,49 @@ from sparserm_cli.store.features.reader import FeatureBlock, FeaturesReader
 
 
 class Latents(NamedTuple):
-    """What each latent does on each response of one layer, as CSR matrices of one shape (n, d_sae)."""
+    """The values of each latent on each response at one layer, as CSR matrices of shape (n, d_sae)."""
 
     tokens: sparse.csr_array
-    """Tokens on which it fires."""
+    """The number of tokens on which the latent fires."""
     mean: sparse.csr_array
-    """Its mean value over all tokens of the response."""
+    """The latent's mean value over all tokens of the response."""
     largest: sparse.csr_array
-    """Its largest value."""
+    """The latent's largest value on the response."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The pairs of a run with everything that a fit can use."""
+    """The pairs of a run with all data that a fit can use."""
 
     name: str
-    """What it is called in tables."""
+    """The name of the run in tables."""
     pooled: Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
-    """Layer to pooling (`mean`, `last`) to vectors."""
+    """The vectors by layer and pooling (`mean`, `last`)."""
     latents: Mapping[int, Latents]
-    """Layer to latents; empty without features."""
+    """The latents by layer; empty without features."""
     decoder: DecoderRows
-    """Gives decoder rows."""
+    """The function that returns decoder rows."""
     lengths: Int64[np.ndarray, " n"]
-    """Tokens of each response."""
+    """The number of tokens of each response."""
     pairs: Int64[np.ndarray, "m 2"]
-    """Chosen and rejected response of each pair."""
+    """The indices of the chosen and the rejected response of each pair."""
     groups: UInt64[np.ndarray, " m"]
-    """Prompt of each pair."""
+    """The key of the prompt of each pair."""
     capture: ActivationsReader
-    """Where it comes from, with the token ids."""
+    """The capture from which the sample was read, with the token ids."""
     rows: Int64[np.ndarray, " n"]
-    """Number of each response there."""
+    """The number of each response in the capture."""
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers, in order."""
+        """The layers in increasing order."""
         return tuple(self.pooled)
 
     def only(self, layers: tuple[int, ...]) -> Self:
         """Return the same pairs with some of the layers.
 
         Raises:
-            UsageError: one of them is not there.
+            UsageError: one of the layers is missing.
 
         """
         missing = [layer for layer in layers if layer not in self.pooled]
@@ -81,15 +81,18 @@ class Sample:
         return replace(self, pooled=pooled, latents={layer: self.latents[layer] for layer in layers})
 
     def of_pairs(self, kept: Int64[np.ndarray, " kept"]) -> Self:
-        """Return some of the pairs, with their responses alone."""
+        """Return some of the pairs, with only their responses."""
         rows, places = np.unique(self.pairs[kept], return_inverse=True)
         return replace(
             self,
             pooled={
-                layer: {name: one[rows] for name, one in found.items()}
-                for layer, found in self.pooled.items()
+                layer: {name: vectors[rows] for name, vectors in pooled_vectors.items()}
+                for layer, pooled_vectors in self.pooled.items()
             },
-            latents={layer: Latents(*(one[rows] for one in found)) for layer, found in self.latents.items()},
+            latents={
+                layer: Latents(*(matrix[rows] for matrix in latents))
+                for layer, latents in self.latents.items()
+            },
             lengths=self.lengths[rows],
             pairs=places.reshape(-1, 2),
             groups=self.groups[kept],
@@ -103,13 +106,13 @@ def load_sample(
     """Read a run that has been captured and encoded.
 
     Args:
-        name: what to call it.
+        name: the name of the sample in tables.
         run: the run directory.
-        decoder: gives decoder rows; None reads them from the SAE that the features were made with.
-        progress: called with units read and units in all.
+        decoder: returns decoder rows; None reads them from the SAE that made the features.
+        progress: called with the numbers of units read and of all units.
 
     Raises:
-        IncompatibleError: activations or features are missing, incomplete or do not go together.
+        IncompatibleError: activations or features are missing, incomplete or do not belong together.
         CorruptStoreError: one of them is damaged.
 
     """
@@ -131,8 +134,10 @@ def load_sample(
             parts.append(_of_block(block, features.plan.sae(layer).d_sae))
             if progress:
                 progress(number * len(features.units) + len(parts), len(layers) * len(features.units))
-        stacked: list[Any] = [sparse.csr_array(sparse.vstack(one)) for one in zip(*parts, strict=True)]
-        latents[layer] = Latents(*(one[rows] for one in stacked))
+        stacked: list[Any] = [
+            sparse.csr_array(sparse.vstack(matrices)) for matrices in zip(*parts, strict=True)
+        ]
+        latents[layer] = Latents(*(matrices[rows] for matrices in stacked))
     return Sample(
         name=name,
         pooled=pooled,
@@ -147,7 +152,7 @@ def load_sample(
 
 
 def _of_block(block: FeatureBlock, d_sae: int) -> Latents:
-    """Sum up the latents of one unit by response."""
+    """Summarise the latents of one unit per response."""
     response = np.repeat(np.arange(len(block.lengths)), block.lengths)
     key = np.repeat(response, np.diff(block.csr.indptr)) * d_sae + block.csr.indices.astype(np.int64)
     order = np.argsort(key, kind="stable")
@@ -158,8 +163,8 @@ def _of_block(block: FeatureBlock, d_sae: int) -> Latents:
     counts = np.diff(np.append(starts, len(key))).astype(np.int64)
     sums = np.add.reduceat(values, starts) if len(starts) else values
     largest = np.maximum.reduceat(values, starts) if len(starts) else values
-    found = (counts, sums / block.lengths[where[0]].astype(np.float32), largest)
-    matrices: list[Any] = [sparse.csr_array((one, where), shape=shape) for one in found]
+    columns = (counts, sums / block.lengths[where[0]].astype(np.float32), largest)
+    matrices: list[Any] = [sparse.csr_array((data, where), shape=shape) for data in columns]
     return Latents(*matrices)
 
 
@@ -190,6 +195,6 @@ def count(latents: Latents, counted: CountedResponses, unit: Unit) -> Counts:
         tokens_total=tokens_total.sum(axis=(0, 1)),
         responses=by_side if by_token else summed,
         responses_total=responses_total.sum(axis=(0, 1)),
-        discordant=np.stack([one.T @ counted.pair_weight - joint for one in (chosen, rejected)]),
+        discordant=np.stack([array.T @ counted.pair_weight - joint for array in (chosen, rejected)]),
         prompts=float(counted.pair_weight.sum()),
     )

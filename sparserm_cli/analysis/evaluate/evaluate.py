@@ -1,7 +1,7 @@
-"""`evaluate`: how often the reward model is right on labelled data, beside what it is compared with.
+"""`evaluate` measures the accuracy of the reward model and its controls on labelled data.
 
 Reads: labelled rows, `reward/`, the language model. Writes: `evaluation.json`.
-Memory: the model's lower blocks, a window of rows, and some 100 bytes a pair.
+Memory: the model's lower blocks, a window of rows, and about 100 bytes per pair.
 """
 
 import time
@@ -25,13 +25,13 @@ from sparserm_cli.store.artifacts.results import EVALUATION
 
 
 class EvaluateSummary(NamedTuple):
-    """What `evaluate` has found.
+    """The results of `evaluate`.
 
     Fields:
-        path: where the metrics are written.
-        benchmark: whose rules counted.
-        metrics: what was measured, as JSON: scorers, subsets, counts.
-        seconds: spent.
+        path: path of the written metrics.
+        benchmark: the benchmark whose scoring rules were applied.
+        metrics: the measurements as JSON: scorers, subsets, counts.
+        seconds: time spent, in seconds.
     """
 
     path: PurePath
@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     Args:
         config: the options.
         progress: called with rows scored and rows read so far.
-        note: told what is worth knowing on the way.
+        note: called with messages for the user.
 
     Raises:
         BadInputError: the file cannot be read, has no labels, or shares prompts with the training data.
@@ -55,12 +55,12 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
 
     """
     begun = time.monotonic()
-    # 1. The file, whose rows are checked against the benchmark before any work, and the reward model.
+    # 1. Check the rows against the benchmark before any work; open the file and the reward model.
     check_rows(config, note)
     reader = responses_reader(config, purpose="pairs", note=note)
     model = load_reward(config)
     note(f"evaluating {model.path} in {model.lm.dtype} on {model.lm.device}")
-    # 2. Every response is scored by the head and by every control, from the same vectors.
+    # 2. Score every response with the head and with every control, from the same vectors.
     heads = {REWARD: model.head} | {name: model.control(name) for name in model.files.controls}
     rows: list[ScoredExample] = []
     how: dict[str, Any] = {"batch_tokens": config.batch_tokens, "deterministic": config.deterministic}
@@ -74,12 +74,12 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         note(sentence)
     if not any(row.pairs for row in rows):
         raise no_preference(config.file)
-    # 3. The benchmark's rules.
+    # 3. Apply the benchmark's rules.
     names = [*heads, LENGTH]
     metrics = {
         "benchmark": config.benchmark,
         "file": Path(config.file).name,
-        "inputs": [one.sha256 for one in reader.inputs],
+        "inputs": [source.sha256 for source in reader.inputs],
         "reward": model.config.lineage.digest,
         "rows_read": reader.read,
         "rows_accepted": reader.accepted,
@@ -98,15 +98,15 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
 def _scored(
     window: list[EncodedExample], scores: Mapping[str, np.ndarray], preference: int
 ) -> list[ScoredExample]:
-    """Cut the window's scores into rows; the length rule prefers as the training data did."""
+    """Split the window's scores into rows; the length rule has the preference of the training data."""
     rows, start = [], 0
     for row in window:
         stop = start + len(row.responses)
-        found = {name: values[start:stop].astype(np.float64) for name, values in scores.items()}
-        lengths = np.array([one.characters for one in row.responses], np.float64)
-        found[LENGTH] = lengths * (preference or 1)
-        tokens = np.array([len(one.response_ids) for one in row.responses], np.int64)
-        rows.append(ScoredExample(row.example, group_key(row.prompt_text), found, tokens))
+        row_scores = {name: values[start:stop].astype(np.float64) for name, values in scores.items()}
+        lengths = np.array([response.characters for response in row.responses], np.float64)
+        row_scores[LENGTH] = lengths * (preference or 1)
+        tokens = np.array([len(response.response_ids) for response in row.responses], np.int64)
+        rows.append(ScoredExample(row.example, group_key(row.prompt_text), row_scores, tokens))
         start = stop
     return rows
 
@@ -114,10 +114,10 @@ def _scored(
 def _check_overlap(
     model: RewardModel, rows: list[ScoredExample], config: EvaluateConfig, note: Note
 ) -> int | None:
-    """Return how many of the prompts were trained on; None if the reward model does not list them.
+    """Return the number of prompts that were trained on; None if the reward model does not list them.
 
     Raises:
-        BadInputError: some were, and nobody has said that this is meant.
+        BadInputError: some prompts were trained on, and the option that allows it is not set.
 
     """
     trained = model.config.training.get("prompt_groups")

@@ -1,6 +1,6 @@
-"""What `evaluate` makes of scored rows by the rules of each benchmark, as JSON; intervals are over prompts.
+"""Apply the rules of each benchmark to scored rows; the results are JSON, with intervals over prompts.
 
-Axes: `responses` of a row, `pairs` of a better and a worse one of them.
+Axes: `responses` of a row, `pairs` of a better and a worse response of a row.
 """
 
 from collections import defaultdict
@@ -25,19 +25,19 @@ from sparserm_cli.statistics.calibration import length_bias, reliability, to_jso
 from sparserm_cli.statistics.pair_accuracy import difference, interval_of_means, pair_accuracy
 
 REWARD = "reward"
-"""The reward model's own name among the scorers."""
+"""The name of the reward model among the scorers."""
 CHANCE = "chance"
 LENGTH = "length only"
 
 
 class ScoredExample(NamedTuple):
-    """One row with the scores of its responses by every scorer.
+    """One row with the scores of its responses from every scorer.
 
     Fields:
         example: the row without its texts' vectors.
-        group: key of its prompt.
-        scores: scorer to scores, in the row's order.
-        tokens: of each response.
+        group: the key of its prompt.
+        scores: the scores of each scorer, in the row's order of responses.
+        tokens: the number of tokens of each response.
     """
 
     example: Example
@@ -50,17 +50,17 @@ class ScoredExample(NamedTuple):
         return self._sides(self.scores[name])
 
     def margins(self, name: str) -> Float64[np.ndarray, " pairs"]:
-        """Return one scorer's chosen less rejected score of every pair."""
+        """Return one scorer's chosen minus rejected score of every pair."""
         return self._gaps(self.scores[name])
 
     @property
     def lengths(self) -> Int64[np.ndarray, " pairs"]:
-        """Chosen less rejected tokens of every pair."""
+        """The number of chosen minus rejected tokens of every pair."""
         return self._gaps(self.tokens)
 
     @property
     def pairs(self) -> int:
-        """Pairs of a better and a worse response."""
+        """The pairs of a better and a worse response, by index."""
         return len(self.example.pairs)
 
     def _gaps(self, values: np.ndarray) -> np.ndarray:
@@ -73,17 +73,17 @@ class ScoredExample(NamedTuple):
 
 
 def _pairs(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
-    """Every better against every worse response of a row; with subsets where rows name them."""
+    """Compare every better with every worse response of a row, and report subsets where rows name them."""
     groups = _groups(rows)
     subsets = np.array([row.example.subset or "" for row in rows for _ in range(row.pairs)])
     margins = {name: np.concatenate([row.margins(name) for row in rows]) for name in names}
-    scorers = {name: pair_accuracy(found, groups)._asdict() for name, found in margins.items()}
+    scorers = {name: pair_accuracy(pair_margins, groups)._asdict() for name, pair_margins in margins.items()}
     for name in names[1:]:
         scorers[name]["reward_less_this"] = difference(margins[REWARD], margins[name], groups)._asdict()
     parts = {
         str(subset): {
-            name: pair_accuracy(found[subsets == subset], groups[subsets == subset])._asdict()
-            for name, found in margins.items()
+            name: pair_accuracy(pair_margins[subsets == subset], groups[subsets == subset])._asdict()
+            for name, pair_margins in margins.items()
         }
         for subset in np.unique(subsets)
         if subset
@@ -101,12 +101,12 @@ def _pairs(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
 
 
 def _groups(rows: list[ScoredExample]) -> UInt64[np.ndarray, " pairs"]:
-    """Return the prompt of every pair."""
+    """Return the key of the prompt of every pair."""
     return np.repeat(np.array([row.group for row in rows], np.uint64), [row.pairs for row in rows])
 
 
 def calibrated(rows: list[ScoredExample]) -> dict[str, Any]:
-    """Return whether confidence is worth what it says, and what length has to do with the reward."""
+    """Return the calibration of the reward and its relation to the length of responses."""
     groups, lengths = _groups(rows), np.concatenate([row.lengths for row in rows])
     margins = np.concatenate([row.margins(REWARD) for row in rows])
     return {
@@ -116,10 +116,10 @@ def calibrated(rows: list[ScoredExample]) -> dict[str, Any]:
 
 
 def _rm_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
-    """RM-Bench's matrix a domain, and the mean of the domains.
+    """Return RM-Bench's matrix per domain and the mean of the domains.
 
     Raises:
-        BadInputError: a row has not three answers a side, or no domain of RM-Bench.
+        BadInputError: a row does not have three answers per side, or has no domain of RM-Bench.
 
     """
     domains: dict[str, list[ScoredExample]] = defaultdict(list)
@@ -128,42 +128,42 @@ def _rm_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
     scorers: dict[str, Any] = {}
     all_points: dict[str, list[np.ndarray]] = {}
     for name in names:
-        found, points = {}, []
+        accuracies, points = {}, []
         for domain, members in domains.items():
             chosen, rejected = map(np.stack, zip(*(row.sides(name) for row in members), strict=True))
             result = rm_bench(chosen, rejected)
-            found[domain] = {**result._asdict(), "matrix": result.matrix.tolist(), "mean": result.mean}
+            accuracies[domain] = {**result._asdict(), "matrix": result.matrix.tolist(), "mean": result.mean}
             points.append(rm_bench_points(chosen, rejected))
         low, high = interval_of_means(points)
-        total = float(np.mean([one["mean"] for one in found.values()]))
-        scorers[name] = {"domains": found, "total": total, "low": low, "high": high}
+        total = float(np.mean([accuracy["mean"] for accuracy in accuracies.values()]))
+        scorers[name] = {"domains": accuracies, "total": total, "low": low, "high": high}
         all_points[name] = points
     _add_gaps(scorers, all_points)
     return {"rows": len(rows), "scorers": scorers}
 
 
 def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
-    """RewardBench 2's score a subset, and their plain mean."""
+    """Return RewardBench 2's score per subset and their unweighted mean."""
     subsets: dict[str, list[ScoredExample]] = defaultdict(list)
     for row in rows:
         subsets[(row.example.subset or "all").lower()].append(row)
     scorers: dict[str, Any] = {}
     all_points: dict[str, list[np.ndarray]] = {}
     for name in names:
-        found, points = {}, []
+        accuracies, points = {}, []
         for subset, members in subsets.items():
             if subset == TIES_SUBSET:
                 check_partners([row.example for row in members])
                 tied = {str(row.example.id): TiedPrompt(*map(list, row.sides(name))) for row in members}
-                found[subset] = ties_score(tied)
+                accuracies[subset] = ties_score(tied)
                 points.append(ties_points(tied))
             else:
                 points.append(np.array([best_of_n(np.concatenate(row.sides(name))) for row in members]))
-                found[subset] = float(points[-1].mean())
+                accuracies[subset] = float(points[-1].mean())
         low, high = interval_of_means(points)
         scorers[name] = {
-            "subsets": found,
-            "score": float(np.mean([*found.values()])),
+            "subsets": accuracies,
+            "score": float(np.mean([*accuracies.values()])),
             "low": low,
             "high": high,
         }
@@ -171,21 +171,21 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
     _add_gaps(scorers, all_points)
     return {
         "rows": len(rows),
-        "prompts": {name: len(one) for name, one in subsets.items()},
+        "prompts": {name: len(members) for name, members in subsets.items()},
         "scorers": scorers,
     }
 
 
 def _add_gaps(scorers: dict[str, Any], points: Mapping[str, Sequence[np.ndarray]]) -> None:
-    """Add to every control how far the reward is ahead of it, with a paired 95 % interval over prompts."""
-    for name, told in scorers.items():
+    """Add to every control the reward's lead over it, with a paired 95 % interval over prompts."""
+    for name, facts in scorers.items():
         if name == REWARD:
             continue
         parts = [ours - theirs for ours, theirs in zip(points[REWARD], points[name], strict=True)]
         value = float(np.mean([part.mean() for part in parts]))
         varies = any(part.min() != part.max() for part in parts)
         low, high = interval_of_means(parts) if varies else (value, value)
-        told["reward_less_this"] = {"value": value, "low": low, "high": high}
+        facts["reward_less_this"] = {"value": value, "low": low, "high": high}
 
 
 RULES: dict[str, Callable[[list[ScoredExample], list[str]], dict[str, Any]]] = {
@@ -193,4 +193,4 @@ RULES: dict[str, Callable[[list[ScoredExample], list[str]], dict[str, Any]]] = {
     "rm-bench": _rm_bench,
     "reward-bench-2": _reward_bench_2,
 }
-"""Benchmark to its rules: scored rows and names of scorers to what was found."""
+"""The function of each benchmark that turns scored rows and names of scorers into results."""

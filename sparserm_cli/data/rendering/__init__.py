@@ -1,1 +1,1 @@
-"""Chat templates of other people, rendered by a process that ends itself at its limits."""
+"""Rendering of untrusted chat templates in a separate process with limits on time and memory."""

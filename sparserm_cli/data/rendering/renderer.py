@@ -1,4 +1,4 @@
-"""This process's side of rendering: one worker for all templates, started anew where it has ended itself."""
+"""The client side of rendering: one worker renders all templates, and is restarted after it has ended."""
 
 import atexit
 import json
@@ -15,32 +15,32 @@ _WORKER = Path(__file__).with_name("worker.py")
 
 
 class RenderError(Exception):
-    """A template that refuses a conversation, or does not come to an end with it."""
+    """A template refuses a conversation, or does not finish within its limits."""
 
 
 @dataclass(frozen=True)
 class RenderRequest:
-    """A conversation and how to write it; the fields are those of transformers' `apply_chat_template`."""
+    """A conversation with the arguments of transformers' `apply_chat_template`."""
 
     template: str
-    """Jinja text."""
+    """The Jinja text of the template."""
     messages: Sequence[Mapping[str, Any]]
-    """The turns."""
+    """The turns of the conversation."""
     tokens: Mapping[str, Any]
-    """Name to text of the tokenizer's special tokens, which templates may use."""
+    """The text of each of the tokenizer's special tokens, by name; templates may use them."""
     tools: Sequence[Any] | None = None
     """Descriptions of the tools that may be called."""
     add_generation_prompt: bool = False
-    """Whether the header of a response follows."""
+    """Whether the header of a response is written after the turns."""
     continue_final_message: bool = False
-    """Whether the last turn is left open, to be continued."""
+    """Whether the last turn is left open so that it can be continued."""
 
 
 class Renderer:
-    """Renders chat templates in a process of its own; threads may share it.
+    """Renders chat templates in a separate process; threads may share one renderer.
 
     Args:
-        seconds: longest time that one conversation may compute, in seconds of the processor.
+        seconds: most seconds of processor time that one conversation may take.
 
     """
 
@@ -51,12 +51,12 @@ class Renderer:
         atexit.register(self.close)
 
     def start(self) -> None:
-        """Start the worker if it does not run, without waiting for it."""
+        """Start the worker if it is not running, without waiting until it is ready."""
         with self._lock:
             self._running()
 
     def render(self, request: RenderRequest) -> str:
-        """Return a conversation as a template writes it.
+        """Return a conversation as the template renders it.
 
         Raises:
             RenderError: the template refuses the turns, or takes too long, too much memory or too many
@@ -68,13 +68,13 @@ class Renderer:
             answer = self._ask(line)
         if not answer:
             raise RenderError(f"a template that computes for more than {self._seconds:g} s")
-        found = json.loads(answer)
-        if "error" in found:
-            raise RenderError(found["error"])
-        return str(found["text"])
+        reply = json.loads(answer)
+        if "error" in reply:
+            raise RenderError(reply["error"])
+        return str(reply["text"])
 
     def _ask(self, line: str) -> str:
-        """Send one line and return the answer; an empty one if the worker has ended itself."""
+        """Send one line and return the answer; the answer is empty if the worker has ended."""
         process = self._running()
         if process.stdin is None or process.stdout is None:
             raise ValueError("a worker without pipes")
@@ -92,9 +92,9 @@ class Renderer:
         return answer
 
     def _running(self) -> "subprocess.Popen[str]":
-        """Return the worker of this very process: one that was forked from it must not share pipes."""
+        """Return the worker of this process; a forked process starts its own and shares no pipes."""
         if self._process is None or self._owner != os.getpid():
-            # A session of its own: Ctrl-C is for this process to answer.
+            # The worker has its own session, so that Ctrl-C reaches this process only.
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", str(_WORKER)],
                 stdin=subprocess.PIPE,
@@ -107,7 +107,7 @@ class Renderer:
         return self._process
 
     def _end(self) -> None:
-        """End the worker, if there is one of ours."""
+        """End the worker that this process has started, if there is one."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return
@@ -121,4 +121,4 @@ class Renderer:
 
 
 RENDERER = Renderer()
-"""What all templates of this process are rendered by."""
+"""The renderer that all templates of this process share."""

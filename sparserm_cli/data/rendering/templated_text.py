@@ -1,4 +1,4 @@
-"""Text that has been through the chat template already: where in it the response begins and ends.
+"""Find where the response begins and ends in a text to which the chat template has already been applied.
 
 Trainers post a whole conversation as one text. Its last turn is the response; the marks that a template puts
 around that turn are found by rendering a conversation of known words. Text cut here is tokenised to exactly
@@ -20,37 +20,43 @@ class Cut(NamedTuple):
     prompt: Rendered
     """The text up to where the response begins."""
     response: str
-    """The words of the last turn, without what ends a turn."""
+    """The words of the last turn, without the end-of-turn token."""
 
 
 class ConversationText:
     """Cuts templated text into prompt and response.
 
     Args:
-        template: what the text has been through.
+        template: the chat template that has been applied to the text.
 
     """
 
     def __init__(self, template: PromptTemplate) -> None:
         self.bos = template.bos
-        """The token that texts begin with; "" if the model has none."""
+        """The token with which texts begin; "" if the model has none."""
         question = Message("user", _ASKED)
-        asked = template.render((question,))
-        tail = asked[asked.rindex(_ASKED) + len(_ASKED) :]
+        rendered_question = template.render((question,))
+        tail = rendered_question[rendered_question.rindex(_ASKED) + len(_ASKED) :]
         try:
             closed = template.render_whole((question,))
             whole = template.render_whole((question, Message("assistant", _ANSWERED)))
         except IncompatibleError:
             closed = whole = ""
-        self._opening = self.bos if self.bos and asked.startswith(self.bos) else ""
-        header = asked.removeprefix(closed) if closed and asked.startswith(closed) else tail
+        self._opening = self.bos if self.bos and rendered_question.startswith(self.bos) else ""
+        header = (
+            rendered_question.removeprefix(closed)
+            if closed and rendered_question.startswith(closed)
+            else tail
+        )
         self.header = header or tail
-        """What the template writes before a response."""
-        before, found, after = whole.rpartition(_ANSWERED)
-        self.lead = before.removeprefix(asked) if found and before.startswith(asked) else ""
-        """What it writes between that and the words of a finished response, such as empty thoughts."""
+        """The text that the template writes before a response."""
+        before, mark, after = whole.rpartition(_ANSWERED)
+        self.lead = (
+            before.removeprefix(rendered_question) if mark and before.startswith(rendered_question) else ""
+        )
+        """The text between the header and the words of a finished response, such as empty reasoning."""
         self.endings = tuple(dict.fromkeys(mark for mark in (after, after.rstrip(), template.eos) if mark))
-        """What may stand after the words: the end of a turn, or where a policy stops."""
+        """Texts that may follow the words: the end of a turn, or the token at which a policy stops."""
 
     def cut(self, text: str, prompt: str = "") -> Cut:
         """Return prompt and response of a conversation that ends with a response.
@@ -74,13 +80,13 @@ class ConversationText:
         return Cut(Rendered(opening + text[:start]), response.removesuffix(ending))
 
     def _known(self, text: str, prompt: str) -> int:
-        """Return where a given prompt ends in the text, a BOS on either side or not; 0 if it does not fit."""
+        """Return where a given prompt ends in the text, with or without BOS on either side; 0 if absent."""
         bare = prompt.removeprefix(self.bos)
         skipped = len(text) - len(text.removeprefix(self.bos))
         return skipped + len(bare) if bare and text.startswith(bare, skipped) else 0
 
     def _after_header(self, text: str) -> int:
-        """Return where the last header ends."""
+        """Return the offset at which the last header ends."""
         place = text.rfind(self.header) if self.header.strip() else -1
         if place < 0:
             expected = f"a conversation with {self.header!r} before the response"

@@ -1,4 +1,4 @@
-"""The process that renders chat templates: JSON lines in, JSON lines out, by the renderer of transformers.
+"""The process that renders chat templates with transformers: it reads and writes JSON lines.
 
 A chat template is a program of whoever made the model. The kernel ends this process where a template computes
 for too long (a timer of processor time, which no template can catch) and refuses it memory beyond a limit; it
@@ -13,12 +13,12 @@ import sys
 from typing import Any
 
 MOST_CHARACTERS = 1 << 24
-"""Longest text that a conversation may become, in characters."""
+"""Most characters that a rendered conversation may have."""
 _MEMORY_BYTES = 4 << 30
 
 
 def render(request: dict[str, Any]) -> str:
-    """Return a conversation as its template writes it."""
+    """Return a conversation as its template renders it."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     texts, _ = render_jinja_template(
@@ -40,7 +40,7 @@ def answer(line: str) -> dict[str, str]:
         text = render(request)
     except MemoryError:
         return {"error": f"a template that takes more than {_MEMORY_BYTES >> 30} GiB of memory"}
-    except Exception as error:  # noqa: BLE001  # whatever a stranger's program raises is its refusal
+    except Exception as error:  # noqa: BLE001  # any exception of an untrusted template means that it refuses
         return {"error": str(error) or type(error).__name__}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""How much better a chosen response is than a rejected one, where a row says so in numbers."""
+"""Read how much better a chosen response is than a rejected one, where a row gives numbers."""
 
 import math
 from typing import Any
@@ -14,7 +14,7 @@ SCORES = (
     ("chosen_reward", "rejected_reward"),
     ("chosen-rating", "rejected-rating"),
 )
-"""Columns that rate both sides, as public data sets name them."""
+"""Names that public data sets give to the columns with the ratings of both sides."""
 
 
 def margin(row: Row) -> float | None:
@@ -29,16 +29,16 @@ def margin(row: Row) -> float | None:
 
 
 def number(value: Any, field: str) -> float:
-    """Return a finite number, given as one or as text.
+    """Return a finite number, which the row may give as a number or as text.
 
     Raises:
         RowError: it is neither.
 
     """
     try:
-        found = float(value) if isinstance(value, int | float | str) else math.nan
+        value_read = float(value) if isinstance(value, int | float | str) else math.nan
     except ValueError:
-        found = math.nan
-    if not math.isfinite(found):
+        value_read = math.nan
+    if not math.isfinite(value_read):
         raise RowError("a number", kind_of(value), field=field)
-    return found
+    return value_read

@@ -1,4 +1,4 @@
-"""Rows that name their sides: `chosen` and `rejected`, each a text, messages, a transcript or several."""
+"""Rows with the columns `chosen` and `rejected`, which hold texts, messages or transcripts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,11 +30,11 @@ def text(row: Row, name: str) -> str:
 
 def texts(row: Row, name: str) -> tuple[Message, ...]:
     """Return a column that must hold several responses in words."""
-    return tuple(assistant(one) for one in fields.texts({row.path(name): row.need(name)}, row.path(name)))
+    return tuple(assistant(text) for text in fields.texts({row.path(name): row.need(name)}, row.path(name)))
 
 
 def said(row: Row, name: str, before: Prompt) -> Message:
-    """Return a response in words; after a transcript without the space that followed `Assistant:`."""
+    """Return a response in words; after a transcript, the space that followed `Assistant:` is removed."""
     words = text(row, name)
     after_transcript = isinstance(row.get("prompt"), str) and isinstance(before, tuple)
     return assistant(words.strip() if after_transcript and open_transcript(row.get("prompt")) else words)
@@ -46,10 +46,10 @@ def turns_of(row: Row, name: str) -> tuple[Message, ...]:
 
 
 def after(row: Row, name: str, before: Prompt) -> tuple[Prompt, Message]:
-    """Return prompt and response of a column of messages: the response alone, or all since the first turn.
+    """Return prompt and response of a column of messages, which may begin with the prompt or leave it out.
 
     Raises:
-        RowError: it is a conversation of which the prompt is no part.
+        RowError: the messages are a conversation that does not begin with the prompt.
 
     """
     turns = turns_of(row, name)
@@ -81,7 +81,7 @@ def same_history(
 
 
 def first_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> int:
-    """Return the first place at which two sequences differ, the length of the shorter one if none does."""
+    """Return the first index at which two sequences differ, or the length of the shorter one."""
     size = min(len(first), len(second))
     return next((i for i in range(size) if first[i] != second[i]), size)
 
@@ -110,7 +110,7 @@ def _multi(row: Row) -> Parts:
 
 
 def _conversational(row: Row) -> Parts:
-    """Take one assistant turn a side after the prompt, or (UltraFeedback) the whole conversation a side."""
+    """Read one assistant turn per side or, as in UltraFeedback, one whole conversation per side."""
     before = prompt(row)
     (history, good), (other, bad) = (after(row, side, before) for side in SIDES)
     if history != other:
@@ -129,9 +129,9 @@ def _hh(row: Row) -> Parts:
     return sided(before, [good], [bad], margin(row))
 
 
-def _holds(kind: Callable[[Any], bool], *, asked: bool) -> Callable[[Row], bool]:
-    """Return a look at `chosen`: of this kind, and with a column for the question or without."""
-    return lambda row: kind(row.get("chosen")) and ("prompt" in row.names) == asked
+def _holds(kind: Callable[[Any], bool], *, has_prompt: bool) -> Callable[[Row], bool]:
+    """Return a check that `chosen` is of this kind and that a column for the question exists or does not."""
+    return lambda row: kind(row.get("chosen")) and ("prompt" in row.names) == has_prompt
 
 
 def _texts(value: Any) -> bool:
@@ -143,13 +143,13 @@ def _text(value: Any) -> bool:
 
 
 def _alone(row: Row) -> bool:
-    """Whether nothing but the two texts can hold the question.
+    """Whether only the two texts can hold the question.
 
     Raises:
         RowError: another column may hold it.
 
     """
-    if not _holds(_text, asked=False)(row):
+    if not _holds(_text, has_prompt=False)(row):
         return False
     for name in (*SIDES, "system"):
         row.get(name)
@@ -164,18 +164,18 @@ def _alone(row: Row) -> bool:
 
 
 def explain_sides(row: Row) -> None:
-    """Say what is wrong with a row that has one of the two columns and yet no shape of this family.
+    """Raise the error for a row that has one of the two columns but no shape of this family.
 
     Raises:
         RowError: a column is missing, null, or of no kind that a shape of this family has.
 
     """
-    found = row.need("chosen")
+    chosen = row.need("chosen")
     row.need("rejected")
-    if not (isinstance(found, str | list) or is_messages(found)):
+    if not (isinstance(chosen, str | list) or is_messages(chosen)):
         expected = "a string, a list of strings or a list of messages"
-        raise RowError(expected, kind_of(found), field=row.path("chosen"))
-    if _texts(found):
+        raise RowError(expected, kind_of(chosen), field=row.path("chosen"))
+    if _texts(chosen):
         row.need("prompt")
 
 
@@ -195,16 +195,16 @@ PREFERENCES = (
         _BOTH | {"prompt": "prompt"},
         fits=lambda row: _texts(row.get("chosen")) and "domain" in row.values,
     ),
-    Shape("multi-response preference", _multi, _BOTH, fits=_holds(_texts, asked=True)),
-    Shape("conversational preference", _conversational, _BOTH, fits=_holds(is_messages, asked=True)),
+    Shape("multi-response preference", _multi, _BOTH, fits=_holds(_texts, has_prompt=True)),
+    Shape("conversational preference", _conversational, _BOTH, fits=_holds(is_messages, has_prompt=True)),
     Shape(
         "conversational preference, implicit prompt",
         _conversational_implicit,
         _BOTH,
-        fits=_holds(is_messages, asked=False),
+        fits=_holds(is_messages, has_prompt=False),
     ),
-    Shape("hh-rlhf", _hh, _BOTH, fits=_holds(is_transcript, asked=False)),
-    Shape("preference", _standard, _BOTH, fits=_holds(_text, asked=True)),
+    Shape("hh-rlhf", _hh, _BOTH, fits=_holds(is_transcript, has_prompt=False)),
+    Shape("preference", _standard, _BOTH, fits=_holds(_text, has_prompt=True)),
     Shape("preference, implicit prompt", _standard_implicit, _BOTH, fits=_alone),
     Shape(
         "stack-exchange-paired",

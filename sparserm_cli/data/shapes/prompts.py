@@ -1,4 +1,4 @@
-"""Where in a row the conversation before the response stands: question, history, the system's words."""
+"""Find the conversation before the response in a row: the question, the history and the system text."""
 
 import json
 import re
@@ -24,7 +24,7 @@ PROMPT_NAMES = (
     "history",
     "problem",
 )
-"""Columns that hold the question where nothing else is said, the first that a file has before the others."""
+"""Columns that hold the question unless the user maps another; the first that a file has is used."""
 
 _PICTURES = ("images", "image", "videos", "video", "audios", "audio")
 
@@ -35,7 +35,7 @@ def prompt_name(row: Row) -> str | None:
 
 
 def prompt(row: Row) -> tuple[Message, ...] | str:
-    """Return the conversation before the response; a string is a user's only turn.
+    """Return the conversation before the response; a string is a single user turn.
 
     Raises:
         RowError: there is none, it is empty, or it holds pictures.
@@ -45,19 +45,19 @@ def prompt(row: Row) -> tuple[Message, ...] | str:
     return with_system(row, _question(row))
 
 
-def with_system(row: Row, found: tuple[Message, ...] | str) -> tuple[Message, ...] | str:
-    """Put the words of a `system` column first, unless the conversation begins with a system turn."""
+def with_system(row: Row, conversation: tuple[Message, ...] | str) -> tuple[Message, ...] | str:
+    """Put the text of a `system` column first, unless the conversation already begins with a system turn."""
     system = row.get("system")
     if isinstance(system, list):
-        # A list has the words that came before each answer: of the prompt they are only if all had the same.
-        system = system[0] if system and all(one == system[0] for one in system) else None
+        # A list holds one system text per answer; it belongs to the prompt only if all answers had the same.
+        system = system[0] if system and all(text == system[0] for text in system) else None
     if system is None or system == "":
-        return found
+        return conversation
     if not isinstance(system, str):
         raise RowError("a string", kind_of(system), field=row.path("system"))
     if not system.strip():
-        return found
-    turns = (Message("user", found),) if isinstance(found, str) else found
+        return conversation
+    turns = (Message("user", conversation),) if isinstance(conversation, str) else conversation
     if turns and turns[0].role == "system":
         if turns[0].content.strip() != system.strip():
             raise RowError("one system text", "another in the messages", field=row.path("system"))
@@ -66,27 +66,27 @@ def with_system(row: Row, found: tuple[Message, ...] | str) -> tuple[Message, ..
 
 
 def tools(row: Row) -> str:
-    """Return the tools that a row offers, as JSON text; empty for none."""
-    found = row.get("tools")
-    if isinstance(found, str) and found.strip():
+    """Return the tools that a row offers, as JSON text; empty if it offers none."""
+    offered = row.get("tools")
+    if isinstance(offered, str) and offered.strip():
         try:
-            found = json.loads(found)
+            offered = json.loads(offered)
         except ValueError:
             raise RowError("a list of tools", "text", field=row.path("tools")) from None
-    if found in (None, "", [], {}):
+    if offered in (None, "", [], {}):
         return ""
-    if not isinstance(found, list):
-        raise RowError("a list of tools", kind_of(found), field=row.path("tools"))
-    return json.dumps(found)
+    if not isinstance(offered, list):
+        raise RowError("a list of tools", kind_of(offered), field=row.path("tools"))
+    return json.dumps(offered)
 
 
 def perhaps_prompts(row: Row) -> list[str]:
-    """Return the columns not looked at that hold words or messages, so that one may be the question."""
+    """Return the unused columns that hold words or messages, one of which may be the question."""
     return [key for key in row.ignored() if key not in _LABELS and _wordy(row.values[key])]
 
 
 def shared_words(first: str, second: str) -> int:
-    """Return the length of the leading part two texts share, cut back to the end of a word.
+    """Return the length of the beginning that two texts share, cut back to the end of a word.
 
     The white space after it stays with what follows, as TRL has it. Two equal texts share all but their last
     word.
@@ -103,7 +103,7 @@ _LABELS = {"id", "source", "subset", "domain", "category", "model", "dataset", "
 
 
 def _question(row: Row) -> tuple[Message, ...] | str:
-    """Return the question by itself."""
+    """Return the question, without the turns before it."""
     value, path = row.need("prompt"), row.path("prompt")
     if is_messages(value):
         return messages(value, path)
@@ -112,9 +112,9 @@ def _question(row: Row) -> tuple[Message, ...] | str:
     if isinstance(value, list):
         return messages(value, path)
     words = fields.nonempty(value, path)
-    found = open_transcript(words)
-    if found is not None:
-        return found
+    turns = open_transcript(words)
+    if turns is not None:
+        return turns
     more = row.get("input") if "input" in row.names else None
     return f"{words}\n{more}" if isinstance(more, str) and more.strip() else words
 
@@ -127,7 +127,7 @@ def _turns_of(value: list[Any], row: Row, path: str) -> tuple[Message, ...] | st
 
 
 def _no_pictures(row: Row) -> None:
-    """Refuse a row with something to see or hear: the words alone would be another question."""
+    """Refuse a row with images or sound, because the words alone would be a different question."""
     for name in _PICTURES:
         value = row.values.get(name)
         if value not in (None, "", [], {}):

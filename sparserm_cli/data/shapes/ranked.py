@@ -21,8 +21,8 @@ def ordered(
     Args:
         before: the conversation before the answers.
         answers: the answers.
-        scores: one an answer, the best with the largest.
-        margins: whether a difference of two scores means how much better.
+        scores: one score per answer; the best answer has the largest.
+        margins: whether the difference of two scores says how much better an answer is.
 
     """
     pairs = pairs_of(scores)
@@ -31,14 +31,14 @@ def ordered(
 
 
 def _ranked(row: Row) -> Parts:
-    """Read a rank for each answer: 1 is the best."""
+    """Read one rank per answer; rank 1 is the best."""
     ranks = _numbers(row, "ranks")
     answers = _answers(row, len(ranks))
     return ordered(prompt(row), answers, [-rank for rank in ranks], margins=False)
 
 
 def _scored(row: Row) -> Parts:
-    """Read a score for each answer: the largest is the best."""
+    """Read one score per answer; the largest score is the best."""
     scores = _numbers(row, "scores")
     return ordered(prompt(row), _answers(row, len(scores)), scores)
 
@@ -54,7 +54,9 @@ def _truths(row: Row) -> Parts:
     if not isinstance(labels, list) or len(labels) != len(choices) or not set(labels) <= {0, 1}:
         raise RowError("0 or 1 for each choice", "something else", field=f"{path}.labels")
     pairs = list(zip(choices, labels, strict=True))
-    good, bad = ([assistant(one) for one, label in pairs if bool(label) is side] for side in (True, False))
+    good, bad = (
+        [assistant(answer) for answer, label in pairs if bool(label) is side] for side in (True, False)
+    )
     if not good or not bad:
         raise RowError("true and false choices", "only one kind", field=f"{path}.labels")
     return sided(prompt(row), good, bad)

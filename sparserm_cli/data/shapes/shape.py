@@ -1,4 +1,4 @@
-"""What an entry of the table of shapes says, the row as it sees it, and what it makes of the row."""
+"""The types of the table of shapes: an entry, the view of a row, and the parts that are read from a row."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -9,108 +9,108 @@ from sparserm_cli.data.shapes.values import from_json
 from sparserm_cli.data.sources.strict_json import shown
 
 EVERYWHERE = ("prompt", "system", "tools", "id", "subset", "margin", "score_chosen", "score_rejected")
-"""Names that mean the same in every shape, so that `--column` can map them whatever the shape is."""
+"""Names with the same meaning in every shape, so that `--column` can always map them."""
 
 
 class Parts(NamedTuple):
-    """What a shape finds in a row."""
+    """The parts that a shape reads from a row."""
 
     prompt: tuple[Message, ...] | str
     responses: tuple[Message, ...]
-    """The responses, each an assistant's turn."""
+    """The responses, each as an assistant's turn."""
     sides: tuple[int, ...] = ()
-    """Chosen or rejected, as long as `responses`; empty where the row does not say."""
+    """Chosen (+1) or rejected (-1), one value per response; empty if the row does not say."""
     better: tuple[tuple[int, int], ...] | None = None
-    """Pairs of a better and a worse response, by index, where they are not all chosen over all rejected."""
+    """Pairs of a better and a worse response, by index; None for every chosen over every rejected one."""
     margins: tuple[float | None, ...] = ()
-    """How much better, a pair each; empty where the row does not say."""
+    """How much better the chosen response is, one value per pair; empty if the row does not say."""
     undecided: str = ""
-    """Why the row prefers none."""
+    """The reason why the row prefers no response; empty if it prefers one."""
     rating: float | None = None
-    """The rating of the one response of the row."""
+    """The rating of the row's only response."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One way to write a row: an entry of the table."""
+    """One form of a row: an entry of the table of shapes."""
 
     name: str
-    """What the output calls it; for a public data set its usual name."""
+    """The name in the output; for a public data set its usual name."""
     read: Callable[["Row"], Parts]
-    """Takes a row apart; what rows of one family share."""
+    """The function that splits a row into its parts; the shapes of one family share it."""
     columns: Mapping[str, str]
-    """Our name to the column that holds it, a path like `question.full_text` or `answers[].rank`; all must be
+    """The column of each name, or a path like `question.full_text` or `answers[].rank`; all must be
     there for the shape to be recognised, but for `prompt` equal to "", which is found by its usual names."""
     labelled: bool = True
     """Whether a row says which responses are better."""
     labels: tuple[str, ...] = ()
-    """Columns of which one decides what is better: the first unless `--column` names another."""
+    """Columns of which one decides which response is better: the first, unless `--column` names another."""
     decides: str = ""
-    """Our name of the column that `labels` are for."""
+    """The mapped name of the column to which `labels` apply."""
     optional: Mapping[str, str] = field(default_factory=dict)
-    """Columns that are read where they are there, likewise."""
+    """Optional columns in the same form; they are read where they exist."""
     fits: Callable[["Row"], bool] = lambda _: True
-    """A further look at the first row, where its columns do not tell shapes apart."""
+    """A further check of the first row, where column names do not distinguish shapes."""
     grouped: bool = False
-    """Whether rows hold one response each, so that rows of one prompt, next to each other, make its pairs."""
+    """Whether each row holds one response, so that adjacent rows of one prompt form its pairs."""
 
     @property
     def names(self) -> set[str]:
-        """Our names that `--column` can map in this shape."""
+        """The names that `--column` can map in this shape."""
         return {*self.columns, *self.optional, *EVERYWHERE}
 
 
 class Row:
-    """A row under our names for its columns.
+    """A row whose columns are reached by the names used here.
 
     Args:
-        values: the row.
-        names: our name to the column or path that holds it.
+        values: the row as it stands in the file.
+        names: the column or path of each name.
 
     """
 
     def __init__(self, values: Mapping[str, Any], names: Mapping[str, str]) -> None:
         self.values, self.names = values, names
         self.used: set[str] = set()
-        """Columns that were looked at."""
+        """The columns that were read."""
         self.found: dict[str, str] = {}
-        """Our names that had a value, each with its column or path."""
+        """The names that had a value, each with its column or path."""
         self.parsed = False
-        """Whether a cell was JSON text of a list."""
+        """Whether a cell held the JSON text of a list."""
 
     def path(self, name: str) -> str:
-        """Return the column or path that holds what we call `name`."""
+        """Return the column or path that holds `name`."""
         return self.names.get(name, name)
 
     def has(self, name: str) -> bool:
-        """Whether the column is there and not null."""
+        """Whether the column exists and is not null."""
         try:
             return self.get(name) is not None
         except RowError:
             return False
 
     def get(self, name: str) -> Any:
-        """Return what the column holds; None if it is not there. JSON text of messages becomes these."""
+        """Return the value of the column, None if it does not exist; JSON text of messages is parsed."""
         value = self.at(self.path(name))
         if value is not None:
             self.found[name] = self.path(name)
         return value
 
     def at(self, path: str) -> Any:
-        """Return what stands at a path; None if nothing does."""
+        """Return the value at a path; None if there is none."""
         self.used.add(_top(self.values, path))
         value = _followed(self.values, path)
         if isinstance(value, str):
-            found = from_json(value, path)
-            self.parsed = self.parsed or found is not value
-            return found
+            parsed = from_json(value, path)
+            self.parsed = self.parsed or parsed is not value
+            return parsed
         return value
 
     def need(self, name: str) -> Any:
-        """Return what the column holds.
+        """Return the value of the column.
 
         Raises:
-            RowError: it is not there, or null.
+            RowError: the column does not exist or is null.
 
         """
         value, path = self.get(name), self.path(name)
@@ -122,7 +122,7 @@ class Row:
         raise RowError("a value", "null", field=path)
 
     def ignored(self) -> list[str]:
-        """Return the columns that were not looked at."""
+        """Return the columns that were not read."""
         return [key for key in self.values if key not in self.used]
 
 
@@ -132,7 +132,7 @@ def sided(
     rejected: Iterable[Message],
     margin: float | None = None,
 ) -> Parts:
-    """Return a row of which every chosen response is better than every rejected one."""
+    """Return the parts of a row in which every chosen response is better than every rejected one."""
     good, bad = tuple(chosen), tuple(rejected)
     margins = () if margin is None else (margin,) * (len(good) * len(bad))
     return Parts(prompt, (*good, *bad), (1,) * len(good) + (-1,) * len(bad), margins=margins)
@@ -144,7 +144,7 @@ def assistant(text: str) -> Message:
 
 
 def stands(row: Mapping[str, Any], path: str) -> bool:
-    """Whether a row has the column at the head of a path, and what the path leads to if there is more."""
+    """Whether a row has the first column of a path and, for a longer path, a value at its end."""
     return path in row or ("." in path and _top(row, path) in row and _followed(row, path) is not None)
 
 
@@ -154,7 +154,7 @@ def _top(values: Mapping[str, Any], path: str) -> str:
 
 
 def _followed(values: Mapping[str, Any], path: str) -> Any:
-    """Return what a path leads to: `a.b` a key, `a[].b` that of every item, `a[0].b` that of one item."""
+    """Return the value at a path: `a.b` is a key, `a[].b` that of every item, `a[0].b` that of one item."""
     if path in values:
         return values[path]
     head, _, rest = path.partition(".")
@@ -167,5 +167,5 @@ def _followed(values: Mapping[str, Any], path: str) -> Any:
         items = items[int(place) : int(place) + 1]
     elif not isinstance(inner, list):
         return None
-    found = [_followed(item, rest) if isinstance(item, Mapping) else None for item in items]
-    return (found[0] if found else None) if place.isdecimal() else found
+    results = [_followed(item, rest) if isinstance(item, Mapping) else None for item in items]
+    return (results[0] if results else None) if place.isdecimal() else results

@@ -1,4 +1,4 @@
-"""Rows with one answer, rated or not, with several unrated ones, or with a whole conversation."""
+"""Rows with one rated or unrated answer, with several unrated answers, or with a whole conversation."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from sparserm_cli.data.shapes.values import is_messages, reply
 
 
 def _single(name: str) -> Callable[[Row], Parts]:
-    """Return how a row of one answer is read that stands in this column."""
+    """Return the function that reads a row whose only answer is in this column."""
 
     def read(row: Row) -> Parts:
         before, value = prompt(row), row.need(name)
@@ -27,7 +27,7 @@ def _single(name: str) -> Callable[[Row], Parts]:
 
 
 def _rated(name: str) -> Callable[[Row], Parts]:
-    """Return how a row of one answer with a rating is read."""
+    """Return the function that reads a row with one rated answer."""
     single = _single(name)
 
     def read(row: Row) -> Parts:

@@ -25,25 +25,25 @@ SHAPES: dict[str, Shape] = {
     shape.name: shape for shape in (*PREFERENCES, *TWO_ANSWERS, *RANKED, *RATED, *PLAIN)
 }
 NAMES = frozenset().union(*(shape.names for shape in SHAPES.values()))
-"""Our names that `--column` can map."""
+"""All names that `--column` can map."""
 
 _SUBSET_COLUMNS = ("subset", "domain", "category", "Category")
 
 
 class Recognised(NamedTuple):
-    """The shape of a file, with the columns that it has in it."""
+    """The shape of a file together with the columns that hold its parts."""
 
     shape: Shape
     names: Mapping[str, str]
-    """Our name to the column or path."""
+    """The column or path of each name."""
     columns: tuple[str, ...]
     """The columns of the row by which the shape was recognised."""
     others: tuple[str, ...] = ()
-    """Columns that could decide as well what is better."""
+    """Other columns that could decide which response is better."""
 
     @property
     def name(self) -> str:
-        """What the output calls the shape."""
+        """The name of the shape in the output."""
         return self.shape.name
 
     @property
@@ -53,11 +53,11 @@ class Recognised(NamedTuple):
 
 
 def recognise(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) -> Recognised:
-    """Return the shape of a row, judged by its columns and what they hold.
+    """Return the shape of a row, recognised by its columns and their content.
 
     Args:
-        row: the row.
-        columns: our name to the column or path, where the user says so; it goes before what the table says.
+        row: the first row of the file that can be read.
+        columns: the column or path of each name that the user maps; it takes precedence over the table.
 
     Raises:
         RowError: no shape has these columns.
@@ -68,46 +68,48 @@ def recognise(row: Mapping[str, Any], columns: Mapping[str, str] | None = None) 
     if implicit:
         theirs["prompt_in"] = theirs.pop("prompt")
     for shape in SHAPES.values():
-        found = _matched(shape, row, theirs, implicit=implicit)
-        if found is not None:
-            return found
+        matched = _matched(shape, row, theirs, implicit=implicit)
+        if matched is not None:
+            return matched
     if {"chosen", "rejected"} & row.keys():
         explain_sides(Row(row, theirs))
     listed = ", ".join(shown(key, 30) for key in list(row)[:8]) or "no columns"
     raise RowError(f"columns of a known shape; {advice(row, theirs)}", listed)
 
 
-def example_of(view: Row, found: Recognised, purpose: Purpose, number: int, offset: int | None) -> Example:
+def example_of(
+    view: Row, recognised: Recognised, purpose: Purpose, number: int, offset: int | None
+) -> Example:
     """Return one row as an example.
 
     Args:
-        view: the row under our names; afterwards it says what was looked at.
-        found: the shape of its file.
+        view: the view of the row; afterwards it lists the columns that were read.
+        recognised: the shape of its file.
         purpose: "responses" leaves out which response is better.
         number: the row's number in the file, from 1.
-        offset: its first byte.
+        offset: byte offset of the row in the file; None if it is not known.
 
     Raises:
         RowError: a field is missing, null, empty or of the wrong type.
 
     """
-    parts = found.shape.read(view)
+    parts = recognised.shape.read(view)
     offered = tools(view)
     subset = _subset(view)
     given = view.get("id")
     extra = {
         key: value
         for key, value in view.values.items()
-        if key not in view.used and key not in found.names and key != "id" and _plain(value)
+        if key not in view.used and key not in recognised.names and key != "id" and _plain(value)
     }
-    labels = _labels(parts) if found.labelled and purpose != "responses" else {}
+    labels = _labels(parts) if recognised.labelled and purpose != "responses" else {}
     unlabelled = (UNLABELLED,) * len(parts.responses)
-    turns = tuple(one.extras for one in parts.responses)
+    turns = tuple(response.extras for response in parts.responses)
     example = Example(
         number,
         _id_of(given),
         parts.prompt,
-        tuple(one.content for one in parts.responses),
+        tuple(response.content for response in parts.responses),
         unlabelled,
         subset,
         extra,
@@ -119,7 +121,7 @@ def example_of(view: Row, found: Recognised, purpose: Purpose, number: int, offs
 
 
 def _labels(parts: Parts) -> dict[str, Any]:
-    """Return what says which responses are better, as fields of an example."""
+    """Return the fields of an example that say which responses are better."""
     if parts.rating is not None:
         return {"rating": parts.rating, "better": ()}
     better = () if parts.undecided else parts.better
@@ -130,7 +132,7 @@ def _labels(parts: Parts) -> dict[str, Any]:
 def _matched(
     shape: Shape, values: Mapping[str, Any], theirs: Mapping[str, str], *, implicit: bool
 ) -> Recognised | None:
-    """Return the shape with its columns if the row has them."""
+    """Return the shape with its columns if the row has them, otherwise None."""
     if theirs.keys() - shape.names - {"prompt_in"}:
         return None
     names = {**shape.columns, **theirs}
@@ -155,13 +157,13 @@ def _matched(
 
 
 def _subset(row: Row) -> str | None:
-    """Return what part of a benchmark a row is of."""
+    """Return the part of a benchmark to which a row belongs."""
     names = ([row.path("subset")] if "subset" in row.names else []) + list(_SUBSET_COLUMNS)
     return next((row.values[key] for key in names if isinstance(row.values.get(key), str)), None)
 
 
 def _id_of(value: Any) -> str | None:
-    """Return a row's own id: any JSON scalar. An object or a list names nothing, and is no id."""
+    """Return a row's own id: any JSON scalar. An object or a list is not an id."""
     if value is None or isinstance(value, dict | list):
         return None
     return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,4 +1,4 @@
-"""Rows with two answers side by side and a verdict: a winner, a strength with a sign, or a score for each."""
+"""Rows with two answers and a verdict: a winner, a signed strength of preference, or one score per answer."""
 
 import re
 from collections.abc import Mapping
@@ -14,16 +14,16 @@ from sparserm_cli.data.shapes.values import is_messages, messages, reply
 from sparserm_cli.data.sources.strict_json import kind_of, shown
 
 TIES = {"tie", "both", "neither", "equal", "same", "draw", "none", "both bad", "both good", "all tied"}
-"""Verdicts for neither answer; `tie (bothbad)` and the like begin so."""
+"""Verdicts that prefer neither answer; longer verdicts such as `tie (bothbad)` begin with one of these."""
 
 _A, _B = ("a", "model_a", "response_a", "first", "left"), ("b", "model_b", "response_b", "second", "right")
 
 
 def verdict(row: Row) -> tuple[int, float | None]:
-    """Return +1 for the first answer, -1 for the second, 0 for neither, and by how much.
+    """Return +1 if the first answer wins, -1 if the second does, 0 if neither does, and the strength.
 
     Raises:
-        RowError: the row does not say, or in words that are not known.
+        RowError: the row has no verdict, or one in unknown words.
 
     """
     if "strength" in row.names:
@@ -43,7 +43,7 @@ def _sign(value: float) -> int:
 
 
 def _winner(row: Row, value: Any) -> int:
-    """Return who won, by a word or by the last number in the name of the answer's column."""
+    """Return the winner, given as a word or as the last number in the name of the answer's column."""
     words = str(value).strip().lower().removesuffix(".0")
     if words in TIES or words.startswith("tie"):
         return 0
@@ -54,12 +54,12 @@ def _winner(row: Row, value: Any) -> int:
         numbers = re.findall(r"\d+", path)
         if numbers:
             ours[numbers[-1]] = sign
-    found = ours.get(words)
-    if found is None:
+    winner = ours.get(words)
+    if winner is None:
         expected = f"the winner, such as a, b or tie, or {row.path('response_a')}"
         what = shown(value, 30) if isinstance(value, str) else f"{kind_of(value)}: {words[:30]}"
         raise RowError(expected, what, field=row.path("winner"))
-    return found
+    return winner
 
 
 def decided(
@@ -75,18 +75,18 @@ def decided(
 
 def _answers(row: Row) -> Parts:
     before = prompt(row)
-    found = []
+    answers = []
     for name in _ANSWERS:
         value, path = row.need(name), row.path(name)
         if is_messages(value):
-            found.append(reply(messages(value, path), path)[1])
+            answers.append(reply(messages(value, path), path)[1])
         else:
-            found.append(assistant(fields.nonempty(value, path)))
-    return decided(before, found[0], found[1], verdict(row))
+            answers.append(assistant(fields.nonempty(value, path)))
+    return decided(before, answers[0], answers[1], verdict(row))
 
 
 def _conversations(row: Row) -> Parts:
-    """Two conversations, judged by their answers to the turn that the row names, else to the last one."""
+    """Read two conversations, judged by the answers to the turn that the row names, by default the last."""
     both = [turns_of(row, name) for name in ("conversation_a", "conversation_b")]
     turn = row.get("turn")
     if isinstance(turn, int) and not isinstance(turn, bool):
@@ -96,12 +96,12 @@ def _conversations(row: Row) -> Parts:
 
 def _up_to(turns: tuple[Message, ...], turn: int) -> tuple[Message, ...]:
     """Return a conversation up to the answer to the user's turn of that number, from 1."""
-    asked = [place for place, one in enumerate(turns) if one.role == "user"]
-    return turns[: asked[turn]] if turn < len(asked) else turns
+    user_turns = [place for place, message in enumerate(turns) if message.role == "user"]
+    return turns[: user_turns[turn]] if turn < len(user_turns) else turns
 
 
 def _judged(row: Row, first: tuple[Message, ...], second: tuple[Message, ...]) -> Parts:
-    (history, one), (other, two) = (
+    (history, first_answer), (other, second_answer) = (
         reply(turns, row.path(name))
         for turns, name in ((first, "conversation_a"), (second, "conversation_b"))
     )
@@ -111,13 +111,13 @@ def _judged(row: Row, first: tuple[Message, ...], second: tuple[Message, ...]) -
     if history != other:
         if first_difference(history, other) == 0:
             raise RowError("two answers to one question", "two questions", field=row.path("conversation_b"))
-        # What was judged are two conversations, and no prompt is common to both answers.
-        return Parts(history, (one,), (0,), undecided="histories that differ")
-    return decided(with_system(row, history), one, two, said)
+        # The verdict is on two whole conversations, and the two answers have no common prompt.
+        return Parts(history, (first_answer,), (0,), undecided="histories that differ")
+    return decided(with_system(row, history), first_answer, second_answer, said)
 
 
 def _lists(row: Row) -> Parts:
-    """Questions and the answers of each side as lists of equal length."""
+    """Read the questions and the answers of each side, given as lists of equal length."""
     questions = fields.texts({"prompt": _listed(row, "prompt")}, "prompt")
     both = []
     for name in _ANSWERS:
@@ -138,7 +138,7 @@ def _listed(row: Row, name: str) -> list[Any]:
 
 
 def _shp(row: Row) -> Parts:
-    """Of the data set SHP, where the label 1 means that the first answer is better, and 0 the second."""
+    """Read the label of the data set SHP: 1 means that the first answer is better, 0 the second."""
     label = number(row.need("winner"), row.path("winner"))
     if label not in (0, 1):
         raise RowError("0 or 1", f"{label:g}", field=row.path("winner"))

@@ -1,4 +1,4 @@
-r"""What a cell may hold where words are expected: text, messages, messages as JSON text, a transcript.
+r"""Read cells that may hold text, messages, messages as JSON text, or a transcript.
 
 Messages are understood in the spelling of OpenAI (`role`, `content`) and of ShareGPT (`from`, `value`), with
 the role names of both.
@@ -28,7 +28,7 @@ ROLES = {
     "observation": "tool",
     "function_response": "tool",
 }
-"""Role names of other formats to those that chat templates know; names that are not here stay as they are."""
+"""The chat template's role name for each role name of other formats; other names are kept."""
 
 _KEYS = ({"role", "content"}, {"from", "value"})
 _TURN = re.compile(r"(?:^\s*|\n\n)(Human|Assistant):")
@@ -51,7 +51,7 @@ def messages(value: Any, field: str) -> tuple[Message, ...]:
     """Return a list of messages, or one message, in the spelling and with the role names of OpenAI.
 
     Raises:
-        RowError: it is something else, or holds what is no text.
+        RowError: the value is neither, or holds content other than text.
 
     """
     turns = [value] if isinstance(value, Mapping) else listed(value)
@@ -61,10 +61,10 @@ def messages(value: Any, field: str) -> tuple[Message, ...]:
 
 
 def from_json(text: str, field: str) -> Any:
-    """Return what a cell holds that is JSON text of a list of messages or of strings; else the text itself.
+    """Return the parsed value of a cell with the JSON text of a list of messages or strings, else the text.
 
     Raises:
-        RowError: the cell holds a list of messages as Python prints it, which is no JSON.
+        RowError: the cell holds a list of messages as Python prints it, which is not JSON.
 
     """
     if _PYTHON_LIST.match(text):
@@ -109,7 +109,7 @@ def reply(turns: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], 
     """Split a conversation into what comes before its last turn and that turn, an assistant's with words.
 
     Raises:
-        RowError: the last turn is somebody else's, or says and does nothing.
+        RowError: the last turn is not the assistant's, or is empty.
 
     """
     before, _ = fields.answer(turns, field) if not turns[-1].extras else (turns[:-1], "")

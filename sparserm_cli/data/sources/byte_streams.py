@@ -1,4 +1,4 @@
-"""A file's text as UTF-8 bytes: unpacked if it is gzip, recoded if it is UTF-16 with a byte order mark."""
+"""Read a file's text as UTF-8 bytes; gzip is decompressed, and UTF-16 with a byte order mark is recoded."""
 
 import codecs
 import gzip
@@ -16,10 +16,10 @@ _MARKS = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 @contextmanager
 def text_bytes(path: Path) -> Iterator[io.BufferedIOBase]:
-    """Give the text of a file as a stream of UTF-8 bytes, and close it.
+    """Open the text of a file as a stream of UTF-8 bytes, and close it at the end.
 
     Raises:
-        BadInputError: the gzip file is cut or damaged, or the UTF-16 text is; also while it is read.
+        BadInputError: the file is cut short or damaged, which may be noticed only during reading.
 
     """
     with _opened(path) as stream:
@@ -46,7 +46,7 @@ class _Recoded(io.RawIOBase):
 
     Args:
         stream: the text, without its byte order mark.
-        encoding: of the stream.
+        encoding: the encoding of the stream.
 
     """
 
@@ -55,11 +55,11 @@ class _Recoded(io.RawIOBase):
         self._decoder = codecs.getincrementaldecoder(encoding)()
 
     def readable(self) -> bool:
-        """Tell that it can be read."""
+        """Return True, because the stream can be read."""
         return True
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # bytes only
-        """Fill the buffer with the next bytes; 0 at the end."""
+        """Fill the buffer with the next bytes and return their number, which is 0 at the end."""
         while not self._rest:
             block = self._stream.read(_BLOCK)
             self._rest = self._decoder.decode(block, final=not block).encode()

@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face data set, streamed; code of a data set repository is never run."""
+"""Stream the rows of a Hugging Face data set; code from a data set repository is never run."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError,
 
 
 class HubRows:
-    """One split of a data set, read once.
+    """One split of a data set, which can be read once.
 
     Args:
         name: `owner/name[:config][@revision]`.
@@ -75,7 +75,7 @@ class HubRows:
         self._digest.update(text.encode())
 
     def _explained(self, error: Exception) -> SparseRMError:
-        """Return the error of this project that tells what a failure of `datasets` means."""
+        """Return the error that explains a failure of `datasets`."""
         import datasets
         from huggingface_hub.errors import GatedRepoError
 
@@ -102,7 +102,7 @@ class HubRows:
 
 @contextmanager
 def _offline(wanted: bool) -> Iterator[None]:
-    """Keep `datasets` from calling out, as their environment variable would have done at import."""
+    """Keep `datasets` from using the network, as its environment variable would have done at import."""
     if not wanted:
         yield
         return

@@ -1,4 +1,4 @@
-"""A `.json` file as rows: an array of rows, an object that holds one, or (misnamed) JSON lines.
+"""Read a `.json` file as rows: an array, an object that holds an array, or JSON lines under a wrong name.
 
 Memory: the whole file, at most `MAX_FILE_BYTES`.
 """
@@ -17,7 +17,7 @@ from sparserm_cli.errors import BadInputError
 MAX_FILE_BYTES = 2**30
 _ROW_KEYS = ("rows", "data", "examples")
 _SPACE = re.compile(r"[ \t\r\n]*")
-# Only finds where a value ends; what the value holds is judged by `parse_json`.
+# This decoder only finds where a value ends; `parse_json` checks the value itself.
 _SKIPPER = json.JSONDecoder(parse_int=lambda _: 0, parse_float=lambda _: 0.0)
 
 
@@ -25,7 +25,7 @@ def json_rows(path: Path, split: str) -> Iterator[RawRow]:
     """Yield the rows of a `.json` file.
 
     Raises:
-        BadInputError: too large, not UTF-8, not JSON, or without an array of rows.
+        BadInputError: the file is too large, not UTF-8, not JSON, or has no array of rows.
 
     """
     try:
@@ -56,12 +56,12 @@ def _lines(path: Path, split: str) -> Iterator[Line]:
         raise BadInputError(str(path), "an array of rows", "another JSON value", "convert it to .jsonl")
     _, end = _SKIPPER.raw_decode(text, start)
     if _skip_space(text, end) < len(text):
-        # Several objects one after the other: JSON lines under the wrong name.
+        # Several objects in sequence are JSON lines under the wrong file name.
         yield from iter_lines(io.BytesIO(text.encode()))
         return
-    found = _array_in(path, text, start, split)
-    if found is not None:
-        yield from _elements(text, found, whole=False)
+    rows_start = _array_in(path, text, start, split)
+    if rows_start is not None:
+        yield from _elements(text, rows_start, whole=False)
         return
     data = text[start:end].encode()
     yield Line(1, len(text[:start].encode()), data, len(data), ended=True)

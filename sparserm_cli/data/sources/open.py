@@ -1,4 +1,4 @@
-"""From files, or the name of a data set on the hub, to raw rows.
+"""Open files or a data set of the hub as a stream of raw rows.
 
 JSON lines are read line by line, tables in pieces; only `.json` is read whole. A folder, a pattern such as
 `'shards/*.parquet'` or several files with commas between them are read one after another.
@@ -31,18 +31,18 @@ class RowSource:
     """An opened source of rows."""
 
     name: str
-    """File name as given, or the name of the data set; it begins every error."""
+    """The file name as given, or the name of the data set; every error begins with it."""
     unit: str
-    """What a row's number counts: "line" or "row"."""
+    """The unit that row numbers count: "line" or "row"."""
     rows: Callable[[], Iterator[RawRow]]
-    """Starts reading from the first row."""
+    """A function that starts reading from the first row."""
     inputs: Callable[[], tuple[InputFile, ...]]
-    """What is read, with digests; for a data set of the hub known only after reading."""
+    """A function that returns the inputs with digests, which a hub data set has only after reading."""
     place: Callable[[int], str] | None = None
-    """File and number in it of a row of several files; None where there is one."""
+    """A function that names the file of a row and its number there; None if there is only one file."""
 
     def where(self, number: int) -> str:
-        """Return where a row stands, for an error."""
+        """Return the position of a row, for an error message."""
         return f"{self.name}:{self.unit} {number}" if self.place is None else self.place(number)
 
     def file_of(self, number: int) -> str:
@@ -60,7 +60,7 @@ def open_source(source: str | Path, *, split: str = "train", offline: bool = Fal
         offline: take a data set of the hub from the local cache only.
 
     Raises:
-        BadInputError: no such file, or not a file of rows.
+        BadInputError: the file does not exist or is not a file of rows.
 
     """
     path = Path(source)
@@ -80,7 +80,7 @@ def open_source(source: str | Path, *, split: str = "train", offline: bool = Fal
 
 
 def _reader(path: Path, split: str) -> tuple[str, Callable[[], Iterator[RawRow]]]:
-    """Return what a row's number counts in a file, and what reads its rows."""
+    """Return the unit that row numbers count in a file, and the function that reads its rows."""
     kind = kind_of_file(path, SUFFIXES).removesuffix(".gz")
     readers: dict[str, tuple[str, Callable[[], Iterator[RawRow]]]] = {
         ".jsonl": ("line", lambda: _line_rows(path)),
@@ -120,7 +120,7 @@ def _joined(name: str, paths: Sequence[Path], split: str) -> RowSource:
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether a source that is no file reads as `owner/name[:config][@revision]`."""
+    """Whether a source that is not a file has the form `owner/name[:config][@revision]`."""
     named = _HUB_NAME.fullmatch(source) is not None
     return named and not source.startswith(".") and not kind_of_file(Path(source), SUFFIXES)
 
@@ -146,7 +146,7 @@ def row_of_line(line: Line) -> RawRow:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is not a readable file with a known suffix."""
+    """Refuse a path that is not a readable file with a known suffix."""
     where, hint = str(path), "give the path of a file, or owner/name of a Hugging Face data set"
     if not path.exists():
         raise BadInputError(where, "a data file", "no such file", hint)

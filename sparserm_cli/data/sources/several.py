@@ -1,4 +1,4 @@
-"""Which files a path means: one file, all of a folder, those that fit a pattern, or several with commas."""
+"""Find the files that a path names: one file, a folder, a pattern, or several paths separated by commas."""
 
 import glob
 from collections.abc import Sequence
@@ -7,11 +7,11 @@ from pathlib import Path
 from sparserm_cli.errors import BadInputError
 
 _NO_ROWS = {"dataset_info.json", "dataset_infos.json", "state.json", "config.json", "metadata.json"}
-"""Files beside the rows of a data set that hold none."""
+"""Files of a data set that hold no rows."""
 
 
 def named_files(source: str | Path) -> tuple[Path, ...] | None:
-    """Return the files that a pattern or a list with commas names; None if it is one path or a data set."""
+    """Return the files that a pattern or a comma-separated list names; None for one path or a data set."""
     text = str(source)
     if Path(text).exists():
         return None
@@ -22,23 +22,23 @@ def named_files(source: str | Path) -> tuple[Path, ...] | None:
 
 
 def _fitting(pattern: str) -> list[str]:
-    """Return the paths that fit a pattern, which may be absolute and have `**` in it."""
+    """Return the paths that match a pattern, which may be absolute and may contain `**`."""
     return glob.glob(pattern, recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
 
 
 def files_of(folder: Path, suffixes: Sequence[str], split: str) -> tuple[Path, ...]:
-    """Return the data files of a folder and its folders, by name; of several splits those of one.
+    """Return the data files of a folder and its subfolders by name, for one split if there are several.
 
     Args:
-        folder: where they lie.
-        suffixes: what names of data files end in.
+        folder: the folder to search.
+        suffixes: endings of the names of data files.
         split: the split, which file names begin with where the folder holds several.
 
     Raises:
-        BadInputError: there are none, or they are of several kinds.
+        BadInputError: there are no data files, or they are of several kinds.
 
     """
-    found = [
+    paths = [
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file()
@@ -46,17 +46,17 @@ def files_of(folder: Path, suffixes: Sequence[str], split: str) -> tuple[Path, .
         and path.name not in _NO_ROWS
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
-    of_split = [path for path in found if _is_of(path, folder, split)]
-    others = [path for path in found if any(_is_of(path, folder, name) for name in _SPLITS)]
-    found = of_split or ([] if others and len(others) == len(found) else found)
-    if not found:
+    of_split = [path for path in paths if _is_of(path, folder, split)]
+    others = [path for path in paths if any(_is_of(path, folder, name) for name in _SPLITS)]
+    paths = of_split or ([] if others and len(others) == len(paths) else paths)
+    if not paths:
         hint = f"the split asked for is {split}: see --split"
         raise BadInputError(str(folder), f"files ending in {', '.join(suffixes)}", "none", hint)
-    kinds = sorted({kind_of_file(path, suffixes) for path in found})
+    kinds = sorted({kind_of_file(path, suffixes) for path in paths})
     if len(kinds) > 1:
         expected, hint = "files of one kind", f"give a pattern, such as '{folder}/*{kinds[0]}'"
         raise BadInputError(str(folder), expected, ", ".join(kinds), hint)
-    return tuple(found)
+    return tuple(paths)
 
 
 def kind_of_file(path: Path, suffixes: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Strict JSON lines: what a line is, and when it is refused.
+"""Parse JSON lines strictly, and define which lines are refused.
 
 Python's own `json` takes duplicate keys, NaN, lone surrogates and numbers that overflow, and ends in a
 `RecursionError` on deep nesting. Here each of these is a `RowError` that says where the line starts.
@@ -44,13 +44,13 @@ class Line(NamedTuple):
     data: bytes
     """The bytes of the line; only its start if `size` is greater than `len(data)`."""
     size: int
-    """Length of the whole line in bytes."""
+    """Number of bytes of the whole line."""
     ended: bool
     """Whether a newline follows; only the last line of a file may lack one."""
 
 
 def iter_lines(source: Path | str | BufferedIOBase, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Line]:
-    """Yield the lines of a binary stream or file, blank ones left out.
+    """Yield the lines of a binary stream or file except blank ones.
 
     A byte order mark at the start and CRLF line ends are taken off. Of a line longer than `max_line_bytes`
     only the first `max_line_bytes` are kept; `parse_json` refuses it.
@@ -85,7 +85,7 @@ def parse_json(line: Line, *, any_text: bool = False) -> Any:
 
     Args:
         line: the line.
-        any_text: take NUL characters and lone surrogates, for a caller that looks for them itself.
+        any_text: accept NUL characters and lone surrogates, for a caller that checks for them itself.
 
     Raises:
         RowError: the line is too long, not UTF-8, not JSON, or holds something JSON lines must not hold.
@@ -132,7 +132,7 @@ def check_text(value: Any) -> None:
 
 
 def kind_of(value: Any) -> str:
-    """Return what a JSON value is, for an error message."""
+    """Return the kind of a JSON value in words, for an error message."""
     if value is None:
         return "null"
     if isinstance(value, dict):
@@ -205,7 +205,7 @@ _strict_loads = json.JSONDecoder(
 
 
 def _syntax_error(line: Line, text: str, error: json.JSONDecodeError) -> RowError:
-    """Tell a line that the file's end cuts short from one that is wrong in itself."""
+    """Return the error of a line, distinguishing one that the file's end cuts short from a wrong one."""
     at = line.offset + len(text[: error.pos].encode())
     end = line.offset + len(line.data)
     if not line.ended and (error.pos >= len(text) - 8 or error.msg.startswith("Unterminated")):

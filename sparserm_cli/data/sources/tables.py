@@ -1,4 +1,4 @@
-"""Rows of `.csv`, `.tsv` and `.parquet` files, streamed."""
+"""Stream the rows of `.csv`, `.tsv` and `.parquet` files."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ from sparserm_cli.data.sources.strict_json import (
 from sparserm_cli.errors import BadInputError
 
 DELIMITERS = ",;\t|"
-"""What may stand between the cells of a `.csv` file."""
+"""Characters that may separate the cells of a `.csv` file."""
 _PARQUET_BATCH_ROWS = 256
 
 
@@ -31,7 +31,7 @@ def csv_rows(path: Path, *, delimiter: str | None = None) -> Iterator[RawRow]:
 
     Args:
         path: the file, UTF-8 or UTF-16 with a byte order mark.
-        delimiter: what stands between cells; None is the one of `DELIMITERS` that the header has most of.
+        delimiter: the character between cells; None takes the most frequent of `DELIMITERS` in the header.
 
     Raises:
         BadInputError: the header is missing, not UTF-8 or names a column twice.
@@ -64,7 +64,7 @@ def parquet_rows(path: Path) -> Iterator[RawRow]:
     """Yield the rows of a parquet file, a few hundred in memory at a time.
 
     Raises:
-        BadInputError: not a parquet file, or a damaged one.
+        BadInputError: the file is not a parquet file or is damaged.
 
     """
     import pyarrow as pa
@@ -85,7 +85,7 @@ def parquet_rows(path: Path) -> Iterator[RawRow]:
 
 
 def checked_row(number: int, value: dict[str, Any]) -> RawRow:
-    """Return a row that came as Python values, after the checks that JSON lines get."""
+    """Return a row of Python values after the checks that JSON lines get."""
     excerpt = json.dumps(value, default=lambda item: type(item).__name__)[:EXCERPT_CHARACTERS].encode()
     try:
         check_text(value)
@@ -110,7 +110,7 @@ def _header(path: Path, lines: "_CsvLines") -> list[str]:
 
 
 def _delimiter(header: str) -> str:
-    """Return what stands between the names of a header; a comma if several are as likely."""
+    """Return the character that separates the names of a header; a comma if several are equally frequent."""
     bare = "".join(header.split('"')[::2])
     return max(DELIMITERS, key=bare.count)
 
@@ -130,7 +130,7 @@ class _CsvLines:
         self._lines.close()
 
     def begin_record(self) -> None:
-        """Forget the record before."""
+        """Forget the previous record."""
         self.line: int = 0
         self.offset: int = 0
         self.data: bytes = b""
@@ -158,7 +158,7 @@ class _CsvLines:
         """Return the record by column name.
 
         Raises:
-            RowError: not UTF-8, a NUL character, or not as many cells as the header.
+            RowError: the record is not UTF-8, has a NUL character, or too few or many cells.
 
         """
         self.raise_decoding()
@@ -168,5 +168,5 @@ class _CsvLines:
         return dict(zip(header, cells, strict=True))
 
     def row(self, number: int, value: dict[str, str] | None, error: RowError | None) -> RawRow:
-        """Return the record just read, which is the row of that number."""
+        """Return the record just read as the row with the given number."""
         return RawRow(number, self.offset, value, error, self.data)

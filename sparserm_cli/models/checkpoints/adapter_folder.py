@@ -31,7 +31,7 @@ def base_of(name: str, folder: Path) -> str:
         ResourceError: PEFT, which applies it, is not installed.
 
     """
-    whole = next((one for one in _WHOLE if (folder / one).exists()), None)
+    whole = next((file for file in _WHOLE if (folder / file).exists()), None)
     if whole:
         found = f"both, {CONFIG} beside {whole}"
         hint = f"move {CONFIG} and {WEIGHTS} away if they are merged, else into a folder of their own"

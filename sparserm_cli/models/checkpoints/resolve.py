@@ -175,7 +175,7 @@ def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:
             expected, found = "a tokenizer that transformers knows", "one that runs code of its own"
             return IncompatibleError(identity.name, expected, found, "give --remote-code if you trust it")
         return IncompatibleError(str(path), "a tokenizer", first_line(error), "download it again")
-    others = sorted(one.name for one in identity.folder.glob("tokenizer*"))
+    others = sorted(file.name for file in identity.folder.glob("tokenizer*"))
     found = f"no tokenizer.json ({', '.join(others) or 'and no other file of one'})"
     hint = "copy tokenizer.json and tokenizer_config.json from the model that it was trained from"
     return IncompatibleError(identity.name, "a tokenizer beside the model", found, hint)

@@ -24,7 +24,7 @@ TEXT_PARTS = ("model.language_model.", "language_model.")
 """What vision models put before the names of their text part, beside which they have others."""
 
 SHOWN = 3
-"""Names that an error shows."""
+"""Largest number of tensor names that an error shows."""
 
 _HARMLESS = re.compile(
     r"(rotary_emb\.(inv_freq|cos_cached|sin_cached)|(attn|attention)\.(masked_)?bias|\.[qkv]_scale)$"
@@ -88,12 +88,12 @@ def fit_names(name: str, load: Callable[[dict[str, str]], Loaded], *, tied: bool
     said = [f"{taken} taken off the names of its tensors"] if mapping else []
     embedding = _embedding(loaded)
     if tied and wrong_names(loaded) == Wrong([embedding], [], []):
-        heads = [one for one in _renamed(loaded.unexpected, mapping) if _HEADS.match(one)]
+        heads = [tensor for tensor in _renamed(loaded.unexpected, mapping) if _HEADS.match(tensor)]
         if len(heads) == 1:
             mapping |= {f"^{re.escape(heads[0])}$": embedding}
             said.append(f"{heads[0]} read as the embedding, which is tied to it")
             loaded = load(mapping)
-    refuse_wrong_names(name, min(loaded, plain, key=lambda one: len(wrong_names(one))))
+    refuse_wrong_names(name, min(loaded, plain, key=lambda attempt: len(wrong_names(attempt))))
     return Renaming(mapping, f"{name}: {', '.join(said)}; every name fits" if said else "")
 
 
@@ -141,7 +141,7 @@ def refuse_wrong_names(name: str, loaded: Loaded) -> None:
     hint = "give a checkpoint whose config.json is that of its weights"
     if missing:
         found = f"none for {_shown(missing)}"
-        others = [one for one in sorted(loaded.unexpected) if _is_strange(loaded, one)]
+        others = [tensor for tensor in sorted(loaded.unexpected) if _is_strange(loaded, tensor)]
         found += f", and instead {_shown(others)}" if others else ""
         raise IncompatibleError(name, expected, found, hint)
     if unknown:
@@ -176,14 +176,14 @@ def _without_wrappers(loaded: Loaded) -> dict[str, str]:
     mapping: dict[str, str] = {}
     names = list(loaded.unexpected)
     for part in WRAPPERS:
-        if any(part in one for one in names):
+        if any(part in name for name in names):
             mapping[re.escape(part)] = ""
             names = _renamed(names, {re.escape(part): ""})
-    while part := next((one for one in PREFIXES if names and _all_begin(names, one)), ""):
+    while part := next((prefix for prefix in PREFIXES if names and _all_begin(names, prefix)), ""):
         mapping[f"^{re.escape(part)}"] = ""
         names = _renamed(names, {f"^{re.escape(part)}": ""})
     for part in TEXT_PARTS:
-        if any(one.startswith(part) for one in names):
+        if any(name.startswith(part) for name in names):
             mapping[f"^{re.escape(part)}"] = ""
             break
     return mapping
@@ -197,7 +197,7 @@ def _renamed(names: Iterable[str], mapping: dict[str, str]) -> list[str]:
     """Return names as transformers renames them."""
     renamed = list(names)
     for pattern, new in mapping.items():
-        renamed = [re.sub(pattern, new, one) for one in renamed]
+        renamed = [re.sub(pattern, new, name) for name in renamed]
     return renamed
 
 
@@ -209,5 +209,5 @@ def _embedding(loaded: Loaded) -> str:
 
 def _path(model: nn.Module, part: nn.Module) -> str:
     """Return what the names of a part's weights begin with."""
-    name = next((name for name, one in model.named_modules() if one is part), "")
+    name = next((name for name, module in model.named_modules() if module is part), "")
     return f"{name}." if name else ""

@@ -109,15 +109,37 @@ BASELINES: dict[str, Baseline] = {
 
 
 def difference_of_means(
-    vectors: Float32[np.ndarray, "n p"], pairs: Int64[np.ndarray, "m 2"]
+    vectors: Float32[np.ndarray, "n p"],
+    pairs: Int64[np.ndarray, "m 2"],
+    counts: Float32[np.ndarray, " m"] | None = None,
 ) -> Float32[np.ndarray, " p"]:
-    """Return the mean chosen less the mean rejected vector: a direction and a linear score in one."""
-    weight: Float32[np.ndarray, " p"] = (vectors[pairs[:, 0]] - vectors[pairs[:, 1]]).mean(axis=0)
+    """Return the mean chosen less the mean rejected vector: a direction and a linear score in one.
+
+    Args:
+        vectors: one vector per response.
+        pairs: chosen and rejected response of each pair.
+        counts: how much each pair counts; None if all count alike.
+
+    """
+    apart = vectors[pairs[:, 0]] - vectors[pairs[:, 1]]
+    if counts is not None:
+        apart = apart * (counts / max(counts.mean(dtype=np.float64), 1e-30)).astype(np.float32)[:, None]
+    weight: Float32[np.ndarray, " p"] = apart.mean(axis=0)
     return weight
 
 
 def length_preference(
-    lengths: Int64[np.ndarray, " n"] | Float64[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]
+    lengths: Int64[np.ndarray, " n"] | Float64[np.ndarray, " n"],
+    pairs: Int64[np.ndarray, "m 2"],
+    counts: Float32[np.ndarray, " m"] | None = None,
 ) -> int:
-    """Return 1 if the chosen response is longer more often than shorter, -1 if less often, else 0."""
-    return int(np.sign(np.sign(lengths[pairs[:, 0]] - lengths[pairs[:, 1]]).sum()))
+    """Return 1 if the chosen response is longer more often than shorter, -1 if less often, else 0.
+
+    Args:
+        lengths: number of tokens of each response.
+        pairs: chosen and rejected response of each pair.
+        counts: how much each pair counts; None if all count alike.
+
+    """
+    longer = np.sign(lengths[pairs[:, 0]] - lengths[pairs[:, 1]])
+    return int(np.sign(longer.sum() if counts is None else (longer * counts.astype(np.float64)).sum()))

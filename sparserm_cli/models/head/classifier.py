@@ -29,14 +29,14 @@ class SparseRewardClassifier(ClassifierMixin, BaseEstimator):
     """Tells chosen from rejected responses by a few preference directions.
 
     Without `directions` the columns of X are latents, of which those are taken whose firing rates (the share
-    of responses on which they are above 0) differ most between the classes, `top_k` a side. With `directions`
+    of responses on which they are above 0) differ most between the classes. With `directions`
     X holds residual vectors, which are projected on them. The head is that of `sparserm fit`, fitted on pairs
     of a response of either class: with `groups` on all pairs of one group, such as the responses to a prompt,
     else on pairs drawn at random. The probability is logistic in the head's score (Platt 1999), fitted on the
     same responses.
 
     Args:
-        top_k: latents a side; all columns are taken where there are not twice as many.
+        top_k: number of latents per side; all columns are taken if there are fewer than twice as many.
         directions: shape (directions, d), or None.
         head: linear or mlp.
         loss: margin, bt (Bradley-Terry) or bce.
@@ -107,7 +107,7 @@ class SparseRewardClassifier(ClassifierMixin, BaseEstimator):
     def reward(self, X: Any) -> Float[np.ndarray, " n"]:  # noqa: N803
         """Return the score of the head, of which only differences mean something, shape (n,)."""
         x = (self._checked(X) - self.mean_) / self.std_
-        weights = {name: one.astype(np.float64) for name, one in self.weights_.items()}
+        weights = {name: tensor.astype(np.float64) for name, tensor in self.weights_.items()}
         if "weight" in weights:
             return np.asarray(x @ weights["weight"] + weights["bias"])
         hidden = np.maximum(x @ weights["weight_1"] + weights["bias_1"], 0)

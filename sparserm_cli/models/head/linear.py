@@ -16,7 +16,7 @@ from torch import Tensor
 from sparserm_cli.models.head.heads import centred
 from sparserm_cli.models.head.pair_data import Fitted, PairData, pair_loss
 
-STRENGTHS = tuple(float(one) for one in np.logspace(1, -4, 11))
+STRENGTHS = tuple(float(strength) for strength in np.logspace(1, -4, 11))
 """Strengths of the penalty that are tried, from strong to weak."""
 
 
@@ -35,8 +35,8 @@ class Basis(NamedTuple):
     """Coordinates in which the penalty is a plain sum of squares.
 
     Fields:
-        to: takes standardised projections there, shape (p, p).
-        z: the responses there.
+        to: matrix that transforms standardised projections to these coordinates, shape (p, p).
+        z: the responses in these coordinates.
     """
 
     to: Float32[np.ndarray, "p p"]
@@ -60,7 +60,7 @@ class LinearFit(NamedTuple):
 
     Fields:
         solution: weights and bias.
-        strength: of the penalty, with the least loss on the validation pairs.
+        strength: strength of the penalty with the least loss on the validation pairs.
         validation_loss: that loss; NaN without validation pairs.
     """
 
@@ -86,15 +86,15 @@ def fit_linear(
     """
     del seed
     coordinates = basis(data)
-    found = choose_strength(data, coordinates, loss, progress)
-    solutions = (refitted(data, coordinates, loss, found.strength), found.solution)
+    chosen = choose_strength(data, coordinates, loss, progress)
+    solutions = (refitted(data, coordinates, loss, chosen.strength), chosen.solution)
     final, validated = (
-        centred(data, {"weight": (coordinates.to.astype(np.float64) @ one[:-1]).astype(np.float32)})
-        for one in solutions
+        centred(data, {"weight": (coordinates.to.astype(np.float64) @ solution[:-1]).astype(np.float32)})
+        for solution in solutions
     )
-    facts = {"l2": found.strength}
+    facts = {"l2": chosen.strength}
     if data.validation.any():
-        facts["validation_loss"] = found.validation_loss
+        facts["validation_loss"] = chosen.validation_loss
     return Fitted(final, validated, facts)
 
 
@@ -124,7 +124,7 @@ def choose_strength(
         tried.append(LinearFit(solution, strength, found))
         if progress:
             progress(len(tried), len(STRENGTHS))
-        best = int(np.argmin([one.validation_loss for one in tried])) if len(held_out) else len(tried) - 1
+        best = int(np.argmin([fit.validation_loss for fit in tried])) if len(held_out) else len(tried) - 1
         if len(tried) - 1 - best >= _PATIENCE or (not len(held_out) and best == last):
             break
     return tried[best]

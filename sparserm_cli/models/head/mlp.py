@@ -1,6 +1,6 @@
 """Fitting a head with one hidden layer, starting from the linear head.
 
-Axes: `members` networks trained side by side, `p` projections, `hidden` units a member, `m` pairs.
+Axes: `members` networks trained side by side, `p` projections, `hidden` units per member, `m` pairs.
 
 Two hidden units carry the fitted linear head (the positive and the negative part of its score), the others
 begin without weight on the score. So training starts at the linear head and is stopped where the loss on the
@@ -30,23 +30,23 @@ class MLPRecipe:
     """How the hidden layer is trained."""
 
     hidden: int = 512
-    """Hidden units in all, the two of the linear part among them."""
+    """Total number of hidden units, including the two of the linear part."""
     members: int = 1
-    """Networks that share the units and whose scores are averaged."""
+    """Number of networks that share the units and whose scores are averaged."""
     learning_rate: float = 5e-4
-    """Of AdamW."""
+    """Learning rate of AdamW."""
     weight_decay: float = 0.01
-    """Of AdamW, times the learning rate at each step."""
+    """Weight decay of AdamW; each step multiplies it by the learning rate."""
     dropout: float = 0.5
     """Share of hidden units left out at each step."""
     batch_pairs: int = 256
-    """Pairs in one step."""
+    """Number of pairs per step."""
     epochs: int = 60
-    """Passes over the training pairs at most."""
+    """Largest number of passes over the training pairs."""
     pair_visits: int = 400_000
-    """Pairs seen in all at most, which bounds the time on large data; at least one pass."""
+    """Largest number of pairs seen in total, which bounds the time on large data; one pass is always made."""
     patience: int = 8
-    """Passes without a lower validation loss after which training stops."""
+    """Number of passes without a lower validation loss after which training stops."""
 
 
 class _Network(torch.nn.Module):
@@ -84,7 +84,7 @@ def fit_mlp(
     Args:
         data: projections and pairs; without validation pairs the linear head remains.
         loss: margin, bt or bce.
-        seed: of the first weights, the order of pairs and the dropout.
+        seed: seed of the first weights, the order of the pairs and the dropout.
         recipe: how to train.
         progress: called with passes done and passes at most.
 
@@ -101,17 +101,17 @@ def fit_mlp(
         fits.append(_fit_view(replace(data, x=x, views=1), loss, shared, seed + number, advance))
     if len(fits) == 1:
         return fits[0]
-    weights, before = ([getattr(one, name) for one in fits] for name in ("weights", "validated"))
-    return Fitted(_averaged(weights), _averaged(before), {"views": [one.facts for one in fits]})
+    weights, before = ([getattr(fit, name) for fit in fits] for name in ("weights", "validated"))
+    return Fitted(_averaged(weights), _averaged(before), {"views": [fit.facts for fit in fits]})
 
 
 def _averaged(views: Sequence[Weights]) -> Weights:
     """Return one head whose score is the mean of the views' scores."""
     return {
-        "weight_1": block_diag(*(one["weight_1"] for one in views)).astype(np.float32),
-        "bias_1": np.concatenate([one["bias_1"] for one in views]),
-        "weight_2": np.concatenate([one["weight_2"] for one in views]) / np.float32(len(views)),
-        "bias": np.stack([one["bias"] for one in views]).mean(axis=0),
+        "weight_1": block_diag(*(view["weight_1"] for view in views)).astype(np.float32),
+        "bias_1": np.concatenate([view["bias_1"] for view in views]),
+        "weight_2": np.concatenate([view["weight_2"] for view in views]) / np.float32(len(views)),
+        "bias": np.stack([view["bias"] for view in views]).mean(axis=0),
     }
 
 
@@ -153,9 +153,9 @@ class _Training:
         kept_pairs = np.flatnonzero(~self._data.validation)
         epochs = min(self._recipe.epochs, max(1, self._recipe.pair_visits // len(kept_pairs)))
         for epoch in self._epochs(network, generator, kept_pairs, epochs):
-            found = self._validation_loss(network)
-            if found < best:
-                best, best_epoch, kept = found, epoch, _copy(network)
+            current = self._validation_loss(network)
+            if current < best:
+                best, best_epoch, kept = current, epoch, _copy(network)
             progress(epoch, epochs)
             if epoch - best_epoch >= self._recipe.patience:
                 break

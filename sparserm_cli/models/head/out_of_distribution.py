@@ -1,4 +1,4 @@
-"""How far a response lies from those of the fit: the Mahalanobis distance of its projections.
+"""The distance of a response from the training data: the Mahalanobis distance of its projections.
 
 The distance is that of Lee et al. 2018 (arXiv 1807.03888) with a single class, by the shrunk covariance of
 Ledoit and Wolf 2004. A covariance knows the responses it was made of, which makes these look nearer than new
@@ -51,7 +51,7 @@ def training_distances(
     Args:
         x: standardised projections of training responses; 20,000 of them drawn at random count.
         groups: the prompt of each.
-        seed: of the draw and of the folds.
+        seed: seed of the draw and of the folds.
 
     """
     if len(x) > _MOST:
@@ -64,4 +64,4 @@ def training_distances(
         fold = grouped_folds(groups, folds, seed)
         for number in range(folds):
             found[fold == number] = distances(x[fold == number], whitening_of(x[fold != number]))
-    return whitening, {one: float(np.quantile(found, float(one))) for one in _QUANTILES}
+    return whitening, {share: float(np.quantile(found, float(share))) for share in _QUANTILES}

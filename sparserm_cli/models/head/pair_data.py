@@ -25,9 +25,9 @@ class PairData:
     pairs: Int64[np.ndarray, "m 2"]
     """Chosen and rejected response of each pair."""
     validation: Bool[np.ndarray, " m"]
-    """Pairs that choose and stop, but do not train; whole prompts."""
+    """Mask of the validation pairs, which choose the penalty and stop the training."""
     weight: Float32[np.ndarray, " m"]
-    """How much each pair counts."""
+    """Weight of each pair in the loss."""
     views: int = 1
     """Equal parts of the projections that hidden layers see apart: one for each layer and pooling."""
 
@@ -71,6 +71,7 @@ def pair_loss(
 
     `bt` is -log sigmoid(chosen - rejected) (Bradley and Terry 1952); `margin` max(0, 1 - (chosen - rejected))
     with its corner rounded; `bce` the mean cross-entropy of calling the one good and the other bad.
+    The loss is 0 if every weight is 0.
     """
     softplus = torch.nn.functional.softplus
     if loss == "bt":
@@ -79,7 +80,7 @@ def pair_loss(
         each = softplus(_CORNER * (1 - chosen + rejected)) / _CORNER
     else:
         each = (softplus(-chosen) + softplus(rejected)) / 2
-    return (each * weight).sum(-1) / weight.sum()
+    return (each * weight).sum(-1) / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def accuracy(scores: Float32[np.ndarray, " n"], pairs: Int64[np.ndarray, "m 2"]) -> float:

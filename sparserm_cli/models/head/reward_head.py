@@ -17,7 +17,7 @@ from sparserm_cli.store.artifacts.reward import HeadArrays, RewardFiles
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
-"""Layer to pooling to one vector a response."""
+"""Layer to pooling to one vector per response."""
 
 _CHUNK = 8192  # responses projected together
 
@@ -41,7 +41,9 @@ class RewardHead:
         }
         self._mean = torch.as_tensor(arrays.mean, device=device)
         self._std = torch.as_tensor(arrays.std, device=device)
-        self._weights = {name: torch.as_tensor(one, device=device) for name, one in arrays.weights.items()}
+        self._weights = {
+            name: torch.as_tensor(tensor, device=device) for name, tensor in arrays.weights.items()
+        }
 
     @classmethod
     def from_files(cls, files: RewardFiles, control: str | None = None, device: str = "cpu") -> Self:
@@ -51,7 +53,7 @@ class RewardHead:
         return cls(arrays, files.config.layers, pool, device)
 
     def normalised(self, mean: float, std: float) -> Self:
-        """Return a head whose scores are these less `mean`, over `std`; a sum of parts stays one."""
+        """Return a head whose scores are `(score - mean) / std`; parts still add up to the score."""
         weights = dict(self.arrays.weights)
         last = kind_of(weights).output
         weights[last] = weights[last] / np.float32(std)
@@ -59,7 +61,7 @@ class RewardHead:
         return type(self)(replace(self.arrays, weights=weights), self.layers, self._pool, self.device)
 
     def __call__(self, pooled: Pooled) -> Float32[np.ndarray, " n"]:
-        """Score pooled vectors, layer to pooling to one row a response."""
+        """Score pooled vectors, which are given as layer to pooling to one row per response."""
         first = pooled[self.layers[0]][self.poolings[0]]
         scores = [
             self.score(self.standardised(pooled, slice(start, start + _CHUNK)))

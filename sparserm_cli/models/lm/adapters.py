@@ -10,7 +10,7 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
 
 SHOWN = 3
-"""Names that an error shows."""
+"""Largest number of tensor names that an error shows."""
 
 
 def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
@@ -66,11 +66,12 @@ def _shell(backbone: Any) -> Any:
 
 def _missing(names: list[str]) -> list[str]:
     """List adapter weights that the file lacks; those of the LM head do not matter."""
-    return [f"no {one}" for one in sorted(names) if ".lm_head." not in one]
+    return [f"no {name}" for name in sorted(names) if ".lm_head." not in name]
 
 
 def _left_over(names: list[str], backbone: Any) -> list[str]:
     """List tensors of computed blocks that found no place."""
-    numbers = ((one, re.search(r"\.(?:layers|h|blocks|block)\.(\d+)\.", one)) for one in sorted(names))
+    pattern = r"\.(?:layers|h|blocks|block)\.(\d+)\."
+    numbers = ((name, re.search(pattern, name)) for name in sorted(names))
     count = backbone.config.num_hidden_layers
-    return [f"unknown {one}" for one, match in numbers if match and int(match[1]) < count]
+    return [f"unknown {name}" for name, match in numbers if match and int(match[1]) < count]

@@ -87,7 +87,7 @@ def _load(identity: ModelIdentity, layers: Sequence[int], **options: Any) -> Loa
             text = config.get_text_config(decoder=True)
             _check(identity, text, layers)
             truncate(text, max(layers) + 1)
-            model, found = AutoModel.from_pretrained(
+            model, report = AutoModel.from_pretrained(
                 str(identity.folder),
                 config=config,
                 output_loading_info=True,
@@ -99,8 +99,8 @@ def _load(identity: ModelIdentity, layers: Sequence[int], **options: Any) -> Loa
         except _FAULTS as error:
             raise _not_loaded(identity, error) from error
     decoder = model if text is config else model.get_decoder()  # leave a vision tower behind
-    sizes = {name: f"{tuple(has)}, not {tuple(wants)}" for name, has, wants in found["mismatched_keys"]}
-    names = found["missing_keys"], found["unexpected_keys"]
+    sizes = {name: f"{tuple(has)}, not {tuple(wants)}" for name, has, wants in report["mismatched_keys"]}
+    names = report["missing_keys"], report["unexpected_keys"]
     return Loaded(model, decoder, blocks_of(decoder), *names, sizes)
 
 
@@ -125,7 +125,7 @@ def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
             model = AutoModel.from_config(config, trust_remote_code=identity.remote_code)
         except _FAULTS as error:
             raise _not_loaded(identity, error) from error
-    return sum(one.numel() for one in blocks_of(model).parameters())
+    return sum(weight.numel() for weight in blocks_of(model).parameters())
 
 
 def truncate(config: Any, count: int) -> None:
@@ -140,7 +140,7 @@ def truncate(config: Any, count: int) -> None:
 
 
 def blocks_of(backbone: Any) -> nn.ModuleList:
-    """Find the list of blocks: the outermost module list with one entry a block."""
+    """Find the list of blocks: the outermost module list with one entry per block."""
     count = backbone.config.num_hidden_layers
     return next(part for part in backbone.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
 

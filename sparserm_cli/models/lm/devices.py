@@ -18,23 +18,23 @@ BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
 
 
 def choose_device(device: str) -> str:
-    """Return the torch device that `auto` means here, or check the one asked for.
+    """Return the torch device that `auto` means on this machine, or check the requested one.
 
     A model that is shared among devices takes its input on the device of `auto`, where SAEs lie too.
 
     Raises:
-        UsageError: no device torch knows.
-        ResourceError: a CUDA device is asked for and not there.
+        UsageError: torch knows no such device.
+        ResourceError: the requested CUDA device is missing.
 
     """
     if device == "auto" or is_spread(device):
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        asked = torch.device(device)
+        requested = torch.device(device)
     except RuntimeError as error:
         known = "auto, cpu, cuda, cuda:N, balanced or a .json file"
         raise UsageError("--device", known, repr(device), "correct the option") from error
-    if asked.type == "cuda" and (asked.index or 0) >= torch.cuda.device_count():
+    if requested.type == "cuda" and (requested.index or 0) >= torch.cuda.device_count():
         found = f"{torch.cuda.device_count()} CUDA devices on this machine"
         raise ResourceError(f"--device {device}", "that device", found, "use --device auto or cpu")
     return device
@@ -97,7 +97,7 @@ def _read_map(path: Path) -> dict[str, str | int]:
     except (OSError, ValueError) as error:
         found = f"{path}, which cannot be read as JSON ({' '.join(str(error).split())})"
         raise UsageError("--device", "a JSON object of modules", found, "repair the file") from None
-    if not isinstance(places, dict) or not all(type(one) in (str, int) for one in places.values()):
+    if not isinstance(places, dict) or not all(type(target) in (str, int) for target in places.values()):
         found = f"{path}, which holds something else"
         raise UsageError("--device", "module names with a device each", found, "repair the file")
     return places
@@ -108,5 +108,5 @@ def devices_of(model: nn.Module) -> list[str]:
 
     Weights that wait in main memory or on the disk have none; a model that has only such runs on the CPU.
     """
-    found = dict.fromkeys(str(one.device) for one in model.parameters() if not one.is_meta)
-    return list(found) or ["cpu"]
+    devices = dict.fromkeys(str(weight.device) for weight in model.parameters() if not weight.is_meta)
+    return list(devices) or ["cpu"]

@@ -93,7 +93,7 @@ class LanguageModel:
         Args:
             identity: which model.
             layers: blocks whose output is wanted.
-            dtype: to compute in.
+            dtype: number type to compute in.
             device: one torch device, `auto`, or how blocks are shared among several (`placement`).
 
         Raises:
@@ -120,7 +120,7 @@ class LanguageModel:
     def forward_rows(
         self, input_ids: Int[Tensor, "rows seq"], attention_mask: Int[Tensor, "rows seq"]
     ) -> dict[int, Float[Tensor, "rows seq d_in"]]:
-        """Run one padded batch, a sequence a row, as transformers does it.
+        """Run one padded batch with one sequence per row, as transformers does it.
 
         Args:
             input_ids: token ids, padded on the right with any id.
@@ -194,7 +194,7 @@ def _attention_of(config: Any) -> str:
 def _depends_on_length(config: Any) -> bool:
     """Tell whether rotary angles are chosen by the longest sequence of a batch."""
     given = getattr(config, "rope_parameters", None) or {}
-    kinds = [one.get("rope_type") for one in (given, *given.values()) if isinstance(one, dict)]
+    kinds = [rope.get("rope_type") for rope in (given, *given.values()) if isinstance(rope, dict)]
     return bool({"dynamic", "longrope"}.intersection(kinds))
 
 

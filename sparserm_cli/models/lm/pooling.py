@@ -17,7 +17,7 @@ from sparserm_cli.models.lm.trie import Tree
 from sparserm_cli.store.capture.plan import POOLED
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
-"""Layer to pooling to one vector a response."""
+"""Layer to pooling to one vector per response."""
 
 
 class Forest(NamedTuple):

@@ -1,8 +1,8 @@
 """Keys and values of prompts that were computed lately, for later responses to them.
 
 A trainer's group of responses to one prompt often comes one by one. In a causal model nothing of a prompt
-depends on its response, so what attention needs of it can be kept: two vectors a token, block and group of
-heads. A score then depends on the batch of its prompt as it does on its own: within rounding.
+depends on its response, so what attention needs of it can be kept: two vectors per token, block and group
+of heads. A score then depends on the batch of its prompt as it does on its own: within rounding.
 
 Memory: at most `most_bytes`, on the model's device; the prompts asked for longest ago go first.
 
@@ -72,14 +72,14 @@ class PromptCache:
         tokens, first = np.unique(places, return_index=True)
         unwanted = ~np.isin(tokens, trie.kept)
         parts, at = [blocks for _, blocks in found.values()], torch.from_numpy(first[unwanted])
-        blocks = {block: _picked([one[block] for one in parts], at) for block in parts[0]}
+        blocks = {block: _picked([prompt[block] for prompt in parts], at) for block in parts[0]}
         return Known(tokens[unwanted], blocks)
 
     def keep(self, trie: Trie, blocks: Mapping[int, KeysValues]) -> None:
         """Remember the prompts of a trie that has been run.
 
         Args:
-            trie: it.
+            trie: trie that has been run.
             blocks: keys and values of all its tokens, by block.
 
         """
@@ -88,7 +88,8 @@ class PromptCache:
                 continue
             at = torch.from_numpy(path)
             taken = {
-                block: KeysValues(one.key[:, :, at], one.value[:, :, at]) for block, one in blocks.items()
+                block: KeysValues(whole.key[:, :, at], whole.value[:, :, at])
+                for block, whole in blocks.items()
             }
             size = _size(taken)
             # A NaN spreads to all that stand in its batch, and must not from there to other batches.
@@ -113,4 +114,4 @@ def _picked(parts: list[KeysValues], places: Int64[Tensor, " n"]) -> KeysValues:
 
 def _size(blocks: Mapping[int, KeysValues]) -> int:
     """Return the bytes of a prompt's keys and values."""
-    return sum(tensor.numel() * tensor.element_size() for one in blocks.values() for tensor in one)
+    return sum(tensor.numel() * tensor.element_size() for pair in blocks.values() for tensor in pair)

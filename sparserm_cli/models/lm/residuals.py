@@ -168,7 +168,7 @@ def _run_plain(
 
 
 def _fetched(taken: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Copy a batch's residuals to the processor, once a layer; a copy a response would wait as often."""
+    """Copy a batch's residuals to the CPU once per layer, since each copy waits for the device."""
     return {layer: x.cpu() for layer, x in taken.items()}
 
 

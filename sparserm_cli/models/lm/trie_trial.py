@@ -162,10 +162,10 @@ def _rendered(identity: ModelIdentity) -> list[Row]:
     except SparseRMError:
         return []
     return [
-        Row(tree, number, np.concatenate([one.prompt_ids, one.response_ids]), len(one.response_ids))
+        Row(tree, number, np.concatenate([answer.prompt_ids, answer.response_ids]), len(answer.response_ids))
         for tree, row in enumerate(encoded)
-        for number, one in enumerate(row.responses)
-        if len(one.response_ids)
+        for number, answer in enumerate(row.responses)
+        if len(answer.response_ids)
     ]
 
 
@@ -178,10 +178,10 @@ def _spread(vocabulary: int) -> list[Row]:
 
 
 def _by_rows(lm: "LanguageModel", rows: list[Row]) -> dict[int, Tensor]:
-    """Return the residuals of all response tokens, computed a sequence a row."""
+    """Return the residuals of all response tokens, computed with one sequence per row."""
     taken = [lm.forward_rows(ids, torch.ones_like(ids)) for ids in (_one_row(lm, row) for row in rows)]
     return {
-        layer: torch.cat([one[layer][0, -row.keep :].float() for one, row in zip(taken, rows, strict=True)])
+        layer: torch.cat([x[layer][0, -row.keep :].float() for x, row in zip(taken, rows, strict=True)])
         for layer in lm.layers
     }
 

@@ -28,7 +28,7 @@ class SparseAutoencoder:
 
     metadata: SAEMetadata
     digest: str
-    """Of weights and configuration, see `sae_digest`."""
+    """Digest of weights and configuration, see `sae_digest`."""
     W_enc: Float32[Tensor, "d_in d_sae"]
     b_enc: Float32[Tensor, " d_sae"]
     W_dec: Float32[Tensor, "d_sae d_in"]

@@ -280,8 +280,9 @@ class _Pairs:
         ]
         self.straddled += sum(response.straddled for response in row.responses)
         self.truncated += sum(response.truncated for response in row.responses)
-        for good, bad in row.example.pairs:
-            self._writer.add_pair(handles[good], handles[bad], row.example.row)
+        margins = row.example.margins or (None,) * len(row.example.pairs)
+        for (good, bad), margin in zip(row.example.pairs, margins, strict=True):
+            self._writer.add_pair(handles[good], handles[bad], row.example.row, margin)
             both = [row.responses[place].response_ids for place in (good, bad)]
             self.different += not np.array_equal(both[0], both[1])
 

@@ -64,7 +64,7 @@ def fit_projections(
     x = (taken - mean) / std
     # All layers have the same number of directions; each layer and pooling is a view of its own.
     views = x.shape[1] // len(next(iter(directions.values()))) if directions else 1
-    data = PairData(x, split.pairs, split.validation, np.ones(len(split.pairs), np.float32), views)
+    data = PairData(x, split.pairs, split.validation, split.weight, views)
     fitted = fit_head(data, setting.head, setting.loss, seed=seed, progress=progress)
     arrays = [HeadArrays(mean, std, tensors, directions) for tensors in (fitted.weights, fitted.validated)]
     return FittedHead(arrays[0], arrays[1], fitted.facts)
@@ -75,7 +75,8 @@ def fit_controls(
 ) -> dict[str, FittedHead]:
     """Fit every control.
 
-    Baselines of directions have the same number of directions, pooling, head, loss and seed. `dense` is a
+    Every control weighs the pairs as the reward model does. Baselines of directions have the same number of
+    directions, pooling, head, loss and seed. `dense` is a
     linear Bradley-Terry head on the mean vectors, fitted on a sample of more than DENSE_PAIRS pairs.
     `difference of means` projects on the mean chosen minus the mean rejected vector and has nothing to fit.
 
@@ -103,7 +104,7 @@ def fit_controls(
             }
             taken = projections(capture, layers, setting.pool, drawn, split.rows)
             fitted[name] = fit_projections(split, taken, setting, seed, drawn)
-    means = _difference_of_means(vectors, training)
+    means = _difference_of_means(vectors, training, few.weight[~few.validation])
     return {
         **fitted,
         DENSE: fit_projections(few, vectors, _DENSE_SETTING, seed, {}),
@@ -112,9 +113,11 @@ def fit_controls(
 
 
 def _difference_of_means(
-    vectors: Float32[np.ndarray, "n p"], training: Int64[np.ndarray, "train 2"]
+    vectors: Float32[np.ndarray, "n p"],
+    training: Int64[np.ndarray, "train 2"],
+    counts: Float32[np.ndarray, " train"],
 ) -> HeadArrays:
     """Return the head that projects on the mean chosen minus the mean rejected vector."""
-    weight = difference_of_means(vectors, training)
+    weight = difference_of_means(vectors, training, counts)
     bias = np.array([-float(vectors[np.unique(training)].mean(axis=0) @ weight)], np.float32)
     return HeadArrays(np.zeros_like(weight), np.ones_like(weight), {"weight": weight, "bias": bias})

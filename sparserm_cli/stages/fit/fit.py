@@ -31,7 +31,7 @@ from sparserm_cli.stages.fit.model_selection import (
     setting_identity,
     try_settings,
 )
-from sparserm_cli.stages.fit.split import Split, split_pairs
+from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import (
@@ -84,6 +84,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
 
     Raises:
         BadInputError: there are no training or no validation pairs, or too few prompts for model selection.
+        UsageError: pairs are to count by their margins, and the capture has none.
         IncompatibleError: activations or directions are missing, or do not belong together.
         CorruptStoreError: activations or directions are damaged.
         ResourceError: the disk is full.
@@ -97,13 +98,19 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
     identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
+    if config.weights is not None:  # left out otherwise, so that earlier reward models stay up to date
+        identity["weights"] = config.weights
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
         note(f"{path.name} is up to date")
         return FitSummary(path, read_reward(path).config, time.monotonic() - begun, fresh=True)
     # 2. Split the pairs by prompt into training and validation pairs.
-    split = split_pairs(capture, config.val_fraction, config.seed)
+    split, weighing = split_pairs(capture, config.val_fraction, config.seed), dict[str, Any]()
+    if config.weights == "margin":
+        split, weights = weighted_by_margin(split, capture)
+        weighing = {"weights": weights}
+        note(_of_weights(weights))
     # 3. Choose the setting of the head: the given one, or the best on folds of the training prompts.
     rows = {layer: selected.rows for layer, selected in directions.layers.items()}
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
@@ -114,9 +121,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     note("fitting the controls: random directions, dense, difference of means")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
-    record = _recorded(
-        lineage, capture, directions, split, setting, {**head.facts, **selection_record(tried)}
-    )
+    facts = {**head.facts, **selection_record(tried), **weighing}
+    record = _recorded(lineage, capture, directions, split, setting, facts)
     record = _measured(record, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
     whitening, quantiles = training_distances(x, groups, config.seed)
@@ -152,6 +158,16 @@ def _warn_of_other_split(config: FitConfig, directions: Directions, note: Note) 
             "the frequencies were counted with another --val-fraction or --seed: "
             "validation prompts had a part in the selection"
         )
+
+
+def _of_weights(weights: Mapping[str, Any]) -> str:
+    """Say how the pairs are weighed."""
+    parts = [f"each pair counts by its margin, {weights['mean_margin']:.3g} on average"]
+    if weights["unknown"]:
+        parts.append(f"{weights['unknown']:,} pairs without a margin count as the average pair")
+    if weights["not_above_0"]:
+        parts.append(f"{weights['not_above_0']:,} pairs with a margin of 0 or below do not count")
+    return "; ".join(parts)
 
 
 def _recorded(
@@ -201,7 +217,7 @@ def _recorded(
             "prompt_groups": [f"{key:016x}" for key in prompts] if len(prompts) <= PROMPTS_LISTED else None,
             **facts,
         },
-        length_preference=length_preference(lengths, training),
+        length_preference=length_preference(lengths, training, split.weight[~split.validation]),
     )
 
 

@@ -27,7 +27,7 @@ class RunSource:
         run: run directory with a complete capture of response tokens.
         layer: one of its layers; None is the only one.
         held_out_fraction: share of the prompts held out.
-        seed: of the split.
+        seed: seed of the split.
 
     Raises:
         IncompatibleError: there is no complete capture.
@@ -46,7 +46,8 @@ class RunSource:
         self._capture.require(self.layer, "response")
         self._held_out = validation_mask(self._capture.response_group(), held_out_fraction, seed)
         inputs = [
-            {"name": Path(one.path).name, "bytes": one.bytes, "sha256": one.sha256} for one in settings.inputs
+            {"name": Path(file.path).name, "bytes": file.bytes, "sha256": file.sha256}
+            for file in settings.inputs
         ]
         self.facts: Mapping[str, Any] = {
             "model_name": settings.model,

@@ -1,4 +1,4 @@
-"""Where the activations for SAE training come from: text that runs through the model, or a run's own tokens.
+"""Sources of the activations for SAE training: text that runs through the model, or a run's captured tokens.
 
 Documents (conversations, or pieces of plain text) are split into training and held-out ones as wholes. What
 every conversation of a file begins with (BOS, system turn) is computed but not learned from: it holds the
@@ -29,11 +29,11 @@ from sparserm_cli.models.lm.residuals import iter_residuals
 from sparserm_cli.models.lm.trie import Tree
 
 TREES_AT_ONCE = 256
-"""Documents handed to the model together, so that it can batch those of similar length."""
+"""Number of documents given to the model together, so that it can batch those of similar length."""
 BLOCK_ROWS = 8192
-"""Rows of a yielded block, about."""
+"""Approximate number of rows of a yielded block."""
 EXAMPLES_AT_ONCE = 512
-"""Rows of a file tokenised together."""
+"""Number of rows of a file that are tokenised together."""
 
 
 @runtime_checkable
@@ -72,7 +72,11 @@ class TextSource:
     def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "_ d_in"]]:
         """Run the documents of one part through the model, in their order."""
         layer = self.lm.layers[0]
-        wanted = [one.tree for one, out in zip(self.documents, self.held_out, strict=True) if out == held_out]
+        wanted = [
+            document.tree
+            for document, out in zip(self.documents, self.held_out, strict=True)
+            if out == held_out
+        ]
         pending: list[Tensor] = []
         for start in range(0, len(wanted), TREES_AT_ONCE):
             for _, _, taken in iter_residuals(self.lm, wanted[start : start + TREES_AT_ONCE]):
@@ -91,7 +95,7 @@ class TextReading:
     lm: LanguageModel
     """The model, loaded up to the layer that the SAE is for."""
     tokenizer: Any
-    """The model's own."""
+    """Tokenizer of the model."""
     context_size: int
     """Longest sequence in tokens."""
     template: str | None = None
@@ -110,13 +114,13 @@ def text_source(
     seed: int = 0,
     limit: int | None = None,
 ) -> TextSource:
-    """Read documents and tokenise them; their ids are held in memory, 4 bytes a token.
+    """Read documents and tokenise them; their ids are held in memory, 4 bytes per token.
 
     Args:
         reading: model, tokenizer and how text is cut.
         names: files or data set names: preferences, responses, rows with a `text`, or `.txt` files.
         held_out_fraction: share of the documents held out; 0 holds out none, 1 all.
-        seed: of the split and of the order of prompts.
+        seed: seed of the split and of the order of prompts.
         limit: most rows read of each source.
 
     Raises:
@@ -183,7 +187,7 @@ def _conversations(reader: Reader, prompts: PromptTemplate, context_size: int) -
     for examples in _groups_of(reader, EXAMPLES_AT_ONCE):
         for encoded in prompts.encode(examples):
             key = group_key(encoded.prompt_text)
-            rows += [(key, one.prompt_ids, one.response_ids) for one in encoded.responses]
+            rows += [(key, response.prompt_ids, response.response_ids) for response in encoded.responses]
     shared = _shared_start([prompt for _, prompt, _ in rows])
     documents, seen, texts = [], set(), set()
     for key, prompt, response in rows:

@@ -1,4 +1,4 @@
-"""`train-sae`: an SAE for a model that has none, trained with SAELens' own trainer.
+"""`train-sae`: train an SAE for a model that has none, with SAELens' own trainer.
 
 Reads: a run's `activations.zarr`, or text that it runs through the model. Writes: a folder in SAELens' disk
 format (`cfg.json`, `sae_weights.safetensors`), which appears by rename.
@@ -32,17 +32,17 @@ from sparserm_cli.stages.train_sae.text_source import TextReading, TokenSource, 
 from sparserm_cli.store.io.atomic import atomic_folder
 
 SINK_SAMPLE_ROWS = 16384
-"""Tokens whose norms the sink rule is fitted on."""
+"""Number of tokens whose norms the sink rule is fitted on."""
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, in all); in all is 0 where it is not known."""
 
 
 class TrainSAEResult(NamedTuple):
-    """What a training has made.
+    """The result of a training.
 
     Fields:
-        folder: where the SAE is.
+        folder: folder of the SAE.
         rows: training tokens held in memory, sinks left out.
         epochs: how often each was seen on average, if they are all there are.
         seconds: duration of the training steps.
@@ -97,7 +97,7 @@ def train_sae(
         device: torch device of model and SAE.
         allow_pickle: read pickled weights of `start`.
         offline: never call the hub.
-        progress: told what is being done.
+        progress: called with the current activity, work done and work in all.
 
     Raises:
         UsageError: neither `data` nor `run`, no layer, or a recipe that `start` cannot follow.
@@ -166,17 +166,17 @@ def fit_sae(
         start: the SAE whose training is continued; None is random weights.
         tests: sources that are only measured: all of their documents must be held out.
         device: torch device of the SAE.
-        progress: told what is being done.
+        progress: called with the current activity, work done and work in all.
 
     Raises:
         BadInputError: there are no tokens to train on.
 
     """
     say = progress or (lambda _what, _done, _total: None)
-    # 1. Sink tokens are told by their norm; the ordinary tokens of the same layer set the scale.
+    # 1. Sink tokens are recognised by their norm; the ordinary tokens of the same layer set the scale.
     sample = _sample(source)
     rule = SinkRule.fit(sample)
-    # What is not told of an SAE that was trained before is taken from it.
+    # Options that are not given are taken from the SAE that the training starts from.
     recipe = settle(recipe, start, l0=0.0 if start is None else measure(start, [sample], rule).l0)
     # 2. Training tokens come in shuffled batches out of a buffer of fixed size.
     batches = ShuffleBuffer(
@@ -207,13 +207,13 @@ def fit_sae(
 
 
 def _training_progress(say: Progress, recipe: SAERecipe) -> Callable[[int, int, float], None]:
-    """Tell steps as tokens, which is what the rest of the training counts in."""
+    """Report steps as tokens, the unit of progress of the rest of the training."""
 
-    def told(done: int, total: int, explained: float) -> None:
+    def report(done: int, total: int, explained: float) -> None:
         what = f"training, explained variance {explained:.3f}"
         say(what, done * recipe.batch_rows, total * recipe.batch_rows)
 
-    return told
+    return report
 
 
 def _metadata(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _without_sinks(blocks: Iterable[Tensor], rule: SinkRule) -> Iterator[Float[T
 
 
 def _counted(blocks: Iterable[Tensor], what: str, say: Progress) -> Iterator[Float[Tensor, "_ d_in"]]:
-    """Pass blocks on and say how many rows have come."""
+    """Yield the blocks unchanged, and report how many rows have passed."""
     rows = 0
     for block in blocks:
         rows += len(block)

@@ -111,6 +111,6 @@ def freeze(part: Path, plan: ExtractPlan, identity: Mapping[str, Any]) -> Plan:
         "inputs": [list(fact) for fact in plan.settings.inputs],
         "counts": dict(plan.counts),
     }
-    frozen = Plan(ACTIVATIONS, VERSION, identity, vars(plan.layout), inventory(part), {}, metadata)
+    frozen = Plan(ACTIVATIONS, VERSION, identity, plan.layout.to_json(), inventory(part), {}, metadata)
     write_plan(part, frozen)
     return frozen

@@ -148,6 +148,13 @@ class Layout:
     """Total number of tokens of the unique responses."""
     prompt_tokens: int
     """Total number of tokens of the unique prompts."""
+    margins: int = 0
+    """Number of pairs for which the data say how much better the chosen response is."""
+
+    def to_json(self) -> dict[str, int]:
+        """Return the sizes as a plan records them; without margins the record is that of earlier releases."""
+        sizes = vars(self)
+        return sizes if self.margins else {name: size for name, size in sizes.items() if name != "margins"}
 
 
 @dataclass(frozen=True)

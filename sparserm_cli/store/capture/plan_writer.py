@@ -10,6 +10,7 @@ agree; among a billion different ones, a false agreement is less likely than 1 i
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
@@ -32,7 +33,7 @@ from sparserm_cli.store.io.storage import make_folder, part_name
 from sparserm_cli.store.units.records import REJECTS
 from sparserm_cli.store.units.unit_store import INNER, PLAN
 
-_PAIR = struct.Struct("<qqq")
+_PAIR = struct.Struct("<qqqd")
 
 
 class _Order(NamedTuple):
@@ -116,13 +117,15 @@ class PlanWriter:
             self._spool.prompts.add(key, ids, group)
             self._prompt_key = key
 
-    def add_pair(self, chosen: int, rejected: int, row: int) -> None:
+    def add_pair(self, chosen: int, rejected: int, row: int, margin: float | None = None) -> None:
         """Add a pair of two numbers that `add` returned, from row `row` of the input.
+
+        The margin is how much better the chosen response is; None if the data do not say it.
 
         A pair of equal responses carries no information and is left out; so is, with `dedupe`, a repeated
         pair.
         """
-        self._spool.pairs.append(_PAIR.pack(chosen, rejected, row))
+        self._spool.pairs.append(_PAIR.pack(chosen, rejected, row, math.nan if margin is None else margin))
 
     def reject(self, record: Mapping[str, Any]) -> None:
         """Record an input row that was not accepted, and the reason."""
@@ -174,7 +177,7 @@ class PlanWriter:
         for block in self._spool.pairs.blocks():
             chosen, rejected = (number.at(block[side]) for side in ("chosen", "rejected"))
             differ = chosen != rejected
-            kept.add(chosen[differ], rejected[differ], block["row"][differ])
+            kept.add(chosen[differ], rejected[differ], block["row"][differ], block["margin"][differ])
         if not self.settings.dedupe:
             return kept
         firsts, _ = distinct(self._spool, kept, lambda block: (_pair_keys(block), 0))
@@ -209,6 +212,7 @@ class PlanWriter:
             prompts=len(order.prompts),
             pairs=len(order.pairs),
             response_tokens=int(order.unit_tokens.sum()),
+            margins=sum(int((~np.isnan(block["margin"])).sum()) for block in order.pairs.blocks()),
             prompt_tokens=sum(int(block.sum(dtype=np.int64)) for block in prompt_lengths),
         )
 
@@ -227,11 +231,12 @@ class PlanWriter:
             "pair_chosen": (block["chosen"] for block in pairs.blocks()),
             "pair_rejected": (block["rejected"] for block in pairs.blocks()),
             "pair_row": (block["row"] for block in pairs.blocks()),
+            "pair_margin": (block["margin"] for block in pairs.blocks()),
             "unit_response_start": [order.unit_start],
         }
         lengths = sizes(layout)
-        for name, blocks in columns.items():
-            write_array(store, name, lengths[name], blocks)
+        for name, length in lengths.items():
+            write_array(store, name, length, columns[name])
 
 
 def _pair_keys(block: np.ndarray) -> np.ndarray:

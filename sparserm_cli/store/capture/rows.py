@@ -15,6 +15,7 @@ in that order; prompts are numbered by first appearance.
 | rows/prompt_ids | uint32 [prompt tokens] | token ids, concatenated |
 | rows/pair_chosen, rows/pair_rejected | int64 [pairs] | numbers of responses |
 | rows/pair_row | int64 [pairs] | row of the input the pair comes from |
+| rows/pair_margin | float64 [pairs] | how much better chosen is, NaN if unknown; only if the data say it |
 | rows/unit_response_start | int64 [units + 1] | first response of each unit, and the end |
 """
 
@@ -24,7 +25,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt8, UInt32, UInt64
+from jaxtyping import Float64, Int32, Int64, UInt8, UInt32, UInt64
 
 from sparserm_cli.errors import CorruptStoreError, UsageError
 from sparserm_cli.store.arrays.checked_zarr import (
@@ -50,6 +51,10 @@ ROW_TYPES: Mapping[str, str] = {
     "pair_row": "int64",
     "unit_response_start": "int64",
 }
+"""Array to type, of the arrays that every capture has."""
+OPTIONAL_ROW_TYPES: Mapping[str, str] = {"pair_margin": "float64"}
+"""Array to type, of the arrays that only some captures have."""
+_TYPES = {**ROW_TYPES, **OPTIONAL_ROW_TYPES}
 TOKEN_IDS = ("response_ids", "prompt_ids")
 STRADDLED, TRUNCATED = 1, 2
 CHUNK = 1 << 22
@@ -81,10 +86,15 @@ class Pairs(NamedTuple):
     """Rows of the input, from 1."""
 
 
+def row_types(layout: Layout) -> dict[str, str]:
+    """Return the type of every rows array of a capture: margins are there only if a pair has one."""
+    return {**ROW_TYPES, **(OPTIONAL_ROW_TYPES if layout.margins else {})}
+
+
 def sizes(layout: Layout) -> dict[str, int]:
     """Return the length of every rows array."""
     kinds = {"response": layout.responses, "prompt": layout.prompts, "pair": layout.pairs}
-    lengths = {name: kinds.get(name.partition("_")[0], 0) for name in ROW_TYPES}
+    lengths = {name: kinds.get(name.partition("_")[0], 0) for name in row_types(layout)}
     return {
         **lengths,
         "response_ids": layout.response_tokens,
@@ -98,7 +108,7 @@ def write_array(store: CheckedStore, name: str, length: int, blocks: Iterable[np
 
     Args:
         store: the store that is being planned.
-        name: as in `ROW_TYPES`.
+        name: as in `row_types`.
         length: of the array.
         blocks: together exactly `length` numbers.
 
@@ -106,7 +116,7 @@ def write_array(store: CheckedStore, name: str, length: int, blocks: Iterable[np
         ValueError: the blocks are longer or shorter.
 
     """
-    path, kind = f"rows/{name}", np.dtype(ROW_TYPES[name])
+    path, kind = f"rows/{name}", np.dtype(_TYPES[name])
     create_array(store, path, (length,), (min(length, CHUNK),), kind.type(0))
     array = open_array(store, path)
     chunk = np.empty(CHUNK, kind)
@@ -147,7 +157,7 @@ class Rows:
         """Return a part of an array, checked against its recorded length and type.
 
         Args:
-            name: as in `ROW_TYPES`; an encoding has no token ids.
+            name: as in `row_types`; an encoding has no token ids.
             start: the first number wanted.
             stop: the end; None for all.
 
@@ -157,9 +167,9 @@ class Rows:
         """
         stop = self._sizes[name] if stop is None else stop
         values = read_rows(self._store, f"rows/{name}", start, stop)
-        if values.shape != (stop - start,) or values.dtype != ROW_TYPES[name]:
+        if values.shape != (stop - start,) or values.dtype != _TYPES[name]:
             where, found = f"{self._store.location}/rows/{name}", f"{values.shape} {values.dtype}"
-            expected = f"({stop - start},) {ROW_TYPES[name]}"
+            expected = f"({stop - start},) {_TYPES[name]}"
             raise CorruptStoreError(where, expected, found, "run extract --force")
         return values
 
@@ -211,6 +221,13 @@ class Rows:
     def pairs(self) -> Pairs:
         """All pairs."""
         return Pairs(self.read("pair_chosen"), self.read("pair_rejected"), self.read("pair_row"))
+
+    @cached_property
+    def pair_margin(self) -> Float64[np.ndarray, " pairs"]:
+        """How much better the chosen response of each pair is, in the unit of the data; NaN if unknown."""
+        if not self.layout.margins:
+            return np.full(self.layout.pairs, np.nan)
+        return self.read("pair_margin")
 
     @cached_property
     def unit_response_start(self) -> Int64[np.ndarray, " starts"]:

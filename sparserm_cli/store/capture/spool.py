@@ -1,7 +1,7 @@
 """Temporary tables on the disk that collect prompts, responses and pairs until the plan can be written.
 
 Records are appended as they arrive: the token ids of each prompt and response with a fixed-size record that
-holds their digest, and three numbers per pair. Memory: a few blocks of rows, as in `external_sort`.
+holds their digest, and four numbers per pair. Memory: a few blocks of rows, as in `external_sort`.
 """
 
 import struct
@@ -73,7 +73,7 @@ class Spool(ScratchFolder):
         more = [("prompt", "<i8"), ("characters", "<i4"), ("flags", "u1")]
         self.responses = TokenSequences(self, "qiB", more)
         self.prompts = TokenSequences(self, "Q", [("group", "<u8")])
-        self.pairs = self.table([("chosen", "<i8"), ("rejected", "<i8"), ("row", "<i8")])
+        self.pairs = self.table([("chosen", "<i8"), ("rejected", "<i8"), ("row", "<i8"), ("margin", "<f8")])
         self.rejects = self.table("u1")
 
 

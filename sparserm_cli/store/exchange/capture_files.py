@@ -97,6 +97,8 @@ def _write_pooled(target: Path, capture: ActivationsReader) -> None:
         "pair_rejected": pairs.rejected,
         "pair_row": pairs.row,
     }
+    if rows.layout.margins:
+        arrays["pair_margin"] = rows.pair_margin
     about = {"digest": capture.digest, "identity": json.dumps(capture.plan.settings.identity())}
     make_folder(target.parent)
     needed = sum(values.nbytes for values in arrays.values())

@@ -21,7 +21,7 @@ import xxhash
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.capture.plan import POOLED
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import CHUNK, ROW_TYPES
+from sparserm_cli.store.capture.rows import CHUNK, row_types
 from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.sealed_json import canonical_json
@@ -69,7 +69,7 @@ def _datasets(capture: ActivationsReader) -> Iterator[tuple[str, tuple[int, ...]
     rejects = read_bytes(capture.root / REJECTS)
     for name, data in {"plan": plan, "facts": facts, "rejects": rejects}.items():
         yield name, (len(data),), "uint8", iter([np.frombuffer(data, np.uint8)])
-    for name, dtype in ROW_TYPES.items():
+    for name, dtype in row_types(layout).items():
         length = capture.rows.length(name)
         pieces = (capture.rows.read(name, at, min(at + CHUNK, length)) for at in range(0, length, CHUNK))
         yield f"rows/{name}", (length,), dtype, pieces

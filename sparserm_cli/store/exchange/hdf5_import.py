@@ -17,7 +17,7 @@ from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.arrays.checked_zarr import SafeStore
 from sparserm_cli.store.capture.layout import create_arrays, freeze
 from sparserm_cli.store.capture.plan import POOLED, ExtractPlan, plan_of
-from sparserm_cli.store.capture.rows import CHUNK, ROW_TYPES, Rows, sizes, write_array
+from sparserm_cli.store.capture.rows import CHUNK, Rows, row_types, sizes, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.exchange.hdf5_export import KIND, VERSION
 from sparserm_cli.store.io.atomic import atomic_folder
@@ -102,8 +102,9 @@ def _expect(source: Path, what: str, expected: str, found: str) -> None:
 def _checked_datasets(source: Path, file: Any, plan: ExtractPlan) -> dict[str, Any]:
     """Return the datasets the plan asks for, each of them checked."""
     settings, layout = plan.settings, plan.layout
+    types = row_types(layout)
     expected: dict[str, tuple[tuple[int, ...], str]] = {
-        f"rows/{name}": ((length,), ROW_TYPES[name]) for name, length in sizes(layout).items()
+        f"rows/{name}": ((length,), types[name]) for name, length in sizes(layout).items()
     }
     for layer in settings.layers:
         for name in POOLED:
@@ -204,6 +205,8 @@ def _check_rows(rows: Rows) -> None:
         or tokens.max() != layout.tokens_per_unit,
         "pair_chosen": not _within(pairs.chosen, layout.responses),
         "pair_rejected": not _within(pairs.rejected, layout.responses),
+        "pair_margin": np.isinf(rows.pair_margin).any()
+        or np.count_nonzero(~np.isnan(rows.pair_margin)) != layout.margins,
     }
     for name, is_wrong in wrong.items():
         if is_wrong:

@@ -15,7 +15,7 @@ from sparserm_cli.store.arrays.checked_zarr import SafeStore, create_group
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.plan import Layout
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import ROW_TYPES, TOKEN_IDS, write_array
+from sparserm_cli.store.capture.rows import TOKEN_IDS, row_types, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
@@ -124,9 +124,9 @@ def plan_features(
         store = SafeStore(part, sync=False)
         create_group(store, "", {"sparserm": {"type": FEATURES, "version": VERSION}})
         for sae in saes:
-            layout = {"rows_are": _ROWS_ARE, "read_with": _READ_WITH.format(layer=sae.layer)}
-            create_group(store, f"layers/{sae.layer}/parts", {"sae": asdict(sae), **layout})
-        for name in ROW_TYPES:
+            about = {"rows_are": _ROWS_ARE, "read_with": _READ_WITH.format(layer=sae.layer)}
+            create_group(store, f"layers/{sae.layer}/parts", {"sae": asdict(sae), **about})
+        for name in row_types(capture.plan.layout):
             if name not in TOKEN_IDS:
                 write_array(store, name, capture.rows.length(name), capture.rows.blocks(name))
         fault_point("plan-rows-written")
@@ -134,7 +134,7 @@ def plan_features(
             "created": now(),
             "packages": package_versions(),
         }
-        identity, layout = features_identity(saes), vars(capture.plan.layout)
+        identity, layout = features_identity(saes), capture.plan.layout.to_json()
         parents = {ACTIVATIONS: capture.lineage.as_parent()}
         plan = Plan(FEATURES, VERSION, identity, layout, inventory(part), parents, metadata)
         write_plan(part, plan)

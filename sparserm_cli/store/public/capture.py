@@ -92,12 +92,14 @@ class Capture:
         """One row per pair, in the order of the data.
 
         Columns: `row` of the data from 1, number of the `chosen` and of the `rejected` response, number of
-        their `prompt`, and `group`, which is equal for equal prompts: a split must not separate it.
+        their `prompt`, and `group`, which is equal for equal prompts: a split must not separate it. Where the
+        data say how much better the chosen response is, there is a column `margin`, NaN for other pairs.
         """
         pairs, rows = self._reader.pairs(), self._reader.rows
         prompt = rows.response_prompt[pairs.chosen]
         columns = {"row": pairs.row, "chosen": pairs.chosen, "rejected": pairs.rejected, "prompt": prompt}
-        return Table.of({**columns, "group": rows.prompt_group[prompt]})
+        margin = {"margin": rows.pair_margin} if rows.layout.margins else {}
+        return Table.of({**columns, "group": rows.prompt_group[prompt], **margin})
 
     @cached_property
     def prompts(self) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import planted_run as planted
 
-from sparserm_cli.analysis.compare import method_sets as lineup
+from sparserm_cli.analysis.compare import method_sets
 from sparserm_cli.analysis.compare.compare import compare, compare_samples
 from sparserm_cli.analysis.compare.markdown import markdown
 from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
@@ -80,7 +80,7 @@ def test_every_sweep_is_there_and_json(sample_of: Callable[..., Sample]):
         "transfer": ["two"],
     }
     first, second = sweeps["directions"]["2"][:2]
-    assert [row["method"]["name"] for row in sweeps["directions"]["2"]] == ["SparseRM", *lineup.CONTROLS]
+    assert [row["method"]["name"] for row in sweeps["directions"]["2"]] == ["SparseRM", *method_sets.CONTROLS]
     assert first["against"] is None
     assert second["against"]["low"] <= second["against"]["high"]
     assert len(notes) == 7
@@ -127,7 +127,12 @@ def test_forward_stands_beside_what_is_chosen_alike(sample_of: Callable[..., Sam
     config = CompareConfig(top_k=(2,), folds=2, sweep=("directions",), by="forward")
     (run,) = compare_samples([sample_of("one")], config, progress=quiet, note=quiet)["runs"].values()
     names = [row["method"]["name"] for row in run["sweeps"]["directions"]["2"]]
-    assert names == ["SparseRM", "SparseRM, by difference", *lineup.CONTROLS, *lineup.IN_TURN]
+    assert names == [
+        "SparseRM",
+        "SparseRM, by difference",
+        *method_sets.CONTROLS,
+        *method_sets.FORWARD_SELECTED,
+    ]
 
 
 def test_some_of_the_layers_are_used(sample_of: Callable[..., Sample]):
@@ -152,7 +157,7 @@ def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sa
     (run,) = compare_samples([sample], config, progress=quiet, note=quiet)["runs"].values()
     *choosing, usual = run["sweeps"]["choice"]["all"]
     assert [row["method"]["kind"] for row in choosing] == ["selected", "pair-components", "dense"]
-    assert usual["method"]["name"] == lineup.DEFAULTS.name
+    assert usual["method"]["name"] == method_sets.DEFAULTS.name
     for row in choosing:
         settings = [one["name"] for one in row["method"]["among"]]
         assert settings == [
@@ -239,7 +244,7 @@ def test_markdown_marks_who_is_surely_ahead():
 
 def test_the_comparison_holds_the_controls_that_must_be_there():
     """Random directions, components, latents, dense, length and chance stand in every comparison, once."""
-    methods = lineup.everything(CompareConfig())
+    methods = method_sets.all_methods(CompareConfig())
     assert {one.kind for one in methods} >= {"random-latents", "random-directions", "components"}
     assert {one.kind for one in methods} >= {"pair-components", "latent-means", "latent-maxima", "dense"}
     assert {one.kind for one in methods} >= {"means", "length", "chance"}
@@ -249,7 +254,7 @@ def test_the_comparison_holds_the_controls_that_must_be_there():
 
 def test_variants_differ_from_the_method_itself():
     """What changes nothing is not tried twice."""
-    first, *others = lineup.variants(CompareConfig(pool="both"))
+    first, *others = method_sets.variants(CompareConfig(pool="both"))
     assert first.pool == "both"
     assert "SparseRM, mean and last" not in {one.name for one in others}
     assert "SparseRM, mean" in {one.name for one in others}
@@ -257,7 +262,7 @@ def test_variants_differ_from_the_method_itself():
 
 def test_defaults_are_those_of_the_commands():
     """What the table calls defaults is what `frequency`, `select` and `fit` do when nothing is said."""
-    fit, select, defaults = FitConfig().setting, SelectConfig(), lineup.DEFAULTS
+    fit, select, defaults = FitConfig().setting, SelectConfig(), method_sets.DEFAULTS
     assert (defaults.head, defaults.loss, defaults.pool) == (fit.head, fit.loss, fit.pool)
     assert (defaults.top_k, defaults.by) == (select.top_k, select.by)
-    assert defaults in lineup.everything(CompareConfig())
+    assert defaults in method_sets.all_methods(CompareConfig())

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import tiny_run
 
-from sparserm_cli.analysis.compare import method_sets as lineup
+from sparserm_cli.analysis.compare import method_sets
 from sparserm_cli.analysis.compare.compare import compare_samples
 from sparserm_cli.analysis.compare.cross_validation import Protocol, training_of
 from sparserm_cli.analysis.compare.lora import fit_lora, missing_packages
@@ -100,6 +100,6 @@ def test_it_stands_beside_sparserm_on_the_same_pairs(sample: Sample):
     config = CompareConfig(sweep=("lora",), top_k=(2,), folds=2, train_pairs=8)
     found = compare_samples([sample], config, progress=quiet, note=quiet)
     rows = found["runs"]["tiny"]["sweeps"]["lora"]["all"]
-    assert [row["method"]["name"] for row in rows][-1] == lineup.LORA.name
+    assert [row["method"]["name"] for row in rows][-1] == method_sets.LORA.name
     assert {row["accuracy"]["pairs"] for row in rows} == {40}
     assert rows[-1]["against"] is not None

@@ -82,6 +82,9 @@ def test_difference_of_means_and_length_by_hand():
     assert length_preference(np.array([5, 4, 7, 7]), pairs) == 1
     assert length_preference(np.array([4, 5, 7, 7]), pairs) == -1
     assert length_preference(np.array([4, 5, 7, 6]), pairs) == 0
+    counts = np.array([0.5, 1.5], np.float32)  # a quarter of (1, 0) and three quarters of (2, 2)
+    assert difference_of_means(vectors, pairs, counts).tolist() == [1.75, 1.5]
+    assert length_preference(np.array([4, 5, 7, 6]), pairs, counts) == 1
 
 
 def test_the_comparison_tries_every_baseline_of_the_table():

@@ -40,6 +40,12 @@ def accuracy(weights: dict[str, np.ndarray], data: PairData) -> float:
     return float((scores[:, 0] > scores[:, 1]).mean())
 
 
+def test_pairs_that_all_weigh_nothing_have_no_loss():
+    """A batch or a validation part may hold nothing but such pairs."""
+    scores = torch.tensor([1.0, -2.0])
+    assert pair_loss(scores, scores.flip(0), torch.zeros(2), "bt").item() == 0.0
+
+
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [

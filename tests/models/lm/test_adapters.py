@@ -94,7 +94,8 @@ def test_the_base_is_named_where_it_is_not_there(adapter: Any) -> None:
         resolve_model(str(folder))
     assert str(caught.value) == (
         f"{path}: expected its base model /nothing/here, found '/nothing/here', which is none of these "
-        "(--model: expected smollm2-135m, a hub id like org/name@revision, a directory or a .gguf file); "
+        "(--model: expected smollm2-135m, qwen2.5-coder-1.5b, gemma-3-270m, a hub id like org/name@revision, "
+        "a directory or a .gguf file); "
         "put the base model there, or correct base_model_name_or_path"
     )
 

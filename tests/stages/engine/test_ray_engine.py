@@ -130,7 +130,7 @@ def test_actors_that_never_start_are_not_started_for_ever(toys):
 
 
 def test_row_51_sigterm_ends_the_command_with_143_and_a_cluster_of_its_own(config, monkeypatch):
-    """Without an address one is started, of which neither stdout nor stderr hears but for one note."""
+    """Without an address one is started, of which stderr says one note; stdout is the error as one object."""
     monkeypatch.setenv("PYTHONPATH", f"{TESTS.parent}{os.pathsep}{TESTS}")
     asked = config("alone")
     command = [sys.executable, "-m", "sparserm_cli", "extract", asked.data, "--model", asked.model]
@@ -141,10 +141,17 @@ def test_row_51_sigterm_ends_the_command_with_143_and_a_cluster_of_its_own(confi
             time.sleep(0.01)
         process.terminate()
         out, told = process.communicate(timeout=60)
-    assert (process.returncode, out) == (143, ""), told
+    assert process.returncode == 143, told
+    assert json.loads(out)["error"]["code"] == 143
     lines = [line for line in told.splitlines() if not line.startswith("extract: ")]
     *others, last = [re.split(",| at most", line)[0] for line in lines]
-    assert others == [f"reading {asked.data}", "planned 30 pairs", "Ray:", "finishing the unit in hand"]
+    assert others == [
+        f"reading {asked.data}",
+        f"{asked.data}: shape preference: prompt",
+        "planned 30 pairs",
+        "Ray:",
+        "finishing the unit in hand",
+    ]
     assert last.startswith(f"sparserm: stopped: {len(receipts(asked.run))} of 60 units are safe; ")
 
 

@@ -55,6 +55,16 @@ def run(*args, **changes):
     return extract(config(*args, **changes), progress=lambda _done, _total: None, note=lambda _text: None)
 
 
+def test_margins_of_the_data_are_stored(tiny_model, tmp_path):
+    """As a column, as scores of both sides, and none for a row that has neither."""
+    margins = [{"margin": 2.5}, {"score_chosen": 7, "score_rejected": 8.5}, {}]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(ROWS[n] | margin) + "\n" for n, margin in enumerate(margins)))
+    run(data, tiny_model("llama"), tmp_path / "run")
+    reader = ActivationsReader(tmp_path / "run" / "activations.zarr")
+    np.testing.assert_array_equal(reader.rows.pair_margin, [2.5, -1.5, np.nan])
+
+
 def test_vectors_are_those_of_transformers(data, tiny_model, tmp_path):
     """Tokens, last and mean equal hidden_states[layer + 1] of the whole model on prompt + response."""
     from transformers import AutoModelForCausalLM, AutoTokenizer

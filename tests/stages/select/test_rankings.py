@@ -228,7 +228,7 @@ def test_too_few_latents():
     with pytest.raises(UsageError) as caught:
         choose(measures([0.1, 0.2, -0.1]), FOLDS, 2, "difference", rows=no_rows, where="layer 14")
     assert str(caught.value) == (
-        "--top-k: expected 2 latents a side, found 1 that speak for rejected in layer 14; "
+        "--top-k: expected 2 latents per side, found 1 that speak for rejected in layer 14; "
         "lower --top-k or use more data"
     )
 

@@ -3,7 +3,6 @@
 import json
 import resource
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from operator import getitem
@@ -328,13 +327,18 @@ def test_row_88_no_field_of_any_kind_is_a_raw_error(tmp_path: Path):
         ("reward", "hook_names", 0),
         ("controls", 0),
     ]
+    refused = []
     for place in places:
         for value in WRONG:
             changed = json.loads(json.dumps(told))
             reduce(getitem, place[:-1], changed)[place[-1]] = value
             write_sealed(folder / "config.json", changed)
-            with suppress(CorruptStoreError, IncompatibleError):
+            try:
                 read_reward(folder)
+            except (CorruptStoreError, IncompatibleError) as refusal:
+                refused.append(str(refusal))
+    assert len(refused) > len(places)
+    assert not any("\n" in line for line in refused)
 
 
 @pytest.mark.parametrize(

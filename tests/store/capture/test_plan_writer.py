@@ -147,6 +147,31 @@ def test_dedupe_keeps_the_first_of_equal_pairs(tmp_path: Path, monkeypatch: pyte
     assert [one.tolist() for one in pairs] == [[0, 1], [1, 0], [0, 1]]
 
 
+@pytest.mark.parametrize("block", [1, 100])
+def test_margins_stay_with_their_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int):
+    """Through left-out and repeated pairs; a pair without a margin has NaN."""
+    monkeypatch.setattr(tables, "BLOCK", block)
+    with PlanWriter(tmp_path / "a", captures.settings(dedupe=True)) as writer:
+        a, b, c = (writer.add(captures.ids(1), captures.ids(one), group=1) for one in (2, 3, 4))
+        margins = {(a, a): 9.0, (a, b): 0.5, (b, c): None, (c, a): -2.0}
+        for row, (pair, margin) in enumerate([*margins.items(), ((a, b), 7.0)]):
+            writer.add_pair(*pair, row, margin)
+        writer.freeze({})
+    rows = ActivationsWriter(tmp_path / "a").rows
+    assert rows.pairs.row.tolist() == [1, 2, 3]
+    np.testing.assert_array_equal(rows.pair_margin, [0.5, np.nan, -2.0])
+    assert rows.layout.margins == 2
+
+
+def test_a_capture_without_margins_has_no_array_of_them(tmp_path: Path):
+    """Its plan and its files are those of earlier releases."""
+    plan = captures.plan(tmp_path / "a")
+    rows = ActivationsWriter(tmp_path / "a").rows
+    assert np.isnan(rows.pair_margin).tolist() == [True] * 5
+    assert not (tmp_path / "a" / "rows" / "pair_margin").exists()
+    assert "margins" not in plan.layout.to_json()
+
+
 def test_digests_that_share_a_half_are_different(tmp_path: Path):
     """Only all 128 bits make two equal; the first of equal ones stands for them."""
     keys = np.array([[7, 1], [7, 2], [1 << 63, 1], [7, 1], [1 << 63, 1]], ">u8").view("S16")[:, 0]

@@ -1,1 +1,1 @@
-"""The routes of a server: one module per client protocol, each with the shapes it is sent and answers."""
+"""The routes of a server: one module per client protocol, each with its request and answer schemas."""

@@ -1,4 +1,4 @@
-"""Routes that tell about the server: whether it lives and is ready, what it serves, and what it counts."""
+"""Routes about the server: liveness, readiness, the model that it serves, and metrics."""
 
 from typing import Any
 
@@ -15,35 +15,35 @@ router = APIRouter()
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """Tell that the process lives."""
+    """Answer that the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/ready", responses={503: {"model": Refusal}})
 async def ready(service: Served) -> dict[str, Any]:
-    """Tell whether scores can be had: the model is loaded and scored its probe as at the fit."""
+    """Answer whether the server can score: the model is loaded and scored its probe as at the fit."""
     _require_open(service)
     return {"status": "ready", "probe": service.probe}
 
 
 @router.get("/v1/models", responses={503: {"model": Refusal}})
 async def models(service: Served) -> dict[str, Any]:
-    """List the one model."""
+    """List the only model."""
     _require_open(service)
-    one = {"id": service.name, "object": "model", "created": 0, "owned_by": "sparserm"}
-    return {"object": "list", "data": [{**one, "max_model_len": service.model.max_length}]}
+    card = {"id": service.name, "object": "model", "created": 0, "owned_by": "sparserm"}
+    return {"object": "list", "data": [{**card, "max_model_len": service.model.max_length}]}
 
 
 @router.get("/info", responses={503: {"model": Refusal}})
 async def info(service: Served) -> dict[str, Any]:
-    """Tell what the reward model is made of, and what is done to its scores."""
+    """Describe the reward model and the limits that are applied to its scores."""
     _require_open(service)
     return service.info()
 
 
 @router.get("/metrics", response_class=Response)
 async def metrics(service: Served) -> Response:
-    """Give Prometheus its numbers."""
+    """Return the metrics for Prometheus."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
 

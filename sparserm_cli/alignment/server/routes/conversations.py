@@ -1,4 +1,4 @@
-"""What the protocols share that send conversations: as messages, or as text that has been templated."""
+"""Code shared by protocols that send conversations, as messages or as already templated text."""
 
 from collections.abc import Sequence
 
@@ -11,31 +11,31 @@ from sparserm_cli.data.messages import normalise_messages, response_of
 
 
 class ConversationRequest(Request):
-    """Conversations, as messages or as text that has been through the chat template."""
+    """Conversations as messages, or as text to which the chat template has been applied."""
 
     input: Texts | None = None
-    """Templated text, one or several; the response is the last turn."""
+    """One or several templated texts; the response is the last turn."""
     messages: Conversations | None = None
-    """A conversation that ends with the response, or several."""
+    """One or several conversations, each ending with the response."""
 
 
-def pairs_of(service: Service, asked: ConversationRequest) -> list[Pair]:
+def pairs_of(service: Service, request: ConversationRequest) -> list[Pair]:
     """Return prompts and responses of a request with conversations.
 
     Raises:
-        RefusedError: neither text nor messages, or both.
+        RefusedError: the request has neither text nor messages, or both.
 
     """
-    if (asked.input is None) == (asked.messages is None):
+    if (request.input is None) == (request.messages is None):
         raise RefusedError(422, "either input or messages is needed")
-    if asked.input is not None:
-        texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    if request.input is not None:
+        texts = [request.input] if isinstance(request.input, str) else request.input
         return [cut_text(service, text) for text in texts]
-    return [_pair(turns) for turns in _listed(asked.messages or [])]
+    return [_pair(turns) for turns in _listed(request.messages or [])]
 
 
 def _listed(messages: Conversations) -> Sequence[Sequence[Turn]]:
-    """Return a list of conversations, of which one may have been sent alone."""
+    """Return a list of conversations; a single conversation may have been sent without a list."""
     return [messages] if messages and isinstance(messages[0], Turn) else messages  # type: ignore[return-value]
 
 

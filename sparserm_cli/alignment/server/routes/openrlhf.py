@@ -1,4 +1,4 @@
-"""OpenRLHF's remote reward, empty lists included."""
+"""The remote reward protocol of OpenRLHF, including empty lists."""
 
 from dataclasses import asdict
 from typing import Any
@@ -13,52 +13,52 @@ from sparserm_cli.alignment.server.scoring import Served, cut_text, judge
 
 router = APIRouter(route_class=StrictRoute)
 NOT_COMPUTED = -1.0
-"""What stands for an `ood` that was not computed where null may not, since no distance is negative."""
+"""The value of an `ood` that was not computed, where null is not allowed; no distance is negative."""
 
 
 class RewardRequest(Request):
-    """`/get_reward`: rollouts."""
+    """The request of `/get_reward`: rollouts."""
 
     query: TextList
-    """Prompt and response as one text, decoded with their special tokens."""
+    """Each prompt with its response as one text, decoded with special tokens."""
     prompts: TextList = Field(default_factory=list)
-    """The prompts alone, as many or none; they tell exactly where the responses begin."""
+    """The prompts, one per query or none at all; they say exactly where the responses begin."""
     labels: list[Any] = Field(default_factory=list)
-    """Let pass."""
+    """This field is accepted and ignored."""
 
 
 class RewardAnswer(BaseModel):
-    """Answer of `/get_reward`."""
+    """The answer of `/get_reward`."""
 
     rewards: list[float | None]
     scores: list[float | None]
     extra_logs: dict[str, list[float | None]]
     tokens: list[TokenRewards | None] | None = None
     reasons: list[str | None]
-    """Why a rollout has no score; null for those that have."""
+    """The reason why a rollout has no score; null if it has one."""
     guards: Applied
 
 
 @router.post("/get_reward", response_model=RewardAnswer, responses=REFUSALS)
-async def get_reward(asked: RewardRequest, service: Served) -> dict[str, Any]:
+async def get_reward(request: RewardRequest, service: Served) -> dict[str, Any]:
     """Score rollouts."""
-    prompts = asked.prompts or [""] * len(asked.query)
-    if len(prompts) != len(asked.query):
-        raise RefusedError(422, f"{len(prompts)} prompts for {len(asked.query)} queries")
-    pairs = [cut_text(service, text, prompt) for text, prompt in zip(asked.query, prompts, strict=True)]
-    found = await judge(service, asked, pairs)
-    reasons = [one.reason for one in found.members]
-    # A trainer that needs a number for every score makes tensors of what it logs as well.
+    prompts = request.prompts or [""] * len(request.query)
+    if len(prompts) != len(request.query):
+        raise RefusedError(422, f"{len(prompts)} prompts for {len(request.query)} queries")
+    pairs = [cut_text(service, text, prompt) for text, prompt in zip(request.query, prompts, strict=True)]
+    verdict = await judge(service, request, pairs)
+    reasons = [response.reason for response in verdict.members]
+    # A trainer that needs a number for every score also makes tensors of the logged values.
     not_computed = None if service.config.unscorable is None else NOT_COMPUTED
     logs = {
-        "ood": [not_computed if one.ood is None else one.ood for one in found.members],
+        "ood": [not_computed if response.ood is None else response.ood for response in verdict.members],
         "scored": [float(reason is None) for reason in reasons],
     }
     return {
-        "rewards": found.scores,
-        "scores": found.scores,
+        "rewards": verdict.scores,
+        "scores": verdict.scores,
         "extra_logs": logs,
-        "tokens": [one.tokens for one in found.members] if asked.token_rewards else None,
+        "tokens": [response.tokens for response in verdict.members] if request.token_rewards else None,
         "reasons": reasons,
-        "guards": asdict(found.guards),
+        "guards": asdict(verdict.guards),
     }

@@ -1,4 +1,4 @@
-"""SGLang's embeddings, by which its reward models are asked, as verl does too."""
+"""The embeddings protocol of SGLang, which its reward models use; verl uses it too."""
 
 from typing import Any, Literal
 
@@ -13,24 +13,25 @@ router = APIRouter(route_class=StrictRoute)
 
 
 class Embedded(Member):
-    """The embedding of one conversation, of one number."""
+    """The embedding of one conversation, which has one number."""
 
     object: Literal["embedding"] = "embedding"
     embedding: list[float | None]
-    """The score alone."""
+    """A list with the score as its only element."""
 
 
 class EmbeddingsAnswer(Answer):
-    """Answer of `/v1/embeddings`."""
+    """The answer of `/v1/embeddings`."""
 
     data: list[Embedded]
 
 
 @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=REFUSALS)
-async def embeddings(asked: ConversationRequest, service: Served) -> dict[str, Any]:
+async def embeddings(request: ConversationRequest, service: Served) -> dict[str, Any]:
     """Score conversations."""
-    found = await judge(service, asked, pairs_of(service, asked))
+    verdict = await judge(service, request, pairs_of(service, request))
     data = [
-        {"index": index, "embedding": [one.score], **one.told()} for index, one in enumerate(found.members)
+        {"index": index, "embedding": [response.score], **response.details()}
+        for index, response in enumerate(verdict.members)
     ]
-    return {**found.head("embeddings", service), "data": data}
+    return {**verdict.head("embeddings", service), "data": data}

@@ -18,14 +18,14 @@ Sequence = Annotated[TextList, Field(min_length=1, max_length=2)]
 
 
 class _Request(Request):
-    """What both may say."""
+    """The fields that both requests have."""
 
     raw_scores: bool = False
-    """Whether to answer scores instead of their logistic function."""
+    """Whether to return scores instead of their logistic function."""
     truncate: bool | None = None
-    """Whether to leave out the oldest tokens of a prompt that is too long."""
+    """Whether to drop the oldest tokens of a prompt that is too long."""
     truncation_direction: Literal["left", "Left", "right", "Right"] | None = None
-    """Where tokens are left out: `left` alone, since the end of a response decides its score."""
+    """The side on which tokens are dropped: only `left`, because the end of a response decides its score."""
 
     @model_validator(mode="after")
     def _left_alone(self) -> Self:
@@ -39,25 +39,25 @@ class _Request(Request):
 
 
 class PredictRequest(_Request):
-    """`/predict`: one text, one pair of prompt and response, or a list of lists of either."""
+    """The request of `/predict`: one text, one pair of prompt and response, or a list of lists of either."""
 
     inputs: str | Sequence | Annotated[list[Sequence], Field(min_length=1, fail_fast=True)]
-    """A lone text is a conversation that has been through the chat template."""
+    """A single text is a conversation to which the chat template has been applied."""
 
 
 class RerankRequest(_Request):
-    """`/rerank`: responses to one prompt."""
+    """The request of `/rerank`: responses to one prompt."""
 
     query: str
-    """The prompt, the words of one user turn."""
+    """The prompt: the words of one user turn."""
     texts: Annotated[TextList, Field(min_length=1)]
-    """The responses."""
+    """The responses to the prompt."""
     return_text: bool = False
     """Whether to repeat each response that has a score in the answer."""
 
 
 class Prediction(BaseModel):
-    """The class of one input, of which there is one."""
+    """The only class of one input."""
 
     score: float | None
     label: str = "reward"
@@ -80,33 +80,33 @@ class Rank(BaseModel):
     response_model=list[Prediction] | list[list[Prediction]],
     responses=REFUSALS,
 )
-async def predict(asked: PredictRequest, service: Served) -> list[Any]:
+async def predict(request: PredictRequest, service: Served) -> list[Any]:
     """Score one input, or several."""
-    inputs = asked.inputs
+    inputs = request.inputs
     alone = isinstance(inputs, str) or isinstance(inputs[0], str)
     sequences: list[Any] = [inputs] if alone else list(inputs)
-    pairs = [_pair(service, [one] if isinstance(one, str) else one) for one in sequences]
-    found = await judge(service, asked, pairs, logistic=not asked.raw_scores)
-    predictions = [[Prediction(score=one.score, reason=one.reason)] for one in found.members]
+    pairs = [_pair(service, [sequence] if isinstance(sequence, str) else sequence) for sequence in sequences]
+    verdict = await judge(service, request, pairs, logistic=not request.raw_scores)
+    predictions = [[Prediction(score=response.score, reason=response.reason)] for response in verdict.members]
     return list(predictions[0] if alone else predictions)
 
 
 @router.post("/rerank", response_model=list[Rank], responses=REFUSALS)
-async def rerank(asked: RerankRequest, service: Served) -> list[Rank]:
+async def rerank(request: RerankRequest, service: Served) -> list[Rank]:
     """Rank responses to a prompt, best first; those without a score come last."""
-    pairs: list[Pair] = [(asked.query, text) for text in asked.texts]
-    found = await judge(service, asked, pairs, logistic=not asked.raw_scores)
+    pairs: list[Pair] = [(request.query, text) for text in request.texts]
+    verdict = await judge(service, request, pairs, logistic=not request.raw_scores)
 
     def place(index: int) -> tuple[bool, float, int]:
-        member: Judged = found.members[index]
+        member: Judged = verdict.members[index]
         return member.reason is not None, -(member.score or 0.0), index
 
     return [
         Rank(
             index=index,
-            text=asked.texts[index] if asked.return_text and not found.members[index].reason else None,
-            score=found.members[index].score,
-            reason=found.members[index].reason,
+            text=request.texts[index] if request.return_text and not verdict.members[index].reason else None,
+            score=verdict.members[index].score,
+            reason=verdict.members[index].reason,
         )
         for index in sorted(range(len(pairs)), key=place)
     ]

@@ -1,4 +1,4 @@
-"""vLLM's classify, which verl posts to, and vLLM's score."""
+"""The classify protocol of vLLM, to which verl posts, and its score protocol."""
 
 from typing import Any
 
@@ -14,34 +14,34 @@ router = APIRouter(route_class=StrictRoute)
 
 
 class ClassifyRequest(ConversationRequest, Activated):
-    """`/classify`: conversations, as messages or as text that has been through the chat template."""
+    """The request of `/classify`: conversations as messages or as already templated text."""
 
 
 class ScoreRequest(Activated):
-    """`/score`: prompts and responses by themselves; one prompt stands for all responses."""
+    """The request of `/score`: separate prompts and responses; a single prompt applies to all responses."""
 
     queries: Texts | None = None
-    """Prompts, each the words of one user turn. Also as `text_1` or `data_1`."""
+    """Prompts, each the words of one user turn. The field may also be called `text_1` or `data_1`."""
     text_1: Texts | None = None
     data_1: Texts | None = None
     documents: Texts | None = None
-    """Responses. Also as `items`, `text_2` or `data_2`."""
+    """Responses. The field may also be called `items`, `text_2` or `data_2`."""
     items: Texts | None = None
     text_2: Texts | None = None
     data_2: Texts | None = None
 
 
 class Classified(Member):
-    """The class of one conversation, of which there is one."""
+    """The only class of one conversation."""
 
     label: str = "reward"
     probs: list[float | None]
-    """The score alone; no probability, unless an activation was asked for."""
+    """A list with only the score; it is a probability only if an activation was requested."""
     num_classes: int = 1
 
 
 class ClassifyAnswer(Answer):
-    """Answer of `/classify`."""
+    """The answer of `/classify`."""
 
     data: list[Classified]
 
@@ -54,39 +54,45 @@ class Scored(Member):
 
 
 class ScoreAnswer(Answer):
-    """Answer of `/score`."""
+    """The answer of `/score`."""
 
     data: list[Scored]
 
 
 @router.post("/classify", response_model=ClassifyAnswer, responses=REFUSALS)
 @router.post("/v1/classify", response_model=ClassifyAnswer, responses=REFUSALS)
-async def classify(asked: ClassifyRequest, service: Served) -> dict[str, Any]:
+async def classify(request: ClassifyRequest, service: Served) -> dict[str, Any]:
     """Score conversations."""
-    found = await judge(service, asked, pairs_of(service, asked), logistic=asked.logistic)
-    data = [{"index": index, "probs": [one.score], **one.told()} for index, one in enumerate(found.members)]
-    return {**found.head("classify", service), "data": data}
+    verdict = await judge(service, request, pairs_of(service, request), logistic=request.logistic)
+    data = [
+        {"index": index, "probs": [response.score], **response.details()}
+        for index, response in enumerate(verdict.members)
+    ]
+    return {**verdict.head("classify", service), "data": data}
 
 
 @router.post("/score", response_model=ScoreAnswer, responses=REFUSALS)
 @router.post("/v1/score", response_model=ScoreAnswer, responses=REFUSALS)
-async def score(asked: ScoreRequest, service: Served) -> dict[str, Any]:
-    """Score responses to prompts, a query being a prompt and a document a response."""
-    found = await judge(service, asked, _pairs(asked), logistic=asked.logistic)
-    data = [{"index": index, "score": one.score, **one.told()} for index, one in enumerate(found.members)]
-    return {**found.head("score", service), "data": data}
+async def score(request: ScoreRequest, service: Served) -> dict[str, Any]:
+    """Score responses to prompts; a query is a prompt and a document is a response."""
+    verdict = await judge(service, request, _pairs(request), logistic=request.logistic)
+    data = [
+        {"index": index, "score": response.score, **response.details()}
+        for index, response in enumerate(verdict.members)
+    ]
+    return {**verdict.head("score", service), "data": data}
 
 
-def _pairs(asked: ScoreRequest) -> list[Pair]:
-    """Return prompts and responses of a score request, one prompt standing for all responses.
+def _pairs(request: ScoreRequest) -> list[Pair]:
+    """Return prompts and responses of a score request; a single prompt applies to all responses.
 
     Raises:
-        RefusedError: one of both is missing or there twice, or their numbers do not fit.
+        RefusedError: prompts or responses are missing or given twice, or their numbers do not match.
 
     """
     sides = []
     for names in (("queries", "text_1", "data_1"), ("documents", "items", "text_2", "data_2")):
-        given = [value for name in names if (value := getattr(asked, name)) is not None]
+        given = [value for name in names if (value := getattr(request, name)) is not None]
         if len(given) != 1:
             raise RefusedError(422, f"exactly one of {', '.join(names)} is needed")
         sides.append([given[0]] if isinstance(given[0], str) else given[0])

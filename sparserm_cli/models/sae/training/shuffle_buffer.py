@@ -22,8 +22,8 @@ class ShuffleBuffer:
     Args:
         source: starts one pass over the training activations; each pass yields blocks (rows, d_in).
         capacity: most rows held, in bfloat16.
-        batch_rows: rows of a batch.
-        seed: of the order.
+        batch_rows: number of rows per batch.
+        seed: seed of the order.
 
     Attributes:
         rows: what is held now, bfloat16 (rows, d_in).

@@ -27,8 +27,8 @@ from sparserm_cli.models.sae.training.start import copy_weights, weighs_by_norm
 Progress = Callable[[int, int, float], None]
 """Called with (steps done, steps in all, explained variance of a recent batch)."""
 
-LOOK_EVERY = 50
-"""Steps between two looks at the explained variance, which cost a little time."""
+STEPS_PER_MEASUREMENT = 50
+"""Number of steps between two measurements of the explained variance, which cost a little time."""
 
 
 class TrainedSAE(NamedTuple):
@@ -80,13 +80,13 @@ def train(
     trainer = SAETrainer(_trainer_config(recipe, device), sae, iter(batches))
     trainer.activation_scaler.scaling_factor = scale
     for group in trainer.optimizer.param_groups:
-        group["fused"] = True  # one pass over the weights a step, the same arithmetic
+        group["fused"] = True  # one pass over the weights per step, with the same arithmetic
     started = time.monotonic()
     explained = 0.0
     for step in range(recipe.steps):
         output = trainer.step(next(trainer.data_provider))
         trainer.n_training_steps += 1
-        if step % LOOK_EVERY == 0:
+        if step % STEPS_PER_MEASUREMENT == 0:
             explained = _explained_variance(output.sae_in, output.sae_out.detach())
         if progress is not None:
             progress(step + 1, recipe.steps, explained)
