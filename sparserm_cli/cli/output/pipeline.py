@@ -83,7 +83,9 @@ def _expected(estimate: "Estimate | None") -> str:
     if estimate is None:
         return ""
     rate = f"{estimate.rate.tokens_per_second:,.0f} tokens/s, {estimate.rate.source}"
-    line = f"estimated: {duration(estimate.seconds)} on {estimate.devices} x {estimate.rate.device} at {rate}"
+    first = f", {duration(estimate.preparing)} of them to read and load," if estimate.preparing else ""
+    devices = f"{estimate.devices} x {estimate.rate.device}"
+    line = f"estimated: {duration(estimate.seconds)}{first} on {devices} at {rate}"
     price = "" if estimate.price is None else f", for {estimate.price:,.2f}"
     return f"{line}; {estimate.flops:.2g} FLOP{price}"
 

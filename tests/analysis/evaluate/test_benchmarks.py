@@ -40,6 +40,18 @@ def test_rm_bench_domains_merge_safety():
     ]
 
 
+def test_files_of_rm_bench_name_their_domain():
+    """The names of RM-Bench's own files begin with the domain; a longer word names none."""
+    files = (
+        "chat_filtered.json",
+        "safety-refuse_filtered.json",
+        "Math.jsonl",
+        "codellama.jsonl",
+        "my-chat.json",
+    )
+    assert [rm_bench_domain(name) for name in files] == ["chat", "safety", "math", None, None]
+
+
 @pytest.mark.parametrize(
     ("scores", "result"),
     [([2, 1, 0, 0], 1.0), ([2, 2, 0, 0], 0.5), ([1, 2, 0, 0], 0.0), ([1, 1, 1, 1], 0.25)],

@@ -323,7 +323,9 @@ def test_row_07_a_dry_run_tells_everything_and_then_refuses(data, tiny_model, tm
     assert lines[1] == f"planned: 12 pairs, 24 responses to 5 prompts, {tokens:,} tokens"
     assert lines[2] == f"{size(done.plan.bytes)} in {done.plan.files} files, {size(done.free)} free"
     assert re.fullmatch(
-        r"estimated: \d+ s on 1 x cpu at [\d,]+ tokens/s, measured here for \d s; [\d.e+]+ FLOP", lines[3]
+        r"estimated: \d+ s, \d+ s of them to read and load, on 1 x cpu at [\d,]+ tokens/s, "
+        r"measured here for \d s; [\d.e+]+ FLOP",
+        lines[3],
     )
     monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda _folder: done.plan.bytes)
     with pytest.raises(ResourceError, match="bytes free"):

@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from helpers import sae_files
 
+from sparserm_cli.analysis.compare.compare import compare
 from sparserm_cli.cli.output import pipeline as reports
-from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.config import (
+    CompareConfig,
+    EncodeConfig,
+    ExtractConfig,
+    FitConfig,
+    FrequencyConfig,
+    SelectConfig,
+)
 from sparserm_cli.console import Output
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.lm import language_model as lm
@@ -107,6 +115,26 @@ def test_the_rest_of_the_chain_follows(place: Place):
     select(SelectConfig(run=run, top_k=3), note=quiet)
     fit(FitConfig(run=run, val_fraction=0.3, head="linear", loss="bt"), progress=quiet, note=quiet)
     assert {artifact.state for artifact in status(run).artifacts} == {"complete"}
+
+
+def test_what_is_compared_needs_no_tokens(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """A comparison finds after the pass what it finds after the two steps, but for the explained variance."""
+    monkeypatch.setattr("sparserm_cli.models.head.linear.STRENGTHS", (0.1,))
+    place.extract("two")
+    place.encode("two")
+    place.fused("one")
+    notes: list[str] = []
+    found = {}
+    for run in ("two", "one"):
+        config = CompareConfig(run=place.folder / run, name="r", top_k=(2,), folds=2, sweep=("directions",))
+        found[run] = compare(config, progress=quiet, note=notes.append).found["runs"]["r"]
+        for row in found[run]["sweeps"]["directions"]["2"]:
+            row.pop("seconds")
+    assert notes == [
+        "r: explained variance is left out, since the capture keeps latents and no token vectors"
+    ]
+    assert found["two"]["saes"]["r"]["1"].pop("explained_variance") > 0.99
+    assert found["one"] == found["two"]
 
 
 def test_a_finished_pass_loads_no_model(place: Place, monkeypatch: pytest.MonkeyPatch):

@@ -279,6 +279,61 @@ def test_rm_bench_and_reward_bench_2_rules(run, tmp_path):
         )
 
 
+def rm_bench_rows(**labels: object) -> list[dict[str, object]]:
+    """Give three rows of RM-Bench's shape with whatever labels."""
+    sides = {"chosen": ["good"] * 3, "rejected": ["poor"] * 3}
+    return [{"id": n, "prompt": f"New {n}?", **sides, **labels} for n in range(3)]
+
+
+def test_files_of_rm_bench_name_the_domain_of_their_rows(run, tmp_path):
+    """A subset that is a domain goes before the file's name, also where a folder holds several files."""
+    folder = tmp_path / "rm"
+    folder.mkdir()
+    write(folder / "chat_filtered.jsonl", rm_bench_rows(subset="alpaca"))
+    write(folder / "safety-refuse_filtered.jsonl", rm_bench_rows())
+    write(folder / "total.jsonl", rm_bench_rows(domain="safety-response"))
+    notes: list[str] = []
+    config = EvaluateConfig(file=str(folder), run=run, benchmark="rm-bench")
+    found = evaluate(config, progress=QUIET["progress"], note=notes.append).metrics["scorers"]["reward"]
+    assert {domain: part["n"] for domain, part in found["domains"].items()} == {"chat": 3, "safety": 6}
+    assert notes[:2] == [
+        f"{file}: rows without a domain of RM-Bench count for {domain}, as the file is called"
+        for file, domain in (("chat_filtered.jsonl", "chat"), ("safety-refuse_filtered.jsonl", "safety"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "rows", "message"),
+    [
+        (
+            "rm-bench",
+            [*rm_bench_rows(domain="chat"), *rm_bench_rows(domain="law")],
+            (
+                "x.jsonl row 4: expected three chosen and three rejected answers and a domain of RM-Bench, "
+                "found 6 answers, domain 'law'; use --benchmark pairs"
+            ),
+        ),
+        (
+            "reward-bench-2",
+            [{**row, "id": f"tied:{row['id']}"} for row in rm_bench_rows(subset="Ties")],
+            (
+                "row 1, subset Ties: expected a partner of tied:0, found no row ref:0; "
+                "evaluate the whole benchmark, or use --benchmark pairs"
+            ),
+        ),
+    ],
+)
+def test_rows_that_a_benchmark_cannot_count_stop_before_any_model(
+    run, tmp_path, monkeypatch, benchmark, rows, message
+):
+    """The reward model is not even loaded."""
+    monkeypatch.setattr("sparserm_cli.analysis.evaluate.evaluate.load_reward", None)
+    file = write(tmp_path / "x.jsonl", rows)
+    with pytest.raises(BadInputError) as caught:
+        evaluate(EvaluateConfig(file=file, run=run, benchmark=benchmark), **QUIET)
+    assert str(caught.value) == message
+
+
 @pytest.fixture(scope="module")
 def linear(run, tmp_path_factory):
     """Fit a linear head on the same run, whose token rewards are exact."""
