@@ -14,6 +14,8 @@ from helpers import forked, sae_files
 
 from sparserm_cli.models.reward_model import RewardModel
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     {
         "id": f"row-{n}",

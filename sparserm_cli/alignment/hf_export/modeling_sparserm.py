@@ -88,7 +88,7 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         )
         for name in config.buffers:
             owner, _, buffer = name.rpartition(".")
-            self.backbone.get_submodule(owner)._non_persistent_buffers_set.discard(buffer)
+            self.backbone.get_submodule(owner).register_buffer(buffer, self.backbone.get_buffer(name))
         count = config.directions * len(config.layers) * len(config.poolings)
         self.directions = nn.ModuleList(
             nn.Linear(backbone.hidden_size, config.directions, bias=False) for _ in config.layers
