@@ -14,8 +14,8 @@ import numpy as np
 from sparserm_cli.analysis.evaluate.benchmark_rows import check_rows, no_preference, rm_bench_row
 from sparserm_cli.analysis.evaluate.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 from sparserm_cli.config import EvaluateConfig, Note, Progress
-from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.reader import without_pair
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.locations import parse_location
@@ -96,7 +96,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
 
 
 def _scored(
-    window: list[EncodedExample], scores: Mapping[str, np.ndarray], preference: int
+    window: list[TokenizedExample], scores: Mapping[str, np.ndarray], preference: int
 ) -> list[ScoredExample]:
     """Split the window's scores into rows; the length rule has the preference of the training data."""
     rows, start = [], 0

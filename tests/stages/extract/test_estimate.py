@@ -47,21 +47,21 @@ def test_a_given_rate_makes_a_price_without_loading_weights(config, monkeypatch,
     monkeypatch.setattr(LanguageModel, "load", None)
     done = dry_run(config(tokens_per_second=10.0, gpu="H100", gpus=2, price_per_hour=3.6))
     tokens = done.plan.layout.prompt_tokens + done.plan.layout.response_tokens
-    found = done.estimate
-    assert found.rate == (10.0, "H100", "as given")
-    assert found.seconds == pytest.approx(tokens / 20)
-    assert found.preparing == 0
-    assert found.flops == 2 * 2 * WEIGHTS * tokens
-    assert found.price == pytest.approx(tokens / 10 / 3600 * 3.6)
+    estimate = done.estimate
+    assert estimate.rate == (10.0, "H100", "as given")
+    assert estimate.seconds == pytest.approx(tokens / 20)
+    assert estimate.preparing == 0
+    assert estimate.flops == 2 * 2 * WEIGHTS * tokens
+    assert estimate.price == pytest.approx(tokens / 10 / 3600 * 3.6)
     reports.extract(Output(), done)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == (
         f"estimated: {round(tokens / 20)} s on 2 x H100 at 10 tokens/s, as given; "
-        f"{found.flops:.2g} FLOP, for {found.price:,.2f}"
+        f"{estimate.flops:.2g} FLOP, for {estimate.price:,.2f}"
     )
     reports.extract(Output(as_json=True), done)
-    told = json.loads(capsys.readouterr().out)["estimate"]
-    assert told["rate"] == {"tokens_per_second": 10.0, "device": "H100", "source": "as given"}
+    printed = json.loads(capsys.readouterr().out)["estimate"]
+    assert printed["rate"] == {"tokens_per_second": 10.0, "device": "H100", "source": "as given"}
 
 
 def test_the_rate_is_measured_here_and_longer_with_calibrate(config, monkeypatch):
@@ -100,7 +100,7 @@ def test_weights_are_counted_without_reading_them(arch, tiny_model):
     """As many as the loaded blocks have."""
     identity = resolve_model(str(tiny_model(arch)))
     loaded = LanguageModel.load(identity, layers=[1], dtype="float32")
-    expected = sum(one.numel() for one in loaded.blocks.parameters())
+    expected = sum(parameter.numel() for parameter in loaded.blocks.parameters())
     assert block_parameters(identity, [1]) == expected
     if arch == "llama":
         assert expected == 2 * WEIGHTS

@@ -56,8 +56,8 @@ class Place:
 
     def extract(self, run: str, **changes: Any) -> ExtractSummary:
         """Capture in units of forty tokens."""
-        asked = {"layer": (1,), "dtype": "float32", "unit_tokens": 40, **changes}
-        config = ExtractConfig(data=str(self.data), model=str(self.model), run=self.folder / run, **asked)
+        options = {"layer": (1,), "dtype": "float32", "unit_tokens": 40, **changes}
+        config = ExtractConfig(data=str(self.data), model=str(self.model), run=self.folder / run, **options)
         return extract(config, progress=quiet, note=quiet)
 
     def fused(self, run: str, **changes: Any) -> ExtractSummary:
@@ -95,8 +95,8 @@ def test_the_files_are_those_of_the_two_steps(place: Place):
     done = place.fused("one")
     assert done.plan.settings.positions == "latents"
     assert done.plan.layout.units > 2
-    one, two = (place.features(run).manifest for run in ("one", "two"))
-    assert [unit.files for unit in one.units] == [unit.files for unit in two.units]
+    fused, two = (place.features(run).manifest for run in ("one", "two"))
+    assert [unit.files for unit in fused.units] == [unit.files for unit in two.units]
     captures = [ActivationsReader(capture_path(place.folder / run)).manifest for run in ("one", "two")]
     pooled = [
         [[file for file in unit.files if "/tokens/" not in file.path] for unit in manifest.units]
@@ -114,7 +114,7 @@ def test_the_rest_of_the_chain_follows(place: Place):
     frequency(FrequencyConfig(run=run, val_fraction=0.3), progress=quiet, note=quiet)
     select(SelectConfig(run=run, top_k=3), note=quiet)
     fit(FitConfig(run=run, val_fraction=0.3, head="linear", loss="bt"), progress=quiet, note=quiet)
-    assert {one.state for one in status(run).artifacts} == {"complete"}
+    assert {artifact.state for artifact in status(run).artifacts} == {"complete"}
 
 
 def test_what_is_compared_needs_no_tokens(place: Place, monkeypatch: pytest.MonkeyPatch):
