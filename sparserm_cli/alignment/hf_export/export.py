@@ -102,6 +102,7 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         ),
         leading_bos=model.template.rows.adds_bos,
         runs_alone=model.lm.runs_alone,
+        buffers=tuple(_computed_buffers(model.lm.backbone)),
         architectures=[kind.__name__],
         auto_map={
             "AutoConfig": f"{_CODE.stem}.{modeling.SparseRMConfig.__name__}",
@@ -114,7 +115,8 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
     )
     exported = kind(config)
     exported.backbone.to(getattr(torch, fitted.dtype))
-    blocks = {f"backbone.{name}": values for name, values in model.lm.backbone.state_dict().items()}
+    tensors = model.lm.backbone.state_dict() | _computed_buffers(model.lm.backbone)
+    blocks = {f"backbone.{name}": values for name, values in tensors.items()}
     head = {name: torch.from_numpy(values) for name, values in _head_tensors(arrays, fitted.layers).items()}
     exported.load_state_dict(blocks | head)
     return exported.eval()
@@ -244,6 +246,19 @@ def _backbone_config(config: Any) -> dict[str, Any]:
     if "sliding_attention" in rope:
         settings["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     return settings
+
+
+def _computed_buffers(backbone: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the constant tensors that are in no checkpoint, without the frequencies of rotary embeddings.
+
+    Those follow from the configuration, and their names differ between releases of transformers.
+    """
+    saved = backbone.state_dict().keys()
+    return {
+        name: values
+        for name, values in backbone.named_buffers()
+        if name not in saved and not name.endswith("inv_freq")
+    }
 
 
 def _head_tensors(arrays: Any, layers: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ from sparserm_cli.store.outputs.scores import scores_path
 from sparserm_cli.store.units.integrity import check
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
