@@ -22,6 +22,7 @@ from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, UsageError
+from sparserm_cli.files import hash_file
 from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_ids, check_layers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
 from sparserm_cli.models.sae.compatibility import Captured
@@ -326,7 +327,7 @@ def _template_source(template: str | None) -> str:
     if template is None or template == "raw":
         return template or "model"
     try:
-        return f"file sha256:{hashlib.sha256(Path(template).read_bytes()).hexdigest()}"
+        return f"file sha256:{hash_file(Path(template), hashlib.sha256, UsageError)[0]}"
     except OSError as problem:
         raise UsageError(
             "--template", "raw or a readable Jinja file", template, "correct the path"
