@@ -131,7 +131,7 @@ def train_sae(
 def _run_source(
     run: PurePath | None, layer: int | None, tests: Sequence[str], recipe: SAERecipe
 ) -> RunSource:
-    """Return the captured tokens of a run; raises UsageError without a run or with tests, which need a model."""
+    """Return the captured tokens of a run; raises UsageError without a run, or with tests."""
     if run is None or tests:
         found = "--test without DATA" if tests else "neither"
         raise UsageError("train-sae", "DATA, or a run directory alone", found, "give text to train on")
