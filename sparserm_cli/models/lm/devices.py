@@ -1,4 +1,4 @@
-"""Devices and number types of a model, and the placement of one that no single device can hold."""
+"""Choice of a model's device and number type, and placement of a model that fits on no single device."""
 
 import json
 import tempfile
@@ -14,13 +14,13 @@ DType = Literal["auto", "float32", "bfloat16"]
 
 
 BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-"""Processor features, as torch names them, that multiply bfloat16 faster than float32."""
+"""Processor features, by torch's names, that make bfloat16 products faster than float32 products."""
 
 
 def choose_device(device: str) -> str:
     """Return the torch device that `auto` means on this machine, or check the requested one.
 
-    A model that is shared among devices takes its input on the device of `auto`, where SAEs lie too.
+    A model that is spread over devices takes its input on the device of `auto`; SAEs are placed there too.
 
     Raises:
         UsageError: torch knows no such device.
@@ -43,8 +43,8 @@ def choose_device(device: str) -> str:
 def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
     """Return the type to compute in and why: bfloat16 where the hardware multiplies it faster, else float32.
 
-    The capability is asked for, not timed, so that the same machine always gives the same answer. float16 is
-    never chosen: residual streams overflow it.
+    The choice depends on the reported capability and not on timings, so that a machine always gives the same
+    answer. float16 is never chosen, because residual streams overflow it.
     """
     if dtype != "auto":
         return getattr(torch, dtype), "asked for"
@@ -60,28 +60,28 @@ def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
 
 
 def device_name(device: str) -> str:
-    """Return what a GPU calls itself; other devices are called as torch calls them."""
+    """Return the product name of a GPU, or torch's name of another device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 SPREAD = ("balanced", "balanced_low_0", "sequential")
-"""Ways of sharing the blocks among all GPUs, then main memory, then the disk, as transformers names them."""
+"""Transformers' names for ways of spreading blocks over all GPUs, then main memory, then the disk."""
 
 
 def is_spread(device: str) -> bool:
-    """Tell whether a `--device` is a way of sharing a model, not one device."""
+    """Return whether a `--device` spreads a model over several devices."""
     return device in SPREAD or device.endswith(".json")
 
 
 def placing(device: str) -> dict[str, Any]:
-    """Return what `from_pretrained` is told to share a model as `device` says; nothing for one device.
+    """Return the options of `from_pretrained` that spread a model as `device` says; none for one device.
 
     Args:
-        device: one device, one of `SPREAD`, or a JSON file: module names, such as `embed_tokens` or
-            `layers.0`, to a GPU's number, `cpu` or `disk`.
+        device: one device, one of `SPREAD`, or a JSON file that maps module names, such as `embed_tokens` or
+            `layers.0`, to the number of a GPU, `cpu` or `disk`.
 
     Raises:
-        UsageError: the file is not such an object.
+        UsageError: the file does not hold such a mapping.
 
     """
     if not is_spread(device):
@@ -91,7 +91,7 @@ def placing(device: str) -> dict[str, Any]:
 
 
 def _read_map(path: Path) -> dict[str, str | int]:
-    """Read which module lies where."""
+    """Read the mapping from modules to devices."""
     try:
         places = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -104,9 +104,10 @@ def _read_map(path: Path) -> dict[str, str | int]:
 
 
 def devices_of(model: nn.Module) -> list[str]:
-    """Return the devices that a model computes on, the one that takes its input first.
+    """Return the devices that a model computes on; the first one takes its input.
 
-    Weights that wait in main memory or on the disk have none; a model that has only such runs on the CPU.
+    Weights that wait in main memory or on the disk have no device; a model of only such weights runs on the
+    CPU.
     """
     devices = dict.fromkeys(str(weight.device) for weight in model.parameters() if not weight.is_meta)
     return list(devices) or ["cpu"]
