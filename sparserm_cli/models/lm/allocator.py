@@ -35,7 +35,7 @@ def keep_freed_memory() -> bool:
 
 
 def limit_kernel_cache() -> None:
-    """Limit the kernels that oneDNN keeps, before its first kernel and unless the environment sets a limit."""
+    """Limit the kernels that oneDNN keeps, unless the environment sets a limit; call it before any kernel."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
 
 

@@ -130,7 +130,7 @@ def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
 
 
 def truncate(config: Any, count: int) -> None:
-    """Change `config` to describe the first `count` blocks only, including its lists of one entry per block."""
+    """Change `config`, including its lists of one entry per block, to describe the first `count` blocks."""
     before: int = config.num_hidden_layers
     per_block = [
         key for key, value in vars(config).items() if isinstance(value, list) and len(value) == before
