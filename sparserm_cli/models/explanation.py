@@ -18,7 +18,7 @@ from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.token_text import token_texts
 from sparserm_cli.store.artifacts.directions import JSON, Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import RewardConfig
-from sparserm_cli.store.io.storage import is_there
+from sparserm_cli.store.io.storage import storage_of
 
 
 class DirectionShare(NamedTuple):
@@ -228,7 +228,7 @@ def _rates(run: PurePath, config: RewardConfig) -> Directions | None:
         CorruptStoreError: the directions are damaged.
 
     """
-    if not is_there(directions_path(run), JSON):
+    if not storage_of(directions_path(run)).is_there(JSON):
         return None
     there = read_directions(run)
     recorded = config.lineage.parents.get(there.lineage.type)

@@ -145,6 +145,7 @@ def test_a_finished_pass_loads_no_model(place: Place, monkeypatch: pytest.Monkey
     assert (again.state, again.computed, again.digest) == ("complete", 0, first.digest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["encoding", "capture"])
 def test_row_02_an_interrupted_pass_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch, after: str):
     """Stopped with the second unit's latents on the disk, or its vectors too, it ends the same."""

@@ -122,6 +122,7 @@ def test_rejected_rows_are_left_out_and_counted(run, tmp_path):
     assert [json.loads(line)["row"] for line in (tmp_path / "s.jsonl").read_text().splitlines()] == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["scores-appended:1", "scores-appended:3", "rename:1"])
 def test_row_05_a_killed_run_goes_on_to_the_same_bytes(run, tmp_path, monkeypatch, point):
     """After a real SIGKILL no scores are there; the next run computes those that are missing."""

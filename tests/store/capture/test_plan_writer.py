@@ -286,7 +286,7 @@ def test_one_changed_byte_of_an_input_file_is_found(tmp_path: Path):
 
 def test_row_07_too_little_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Less than 1.1 times the bytes needed: exit 6 with both numbers."""
-    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda folder: 1099)
+    monkeypatch.setattr("sparserm_cli.store.io.local_disk.free_bytes", lambda folder: 1099)
     check_space(tmp_path, 999)
     with pytest.raises(ResourceError, match="expected 1,100 bytes free, found 1,099; free space"):
         check_space(tmp_path, 1000)
