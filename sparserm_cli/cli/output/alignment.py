@@ -6,7 +6,8 @@ from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, rows_read
 
 if TYPE_CHECKING:
-    from sparserm_cli.alignment.doctor.doctor import Check, Diagnosis
+    from sparserm_cli.alignment.doctor.checks import Check
+    from sparserm_cli.alignment.doctor.doctor import Diagnosis
     from sparserm_cli.alignment.doctor.rounding import Rounding
     from sparserm_cli.alignment.response_choice.pairs import PairsSummary
     from sparserm_cli.alignment.response_choice.rank import RankSummary

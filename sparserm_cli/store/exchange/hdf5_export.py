@@ -21,7 +21,7 @@ import xxhash
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.capture.plan import POOLED
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import CHUNK, row_types
+from sparserm_cli.store.capture.row_arrays import CHUNK, row_types
 from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.sealed_json import canonical_json

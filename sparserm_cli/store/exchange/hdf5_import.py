@@ -17,7 +17,8 @@ from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.arrays.checked_zarr import SafeStore
 from sparserm_cli.store.capture.layout import create_arrays, freeze
 from sparserm_cli.store.capture.plan import POOLED, ExtractPlan, plan_of
-from sparserm_cli.store.capture.rows import CHUNK, Rows, row_types, sizes, write_array
+from sparserm_cli.store.capture.row_arrays import CHUNK, row_types, sizes, write_array
+from sparserm_cli.store.capture.rows import Rows
 from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.exchange.hdf5_export import KIND, VERSION
 from sparserm_cli.store.io.atomic import atomic_folder

@@ -22,6 +22,19 @@ def line_writer(file: IO[str]) -> Writer:
     return lambda line: file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def replacement_note(output: str | PurePath, what: str) -> str | None:
+    """Return a sentence that says that a file will be replaced; None if there is none, or for stdout.
+
+    Args:
+        output: the location of the file, or `STDOUT`.
+        what: the plural of what the file holds, such as `scores`.
+
+    """
+    if output == STDOUT or storage_of(path := parse_location(output)).size() < 0:
+        return None
+    return f"{path}: earlier {what} are replaced; --output keeps them apart"
+
+
 @contextmanager
 def writing_lines(output: str | PurePath) -> Iterator[Writer]:
     """Give what writes lines to stdout (`STDOUT`), or to a file that appears when it is whole.

@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt32
 from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED
+from sparserm_cli.store.capture.row_arrays import STRADDLED, TRUNCATED
 from sparserm_cli.store.public.table import Table, arrow_column, ragged_column
 
 Pooling = Literal["mean", "last"]
