@@ -7,8 +7,8 @@
 | prompt | MUST | as in the row: text, or a list of messages |
 | response | MUST | the best response |
 | score | MUST | its reward |
-| order | MUST | numbers of all responses, from 0, from best to worst; responses of equal score in the row's
-order | | scores | MUST | rewards of all responses, in the row's order |
+| order | MUST | numbers of all responses, from 0, from best to worst; equal ones in the row's order |
+| scores | MUST | rewards of all responses, in the row's order |
 
 The file can be read as prompts with responses, by `sparserm score` and by programs that fine-tune on the
 best.

@@ -7,10 +7,9 @@ finds it.
 | line | | |
 |---|---|---|
 | first | MUST | `type`, `version`, and `identity`, the digest of which is KEY |
-| of a window | | `window`, its number from 0, and `rows`, which were computed together, in order; windows
-come in any order | | of a failed window | MAY | `window`, and `failed`, the reason why it could not be
-computed | | last | MUST once all rows are there | `inputs`, digests of the files that were read, and
-`shape`, the kind of rows |
+| of a window | | `window`, its number from 0, and `rows`, computed together, in order; windows in any order |
+| of a failed window | MAY | `window`, and `failed`, the reason why it could not be computed |
+| last | MUST once all rows are there | `inputs`, digests of the files read, and `shape`, the kind of rows |
 
 | a row's field | | |
 |---|---|---|

@@ -5,8 +5,8 @@
 | row | MUST | line or record number in the input, from 1 |
 | id | MUST where the row has one | the row's own id |
 | score | MUST for one response | reward of the response |
-| scores | MUST for several | their rewards, in the row's order; in a preference row, chosen responses come
-first | | ood | MUST | how far the response is from the training responses, 99 % of which are below 1 |
+| scores | MUST for several | their rewards, in the row's order; in a preference row, chosen ones first |
+| ood | MUST | how far the response is from the training responses, 99 % of which are below 1 |
 | token_ids, token_rewards | MAY | the response's tokens and the part of the score that each adds |
 | token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
 
