@@ -70,7 +70,7 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     output = config.output or str(scores_path(config.run))
     if replaced := replacement_note(output, "scores"):
         note(replaced)
-    # 2. Rows that the log knows come first; the others are scored window by window, and each is written at once.
+    # 2. Rows that the log knows come first; the others are scored window by window and written at once.
     with score_log(config, note) as log, writing_lines(output) as write:
         for row in all_rows(log, config, progress=progress, note=note):
             if "rejected" in row:
