@@ -3,6 +3,7 @@
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output
@@ -11,11 +12,14 @@ from sparserm_cli.statistics.verdict import gaps, verdict
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.compare.compare import CompareSummary
+    from sparserm_cli.analysis.describe.describe import DescribeSummary
     from sparserm_cli.analysis.report.report import ReportSummary
     from sparserm_cli.models.explanation import DirectionShare, Explanation, TokenShare
 
 LEVELS = 3
 """Strengths of a mark."""
+SHOWN_TOKENS = 3
+"""Promoted tokens of a direction that a table shows."""
 RAISES = ("black on #bcd6f2", "black on #6fa6e0", "white on #2368b8")
 LOWERS = ("black on #f6d3bb", "black on #ec9a63", "white on #a84b0a")
 """From weak to strong; both colours of text and ground are given, so any terminal shows them."""
@@ -46,6 +50,52 @@ def _verdict(run: Mapping[str, Any]) -> str:
     return sentence.replace("the reward has", f"{first['method']['name']} has", 1)
 
 
+def describe(out: Output, summary: "DescribeSummary", top: int) -> None:
+    """Show the strongest directions with their names, and how many names beat chance."""
+    layers = summary.descriptions.layers
+    everything = [one for rows in layers.values() for one in rows]
+    named = sum(one["name"] is not None for one in everything)
+    data = {
+        "path": str(summary.path),
+        "digest": summary.descriptions.lineage.digest,
+        "describer": summary.descriptions.describer,
+        "directions": len(everything),
+        "named": named,
+        "layers": {str(layer): list(rows) for layer, rows in layers.items()},
+        "seconds": round(summary.seconds, 3),
+    }
+    rows = [_described_row(layer, one) for layer, found in layers.items() for one in strongest(found, top)]
+    columns = ["name", "direction", "side", "score", "interval", "promotes"]
+    title = (
+        f"{named:,} of {len(everything):,} directions have a name that beats chance on held-out contexts; "
+        "side + is preferred"
+    )
+    out.table(data, title, columns, rows)
+    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: {out.command('report')}")
+
+
+def strongest(rows: Sequence[Mapping[str, Any]], top: int) -> list[Mapping[str, Any]]:
+    """Return the first directions of each side, alternating; they are stored strongest first."""
+    sides = [[one for one in rows if one["side"] == side] for side in (1, -1)]
+    paired = [one for pair in zip_longest(*sides) for one in pair if one is not None]
+    return paired[:top]
+
+
+def _described_row(layer: int, one: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one direction."""
+    told = one["model"] or one["rule"]
+    score = told["score"] if told else None
+    interval = "" if score is None else f"{score['low']:.2f} to {score['high']:.2f}"
+    return [
+        one["name"] or "unnamed",
+        "random" if one["feature"] is None else f"{layer}:{one['feature']}",
+        "+" if one["side"] > 0 else "-",
+        "" if score is None else f"{score['value']:.2f}",
+        interval,
+        " ".join(token["text"].strip() for token in one["promotes"][:SHOWN_TOKENS]),
+    ]
+
+
 def explain(out: Output, found: "Explanation", top: int) -> None:
     """Show what raises and what lowers a score."""
     if out.as_json:
@@ -55,6 +105,7 @@ def explain(out: Output, found: "Explanation", top: int) -> None:
     shown = found.directions[:top]
     rest = sum(one.contribution for one in found.directions[top:])
     rows = [_direction_row(one) for one in shown]
+    named = any(one.name for one in shown)
     more = len(found.directions) - len(shown)
     if more:
         rows.append([f"{more:,} more", "", "", "", "", "", f"{rest:+.4f}"])
@@ -63,6 +114,10 @@ def explain(out: Output, found: "Explanation", top: int) -> None:
         rows.append(["missed by the integral", "", "", "", "", "", f"{found.error:+.4f}"])
     title = f"score {found.score:+.4f} of response {found.response} of row {found.row} ({_method(found)})"
     columns = ["direction", "layer", "feature", "on chosen", "on rejected", "sd", "adds"]
+    if named:
+        columns.append("name")
+        names = [one.name or "unnamed" for one in shown]
+        rows = [[*row, name] for row, name in zip_longest(rows, names, fillvalue="")]
     out.table({}, title, columns, rows)
     coloured = _takes_colours()
     tokens = (coloured_tokens if coloured else marked_tokens)(found.tokens)
