@@ -283,11 +283,11 @@ class _Kept:
         self._most, self._one_each = most, one_each
         self._columns: dict[str, np.ndarray] = {}
 
-    def add(self, found: Columns) -> None:
+    def add(self, candidates: Columns) -> None:
         """Take in candidates, and let go those that come too late."""
-        columns = dict(found)
+        columns = dict(candidates)
         if self._columns:
-            columns = {name: np.concatenate([self._columns[name], found[name]]) for name in columns}
+            columns = {name: np.concatenate([self._columns[name], candidates[name]]) for name in columns}
         # Of two contexts with one order value, those of one prompt, the response's own hash chooses.
         order = np.lexsort((columns["response"], columns["tie"], columns["order"], columns["place"]))
         place, value = columns["place"][order], columns["order"][order]

@@ -9,8 +9,8 @@ from sparserm_cli.config.option import OUTPUT, Option, check_fields
 
 
 @dataclass(frozen=True)
-class Guards:
-    """What is done to rewards before something is optimised against them."""
+class ScoreLimits:
+    """How scores are normalised, clipped or withheld before something is optimised against them."""
 
     normalize: shared.Normalize = False
     clip: shared.Clip = None
@@ -46,7 +46,7 @@ class ResponsesConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class ScoreConfig(ResponsesConfig, EngineConfig, Guards):
+class ScoreConfig(ResponsesConfig, EngineConfig, ScoreLimits):
     """`score`: rewards of new responses."""
 
     output: Annotated[

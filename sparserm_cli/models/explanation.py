@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer
 from sparserm_cli.models.head.attribution import Attribution, Method, attributions, columns, effects
 from sparserm_cli.models.head.reward_head import RewardHead
@@ -19,7 +19,7 @@ from sparserm_cli.models.token_text import token_texts
 from sparserm_cli.store.artifacts.descriptions import Names, names_of
 from sparserm_cli.store.artifacts.directions import JSON, TYPE, Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import RewardConfig
-from sparserm_cli.store.io.storage import is_there
+from sparserm_cli.store.io.storage import storage_of
 
 
 class DirectionShare(NamedTuple):
@@ -112,7 +112,7 @@ class Explainer:
         self._names = names_of(path.parent, config.lineage.parents.get(TYPE))
         self._tokenizer = load_tokenizer(lm.identity)
 
-    def explain(self, row: EncodedExample, number: int = 1) -> Explanation:
+    def explain(self, row: TokenizedExample, number: int = 1) -> Explanation:
         """Divide the score of a row's only response.
 
         Args:
@@ -159,7 +159,7 @@ class Explainer:
                 name,
             )
 
-    def _tokens(self, row: EncodedExample, attribution: Attribution) -> Iterator[TokenShare]:
+    def _tokens(self, row: TokenizedExample, attribution: Attribution) -> Iterator[TokenShare]:
         """Yield the part of each token with its text."""
         taken = row.responses[0]
         texts = token_texts(self._tokenizer, taken.response_ids, taken.prompt_ids)
@@ -238,7 +238,7 @@ def _rates(run: PurePath, config: RewardConfig) -> Directions | None:
         CorruptStoreError: the directions are damaged.
 
     """
-    if not is_there(directions_path(run), JSON):
+    if not storage_of(directions_path(run)).is_there(JSON):
         return None
     there = read_directions(run)
     recorded = config.lineage.parents.get(there.lineage.type)

@@ -20,7 +20,7 @@ from sparserm_cli.analysis.describe.promoted_tokens import Unembedding
 from sparserm_cli.analysis.describe.records import Evidence, record
 from sparserm_cli.analysis.firing import Firing, firing_of
 from sparserm_cli.config import DescribeConfig, Note, Phases
-from sparserm_cli.data.chat_template import tokenizer_digest
+from sparserm_cli.data.rendering.row_tokenizer import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer, resolve_model
 from sparserm_cli.models.sae.releases import neuronpedia_page
@@ -111,7 +111,7 @@ def describe(config: DescribeConfig, *, progress: Phases, note: Note) -> Describ
         for layer in sources.directions.layers
     }
     # 3. Write the descriptions beside the directions.
-    told = None if describer is None else describer.to_json()
+    served = None if describer is None else describer.to_json()
     with run_lock(config.run):
         check_parent(
             str(path),
@@ -119,7 +119,7 @@ def describe(config: DescribeConfig, *, progress: Phases, note: Note) -> Describ
             read_directions(config.run).lineage.as_parent(),
             "run `sparserm describe` again",
         )
-        written = write_descriptions(config.run, Descriptions(lineage, layers, told))
+        written = write_descriptions(config.run, Descriptions(lineage, layers, served))
     return DescribeSummary(path, written, time.monotonic() - begun, fresh=False)
 
 
@@ -139,10 +139,10 @@ def _sources(config: DescribeConfig) -> Sources:
     settings = capture.plan.settings
     identity = resolve_model(config.model or settings.model, offline=config.offline)
     tokenizer = load_tokenizer(identity)
-    found = tokenizer_digest(tokenizer)
-    if found != settings.tokenizer:
+    digest = tokenizer_digest(tokenizer)
+    if digest != settings.tokenizer:
         hint = "give --model with the model of the capture"
-        raise IncompatibleError(f"{capture.root}: tokenizer", settings.tokenizer, found, hint)
+        raise IncompatibleError(f"{capture.root}: tokenizer", settings.tokenizer, digest, hint)
     return Sources(directions, features, capture, identity, tokenizer)
 
 
@@ -184,14 +184,14 @@ def _layer(
         for number, feature in enumerate(chosen.feature[block].tolist()):
             if describer is not None:
                 progress(f"names of layer {layer}", start + number, len(chosen.feature))
-            found = Evidence(
+            evidence = Evidence(
                 feature,
                 int(chosen.side[start + number]),
                 None if ends is None else ends[number],
                 firing.get(feature),
                 None if feature < 0 else neuronpedia_page(sources.features.plan.sae(layer).name, feature),
             )
-            yield record(found, sources.tokenizer, describer, config.judged)
+            yield record(evidence, sources.tokenizer, describer, config.judged)
 
 
 def _firing(
@@ -207,5 +207,5 @@ def _firing(
         return {}
     advance = partial(progress, f"contexts of layer {layer}")
     how: dict[str, Any] = {"seed": config.seed, "others": True}
-    found = firing_of(sources.features, sources.capture, layer, known, advance, **how)
-    return dict(zip(known, found, strict=True))
+    firing = firing_of(sources.features, sources.capture, layer, known, advance, **how)
+    return dict(zip(known, firing, strict=True))

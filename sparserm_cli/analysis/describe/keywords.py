@@ -117,7 +117,9 @@ def over_represented(firing: Sequence[Marked], others: Sequence[Marked]) -> list
     """
     if not firing or not others:
         return []
-    counts, other_counts = (Counter(mark for one in side for mark in one.marks) for side in (firing, others))
+    counts, other_counts = (
+        Counter(mark for context in side for mark in context.marks) for side in (firing, others)
+    )
     marks = sorted(counts.keys() | other_counts.keys())
     here, there = (np.array([side[mark] for mark in marks], np.int64) for side in (counts, other_counts))
     prior = PRIOR_CONTEXTS * (here + there) / (len(firing) + len(others))
@@ -153,7 +155,7 @@ def rule_name(
             for mark in candidates
             if mark not in taken
         ]
-        value, mark = max(tried, key=lambda one: one[0], default=(0.0, ""))
+        value, mark = max(tried, key=lambda trial: trial[0], default=(0.0, ""))
         if value < best + GAIN:
             break
         taken.append(mark)
@@ -161,25 +163,25 @@ def rule_name(
     return RuleName(tuple(taken), _tested(taken, firing[1], others[1]) if taken else None)
 
 
-def halves(found: Halves) -> tuple[Context, ...]:
+def halves(sample: Halves) -> tuple[Context, ...]:
     """Return the contexts of both halves."""
-    return (*found.naming, *found.scoring)
+    return (*sample.naming, *sample.scoring)
 
 
 def _tested(marks: Sequence[str], firing: Sequence[Marked], others: Sequence[Marked]) -> BalancedAccuracy:
     """Return how well it does to say that a latent fires wherever one of the marks is."""
     wanted = frozenset(marks)
-    right = sum(not wanted.isdisjoint(one.marks) for one in firing)
-    passed = sum(wanted.isdisjoint(one.marks) for one in others)
+    right = sum(not wanted.isdisjoint(context.marks) for context in firing)
+    passed = sum(wanted.isdisjoint(context.marks) for context in others)
     return balanced_accuracy(right, len(firing), passed, len(others))
 
 
 def _marks(text: str, context: Context) -> frozenset[str]:
     """Return the words and signs of a context."""
-    found = {f"“{word.lower()}”" for word in _WORD.findall(text)}
-    found |= {name for name, form in _FORMS.items() if form.search(text)}
+    marks = {f"“{word.lower()}”" for word in _WORD.findall(text)}
+    marks |= {name for name, form in _FORMS.items() if form.search(text)}
     if context.start == 0:
-        found.add(START)
+        marks.add(START)
     if context.last:
-        found.add(END)
-    return frozenset(printable(mark) for mark in found)
+        marks.add(END)
+    return frozenset(printable(mark) for mark in marks)

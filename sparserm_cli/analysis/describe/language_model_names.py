@@ -80,7 +80,9 @@ class Describer:
     def _first_model(self) -> str:
         listed = self._client.get("/models").get("data")
         names = [
-            one["id"] for one in listed or () if isinstance(one, dict) and isinstance(one.get("id"), str)
+            entry["id"]
+            for entry in listed or ()
+            if isinstance(entry, dict) and isinstance(entry.get("id"), str)
         ]
         if not names:
             hint = "give --describer-model"
@@ -116,11 +118,11 @@ class Describer:
         texts = [*firing, *others]
         # The order is drawn anew for each name, so that no place in a question stands for an answer.
         order = np.random.default_rng(len(texts)).permutation(len(texts))
-        found = np.zeros(len(texts), bool)
+        present = np.zeros(len(texts), bool)
         for start in range(0, len(texts) if text else 0, PER_QUESTION):
             part = order[start : start + PER_QUESTION]
-            found[part] = self._present(text, [texts[number] for number in part])
-        right, passed = int(found[: len(firing)].sum()), int((~found[len(firing) :]).sum())
+            present[part] = self._present(text, [texts[number] for number in part])
+        right, passed = int(present[: len(firing)].sum()), int((~present[len(firing) :]).sum())
         return ModelName(text, prompt, answer, balanced_accuracy(right, len(firing), passed, len(others)))
 
     def _present(self, name: str, texts: Sequence[str]) -> list[bool]:

@@ -97,7 +97,7 @@ class Unembedding:
         best = [_Best(len(rows)) for _ in range(2)]
         total, count = torch.zeros(len(rows), dtype=torch.float64), 0
         added = tokenizer.added_tokens_decoder
-        special = {*tokenizer.all_special_ids, *(number for number, one in added.items() if one.special)}
+        special = {*tokenizer.all_special_ids, *(number for number, token in added.items() if token.special)}
         known = len(tokenizer)
         for start, matrix in self._slices():
             ids = torch.tensor(
@@ -161,10 +161,10 @@ class Unembedding:
 
     def _one(self, pattern: re.Pattern[str], what: str, others: list[str]) -> str:
         """Return the tensor with the shortest name that fits; blocks have longer ones."""
-        found = sorted((name for name in self._files if pattern.search(name)), key=len) or others
-        if not found:
+        names = sorted((name for name in self._files if pattern.search(name)), key=len) or others
+        if not names:
             raise self._unknown(what, f"{len(self._files):,} other tensors")
-        return found[0]
+        return names[0]
 
     def _unknown(self, what: str, found: str) -> IncompatibleError:
         hint = "give --model with safetensors of that model"

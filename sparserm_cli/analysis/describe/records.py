@@ -47,12 +47,12 @@ class Evidence(NamedTuple):
 
 
 def record(
-    found: Evidence, tokenizer: Any, describer: Describer | None = None, judged: int = 0
+    evidence: Evidence, tokenizer: Any, describer: Describer | None = None, judged: int = 0
 ) -> dict[str, Any]:
     """Name a direction, test the name and return the direction's description.
 
     Args:
-        found: what is known of the direction.
+        evidence: what is known of the direction.
         tokenizer: tokenizer of the capture.
         describer: language model that makes the name; None makes it by rule alone.
         judged: number of held-out contexts with and without firing, each, that the language model judges.
@@ -64,23 +64,23 @@ def record(
         IncompatibleError, BadInputError, TemporaryError: as `Describer.name`.
 
     """
-    ends, firing = found.ends, found.firing
-    told: dict[str, Any] = {
-        "feature": None if found.feature < 0 else found.feature,
-        "side": found.side,
+    ends, firing = evidence.ends, evidence.firing
+    known: dict[str, Any] = {
+        "feature": None if evidence.feature < 0 else evidence.feature,
+        "side": evidence.side,
         "promotes": _tokens(ends.promoted if ends else ()),
         "suppresses": _tokens(ends.suppressed if ends else ()),
-        "neuronpedia": found.page,
+        "neuronpedia": evidence.page,
     }
     if firing is None:
         empty: dict[str, Any] = {"words": [], "peaks": [], "examples": [], "responses": 0}
-        return {"name": None, "rule": None, "model": None, **told, **empty}
+        return {"name": None, "rule": None, "model": None, **known, **empty}
     with_it, without = _sides(tokenizer, firing.firing), _sides(tokenizer, firing.others)
     words = [word for word in over_represented(with_it[0], without[0]) if word.z >= SIGNIFICANT][:WORDS]
     rule = rule_name(with_it, without, _promoted_marks(ends))
     model = None
     if describer is not None:
-        held_out = [[one.text for one in side[1][:judged]] for side in (with_it, without)]
+        held_out = [[context.text for context in side[1][:judged]] for side in (with_it, without)]
         model = describer.name(_marked_examples(tokenizer, firing), words, ends, *held_out)
     named = rule if model is None else model
     beats = named.score is not None and named.score.beats_chance
@@ -88,10 +88,12 @@ def record(
         "name": named.text if beats and named.text else None,
         "rule": _rule(rule),
         "model": _model(model),
-        **told,
+        **known,
         "words": [word._asdict() for word in words],
         "peaks": _peaks(tokenizer, firing),
-        "examples": [_example(tokenizer, one) for one in over_quantiles(halves(firing.firing), EXAMPLES)],
+        "examples": [
+            _example(tokenizer, context) for context in over_quantiles(halves(firing.firing), EXAMPLES)
+        ],
         "responses": firing.responses,
     }
 
@@ -110,8 +112,10 @@ def _promoted_marks(ends: Ends | None) -> list[str]:
 def _marked_examples(tokenizer: Any, firing: Firing) -> list[str]:
     """Return contexts over the quantiles, with the tokens on which the latent fires between << and >>."""
     return [
-        "".join(f"<<{text}>>" if value > 0 else text for text, value in _example(tokenizer, one)["tokens"])
-        for one in over_quantiles(firing.firing.naming, SHOWN_TO_MODEL)
+        "".join(
+            f"<<{text}>>" if value > 0 else text for text, value in _example(tokenizer, context)["tokens"]
+        )
+        for context in over_quantiles(firing.firing.naming, SHOWN_TO_MODEL)
     ]
 
 

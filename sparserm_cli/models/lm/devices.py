@@ -1,20 +1,30 @@
 """Devices and number types of a model, and the placement of one that no single device can hold."""
 
+import hashlib
 import json
+import statistics
 import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from sparserm_cli.errors import ResourceError, UsageError
+from sparserm_cli.errors import CorruptStoreError, ResourceError, UsageError
+from sparserm_cli.locations import cache_folder
+from sparserm_cli.store.io.sealed_json import read_json, write_json_atomic
 
 DType = Literal["auto", "float32", "bfloat16"]
 
 
-BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-"""Processor features, as torch names them, that multiply bfloat16 faster than float32."""
+MATRIX_UNIT = "amx_bf16"
+"""The processor feature, as torch names it, with which bfloat16 is faster without a doubt."""
+ENOUGH = 1.2
+"""How many times as fast as float32 products in bfloat16 must be for `auto` to choose bfloat16."""
+_ROWS, _WIDTH, _ROUNDS = 256, 1024, 7
+"""Sizes of the measured product, (rows, width) by (width, width), and the number of its repetitions."""
 
 
 def choose_device(device: str) -> str:
@@ -43,8 +53,9 @@ def choose_device(device: str) -> str:
 def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
     """Return the type to compute in and why: bfloat16 where the hardware multiplies it faster, else float32.
 
-    The capability is asked for, not timed, so that the same machine always gives the same answer. float16 is
-    never chosen: residual streams overflow it.
+    On a processor without a unit for matrices the products are timed, once per machine: the ratio is kept in
+    the cache folder, so that the same machine always gives the same answer. float16 is never chosen: residual
+    streams overflow it.
     """
     if dtype != "auto":
         return getattr(torch, dtype), "asked for"
@@ -52,11 +63,50 @@ def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU multiplies bfloat16 faster than float32"
         return torch.float32, "this GPU has no bfloat16 arithmetic"
-    able = torch.cpu.get_capabilities()
-    found = [unit for unit in BFLOAT16_UNITS if able.get(unit)]
-    if found:
-        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({found[0]})"
-    return torch.float32, "this processor has no fast bfloat16 arithmetic"
+    if torch.cpu.get_capabilities().get(MATRIX_UNIT):
+        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({MATRIX_UNIT})"
+    gain = bfloat16_gain()
+    chosen = torch.bfloat16 if gain >= ENOUGH else torch.float32
+    return chosen, f"products in bfloat16 are {gain:.2g} times as fast as in float32 on this processor"
+
+
+@cache
+def bfloat16_gain() -> float:
+    """Return how many times as fast as float32 this processor multiplies bfloat16, measured once per machine.
+
+    Reads and writes: `processors/KEY.json` in the cache folder, where the key stands for the processor's
+    features and the version of torch. Where the folder cannot be written, each process measures for itself.
+    """
+    features = json.dumps([torch.__version__, torch.cpu.get_capabilities()], sort_keys=True, default=str)
+    path = cache_folder() / "processors" / f"{hashlib.sha256(features.encode()).hexdigest()[:16]}.json"
+    try:
+        return float(read_json(path)["bfloat16_gain"])
+    except (OSError, CorruptStoreError, KeyError, TypeError, ValueError):
+        gain = _measure_gain()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, {"type": "processor", "version": 1, "bfloat16_gain": gain})
+    except (OSError, ResourceError):
+        pass  # A measurement takes less than a second, so a cache that is read-only stops nobody.
+    return gain
+
+
+def _measure_gain() -> float:
+    """Return the median over rounds of the time of a product in float32 over that in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(rows, _WIDTH, generator=generator) for rows in (_ROWS, _WIDTH))
+    pairs = [(left, right), (left.bfloat16(), right.bfloat16())]
+    seconds: list[list[float]] = [[], []]
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            for taken, (rows, weights) in zip(seconds, pairs, strict=True):
+                begun = time.perf_counter()
+                rows @ weights
+                taken.append(time.perf_counter() - begun)
+    # The first round prepares the kernels.
+    return statistics.median(
+        wide / narrow for wide, narrow in zip(*(row[1:] for row in seconds), strict=True)
+    )
 
 
 def device_name(device: str) -> str:

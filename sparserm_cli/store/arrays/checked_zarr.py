@@ -22,7 +22,7 @@ from zarr.storage import LocalStore
 
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.io.file_facts import FileFact
-from sparserm_cli.store.io.storage import make_folder, write_atomic
+from sparserm_cli.store.io.storage import storage_of
 
 _DAMAGED = "run `sparserm verify --deep` to see all damage"
 _THREADS = 2  # many workers share a machine; a unit is one chunk per array, so more would not help
@@ -100,11 +100,11 @@ class SafeStore(LocalStore, CheckedStore):
         self._check_writable()
         path = self.root / key
         if self.sync:
-            make_folder(path.parent)
+            storage_of(path.parent).make_folder()
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
         data = bytes_of(value)
-        write_atomic(path, data, sync=self.sync)
+        storage_of(path).write_atomic(data, sync=self.sync)
         self._note(key, data)
 
 

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.local_disk import disk_errors
-from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.io.storage import storage_of
 
 BLOCK = 1 << 19
 """Number of records that are read, sorted or processed at a time."""
@@ -157,7 +157,7 @@ class ScratchFolder:
 
     def __enter__(self) -> Self:
         """Make the folder."""
-        make_folder(self.folder)
+        storage_of(self.folder).make_folder()
         return self
 
     def __exit__(

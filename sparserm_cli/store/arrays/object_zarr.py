@@ -13,10 +13,10 @@ from zarr.storage import FsspecStore
 
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.arrays.checked_zarr import CheckedStore, SafeStore, bytes_of
-from sparserm_cli.store.io import object_cache as remote_cache
-from sparserm_cli.store.io import object_store as remote
+from sparserm_cli.store.io import object_cache
 from sparserm_cli.store.io.fault_points import operation
 from sparserm_cli.store.io.file_facts import FileFact
+from sparserm_cli.store.io.object_store import ObjectStorage, filesystem, remote_errors
 from sparserm_cli.store.units.records import Plan
 
 _HINT = "run `sparserm verify`"
@@ -48,7 +48,7 @@ class RemoteStore(FsspecStore, CheckedStore):
 
     def __init__(self, root: PurePath, planned: Sequence[FileFact] = (), *, read_only: bool = False) -> None:
         # Zarr's event loop gets the client that everything else has, not one more with sockets of its own.
-        files = AsyncFileSystemWrapper(remote.filesystem(root), asynchronous=True)
+        files = AsyncFileSystemWrapper(filesystem(root), asynchronous=True)
         super().__init__(files, read_only=read_only, path=str(root).partition("://")[2])
         self.location, self.written = root, {}
         self._planned: Mapping[str, FileFact] = {file.path: file for file in planned}
@@ -66,13 +66,13 @@ class RemoteStore(FsspecStore, CheckedStore):
         if key in self._planned and byte_range is None:
             data = await asyncio.to_thread(_frozen, self.location / key, self._planned[key])
             return prototype.buffer.from_bytes(data)
-        with remote.remote_errors(self.location / key):
+        with remote_errors(self.location / key):
             return self._found(key, await super().get(key, prototype, byte_range))
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
         """Put `key` in one step."""
         operation("put")
-        with remote.remote_errors(self.location / key):
+        with remote_errors(self.location / key):
             await super().set(key, value, byte_range)
         self._note(key, bytes_of(value))
 
@@ -87,11 +87,11 @@ def _frozen(path: PurePath, fact: FileFact) -> bytes:
 
     def fetch() -> bytes:
         try:
-            data = remote.read(path)
+            data = ObjectStorage(path).read_bytes()
         except FileNotFoundError:
             raise CorruptStoreError(str(path), f"{fact.size:,} bytes", "no file", _HINT) from None
         if (found := xxhash.xxh3_128_hexdigest(data)) != fact.xxh3_128:
             raise CorruptStoreError(str(path), f"xxh3-128 {fact.xxh3_128}", found, _HINT)
         return data
 
-    return remote_cache.kept(fact.xxh3_128, fetch)
+    return object_cache.kept(fact.xxh3_128, fetch)

@@ -15,7 +15,7 @@ import xxhash
 
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.io.sealed_json import json_object
-from sparserm_cli.store.io.storage import read_cached, write_atomic
+from sparserm_cli.store.io.storage import storage_of
 
 _HEAD, _SEAL = b"sparserm", b"sparserm.seal"
 _PLACEHOLDER = b"here stands the seal of the file"
@@ -38,7 +38,7 @@ def write_sealed_table(path: PurePath, table: Any, head: Mapping[str, Any]) -> N
     table, sink = table.replace_schema_metadata(metadata), pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data = sink.getvalue().to_pybytes()
-    write_atomic(path, data.replace(_PLACEHOLDER, _digest(data)))
+    storage_of(path).write_atomic(data.replace(_PLACEHOLDER, _digest(data)))
 
 
 def read_sealed_table(path: PurePath, sealed_since: int, hint: str) -> tuple[Any, dict[str, Any]]:
@@ -53,7 +53,7 @@ def read_sealed_table(path: PurePath, sealed_since: int, hint: str) -> tuple[Any
         CorruptStoreError: any byte of it is not as it was written.
 
     """
-    data = read_cached(path)
+    data = storage_of(path).read_cached()
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         metadata = file.metadata.metadata

@@ -28,8 +28,8 @@ from typing import Any
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.artifacts.directions import directions_path
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
-from sparserm_cli.store.io.storage import size_of
-from sparserm_cli.store.provenance import Lineage, Parent, check_parent, check_version, content_digest, now
+from sparserm_cli.store.io.storage import storage_of
+from sparserm_cli.store.provenance import Lineage, Parent, check_version, content_digest, now
 
 TYPE, VERSION = "descriptions", 1
 COMMAND = "sparserm describe"
@@ -53,10 +53,10 @@ class Descriptions:
     def names(self) -> Names:
         """Names that beat chance, by layer and latent."""
         return {
-            (layer, int(found["feature"])): str(found["name"])
+            (layer, int(row["feature"])): str(row["name"])
             for layer, rows in self.layers.items()
-            for found in rows
-            if found["name"] is not None and found["feature"] is not None
+            for row in rows
+            if row["name"] is not None and row["feature"] is not None
         }
 
 
@@ -88,7 +88,7 @@ def read_descriptions(run: PurePath) -> Descriptions:
 
     """
     path = descriptions_path(run)
-    if size_of(path) < 0:
+    if storage_of(path).size() < 0:
         raise IncompatibleError(str(path), "descriptions", "no file", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
     head = read_sealed(path, again)
@@ -96,11 +96,11 @@ def read_descriptions(run: PurePath) -> Descriptions:
     lineage = Lineage.from_json(str(path), head)
     try:
         layers = {int(layer): [dict(row) for row in rows] for layer, rows in head["layers"].items()}
-        found = Descriptions(lineage, layers, head["describer"])
-        _ = found.names
+        descriptions = Descriptions(lineage, layers, head["describer"])
+        _ = descriptions.names
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptStoreError(str(path), "descriptions of format 1", repr(error), again) from None
-    return found
+    return descriptions
 
 
 def names_of(run: PurePath, directions: Parent | None) -> Names:
@@ -115,19 +115,8 @@ def names_of(run: PurePath, directions: Parent | None) -> Names:
         CorruptStoreError: the descriptions are cut or changed.
 
     """
-    if directions is None or size_of(descriptions_path(run)) < 0:
+    if directions is None or storage_of(descriptions_path(run)).size() < 0:
         return {}
-    found = read_descriptions(run)
-    recorded = found.lineage.parents.get("directions")
-    return found.names if recorded is not None and recorded.digest == directions.digest else {}
-
-
-def check_described(run: PurePath, found: Descriptions, present: Lineage) -> None:
-    """Check that descriptions are of the present directions.
-
-    Raises:
-        IncompatibleError: they are of others; names the first field that differs.
-
-    """
-    where = f"{descriptions_path(run)} (from directions)"
-    check_parent(where, found.lineage.parent("directions"), present.as_parent(), f"run `{COMMAND}`")
+    descriptions = read_descriptions(run)
+    recorded = descriptions.lineage.parents.get("directions")
+    return descriptions.names if recorded is not None and recorded.digest == directions.digest else {}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError, UsageError
 from sparserm_cli.store.arrays.bfloat16 import ITEM_BYTES
 from sparserm_cli.store.io.local_disk import sha256_file
-from sparserm_cli.store.io.storage import free_bytes
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import first_difference
 from sparserm_cli.store.units.records import Plan
 
@@ -247,7 +247,7 @@ def check_space(folder: PurePath, needed: int) -> None:
         ResourceError: less than 1.1 times `needed` bytes are free.
 
     """
-    wanted, free = int(needed * _SPACE_FACTOR), free_bytes(folder)
+    wanted, free = int(needed * _SPACE_FACTOR), storage_of(folder).free_bytes()
     if free is not None and free < wanted:
         hint = "free space, choose another --run directory, or use --positions pooled"
         raise ResourceError(str(folder), f"{wanted:,} bytes free", f"{free:,}", hint)

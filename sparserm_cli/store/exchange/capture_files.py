@@ -15,7 +15,7 @@ from sparserm_cli.store.capture.artifact import FOLDER, capture_path
 from sparserm_cli.store.capture.plan import POOLED
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.io.atomic import atomic_file
-from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.records import Manifest
 
 _HDF5 = (".h5", ".hdf5")
@@ -100,7 +100,7 @@ def _write_pooled(target: Path, capture: ActivationsReader) -> None:
     if rows.layout.margins:
         arrays["pair_margin"] = rows.pair_margin
     about = {"digest": capture.digest, "identity": json.dumps(capture.plan.settings.identity())}
-    make_folder(target.parent)
+    storage_of(target.parent).make_folder()
     needed = sum(values.nbytes for values in arrays.values())
     with atomic_file(target, needed) as part, part.open("wb") as out:
         if target.suffix.lower() == ".npz":

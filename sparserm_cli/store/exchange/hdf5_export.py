@@ -25,7 +25,7 @@ from sparserm_cli.store.capture.rows import CHUNK, row_types
 from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.sealed_json import canonical_json
-from sparserm_cli.store.io.storage import make_folder, read_bytes
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.records import REJECTS
 
 KIND = "activations-hdf5"
@@ -43,7 +43,7 @@ def write_hdf5(target: Path, capture: ActivationsReader) -> None:
         ResourceError: the disk is full.
 
     """
-    make_folder(target.parent)
+    storage_of(target.parent).make_folder()
     with atomic_file(target, capture.plan.bytes) as part:
         digests: dict[str, str] = {}
         with h5py.File(part, "w", libver="latest", rdcc_nbytes=_CACHE_BYTES) as file:
@@ -66,7 +66,7 @@ def _datasets(capture: ActivationsReader) -> Iterator[tuple[str, tuple[int, ...]
     settings, layout = capture.plan.settings, capture.plan.layout
     plan = json.dumps(capture.store.plan.to_json(), allow_nan=False).encode("ascii")
     facts = canonical_json({"units": [_facts(capture, unit) for unit in capture.units]})
-    rejects = read_bytes(capture.root / REJECTS)
+    rejects = storage_of(capture.root / REJECTS).read_bytes()
     for name, data in {"plan": plan, "facts": facts, "rejects": rejects}.items():
         yield name, (len(data),), "uint8", iter([np.frombuffer(data, np.uint8)])
     for name, dtype in row_types(layout).items():

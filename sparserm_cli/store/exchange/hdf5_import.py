@@ -22,7 +22,7 @@ from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.exchange.hdf5_export import KIND, VERSION
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.sealed_json import json_object
-from sparserm_cli.store.io.storage import make_folder, write_atomic
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import check_version
 from sparserm_cli.store.units.records import REJECTS, Manifest, Plan, UnitFacts
 from sparserm_cli.store.units.unit_store import INNER
@@ -178,8 +178,8 @@ def _build_plan(
         dataset = datasets[f"rows/{name}"]
         pieces = (dataset[at : at + CHUNK] for at in range(0, length, CHUNK))
         write_array(store, name, length, pieces)
-    make_folder(part / INNER)
-    write_atomic(part / REJECTS, _text(source, file, "rejects"))
+    storage_of(part / INNER).make_folder()
+    storage_of(part / REJECTS).write_atomic(_text(source, file, "rejects"))
     freeze(part, plan, identity)
 
 

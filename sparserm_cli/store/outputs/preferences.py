@@ -24,7 +24,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal, NamedTuple
 
 from sparserm_cli.store.io.atomic import atomic_file
-from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.outputs.json_lines import Writer, writing_lines
 
 Format = Literal["trl", "openrlhf", "verl"]
@@ -86,7 +86,7 @@ def writing_pairs(path: PurePath, to: Format) -> Iterator[Callable[[Pair], objec
         with writing_lines(path) as write:
             yield lambda pair: write(_jsonl(pair, margin=to == "openrlhf"))
         return
-    make_folder(path.parent)
+    storage_of(path.parent).make_folder()
     with atomic_file(path) as part, _parquet_writer(part) as write:
         yield lambda pair: write(_verl(pair))
 

@@ -27,17 +27,16 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt32
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.locations import cache_folder
 from sparserm_cli.store.io.fault_points import fault_point, operation
 from sparserm_cli.store.io.local_disk import disk_errors
-from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import content_digest
 
 FOLDER = "scored"
@@ -62,8 +61,7 @@ class ScoreLog:
 
     def __init__(self, run: PurePath, identity: Mapping[str, Any]) -> None:
         self._head = {"type": TYPE, "version": VERSION, "identity": dict(identity)}
-        folder = run if isinstance(run, Path) else cache_folder()
-        self.path = folder / FOLDER / f"{content_digest(self._head)[:32]}.jsonl"
+        self.path = storage_of(run).log_folder() / FOLDER / f"{content_digest(self._head)[:32]}.jsonl"
         self.windows: dict[int, int] = {}
         self.inputs: list[str] | None = None
         self.shape = ""
@@ -75,7 +73,7 @@ class ScoreLog:
             ResourceError: the folder cannot be written.
 
         """
-        make_folder(self.path.parent)
+        storage_of(self.path.parent).make_folder()
         end = 0
         if self.path.exists():
             for line, begin, end in self._whole_lines():  # noqa: B007  # the last end is wanted
