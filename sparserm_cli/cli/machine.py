@@ -1,4 +1,4 @@
-"""What this machine has: versions, device, extras and the cache, for bug reports and for tidying up."""
+"""Facts of this machine for bug reports (versions, device, extras), and the cleaning of its cache."""
 
 import os
 import platform

@@ -53,7 +53,7 @@ Sweep = Literal[
     "lora",
 ]
 SWEEPS: tuple[str, ...] = get_args(Sweep)
-"""What `compare` can try: `choice` fits every setting many times, `lora` trains the whole model."""
+"""Sweeps of `compare`; `choice` fits every setting many times, and `lora` trains the whole model."""
 USUAL_SWEEPS: tuple[Sweep, ...] = (
     "directions",
     "methods",
@@ -64,7 +64,7 @@ USUAL_SWEEPS: tuple[Sweep, ...] = (
     "saes",
     "transfer",
 )
-"""What it tries where nothing else is asked for."""
+"""Sweeps that `compare` runs by default."""
 
 
 @dataclass(frozen=True)

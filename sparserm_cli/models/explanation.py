@@ -168,7 +168,7 @@ class Explainer:
 
 
 class NamedProjection(NamedTuple):
-    """One number that the head looks at; fields as of `DirectionShare`, and the direction's number."""
+    """One projection that the head uses, with the fields of `DirectionShare` and the direction's number."""
 
     layer: int
     pool: str

@@ -1,4 +1,4 @@
-"""What the commands that show something say: words and coloured tokens for people, the same facts as JSON."""
+"""The output of the analysis commands, as text with coloured tokens for people and as JSON."""
 
 import io
 import sys
@@ -130,7 +130,7 @@ def explain(out: Output, explanation: "Explanation", top: int) -> None:
 
 
 def report(out: Output, summary: "ReportSummary") -> None:
-    """Tell where the page is and what it does not show."""
+    """Print the path of the page, and the parts that it lacks."""
     data = {
         "path": str(summary.path),
         "bytes": summary.bytes,
@@ -145,7 +145,7 @@ def report(out: Output, summary: "ReportSummary") -> None:
 
 
 def _takes_colours() -> bool:
-    """Tell whether stdout is a terminal that can tell a weak colour from a strong one."""
+    """Return whether stdout is a terminal that shows weak and strong colours differently."""
     from rich.console import Console
 
     console = Console(file=sys.stdout)

@@ -65,7 +65,7 @@ class Artifact:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How to find and read one kind of artifact."""
+    """Functions that find and read one kind of artifact."""
 
     path: Callable[[PurePath], PurePath]
     command: str
