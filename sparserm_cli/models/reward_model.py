@@ -228,9 +228,10 @@ class RewardModel(RowScorer):
         Columns: `layer`, `pool` (mean or last), `direction` (its row among those of the layer), `feature`
         (latent of the SAE, missing for a random direction), `side` (1 preferred, -1 dispreferred),
         `rate_chosen` and `rate_rejected` (share of tokens or responses on which the latent fires; missing
-        without the run's `directions/`), `mean` and `std` over the training responses, and `effect`: half the
-        difference in score between one standard deviation above the mean and one below, the others at their
-        means. It is the weight of a linear head.
+        without the run's `directions/`), `name` (made and tested by `sparserm describe`; missing without
+        one), `mean` and `std` over the training responses, and `effect`: half the difference in score between
+        one standard deviation above the mean and one below, the others at their means. It is the weight of a
+        linear head.
         """
         import pandas as pd
 
