@@ -4,8 +4,15 @@ An option is declared once, as the field's type with its `Option`; the command l
 and the library takes the classes as they are. Nothing heavy is imported here.
 """
 
-from sparserm_cli.config.alignment import DoctorConfig, PairsConfig, RankConfig
-from sparserm_cli.config.analysis import CompareConfig, EvaluateConfig, ExplainConfig, ReportConfig
+from sparserm_cli.config.alignment import DoctorConfig, PairsConfig, RankConfig, SuggestConfig
+from sparserm_cli.config.analysis import (
+    DESCRIBER_KEY,
+    CompareConfig,
+    DescribeConfig,
+    EvaluateConfig,
+    ExplainConfig,
+    ReportConfig,
+)
 from sparserm_cli.config.base import (
     DEFAULT_MODEL,
     DEFAULT_RUN,
@@ -51,10 +58,12 @@ __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_RUN",
     "DEFAULT_SAE",
+    "DESCRIBER_KEY",
     "KEY_VARIABLE",
     "STAGES",
     "CacheConfig",
     "CompareConfig",
+    "DescribeConfig",
     "DoctorConfig",
     "EncodeConfig",
     "EngineConfig",
@@ -85,6 +94,7 @@ __all__ = [
     "ServeConfig",
     "StageConfig",
     "StatusConfig",
+    "SuggestConfig",
     "TrainSAEConfig",
     "UnitsConfig",
     "VerifyConfig",

@@ -1,4 +1,4 @@
-"""What the commands around the use of a reward say: words for people, the same facts as JSON."""
+"""The output of the commands that use a reward, as text for people and as JSON."""
 
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from sparserm_cli.alignment.doctor.rounding import Rounding
     from sparserm_cli.alignment.response_choice.pairs import PairsSummary
     from sparserm_cli.alignment.response_choice.rank import RankSummary
+    from sparserm_cli.alignment.response_choice.suggest import SuggestSummary
 
 
 def rank(out: Output, summary: "RankSummary") -> None:
-    """Tell what best of n is worth; on stderr where the ranking itself is on stdout."""
+    """Print what best of n gains; on stderr if the ranking itself goes to stdout."""
     read = summary.accepted + summary.rejected
     data = {**summary._asdict(), "read": read, "seconds": round(summary.seconds, 3)}
     rows = rows_read(read, summary.accepted, summary.rejected)
@@ -25,7 +26,7 @@ def rank(out: Output, summary: "RankSummary") -> None:
 
 
 def pairs(out: Output, summary: "PairsSummary") -> None:
-    """Tell how many pairs there are, and why the other rows gave none."""
+    """Print the number of pairs, and the reasons why the other rows gave none."""
     from sparserm_cli.store.outputs.preferences import REASONS
 
     data = {
@@ -41,6 +42,17 @@ def pairs(out: Output, summary: "PairsSummary") -> None:
     if summary.kept:
         made += f", mean margin {summary.margin:.3f}, chosen longer in {100 * summary.longer:.1f} %"
     out.result(data, "\n".join([*lines, f"{summary.output}: {made}", f"{summary.audit}: why"]))
+
+
+def suggest(out: Output, summary: "SuggestSummary") -> None:
+    """Tell how many pairs are suggested out of how many, and what their labels would add."""
+    data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
+    lines = [f"{summary.read:,} rows read: {summary.pairs:,} pairs of {summary.prompts:,} prompts to label"]
+    lines += [f"  {count:,} rows left out: {reason}" for reason, count in summary.left_out.items()]
+    known = f"{summary.trained:,} training pairs" if summary.trained else "the penalty of the fit alone"
+    told = f"their labels would add {summary.nats:.1f} nats to {known}"
+    suggested = f"{summary.suggested:,} pairs in {duration(summary.seconds)}, the most telling first"
+    out.written(summary.output, data, "\n".join([*lines, f"{summary.output}: {suggested}; {told}"]))
 
 
 def doctor(out: Output, diagnosis: "Diagnosis") -> None:

@@ -1,4 +1,4 @@
-"""How a folder in the cache becomes whole at once or not at all."""
+"""Build folders of the cache, each of which appears whole or not at all."""
 
 import contextlib
 import json
@@ -11,17 +11,17 @@ from sparserm_cli.store.io.atomic import atomic_folder, sweep
 from sparserm_cli.store.io.local_disk import digest_file, make_folder
 
 RECORD = "sparserm.json"
-"""Written last into a cached folder: the origin, and size, time and digests of each file."""
+"""Name of the file written last into a cached folder, with its origin and the facts of each file."""
 
 SAMPLES, SAMPLE_BYTES = 64, 4096
-"""Places at equal distances of which a sampled digest is made, and the bytes read at each."""
+"""Number of evenly spaced places that a sampled digest covers, and the number of bytes read at each."""
 
 
 def is_whole(folder: Path, origin: Mapping[str, Any]) -> bool:
-    """Tell whether `folder` was built from `origin` and every file is as it was then.
+    """Return whether `folder` was built from `origin` and no file has changed since.
 
-    A file must have its recorded size and its sampled digest; one with another time of change is read as a
-    whole, since it may have been copied as well as written to.
+    A file must have its recorded size and sampled digest. A file with another modification time is read as a
+    whole, since it may only have been copied.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def is_whole(folder: Path, origin: Mapping[str, Any]) -> bool:
 
 
 def _is_same(path: Path, fact: Mapping[str, Any]) -> bool:
-    """Tell whether a file is the one that was recorded."""
+    """Return whether a file is the one that was recorded."""
     file_stat = path.stat()
     if file_stat.st_size != fact["bytes"] or _sampled(path) != fact["sampled"]:
         return False
@@ -40,14 +40,14 @@ def _is_same(path: Path, fact: Mapping[str, Any]) -> bool:
 
 
 def _fact(path: Path) -> dict[str, Any]:
-    """Return what is recorded of a file."""
+    """Return the facts that are recorded about a file."""
     file_stat = path.stat()
     facts = {"bytes": file_stat.st_size, "changed_ns": file_stat.st_mtime_ns}
     return facts | {"digest": digest_file(path), "sampled": _sampled(path)}
 
 
 def _sampled(path: Path) -> str:
-    """Return the digest of a file's beginning, end, and places between."""
+    """Return the digest of a file's beginning, its end, and places between them."""
     import xxhash
 
     digest, last = xxhash.xxh3_128(), max(path.stat().st_size - SAMPLE_BYTES, 0)
@@ -60,9 +60,9 @@ def _sampled(path: Path) -> str:
 
 @contextlib.contextmanager
 def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield a temporary folder to fill, and rename it onto `target` when the block ends well.
+    """Yield a temporary folder to fill, and rename it onto `target` when the block ends without an error.
 
-    Two processes that build the same target both end well: the second finds the first one's folder whole
+    Two processes that build the same target both succeed: the second finds the first one's folder whole
     and drops its own. A folder that is not whole is replaced. What a killed process left is removed by the
     next build beside it.
     """

@@ -53,13 +53,13 @@ def _silent_bar(progress: Progress | None) -> Any:
     tqdm: Any = import_module("tqdm.auto").tqdm  # it has no type stubs
 
     class Bar(tqdm):
-        """A bar without a screen."""
+        """A progress bar that draws nothing."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **(options | {"file": io.StringIO()}))
 
         def update(self, n: float | None = 1) -> bool | None:
-            """Count, and pass the count on."""
+            """Add to the count and report it."""
             drawn: bool | None = super().update(n)
             if progress is not None and self.unit == "B" and self.total:
                 progress(int(self.n), int(self.total))

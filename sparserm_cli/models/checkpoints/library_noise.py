@@ -1,4 +1,4 @@
-"""Keep other libraries from writing to a terminal that is not theirs."""
+"""Silence the output of other libraries."""
 
 import contextlib
 import warnings
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars, log lines and warnings inside the block, but no errors."""
+    """Silence transformers' progress bars, log lines and warnings, but not its errors, in the block."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -87,7 +87,7 @@ def bfloat16_gain() -> float:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, {"type": "processor", "version": 1, "bfloat16_gain": gain})
     except (OSError, ResourceError):
-        pass  # A measurement takes less than a second, so a cache that is read-only stops nobody.
+        pass  # A measurement takes less than a second, so a read-only cache is no obstacle.
     return gain
 
 

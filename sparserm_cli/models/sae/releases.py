@@ -8,6 +8,7 @@ table means ORG/REPO/FOLDER on the hub, with an optional revision as in ORG/REPO
 import importlib.util
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -72,9 +73,7 @@ def find_release(name: str) -> Release:
 
     """
     release, _, sae_id = name.partition("/")
-    table = _table_of(release)
-    if sae_id.endswith("/canonical"):
-        table = _table_of(f"{release}-canonical") or table
+    table = _table_for(release, sae_id)
     if table is not None:
         return _from_table(name, release, sae_id, table)
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?", name)
@@ -82,6 +81,28 @@ def find_release(name: str) -> Release:
         expected = "a folder, a file, RELEASE/SAE_ID of SAELens or ORG/REPO/FOLDER of the hub"
         raise UsageError(f"--sae {name}", expected, "none of these", "correct the path or name")
     return Release(match[1], match[3] or ".", match[2])
+
+
+def neuronpedia_page(name: str, latent: int) -> str | None:
+    """Return the address of a latent's page on Neuronpedia, if SAELens' table knows the SAE; no network.
+
+    Args:
+        name: RELEASE/SAE_ID of SAELens' table; other names have no page.
+        latent: number of the latent.
+
+    """
+    release, _, sae_id = name.partition("/")
+    if not sae_id or Path(name).exists():
+        return None
+    entries = (_table_for(release, sae_id) or {}).get("saes", ())
+    page = next((entry.get("neuronpedia") for entry in entries if str(entry["id"]) == sae_id), None)
+    return f"https://www.neuronpedia.org/{page}/{latent}" if page else None
+
+
+def _table_for(release: str, sae_id: str) -> Mapping[str, Any] | None:
+    """Return the release of SAELens' table that has an id; None if it has no such release."""
+    table = _table_of(release)
+    return (_table_of(f"{release}-canonical") or table) if sae_id.endswith("/canonical") else table
 
 
 def _from_table(name: str, release: str, sae_id: str, table: Mapping[str, Any]) -> Release:
@@ -104,6 +125,7 @@ def _from_table(name: str, release: str, sae_id: str, table: Mapping[str, Any]) 
     return Release(table["repo_id"], str(entries[sae_id]["path"]), None, settings)
 
 
+@cache
 def _table_of(release: str) -> dict[str, Any] | None:
     """Return one release of SAELens' table; None if it has no such release.
 
