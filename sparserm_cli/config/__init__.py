@@ -38,7 +38,7 @@ from sparserm_cli.config.run_directory import (
     StatusConfig,
     VerifyConfig,
 )
-from sparserm_cli.config.scoring import Guards, ResponsesConfig, ScoreConfig
+from sparserm_cli.config.scoring import AdaptConfig, EditConfig, Guards, ResponsesConfig, ScoreConfig
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.locations import RemotePath, local_folder, parse_location
@@ -50,9 +50,11 @@ __all__ = [
     "DEFAULT_SAE",
     "KEY_VARIABLE",
     "STAGES",
+    "AdaptConfig",
     "CacheConfig",
     "CompareConfig",
     "DoctorConfig",
+    "EditConfig",
     "EncodeConfig",
     "EngineConfig",
     "EnvConfig",

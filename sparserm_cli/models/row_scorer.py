@@ -132,12 +132,12 @@ class RowScorer:
             scores = np.array([part.score for part in parts], np.float32)
             x = np.stack([part.projections for part in parts]).astype(np.float32)
             shares = tuple(part.tokens.astype(np.float32) for part in parts)
-            return Rewards(scores, self._ood(x), shares, parts[0].method).guarded(guards)
+            return Rewards(scores, self.ood(x), shares, parts[0].method).guarded(guards)
         vectors = self.pooled(rows, **how)
         scores = self.scores_of(vectors, deterministic=deterministic, head=head)
-        return Rewards(scores, self._ood(head.standardised(vectors).cpu().numpy())).guarded(guards)
+        return Rewards(scores, self.ood(head.standardised(vectors).cpu().numpy())).guarded(guards)
 
-    def _ood(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
+    def ood(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
         """Return the distance of standardised projections from the training responses; 1 is the border."""
         ood = distances(x, self.files.whitening) / self.config.distance[BORDER]
         return np.asarray(ood, np.float32)

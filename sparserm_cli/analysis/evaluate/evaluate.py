@@ -65,7 +65,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     for window in windows(model, reader, config, progress):
         vectors = model.pooled(window, **how)
         scores = {name: head(vectors) for name, head in heads.items()}
-        rows += _scored(window, scores, model.config.length_preference)
+        rows += scored_rows(window, scores, model.config.length_preference)
     for sentence in without_pair(reader):
         note(sentence)
     if not any(row.pairs for row in rows):
@@ -92,7 +92,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     return EvaluateSummary(path, config.benchmark, metrics, time.monotonic() - begun)
 
 
-def _scored(
+def scored_rows(
     window: list[EncodedExample], scores: Mapping[str, np.ndarray], preference: int
 ) -> list[ScoredExample]:
     """Split the window's scores into rows; the length rule has the preference of the training data."""

@@ -11,7 +11,7 @@ The mean over tokens of the projections is the projection of the mean, so each t
 Axes: t (response tokens), p (projections: layers x poolings x directions).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -121,6 +121,25 @@ def columns(head: RewardHead) -> Iterator[tuple[int, str, int]]:
         for pooling in head.poolings:
             for number in range(count):
                 yield layer, pooling, number
+
+
+def direction_names(head: RewardHead, selection: Mapping[str, Any]) -> list[str]:
+    """Return the name of the direction of each projection: `14:1829` is latent 1829 of the SAE at layer 14.
+
+    A direction that belongs to no latent, such as a random one, is called by its number: `14:#3`.
+
+    Args:
+        head: the head.
+        selection: the record of how the directions were chosen, with layer to `latents`.
+
+    """
+    latents: Mapping[str, Sequence[int]] = selection.get("latents", {})
+    names = []
+    for layer, _, number in columns(head):
+        of_layer = latents.get(str(layer), ())
+        latent = of_layer[number] if number < len(of_layer) else -1
+        names.append(f"{layer}:#{number}" if latent < 0 else f"{layer}:{latent}")
+    return names
 
 
 def method_of(head: RewardHead) -> Method:

@@ -146,11 +146,14 @@ class RewardConfig:
     """Token ids of a `prompt` and a `response` and their `score` at the fit; empty in format 1."""
     length_preference: int = 0
     """1 if the longer response of a training pair tends to be the chosen one, -1 if the shorter one."""
+    derivation: Sequence[Mapping[str, Any]] = ()
+    """The changes since the fit, in order: the command, the digest of what it changed, and its settings."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the lineage as a JSON object."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "lineage"}
-        return {**values, "metrics": [vars(metric) for metric in self.metrics]}
+        metrics = [vars(metric) for metric in self.metrics]
+        return {**values, "metrics": metrics, "derivation": [dict(step) for step in self.derivation]}
 
 
 @dataclass(frozen=True)
@@ -332,13 +335,13 @@ def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:
     values |= {name: item for name, item in value.items() if name in values}
     check_fields(values)
     lists = {name: tuple(values[name]) for name in ("layers", "hook_names")}
-    metrics = tuple(Metric(**metric) for metric in values["metrics"])
-    return RewardConfig(**{**values, **lists, "metrics": metrics, "lineage": lineage})
+    lists |= {"metrics": tuple(Metric(**metric) for metric in values["metrics"])}
+    return RewardConfig(**{**values, **lists, "derivation": tuple(values["derivation"]), "lineage": lineage})
 
 
 def _default(item: Field[Any]) -> Any:
     """Return what a field holds that an older format has not; None for one that each must have."""
-    if item.name == "metrics":
+    if item.name in {"metrics", "derivation"}:
         return []
     if item.default_factory is not MISSING:
         return item.default_factory()
