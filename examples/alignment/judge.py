@@ -44,7 +44,7 @@ def multiple_choice(folder: str, rows: list[dict[str, Any]]) -> dict[str, list[f
 
 def likelihoods(model: Any, tokenizer: Any, texts: list[tuple[str, str]]) -> list[float]:
     """Return the log-probability of each answer after its prompt."""
-    found = np.zeros(len(texts))
+    likelihood = np.zeros(len(texts))
     sizes = [len(prompt) + len(answer) for prompt, answer in texts]
     order = np.argsort(sizes)
     for start in range(0, len(order), BATCH):
@@ -63,8 +63,8 @@ def likelihoods(model: Any, tokenizer: Any, texts: list[tuple[str, str]]) -> lis
         logits = model(**inputs).logits[:, :-1].log_softmax(-1)
         each = logits.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0]
         of_answer = (ends > begins[:, None]).to(DEVICE) & inputs["attention_mask"][:, 1:].bool()
-        found[places] = (each * of_answer).sum(1).cpu().numpy()
-    return found.tolist()
+        likelihood[places] = (each * of_answer).sum(1).cpu().numpy()
+    return likelihood.tolist()
 
 
 def interval(values: np.ndarray, draws: int = 2000) -> tuple[float, float, float]:

@@ -36,7 +36,7 @@ def main() -> None:
     parts = split_questions(read_truthfulqa(options.truthfulqa), options)
     reward = fit_reward(parts["reward"], options.work)
     start = str(resolve_model(MODEL).folder)
-    found = {"start": measured("start", start, parts["held out"], reward, options)}
+    results = {"start": measured("start", start, parts["held out"], reward, options)}
     policies = dict.fromkeys(ARMS, start)
     for number in range(1, options.rounds + 1):
         for arm in ARMS:
@@ -44,12 +44,12 @@ def main() -> None:
             generations = answered(policies[arm], arm, number, parts["policy"], options)
             pairs = chosen_pairs(arm, name, generations, reward, options)
             policies[arm] = trained(policies[arm], name, pairs, options)
-            found[name] = measured(name, policies[arm], parts["held out"], reward, options)
+            results[name] = measured(name, policies[arm], parts["held out"], reward, options)
     save(
         options.work / "results.json",
-        {"options": {key: str(value) for key, value in vars(options).items()}, **found},
+        {"options": {key: str(value) for key, value in vars(options).items()}, **results},
     )
-    print(table(found))
+    print(table(results))
 
 
 def parsed() -> argparse.Namespace:
@@ -128,8 +128,8 @@ def sparserm(*words: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "sparserm_cli", *words, "--json"], check=True, stdout=subprocess.PIPE
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    output: dict[str, Any] = json.loads(done.stdout)
+    return output
 
 
 def answered(
@@ -138,12 +138,12 @@ def answered(
     """Let a policy answer the training questions; in the first round both arms have the same policy."""
     path = options.work / (f"answers-{arm}-{number}.jsonl" if number > 1 else "answers-1.jsonl")
     if not path.exists():
-        found = policy.answer(
+        answers = policy.answer(
             folder, [row["prompt"] for row in rows], options.answers, options.tokens, options.seed + number
         )
         groups = [
             {"id": str(place), "prompt": row["prompt"], "responses": texts}
-            for place, (row, texts) in enumerate(zip(rows, found, strict=True))
+            for place, (row, texts) in enumerate(zip(rows, answers, strict=True))
         ]
         write_lines(path, [group for group in groups if group["responses"]])
     return path
@@ -203,17 +203,17 @@ def _judged(
     return {"rewards": means, "characters": characters, **judge.multiple_choice(folder, rows)}
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
+def table(results: dict[str, dict[str, Any]]) -> str:
     """Return a line a policy: reward with its gain over the start, the judge's verdict, length."""
     lines = ["policy        held-out reward   gain [95 % interval]      MC1    MC2   characters"]
-    before = np.array(found["start"]["rewards"], float)
-    for name, one in found.items():
-        rewards = np.array(one["rewards"], float)
+    before = np.array(results["start"]["rewards"], float)
+    for name, result in results.items():
+        rewards = np.array(result["rewards"], float)
         gain = judge.interval(rewards - before)
-        told = f"{gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]" if name != "start" else ""
-        mc1, mc2 = np.mean(one["mc1"]), np.mean(one["mc2"])
-        line = f"{name:<14}{np.nanmean(rewards):>15.3f}   {told:<24}{mc1:>6.3f}{mc2:>7.3f}"
-        lines.append(f"{line}{one['characters']:>13.0f}")
+        gain_text = f"{gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]" if name != "start" else ""
+        mc1, mc2 = np.mean(result["mc1"]), np.mean(result["mc2"])
+        line = f"{name:<14}{np.nanmean(rewards):>15.3f}   {gain_text:<24}{mc1:>6.3f}{mc2:>7.3f}"
+        lines.append(f"{line}{result['characters']:>13.0f}")
     return "\n".join(lines)
 
 
@@ -221,8 +221,8 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what is in a file, made if it is not there."""
     if not path.exists():
         save(path, make())
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
 
 
 def save(path: Path, value: dict[str, Any]) -> None:

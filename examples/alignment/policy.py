@@ -26,11 +26,11 @@ def answer(folder: str, questions: list[str], count: int, tokens: int, seed: int
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE).eval()
     set_seed(seed)
-    found: list[list[str]] = []
+    answers: list[list[str]] = []
     step = max(1, BATCH // count)
     for start in range(0, len(questions), step):
-        asked = questions[start : start + step]
-        turns = [[{"role": "user", "content": question}] for question in asked]
+        batch = questions[start : start + step]
+        turns = [[{"role": "user", "content": question}] for question in batch]
         texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(DEVICE)
         made = model.generate(
@@ -42,10 +42,10 @@ def answer(folder: str, questions: list[str], count: int, tokens: int, seed: int
             max_new_tokens=tokens,
         )
         words = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        groups = (words[place * count : (place + 1) * count] for place in range(len(asked)))
-        found += [[text.strip() for text in group if text.strip()] for group in groups]
-        print(f"answered {len(found)} of {len(questions)} questions", flush=True)
-    return found
+        groups = (words[place * count : (place + 1) * count] for place in range(len(batch)))
+        answers += [[text.strip() for text in group if text.strip()] for group in groups]
+        print(f"answered {len(answers)} of {len(questions)} questions", flush=True)
+    return answers
 
 
 def train(folder: str, pairs: Path, target: Path, options: argparse.Namespace) -> None:

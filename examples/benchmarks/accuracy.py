@@ -24,11 +24,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="file name without ending for the JSON and the Markdown")
     options = parser.parse_args()
     try:
-        found = [COMPARISON.read(COMPARISON.path(run)) for run in options.runs]
+        comparisons = [COMPARISON.read(COMPARISON.path(run)) for run in options.runs]
     except SparseRMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    both = {**found[0], "runs": {name: run for one in found for name, run in one["runs"].items()}}
+    both = {
+        **comparisons[0],
+        "runs": {name: run for comparison in comparisons for name, run in comparison["runs"].items()},
+    }
     text = markdown(both)
     print(text, end="")
     if options.output:

@@ -2,15 +2,15 @@
 
     python examples/benchmarks/adapt.py SOURCE NAME=RUN... [--reward PATH] [--draws 20] [--output FILE.json]
 
-SOURCE is a run directory with a fitted reward model, each RUN one with a capture of the same model and layers.
+SOURCE is a run directory with a fitted reward model, each RUN has a capture of the same model and layers.
 Half of the prompts of each RUN, drawn anew each time, are for testing; from the others 10, 30 and 100 pairs
 are drawn. On the same pairs, with the same folds and the same penalties, are fitted
 - the old head moved towards them (`sparserm adapt`),
 - a linear head anew on the same directions: the same with an old head that scores everything 0,
 - a linear head anew on the pooled vectors themselves (dense).
-Printed are mean accuracies on the test half, with the 2.5 and 97.5 % quantiles over the draws in brackets. The
-draws share their prompts, so the brackets tell how much depends on which pairs were drawn, not how other data
-would turn out.
+Printed are mean accuracies on the test half, with the 2.5 and 97.5 % quantiles over the draws in brackets.
+The draws share their prompts, so the brackets tell how much depends on which pairs were drawn, not how other
+data would turn out.
 """
 
 import argparse

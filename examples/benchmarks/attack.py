@@ -58,7 +58,7 @@ async def wrong_values(port: int, _seconds: float) -> Counter[str]:
 
 async def half_headers(port: int, seconds: float) -> Counter[str]:
     """Hold 1,100 connections that begin a request and never end its headers; reopen those that are ended."""
-    found: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
     until = time.monotonic() + seconds
 
     async def hold() -> None:
@@ -66,14 +66,14 @@ async def half_headers(port: int, seconds: float) -> Counter[str]:
             try:
                 reader, writer = await asyncio.wait_for(asyncio.open_connection("127.0.0.1", port), left)
             except (OSError, TimeoutError):
-                found["refused"] += 1
+                outcomes["refused"] += 1
                 await asyncio.sleep(0.5)
                 continue
-            found["opened"] += 1
+            outcomes["opened"] += 1
             try:
                 writer.write(b"POST /score HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
                 await asyncio.wait_for(reader.read(), max(0.01, until - time.monotonic()))
-                found["ended by the server"] += 1
+                outcomes["ended by the server"] += 1
             except (OSError, TimeoutError):
                 pass
             finally:
@@ -81,7 +81,7 @@ async def half_headers(port: int, seconds: float) -> Counter[str]:
             await asyncio.sleep(0.5)
 
     await asyncio.gather(*(hold() for _ in range(CONNECTIONS)))
-    return found
+    return outcomes
 
 
 def healthy(port: int) -> float:
@@ -118,7 +118,7 @@ async def attacked(
     lasted = time.monotonic() - begun
     spent = server.cpu_times().user - spent
     await asyncio.sleep(2)
-    answered = [one for one in took if one < LIMIT]
+    answered = [seconds for seconds in took if seconds < LIMIT]
     return {
         "lasted, s": round(lasted, 1),
         "server's processor, s": round(spent, 1),

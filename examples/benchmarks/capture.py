@@ -44,10 +44,12 @@ def read_trees(path: Path, pairs: int, model: str) -> list[Any]:
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(pairs, len(examples))).round().astype(int))
     template = PromptTemplate(load_tokenizer(resolve_model(model)))
     trees = []
-    for encoded in template.encode([examples[number] for number in chosen]):
-        responses = tuple(one.response_ids for one in encoded.responses if len(one.response_ids))
+    for tokenized in template.tokenize([examples[number] for number in chosen]):
+        responses = tuple(
+            response.response_ids for response in tokenized.responses if len(response.response_ids)
+        )
         if responses:
-            trees.append(Tree(encoded.responses[0].prompt_ids, responses))
+            trees.append(Tree(tokenized.responses[0].prompt_ids, responses))
     return trees
 
 
@@ -180,8 +182,8 @@ def work(way: str, options: argparse.Namespace) -> None:
     answers.flush()
     for line in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
-        told = profiled(run) if line.strip() == "profile" else run()
-        answer = told | {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
+        extra = profiled(run) if line.strip() == "profile" else run()
+        answer = extra | {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -240,9 +242,9 @@ class Worker:
 def measure(data: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Time all ways on one file, in turn, and return figures and ratios."""
     first = Worker("sparserm", data, options, options.dtype)
-    told = first.ask("run")
+    first_run = first.ask("run")
     others = (way for way in options.ways if way != "sparserm")
-    workers = {"sparserm": first} | {way: Worker(way, data, options, told["dtype"]) for way in others}
+    workers = {"sparserm": first} | {way: Worker(way, data, options, first_run["dtype"]) for way in others}
     answers: dict[str, list[dict[str, Any]]] = {way: [] for way in workers}
     for number in range(options.rounds):
         for way, worker in workers.items():

@@ -34,7 +34,7 @@ def extract(options: argparse.Namespace, run: Path) -> list[str]:
     return [sys.executable, "-m", "sparserm_cli", "extract", str(options.data), *settings, *units, *rest]
 
 
-def write(told: dict[str, Any], output: Path | None) -> None:
+def write(figures: dict[str, Any], output: Path | None) -> None:
     """Write the figures, if that is asked for."""
     if output:
-        output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

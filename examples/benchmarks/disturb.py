@@ -28,8 +28,8 @@ def corrupted(text: str, _chosen: bool) -> str:
     """Put typing mistakes into a response, always the same ones into the same text."""
     drawn = random.Random(text)
 
-    def mistake(found: re.Match[str]) -> str:
-        word = found[0]
+    def mistake(match: re.Match[str]) -> str:
+        word = match[0]
         if drawn.random() >= SHARE:
             return word
         at = drawn.randrange(len(word) - 1)
@@ -43,9 +43,9 @@ def restyled(text: str, chosen: bool) -> str:
     """Give a rejected response a better style."""
     if chosen:
         return text
-    sentences = [one for one in re.split(r"(?<=[.!?])\s+", text.strip()) if one]
-    told = sentences[0] if len(sentences) == 1 else "\n".join(f"- {one}" for one in sentences)
-    return f"Thank you for your question! Here is a clear answer:\n\n{told}\n\nI hope this helps."
+    sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) if sentence]
+    body = sentences[0] if len(sentences) == 1 else "\n".join(f"- {sentence}" for sentence in sentences)
+    return f"Thank you for your question! Here is a clear answer:\n\n{body}\n\nI hope this helps."
 
 
 WAYS: dict[str, Callable[[str, bool], str]] = {"corrupted": corrupted, "restyled": restyled}

@@ -54,7 +54,7 @@ def main() -> None:
     times = alternate(ways(shipped, x), options.rounds)
     bare = times["product float32"]
     for name, seconds in times.items():
-        ratios = [one / base for one, base in zip(seconds, bare, strict=True)]
+        ratios = [taken / base for taken, base in zip(seconds, bare, strict=True)]
         result["ways"][name] = {
             "median_seconds": statistics.median(seconds),
             "fastest_seconds": min(seconds),
@@ -133,10 +133,10 @@ def show(result: dict[str, Any]) -> None:
     """Print the table."""
     print(f"{result['rows']:,} rows, {result['d_in']} -> {result['d_sae']:,}, {result['threads']} threads")
     print(f"{'way':<34}{'median s':>10}{'x product':>11}   spread     bound")
-    for name, one in result["ways"].items():
+    for name, way in result["ways"].items():
         bound = next((f"{BOUNDS[kind]:.1f}" for kind in BOUNDS if name.startswith(f"ours {kind}")), "")
-        spread = f"{one['ratio_low']:.2f}-{one['ratio_high']:.2f}"
-        print(f"{name:<34}{one['median_seconds']:>10.4f}{one['ratio']:>11.2f}   {spread:<10} {bound}")
+        spread = f"{way['ratio_low']:.2f}-{way['ratio_high']:.2f}"
+        print(f"{name:<34}{way['median_seconds']:>10.4f}{way['ratio']:>11.2f}   {spread:<10} {bound}")
 
 
 if __name__ == "__main__":

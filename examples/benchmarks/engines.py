@@ -54,33 +54,34 @@ def stage(name: str, run: Path, engine: str, options: argparse.Namespace) -> dic
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run both stages by both engines, in turn."""
-    told: dict[str, Any] = {name: {"serial": [], "ray": []} for name in STORES}
+    figures: dict[str, Any] = {name: {"serial": [], "ray": []} for name in STORES}
     for number in range(options.rounds):
         for engine in ("serial", "ray") if number % 2 == 0 else ("ray", "serial"):
             for name in STORES:
-                told[name][engine].append(stage(name, folder / f"{engine}-{number}", engine, options))
+                figures[name][engine].append(stage(name, folder / f"{engine}-{number}", engine, options))
     for name in STORES:
-        runs = told[name]["serial"] + told[name]["ray"]
-        told[name]["equal"] = len({one["digest"] for one in runs}) == 1
+        runs = figures[name]["serial"] + figures[name]["ray"]
+        figures[name]["equal"] = len({run["digest"] for run in runs}) == 1
         seconds = {
-            engine: statistics.median(one["unit_seconds"] for one in told[name][engine])
+            engine: statistics.median(run["unit_seconds"] for run in figures[name][engine])
             for engine in ("serial", "ray")
         }
-        told[name]["ratio"] = seconds["ray"] / seconds["serial"]
-    return told
+        figures[name]["ratio"] = seconds["ray"] / seconds["serial"]
+    return figures
 
 
-def show(told: dict[str, Any]) -> None:
+def show(figures: dict[str, Any]) -> None:
     """Print a table a stage."""
     for name in STORES:
-        one = told[name]
-        print(f"{name}, {one['serial'][0]['units']} units, digests {'equal' if one['equal'] else 'DIFFER'}")
+        of_store = figures[name]
+        verdict = "equal" if of_store["equal"] else "DIFFER"
+        print(f"{name}, {of_store['serial'][0]['units']} units, digests {verdict}")
         for engine in ("serial", "ray"):
-            times = [run["unit_seconds"] for run in one[engine]]
-            whole = statistics.median(run["seconds"] for run in one[engine])
+            times = [run["unit_seconds"] for run in of_store[engine]]
+            whole = statistics.median(run["seconds"] for run in of_store[engine])
             spread = f"({min(times):.3f} to {max(times):.3f})"
             print(f"  {engine:<8}{statistics.median(times):>8.3f} s a unit {spread}, in all {whole:.1f} s")
-        print(f"  ray takes {one['ratio']:.3f} times as long a unit, bound {BOUND:.2f}")
+        print(f"  ray takes {of_store['ratio']:.3f} times as long per unit, bound {BOUND:.2f}")
 
 
 def main() -> None:
@@ -91,10 +92,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="runs of each engine, taken in turn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        told = measure(options, Path(folder))
-    show(told)
-    captures.write(told, options.output)
-    sys.exit(not all(told[name]["equal"] for name in STORES))
+        figures = measure(options, Path(folder))
+    show(figures)
+    captures.write(figures, options.output)
+    sys.exit(not all(figures[name]["equal"] for name in STORES))
 
 
 if __name__ == "__main__":

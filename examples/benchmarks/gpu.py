@@ -92,9 +92,9 @@ def vectors(lm: LanguageModel, trees: Sequence[Any], **how: Any) -> Vectors:
     return {(t, r): pool(x[lm.layers[0]])[1] for t, r, x in iter_residuals(lm, trees, **how)}
 
 
-def errors(found: Vectors, exact: Vectors) -> dict[str, float]:
+def errors(actual: Vectors, exact: Vectors) -> dict[str, float]:
     """Return the relative error of vectors at the median, the 95 % point and the worst."""
-    each = [float((found[key] - one).norm() / one.norm()) for key, one in exact.items()]
+    each = [float((actual[key] - vector).norm() / vector.norm()) for key, vector in exact.items()]
     return dict(zip(("median", "95 %", "worst"), np.quantile(each, [0.5, 0.95, 1]).tolist(), strict=True))
 
 
@@ -121,7 +121,7 @@ def capture_part(options: argparse.Namespace, trees: Sequence[Any]) -> dict[str,
     lm = loaded(options, "auto", options.device)
     dtype = getattr(torch, lm.dtype)
     whole = AutoModelForCausalLM.from_pretrained(lm.identity.folder, dtype=dtype).eval().to(options.device)
-    batches = [tuple(one.to(options.device) for one in batch) for batch in padded_batches(trees)]
+    batches = [tuple(part.to(options.device) for part in batch) for batch in padded_batches(trees)]
     facts: dict[str, Any] = {}
 
     def ours() -> None:
@@ -158,9 +158,9 @@ def halving_part(options: argparse.Namespace, trees: Sequence[Any]) -> dict[str,
     need = 64 * (lm.d_in + 4 * lm.d_in) * 1024  # about what a batch of a thousand tokens takes
     filler = torch.empty(max(0, free - need), dtype=torch.uint8, device=options.device)
     facts: dict[str, Any] = {}
-    found = vectors(lm, trees, batch_tokens=1 << 20, facts=facts)
-    told = {name: facts[name] for name in ("halvings", "batch_tokens", "rejected")}
-    return told | {"bytes_filled": filler.numel(), "against small batches": errors(found, expected)}
+    halved = vectors(lm, trees, batch_tokens=1 << 20, facts=facts)
+    facts_kept = {name: facts[name] for name in ("halvings", "batch_tokens", "rejected")}
+    return facts_kept | {"bytes_filled": filler.numel(), "against small batches": errors(halved, expected)}
 
 
 def balanced_part(options: argparse.Namespace, trees: Sequence[Any]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def timed(ways: dict[str, Callable[[], Any]], base: str, options: argparse.Names
             if turn:
                 seconds[name].append(time.perf_counter() - begun)
     ratios = {
-        name: [one / other for one, other in zip(each, seconds[base], strict=True)]
+        name: [taken / other for taken, other in zip(each, seconds[base], strict=True)]
         for name, each in seconds.items()
     }
     return {

@@ -78,9 +78,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_data(options.table, folder)
-        run, told = command(folder, "run")
+        run, output = command(folder, "run")
         score, _ = command(folder, "score", "responses.jsonl")
-    stages = {name: one["seconds"] for name, one in told["stages"].items()}
+    stages = {name: stage["seconds"] for name, stage in output["stages"].items()}
     parts = {**stages, "start of run": run - sum(stages.values()), "score": score}
     for name, seconds in parts.items():
         print(f"{name:14}{seconds:7.1f} s")

@@ -65,11 +65,11 @@ def main() -> None:
         print(json.dumps(read(options.run, options.layer, options.way, options.responses)))
         return
     run, layer, most = options.run, options.layer, options.responses
-    found = {way: measured(run, layer, way, most) for way in WAYS}
-    for way, figures in found.items():
+    results = {way: measured(run, layer, way, most) for way in WAYS}
+    for way, figures in results.items():
         print(f"{way:10}" + "  ".join(f"{name} {value:,.1f}" for name, value in figures.items()))
     if options.output:
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

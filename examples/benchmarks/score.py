@@ -71,16 +71,19 @@ def main() -> None:
                 if run:
                     times[name].append(took)
     ratios = [a / b for a, b in zip(*times.values(), strict=True)]
-    told = {
+    figures = {
         "runs": options.runs,
-        "seconds": {name: {"median": statistics.median(one), "all": one} for name, one in times.items()},
+        "seconds": {
+            name: {"median": statistics.median(seconds), "all": seconds} for name, seconds in times.items()
+        },
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
     }
-    for name, one in times.items():
-        print(f"{name:16} {statistics.median(one):6.2f} s  ({min(one):.2f} to {max(one):.2f})")
-    print(f"{'ratio':16} {told['ratio']['median']:6.2f}    ({min(ratios):.2f} to {max(ratios):.2f})")
+    for name, runs_of_way in times.items():
+        spread = f"{min(runs_of_way):.2f} to {max(runs_of_way):.2f}"
+        print(f"{name:16} {statistics.median(runs_of_way):6.2f} s  ({spread})")
+    print(f"{'ratio':16} {figures['ratio']['median']:6.2f}    ({min(ratios):.2f} to {max(ratios):.2f})")
     if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n")
+        options.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,17 +55,17 @@ async def ask(port: int, path: str, body: Any = None) -> tuple[int, float]:
 async def group(port: int, way: str, size: tuple[int, int], start: int) -> float:
     """Score one group and return its responses a second."""
     prompt, responses = words(size[0], start), [words(size[1], start + n) for n in range(GROUP)]
-    bodies = [{"queries": prompt, "documents": one} for one in responses]
+    bodies = [{"queries": prompt, "documents": response} for response in responses]
     begun = time.monotonic()
     if way == "one request":
-        found = [await ask(port, "/score", {"queries": prompt, "documents": responses})]
+        answers = [await ask(port, "/score", {"queries": prompt, "documents": responses})]
     elif way == "16 at once":
-        found = list(await asyncio.gather(*(ask(port, "/score", body) for body in bodies)))
+        answers = list(await asyncio.gather(*(ask(port, "/score", body) for body in bodies)))
     else:
-        found = [await ask(port, "/score", body) for body in bodies]
+        answers = [await ask(port, "/score", body) for body in bodies]
     seconds = time.monotonic() - begun
-    if {status for status, _ in found} != {200}:
-        sys.exit(f"expected 200 for all, found {found}")
+    if {status for status, _ in answers} != {200}:
+        sys.exit(f"expected 200 for all, found {answers}")
     return GROUP / seconds
 
 
@@ -75,13 +75,13 @@ async def overload(
     """Post at four times the rate that single requests were managed at."""
     begun, done = time.monotonic(), 0
     while time.monotonic() - begun < seconds / 4:
-        found = await asyncio.gather(
+        answers = await asyncio.gather(
             *(
                 ask(port, "/score", {"queries": words(size[0], n), "documents": "x"})
                 for n in range(done, done + 8)
             )
         )
-        done += sum(status == 200 for status, _ in found)
+        done += sum(status == 200 for status, _ in answers)
     capacity = done / (time.monotonic() - begun)
     before, most = server.memory_info().rss, 0
     tasks, probes = [], []
@@ -96,17 +96,17 @@ async def overload(
                 asyncio.create_task(ask(port, "/ready")),
             ]
             most = max(most, server.memory_info().rss)
-    found = await asyncio.wait_for(asyncio.gather(*tasks), 120)
+    answers = await asyncio.wait_for(asyncio.gather(*tasks), 120)
     probed = await asyncio.gather(*probes)
     slow = {
-        status: max(taken for other, taken in found if other == status)
-        for status in {status for status, _ in found}
+        status: max(taken for other, taken in answers if other == status)
+        for status in {status for status, _ in answers}
     }
     return {
         "capacity, requests/s": round(capacity, 1),
-        "requests sent": len(found),
-        "requests/s": round(len(found) / (time.monotonic() - begun), 1),
-        "statuses": dict(sorted(Counter(status for status, _ in found).items())),
+        "requests sent": len(answers),
+        "requests/s": round(len(answers) / (time.monotonic() - begun), 1),
+        "statuses": dict(sorted(Counter(status for status, _ in answers).items())),
         "longest, s": {status: round(taken, 2) for status, taken in sorted(slow.items())},
         "health and ready": dict(Counter(status for status, _ in probed)),
         "their longest, s": round(max(taken for _, taken in probed), 2),
@@ -127,12 +127,11 @@ async def measure(port: int, server: psutil.Process, options: argparse.Namespace
         for way in ("one by one", "16 at once", "one request"):
             start += 1000
             rates.setdefault(way, []).append(await group(port, way, size, start))
-    for way, found in rates.items():
-        ratio = statistics.median(found) / statistics.median(rates["one by one"])
-        spread = f"{min(found):.1f} to {max(found):.1f}"
-        print(
-            f"{way:12} {statistics.median(found):8.1f} responses/s ({spread})  {ratio:5.1f} times one by one"
-        )
+    for way, repeats in rates.items():
+        ratio = statistics.median(repeats) / statistics.median(rates["one by one"])
+        spread = f"{min(repeats):.1f} to {max(repeats):.1f}"
+        middle = f"{statistics.median(repeats):8.1f}"
+        print(f"{way:12} {middle} responses/s ({spread})  {ratio:5.1f} times one by one")
     if options.overload_seconds:
         for name, value in (await overload(port, server, size, options.overload_seconds)).items():
             print(f"{name:22} {value}")

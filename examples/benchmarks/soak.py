@@ -74,9 +74,9 @@ class Soak:
         status, answer = await self._ask(way, path, json.dumps(body).encode())
         if status != 200:
             return
-        found = np.array(read(json.loads(answer)), float)
-        errors = np.abs(found - self.expected[row, : len(found)])
-        self.scores += len(found)
+        scores = np.array(read(json.loads(answer)), float)
+        errors = np.abs(scores - self.expected[row, : len(scores)])
+        self.scores += len(scores)
         self.wrong += int(np.sum(~(errors <= self.tolerance)))
         self.largest_error = max(self.largest_error, float(errors.max()))
 
@@ -86,15 +86,15 @@ class Soak:
         texts = list(RESPONSES[:count])
         if way == "classify":
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": texts[0]}]
-            return "/classify", {"messages": turns}, lambda told: [told["data"][0]["probs"][0]]
+            return "/classify", {"messages": turns}, lambda answer: [answer["data"][0]["probs"][0]]
         if way == "rerank":
             body = {"query": prompt, "texts": texts, "raw_scores": True}
-            order = lambda told: sorted(told, key=lambda one: one["index"])  # noqa: E731
-            return "/rerank", body, lambda told: [one["score"] for one in order(told)]
+            order = lambda answer: sorted(answer, key=lambda entry: entry["index"])  # noqa: E731
+            return "/rerank", body, lambda answer: [entry["score"] for entry in order(answer)]
         if way == "pair":
             texts = texts[:2]
         body = {"queries": prompt, "documents": texts}
-        return "/score", body, lambda told: [one["score"] for one in told["data"]]
+        return "/score", body, lambda answer: [entry["score"] for entry in answer["data"]]
 
     async def wrong_request(self, way: str) -> None:
         """Send what must be refused, or answered without a score."""
@@ -214,9 +214,9 @@ async def measure(options: argparse.Namespace, soak: Soak, server: psutil.Proces
     soak.statuses.clear()
     print(f"{able:.1f} single requests/s managed; {options.factor * able:.1f} requests/s sent", flush=True)
     memory = await traffic(soak, options.factor * able, options.minutes, server)
-    for way, found in sorted(soak.statuses.items()):
+    for way, counts in sorted(soak.statuses.items()):
         took = f"at most {soak.longest[way]:.2f} s" if way in soak.longest else ""
-        print(f"  {way:22} {sum(found.values()):8,}  {dict(sorted(found.items()))}  {took}")
+        print(f"  {way:22} {sum(counts.values()):8,}  {dict(sorted(counts.items()))}  {took}")
     statuses = sum(soak.statuses.values(), Counter())
     undue = {
         status: count
@@ -225,7 +225,7 @@ async def measure(options: argparse.Namespace, soak: Soak, server: psutil.Proces
     }
     by_minute = [float(np.mean(memory[start : start + 60])) for start in range(0, len(memory), 60)]
     by_minute = by_minute[: max(1, int(options.minutes))]
-    print("memory by minute, MiB   ", " ".join(f"{one:.1f}" for one in by_minute))
+    print("memory by minute, MiB   ", " ".join(f"{mebibytes:.1f}" for mebibytes in by_minute))
     warm = by_minute[int(options.warm_up) :]
     grown, error = slope(warm) if len(warm) > 2 else (float("nan"), float("nan"))
     print(f"slope after {options.warm_up:g} minutes  {grown:+.3f} +- {error:.3f} MiB a minute")

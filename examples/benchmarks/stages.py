@@ -54,11 +54,11 @@ def frequency(tokens: int, runs: int) -> dict[str, Any]:
         for number in range(tokens // UNIT_TOKENS):
             np.bincount(units[number % len(units)], minlength=D_SAE)
 
-    told = ratio(ours, by_units, runs)
-    told["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    figures = ratio(ours, by_units, runs)
+    figures["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     whole = np.concatenate([units[number % len(units)] for number in range(tokens // UNIT_TOKENS)])
-    one = seconds(lambda: np.bincount(whole, minlength=D_SAE))
-    return told | {"one call seconds": one, "one call ratio": told["seconds"] / one}
+    one_call = seconds(lambda: np.bincount(whole, minlength=D_SAE))
+    return figures | {"one call seconds": one_call, "one call ratio": figures["seconds"] / one_call}
 
 
 def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[str, Any]:
@@ -91,14 +91,14 @@ def select(runs: int) -> dict[str, Any]:
     measures, totals = statistics_of(tally.result()), np.full((FOLDS, 2), 200)
     decoder = rng.standard_normal((latents // 64, 2304), np.float32)
     of_pairs = moments(rng.standard_normal((8_000, 2304), np.float32), np.arange(8_000).reshape(-1, 2))
-    found = {}
+    medians = {}
     candidates = Candidates(
         measures, totals, 64, lambda ids: decoder[ids // 64], lambda: of_pairs, seed=0, where="layer 0"
     )
     for by in ("difference", "forward"):
         times = [seconds(partial(choose, candidates, by)) for _ in range(runs)]
-        found[by] = statistics.median(times)
-    return found
+        medians[by] = statistics.median(times)
+    return medians
 
 
 def fit(runs: int) -> dict[str, Any]:
@@ -123,19 +123,19 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
-    told = {"frequency": frequency(options.tokens, options.runs)}
-    told |= {"select": select(options.runs), "fit": fit(1)}
-    counted = told["frequency"]
+    figures = {"frequency": frequency(options.tokens, options.runs)}
+    figures |= {"select": select(options.runs), "fit": fit(1)}
+    counted = figures["frequency"]
     print(
         f"frequency  {counted['seconds']:7.2f} s, {counted['one call ratio']:.2f} times one numpy.bincount,",
         end=" ",
     )
     print(f"{counted['ratio']:.2f} times one a unit, peak {counted['peak MiB']:.0f} MiB")
-    for by, taken in told["select"].items():
+    for by, taken in figures["select"].items():
         print(f"select     {taken:7.2f} s for 131,072 latents by {by}")
-    print(f"fit        {told['fit']['seconds']:7.2f} s for 100,000 pairs x 256 projections")
+    print(f"fit        {figures['fit']['seconds']:7.2f} s for 100,000 pairs x 256 projections")
     if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n")
+        options.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

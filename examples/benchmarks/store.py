@@ -66,7 +66,7 @@ def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         os.sync()  # what the bare way leaves to the system is not to fall on the next careful one
         bare.append(seconds(lambda number=number: write_barely(folder / f"bare-{number}", units)))
         os.sync()
-    price = statistics.median(one - other for one, other in zip(careful, bare, strict=True))
+    price = statistics.median(taken - other for taken, other in zip(careful, bare, strict=True))
     return {
         "rows": done.plan.counts["rows_read"],
         "units": len(units),
@@ -168,16 +168,16 @@ def unsynced() -> Iterator[None]:
         os.fsync = sync
 
 
-def show(told: dict[str, Any]) -> None:
+def show(figures: dict[str, Any]) -> None:
     """Print both tables."""
-    one, many = told["integrity"], told["opening"]
-    print(f"{one['rows']} rows in {one['units']} units, {one['bytes'] / 2**20:.1f} MiB")
-    print(f"{'capture, all of it':<42}{one['capture_seconds']:>9.2f} s")
+    whole, many = figures["integrity"], figures["opening"]
+    print(f"{whole['rows']} rows in {whole['units']} units, {whole['bytes'] / 2**20:.1f} MiB")
+    print(f"{'capture, all of it':<42}{whole['capture_seconds']:>9.2f} s")
     for name, way in (("written with care", "careful"), ("written by plain zarr", "bare")):
-        times = one[f"{way}_seconds"]
+        times = whole[f"{way}_seconds"]
         spread = f"({min(times):.3f} to {max(times):.3f})"
         print(f"{name:<42}{statistics.median(times):>9.3f} s  {spread}")
-    print(f"{'care, of the capture':<42}{one['share']:>9.2%}    bound {BOUNDS['share']:.0%}")
+    print(f"{'care, of the capture':<42}{whole['share']:>9.2%}    bound {BOUNDS['share']:.0%}")
     print(f"\n{many['units']:,} units")
     for name, way in (
         ("opened", "open"),
@@ -198,12 +198,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write, to measure that disk")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        told = {
+        figures = {
             "integrity": integrity(options, Path(folder)),
             "opening": opening(options.units, options.rounds, Path(folder)),
         }
-    show(told)
-    captures.write(told, options.output)
+    show(figures)
+    captures.write(figures, options.output)
 
 
 if __name__ == "__main__":

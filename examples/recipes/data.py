@@ -42,7 +42,7 @@ def split(name: str, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, A
         random.Random(SEED).shuffle(rows)
         return rows[len(rows) // 5 :], rows[: len(rows) // 5]
     train, test = (
-        list(safe_rlhf(load_dataset("PKU-Alignment/PKU-SafeRLHF", split=one))) for one in ("train", "test")
+        list(safe_rlhf(load_dataset("PKU-Alignment/PKU-SafeRLHF", split=part))) for part in ("train", "test")
     )
     seen = {row["prompt"] for row in train}
     test = [row for row in test if row["prompt"] not in seen]

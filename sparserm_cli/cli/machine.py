@@ -72,8 +72,8 @@ def prune_cache(days: float) -> list[CacheEntry]:
 def _entry(path: Path) -> CacheEntry:
     """Measure one entry."""
     facts = [file.lstat() for file in (path, *path.rglob("*")) if not file.is_dir()] or [path.lstat()]
-    used = max(max(one.st_mtime, one.st_atime) for one in facts)
-    return CacheEntry(path, sum(one.st_size for one in facts), used)
+    used = max(max(file_stat.st_mtime, file_stat.st_atime) for file_stat in facts)
+    return CacheEntry(path, sum(file_stat.st_size for file_stat in facts), used)
 
 
 def _version(name: str) -> str | None:

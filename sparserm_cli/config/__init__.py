@@ -38,10 +38,19 @@ from sparserm_cli.config.run_directory import (
     StatusConfig,
     VerifyConfig,
 )
-from sparserm_cli.config.scoring import AdaptConfig, EditConfig, Guards, ResponsesConfig, ScoreConfig
+from sparserm_cli.config.scoring import (
+    AdaptConfig,
+    EditConfig,
+    ResponsesConfig,
+    ScoreConfig,
+    ScoreLimits,
+)
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.locations import RemotePath, local_folder, parse_location
+
+Guards = ScoreLimits
+"""The old name of `ScoreLimits`, kept for one release."""
 
 __all__ = [
     "CONFIGS",
@@ -79,6 +88,7 @@ __all__ = [
     "RunConfig",
     "SAERecipe",
     "ScoreConfig",
+    "ScoreLimits",
     "SelectConfig",
     "ServeConfig",
     "StageConfig",

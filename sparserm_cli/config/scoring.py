@@ -10,8 +10,8 @@ from sparserm_cli.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Guards:
-    """What is done to rewards before something is optimised against them."""
+class ScoreLimits:
+    """How scores are normalised, clipped or withheld before something is optimised against them."""
 
     normalize: shared.Normalize = False
     clip: shared.Clip = None
@@ -47,7 +47,7 @@ class ResponsesConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class ScoreConfig(ResponsesConfig, EngineConfig, Guards):
+class ScoreConfig(ResponsesConfig, EngineConfig, ScoreLimits):
     """`score`: rewards of new responses."""
 
     output: Annotated[

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer
 from sparserm_cli.models.head.attribution import Attribution, Method, attributions, columns, effects
 from sparserm_cli.models.head.reward_head import RewardHead
@@ -108,7 +108,7 @@ class Explainer:
         self._known = _rates(path.parent, config)
         self._tokenizer = load_tokenizer(lm.identity)
 
-    def explain(self, row: EncodedExample, number: int = 1) -> Explanation:
+    def explain(self, row: TokenizedExample, number: int = 1) -> Explanation:
         """Divide the score of a row's only response.
 
         Args:
@@ -154,7 +154,7 @@ class Explainer:
                 float(part),
             )
 
-    def _tokens(self, row: EncodedExample, attribution: Attribution) -> Iterator[TokenShare]:
+    def _tokens(self, row: TokenizedExample, attribution: Attribution) -> Iterator[TokenShare]:
         """Yield the part of each token with its text."""
         taken = row.responses[0]
         texts = token_texts(self._tokenizer, taken.response_ids, taken.prompt_ids)

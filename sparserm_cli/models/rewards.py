@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.models.head.attribution import Method
 
 
@@ -36,7 +36,7 @@ class Rewards(NamedTuple):
             yield Rewards(self.scores[at], self.ood[at], self.tokens[at], self.method)
             start += count
 
-    def guarded(self, guards: Guards) -> "Rewards":
+    def guarded(self, guards: ScoreLimits) -> "Rewards":
         """Clip the scores, and abstain where a response is too far from the training responses."""
         kept = np.ones(len(self.ood), bool) if guards.abstain is None else self.ood <= guards.abstain
         bound = np.inf if guards.clip is None else guards.clip

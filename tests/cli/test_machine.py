@@ -31,9 +31,9 @@ def cache(tmp_path, monkeypatch):
 
 def test_cache_lists_entries_by_size(cache):
     """The largest first; nothing is removed unless that is asked for."""
-    told = json.loads(sparserm("cache", "--json").stdout)
-    assert [(one["name"], one["bytes"]) for one in told["entries"]] == [("new", 5), ("old", 3)]
-    assert (told["cache"], told["bytes"], told["removed"]) == (str(cache), 8, [])
+    output = json.loads(sparserm("cache", "--json").stdout)
+    assert [(entry["name"], entry["bytes"]) for entry in output["entries"]] == [("new", 5), ("old", 3)]
+    assert (output["cache"], output["bytes"], output["removed"]) == (str(cache), 8, [])
     assert (cache / "old").exists()
 
 
@@ -42,15 +42,15 @@ def test_cache_prunes_what_was_not_used(cache):
     shown = sparserm("cache", "--prune").stdout.splitlines()
     assert shown[0] == f"{cache}: 5 B in 1 entries; removed 3 B in 1 entries"
     assert [path.name for path in cache.iterdir()] == ["new"]
-    told = json.loads(sparserm("cache", "--prune", "--older-than", 0, "--json").stdout)
-    assert [one["name"] for one in told["removed"]] == ["new"]
-    assert told["entries"] == []
+    output = json.loads(sparserm("cache", "--prune", "--older-than", 0, "--json").stdout)
+    assert [entry["name"] for entry in output["removed"]] == ["new"]
+    assert output["entries"] == []
 
 
 def test_env_tells_versions_extras_and_cache(cache):
     """What a bug report needs; what is not installed is said."""
-    told = json.loads(sparserm("env", "--json").stdout)
-    assert told["sparserm"] == __version__
-    assert told["packages"]["torch"]
-    assert set(told["extras"]) == {"serve", "align", "ray", "s3"}
-    assert (told["cache"], told["cache_bytes"]) == (str(cache), 8)
+    output = json.loads(sparserm("env", "--json").stdout)
+    assert output["sparserm"] == __version__
+    assert output["packages"]["torch"]
+    assert set(output["extras"]) == {"serve", "align", "ray", "s3"}
+    assert (output["cache"], output["cache_bytes"]) == (str(cache), 8)

@@ -100,7 +100,7 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         endings=tuple(
             sorted((tuple(_ids(tokenizer, ending)) for ending in text.endings), key=len, reverse=True)
         ),
-        leading_bos=model.template.adds_bos,
+        leading_bos=model.template.rows.adds_bos,
         runs_alone=model.lm.runs_alone,
         architectures=[kind.__name__],
         auto_map={
@@ -142,13 +142,13 @@ def settle_boundaries(
     begins |= set(map(chr, range(9, 127)))
     responses = [response for begin in sorted(begins - {""}) for response in (f"{begin}a", f"a{begin}")]
     sides = (UNLABELLED,) * len(responses)
-    encoded = template.encode([Example(1, None, _QUESTION, tuple(responses), sides, None, {})])[0]
-    start, unclear = len(_ids(tokenizer, encoded.prompt_text)), set()
+    tokenized = template.tokenize([Example(1, None, _QUESTION, tuple(responses), sides, None, {})])[0]
+    start, unclear = len(_ids(tokenizer, tokenized.prompt_text)), set()
     for lead in dict.fromkeys(("", text.lead if config.lead else "")):
-        rows = [_ids(tokenizer, encoded.prompt_text + lead + response + ending) for response in responses]
+        rows = [_ids(tokenizer, tokenized.prompt_text + lead + response + ending) for response in responses]
         if lead:
             config.lead_fixed = min(_alike(config.lead, ids[start:]) for ids in rows)
-        for response, tokens, ids in zip(responses, encoded.responses, rows, strict=True):
+        for response, tokens, ids in zip(responses, tokenized.responses, rows, strict=True):
             parts, expected = exported.split(ids), (tokens.prompt_ids.tolist(), tokens.response_ids.tolist())
             if parts == expected:
                 continue

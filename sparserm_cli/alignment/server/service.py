@@ -8,7 +8,7 @@ from typing import Any
 from sparserm_cli.alignment.server.batches import Batcher, FullError, Kind
 from sparserm_cli.alignment.server.metrics import Metrics
 from sparserm_cli.config import ServeConfig
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.models.lm.prompt_cache import PromptCache
 from sparserm_cli.models.reward_model import RewardModel, Rewards
@@ -85,7 +85,7 @@ class Service:
         """The reason why no requests are accepted now; "" if they are."""
         return "" if self.state == "ready" else f"the server is {self.state}; try again"
 
-    async def rewards(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
+    async def rewards(self, rows: Sequence[TokenizedExample], kind: Kind) -> Rewards:
         """Queue rows and wait for their rewards; if the caller is cancelled, its rows leave the queue.
 
         Raises:
@@ -133,6 +133,6 @@ class Service:
         config = self.model.config
         return f"{config.model.rstrip('/').rpartition('/')[2]}-reward-{config.lineage.digest[:8]}"
 
-    def _compute(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
+    def _compute(self, rows: Sequence[TokenizedExample], kind: Kind) -> Rewards:
         batch_tokens = self.config.batch_tokens
         return self.model.rewards(rows, kind.guards, tokens=kind.by_token, batch_tokens=batch_tokens)

@@ -25,8 +25,8 @@ from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.fit.controls import FittedHead
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, windows
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.reward import (
-    HeadArrays,
     RewardConfig,
     RewardFiles,
     read_reward,

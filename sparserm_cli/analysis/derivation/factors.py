@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 
 from sparserm_cli.config import EditConfig
 from sparserm_cli.errors import UsageError
-from sparserm_cli.store.artifacts.reward import HEAD_TENSORS, HeadArrays, head_kind
+from sparserm_cli.store.artifacts.head_arrays import HEAD_TENSORS, HeadArrays, head_kind
 
 _NEAR = 3  # names offered for one that is not known
 

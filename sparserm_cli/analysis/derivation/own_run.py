@@ -20,7 +20,8 @@ from sparserm_cli.models.head.projections import projections
 from sparserm_cli.stages.fit.controls import FittedHead, fit_projections
 from sparserm_cli.stages.fit.measures import REWARD, metrics_of, probe_of, scores_of_heads
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
-from sparserm_cli.store.artifacts.reward import HeadArrays, RewardConfig, RewardFiles
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles
 from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.capture.reader import ActivationsReader
 

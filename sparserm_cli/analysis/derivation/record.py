@@ -15,7 +15,8 @@ from sparserm_cli.models.head.heads import scores_of
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.row_scorer import RowScorer
 from sparserm_cli.stages.fit.measures import REWARD
-from sparserm_cli.store.artifacts.reward import CONFIG, HeadArrays, RewardConfig, RewardFiles, read_reward
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.reward import CONFIG, RewardConfig, RewardFiles, read_reward
 from sparserm_cli.store.io.storage import names, size_of
 from sparserm_cli.store.provenance import Lineage
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from sparserm_cli.config import ReportConfig
-from sparserm_cli.data.chat_template import tokenizer_digest
+from sparserm_cli.data.rendering.row_tokenizer import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.store.artifacts.directions import Directions, read_directions

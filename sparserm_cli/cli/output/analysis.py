@@ -46,26 +46,31 @@ def _verdict(run: Mapping[str, Any]) -> str:
     return sentence.replace("the reward has", f"{first['method']['name']} has", 1)
 
 
-def explain(out: Output, found: "Explanation", top: int) -> None:
+def explain(out: Output, explanation: "Explanation", top: int) -> None:
     """Show what raises and what lowers a score."""
     if out.as_json:
-        parts = {name: [one._asdict() for one in getattr(found, name)] for name in ("directions", "tokens")}
-        out.result({**found._asdict(), **parts}, "")
+        parts = {
+            name: [row._asdict() for row in getattr(explanation, name)] for name in ("directions", "tokens")
+        }
+        out.result({**explanation._asdict(), **parts}, "")
         return
-    shown = found.directions[:top]
-    rest = sum(one.contribution for one in found.directions[top:])
-    rows = [_direction_row(one) for one in shown]
-    more = len(found.directions) - len(shown)
+    shown = explanation.directions[:top]
+    rest = sum(share.contribution for share in explanation.directions[top:])
+    rows = [_direction_row(share) for share in shown]
+    more = len(explanation.directions) - len(shown)
     if more:
         rows.append([f"{more:,} more", "", "", "", "", "", f"{rest:+.4f}"])
-    rows.append(["mean training response", "", "", "", "", "", f"{found.intercept:+.4f}"])
-    if found.method != "exact":
-        rows.append(["missed by the integral", "", "", "", "", "", f"{found.error:+.4f}"])
-    title = f"score {found.score:+.4f} of response {found.response} of row {found.row} ({_method(found)})"
+    rows.append(["mean training response", "", "", "", "", "", f"{explanation.intercept:+.4f}"])
+    if explanation.method != "exact":
+        rows.append(["missed by the integral", "", "", "", "", "", f"{explanation.error:+.4f}"])
+    title = (
+        f"score {explanation.score:+.4f} of response {explanation.response} of row {explanation.row} "
+        f"({_method(explanation)})"
+    )
     columns = ["direction", "layer", "feature", "on chosen", "on rejected", "sd", "adds"]
     out.table({}, title, columns, rows)
     coloured = _takes_colours()
-    tokens = (coloured_tokens if coloured else marked_tokens)(found.tokens)
+    tokens = (coloured_tokens if coloured else marked_tokens)(explanation.tokens)
     out.result({}, "\n" + tokens, styled=coloured)
 
 
@@ -100,9 +105,9 @@ def coloured_tokens(tokens: "Sequence[TokenShare]") -> str:
     from sparserm_cli.models.token_text import printable
 
     text = Text("tokens: blue raises the score, orange lowers it\n")
-    for one, level in zip(tokens, _levels(tokens), strict=True):
+    for token, level in zip(tokens, _levels(tokens), strict=True):
         styles = RAISES if level > 0 else LOWERS
-        text.append(printable(one.text), styles[abs(level) - 1] if level else "")
+        text.append(printable(token.text), styles[abs(level) - 1] if level else "")
     written = io.StringIO()
     Console(file=written, force_terminal=True, highlight=False).print(text, soft_wrap=True, end="")
     return written.getvalue()
@@ -113,8 +118,8 @@ def marked_tokens(tokens: "Sequence[TokenShare]") -> str:
     from sparserm_cli.models.token_text import printable
 
     parts = ["tokens: {+} to {+++} raises the score, {-} to {---} lowers it\n"]
-    for one, level in zip(tokens, _levels(tokens), strict=True):
-        text = printable(one.text)
+    for token, level in zip(tokens, _levels(tokens), strict=True):
+        text = printable(token.text)
         mark = "{" + ("+" if level > 0 else "-") * abs(level) + "}" if level else ""
         kept = len(text.rstrip())
         parts += [text[:kept], mark, text[kept:]]
@@ -123,19 +128,28 @@ def marked_tokens(tokens: "Sequence[TokenShare]") -> str:
 
 def _levels(tokens: "Sequence[TokenShare]") -> list[int]:
     """Return how strong each token is beside the strongest, from -3 to 3; 0 is up to a sixth of it."""
-    most = max((abs(one.contribution) for one in tokens), default=0.0) or 1.0
-    return [round(LEVELS * one.contribution / most) for one in tokens]
+    most = max((abs(token.contribution) for token in tokens), default=0.0) or 1.0
+    return [round(LEVELS * token.contribution / most) for token in tokens]
 
 
-def _direction_row(one: "DirectionShare") -> list[str]:
+def _direction_row(share: "DirectionShare") -> list[str]:
     """Return the cells of one direction."""
-    side = {1: "preferred", -1: "dispreferred"}.get(one.side, "direction")
-    feature = "random" if one.feature is None else str(one.feature)
-    rates = ["" if rate is None else f"{100 * rate:.1f} %" for rate in (one.rate_chosen, one.rate_rejected)]
-    pooled = side if one.pool == "mean" else f"{side} ({one.pool})"
-    return [pooled, str(one.layer), feature, *rates, f"{one.projection:+.2f}", f"{one.contribution:+.4f}"]
+    side = {1: "preferred", -1: "dispreferred"}.get(share.side, "direction")
+    feature = "random" if share.feature is None else str(share.feature)
+    rates = [
+        "" if rate is None else f"{100 * rate:.1f} %" for rate in (share.rate_chosen, share.rate_rejected)
+    ]
+    pooled = side if share.pool == "mean" else f"{side} ({share.pool})"
+    return [
+        pooled,
+        str(share.layer),
+        feature,
+        *rates,
+        f"{share.projection:+.2f}",
+        f"{share.contribution:+.4f}",
+    ]
 
 
-def _method(found: "Explanation") -> str:
+def _method(explanation: "Explanation") -> str:
     """Return how the parts were found."""
-    return found.method if found.method == "exact" else f"{found.method}, approximate"
+    return explanation.method if explanation.method == "exact" else f"{explanation.method}, approximate"

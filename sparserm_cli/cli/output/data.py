@@ -16,7 +16,7 @@ SHOWN_CHARACTERS = 300
 def data(out: Output, summary: "DataSummary", output: str | None) -> None:
     """Tell shape, columns, counts and the first rows; on stderr where the pairs themselves are on stdout."""
     lines = [summary.understood, rows_read(summary.read, summary.accepted, summary.rejected)]
-    lines += [_reason(one) for one in summary.reasons]
+    lines += [_reason(reason) for reason in summary.reasons]
     if summary.labelled:
         lines.append(
             f"{summary.pairs:,} pairs of {summary.prompts:,} prompts: {summary.identical:,} identical, "
@@ -34,20 +34,20 @@ def data(out: Output, summary: "DataSummary", output: str | None) -> None:
 
 def _remarks(summary: "DataSummary") -> list[str]:
     """Say what else is worth knowing."""
-    found = []
+    remarks = []
     if summary.undecided:
         kinds = ", ".join(f"{count:,} {why}" for why, count in summary.undecided.items())
-        found.append(f"{sum(summary.undecided.values()):,} rows or prompts prefer no response: {kinds}")
+        remarks.append(f"{sum(summary.undecided.values()):,} rows or prompts prefer no response: {kinds}")
     if summary.margins:
-        found.append(f"{summary.margins:,} pairs say by how much one response is better")
+        remarks.append(f"{summary.margins:,} pairs say by how much one response is better")
     if summary.parsed:
-        found.append(f"{summary.parsed:,} rows hold messages as JSON text, which are parsed")
+        remarks.append(f"{summary.parsed:,} rows hold messages as JSON text, which are parsed")
     if summary.templated:
-        found.append(
+        remarks.append(
             f"{summary.templated:,} rows hold marks of a chat template; if it is the model's own, their text "
             "is taken as it is"
         )
-    return found
+    return remarks
 
 
 def _reason(reject: Mapping[str, Any]) -> str:

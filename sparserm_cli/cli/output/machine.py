@@ -15,25 +15,29 @@ def env(out: Output, facts: Mapping[str, Any]) -> None:
     """Tell versions, device, extras and cache."""
     lines = [f"sparserm {facts['sparserm']}, Python {facts['python']}, {facts['system']}"]
     lines.append(f"devices: {', '.join(facts['devices'])}; {facts['processors']} processors")
-    lines.append("packages: " + ", ".join(f"{name} {_shown(one)}" for name, one in facts["packages"].items()))
-    lines.append("extras: " + ", ".join(f"{name} {_shown(one)}" for name, one in facts["extras"].items()))
+    lines.append(
+        "packages: " + ", ".join(f"{name} {_shown(version)}" for name, version in facts["packages"].items())
+    )
+    lines.append(
+        "extras: " + ", ".join(f"{name} {_shown(version)}" for name, version in facts["extras"].items())
+    )
     lines.append(f"cache: {facts['cache']}, {size(facts['cache_bytes'])}")
     out.result(facts, "\n".join(lines))
 
 
 def cache(out: Output, folder: str, kept: "Sequence[CacheEntry]", removed: "Sequence[CacheEntry]") -> None:
     """Tell what lies in the cache and what was removed from it."""
-    total = sum(one.bytes for one in kept)
+    total = sum(entry.bytes for entry in kept)
     data = {
         "cache": folder,
         "bytes": total,
-        "entries": [_json(one) for one in kept],
-        "removed": [_json(one) for one in removed],
+        "entries": [_json(entry) for entry in kept],
+        "removed": [_json(entry) for entry in removed],
     }
-    rows = [[one.path.name, size(one.bytes), f"{_days(one):.0f}"] for one in kept]
+    rows = [[entry.path.name, size(entry.bytes), f"{_days(entry):.0f}"] for entry in kept]
     title = f"{folder}: {size(total)} in {len(kept)} entries"
     if removed:
-        title += f"; removed {size(sum(one.bytes for one in removed))} in {len(removed)} entries"
+        title += f"; removed {size(sum(entry.bytes for entry in removed))} in {len(removed)} entries"
     out.table(data, title, ["entry", "size", "days since use"], rows)
 
 

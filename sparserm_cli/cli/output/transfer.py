@@ -20,13 +20,17 @@ def export_capture(out: Output, path: Path) -> None:
 def import_capture(out: Output, run: PurePath, manifest: "Manifest") -> None:
     """Tell what was imported."""
     data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
-    told = f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
-    out.result(data, f"{told}\nnext: {out.command('encode', sae='SAE')}")
+    summary_line = (
+        f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
+    )
+    out.result(data, f"{summary_line}\nnext: {out.command('encode', sae='SAE')}")
 
 
 def export_model(out: Output, summary: "ExportSummary") -> None:
     """Tell where the exported model is and how it is loaded."""
     data = {**summary._asdict(), "path": str(summary.path)}
-    told = f"{summary.path}: {size(summary.bytes)}, {summary.parameters:,} parameters of the language model"
+    summary_line = (
+        f"{summary.path}: {size(summary.bytes)}, {summary.parameters:,} parameters of the language model"
+    )
     load = f'AutoModelForSequenceClassification.from_pretrained("{summary.path}", trust_remote_code=True)'
-    out.result(data, f"{told}\nload it: {load}")
+    out.result(data, f"{summary_line}\nload it: {load}")

@@ -35,16 +35,16 @@ def is_whole(folder: Path, origin: Mapping[str, Any]) -> bool:
 
 def _is_same(path: Path, fact: Mapping[str, Any]) -> bool:
     """Tell whether a file is the one that was recorded."""
-    found = path.stat()
-    if found.st_size != fact["bytes"] or _sampled(path) != fact["sampled"]:
+    file_stat = path.stat()
+    if file_stat.st_size != fact["bytes"] or _sampled(path) != fact["sampled"]:
         return False
-    return found.st_mtime_ns == fact["changed_ns"] or _digest(path) == fact["digest"]
+    return file_stat.st_mtime_ns == fact["changed_ns"] or _digest(path) == fact["digest"]
 
 
 def _fact(path: Path) -> dict[str, Any]:
     """Return what is recorded of a file."""
-    found = path.stat()
-    facts = {"bytes": found.st_size, "changed_ns": found.st_mtime_ns}
+    file_stat = path.stat()
+    facts = {"bytes": file_stat.st_size, "changed_ns": file_stat.st_mtime_ns}
     return facts | {"digest": _digest(path), "sampled": _sampled(path)}
 
 

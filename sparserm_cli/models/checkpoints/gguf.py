@@ -151,12 +151,12 @@ def _write_weights(path: Path, reader: Any, folder: Path, report: Progress, *, h
         places.update(dict.fromkeys(pending, file))
         pending.clear()
 
-    for tensor in (one for one in reader.tensors if one.name in names):
+    for tensor in (entry for entry in reader.tensors if entry.name in names):
         weights = processor.process(weights=_dequantised(tensor, halved=halved), name=tensor.name).weights
         pending[names[tensor.name]] = torch.from_numpy(np.ascontiguousarray(weights))
         done += int(tensor.n_bytes)
         report(done, size)
-        if sum(one.nbytes for one in pending.values()) >= SHARD:
+        if sum(array.nbytes for array in pending.values()) >= SHARD:
             flush()
     flush()
     total = sum((folder / file).stat().st_size for file in set(places.values()))

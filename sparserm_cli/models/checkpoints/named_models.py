@@ -121,11 +121,11 @@ def named_model(
     _fetch(name, model, folder, progress)
     with tempfile.TemporaryDirectory(prefix=".joined-", dir=folder) as temporary:
         path = _joined(name, model, folder, Path(temporary))
-        found = convert_gguf(path, model.sha256, progress, halved=model.halved)
+        file = convert_gguf(path, model.sha256, progress, halved=model.halved)
     shutil.rmtree(folder, ignore_errors=True)
     if not any(folder.parent.iterdir()):
         folder.parent.rmdir()
-    return found
+    return file
 
 
 def named_revision(name: str) -> str:

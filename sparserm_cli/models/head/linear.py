@@ -120,8 +120,10 @@ def choose_strength(
     last = len(STRENGTHS) // 2
     tried: list[LinearFit] = []
     for strength, solution in _path(coordinates.z, data.train_pairs, data.weight[~data.validation], loss):
-        found = _loss_of(coordinates.z, solution, held_out, weight, loss) if len(held_out) else float("nan")
-        tried.append(LinearFit(solution, strength, found))
+        held_out_loss = (
+            _loss_of(coordinates.z, solution, held_out, weight, loss) if len(held_out) else float("nan")
+        )
+        tried.append(LinearFit(solution, strength, held_out_loss))
         if progress:
             progress(len(tried), len(STRENGTHS))
         best = int(np.argmin([fit.validation_loss for fit in tried])) if len(held_out) else len(tried) - 1
@@ -164,8 +166,8 @@ class _Problem:
             return value, gradient * scale
 
         options: Any = {"maxiter": 200, "ftol": 1e-8, "gtol": 1e-5}
-        found = minimize(objective, start / scale, (), "L-BFGS-B", jac=True, options=options)
-        return np.asarray(found.x) * scale
+        minimum = minimize(objective, start / scale, (), "L-BFGS-B", jac=True, options=options)
+        return np.asarray(minimum.x) * scale
 
     def _evaluate(
         self, at: Float64[np.ndarray, " solution"], strength: float

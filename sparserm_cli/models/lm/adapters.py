@@ -37,8 +37,8 @@ def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
             settings = PeftConfig.from_pretrained(str(folder))
             settings.inference_mode = True
             adapted: Any = PeftModel(shell, settings)
-            found = adapted.load_adapter(str(folder), "default", torch_device="cpu")
-            wrong = [*_missing(found.missing_keys), *_left_over(found.unexpected_keys, backbone)]
+            load_result = adapted.load_adapter(str(folder), "default", torch_device="cpu")
+            wrong = [*_missing(load_result.missing_keys), *_left_over(load_result.unexpected_keys, backbone)]
             if not wrong:
                 adapted.merge_and_unload()
         except Exception as error:  # PEFT's kinds of adapters each fail in their own way

@@ -53,9 +53,9 @@ def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
             return torch.bfloat16, "this GPU multiplies bfloat16 faster than float32"
         return torch.float32, "this GPU has no bfloat16 arithmetic"
     able = torch.cpu.get_capabilities()
-    found = [unit for unit in BFLOAT16_UNITS if able.get(unit)]
-    if found:
-        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({found[0]})"
+    units = [unit for unit in BFLOAT16_UNITS if able.get(unit)]
+    if units:
+        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({units[0]})"
     return torch.float32, "this processor has no fast bfloat16 arithmetic"
 
 

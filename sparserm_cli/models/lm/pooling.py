@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.residuals import iter_residuals, pool
 from sparserm_cli.models.lm.trie import Tree
@@ -32,7 +32,7 @@ class Forest(NamedTuple):
     place: Int64[np.ndarray, "n 2"]
 
 
-def forest_of(rows: Sequence[EncodedExample]) -> Forest:
+def forest_of(rows: Sequence[TokenizedExample]) -> Forest:
     """Bring the responses to one prompt together, wherever they stand; equal ones are computed once."""
     numbers: dict[bytes, int] = {}
     prompts: list[np.ndarray] = []
@@ -46,13 +46,13 @@ def forest_of(rows: Sequence[EncodedExample]) -> Forest:
         key = response.response_ids.tobytes()
         branches[tree].setdefault(key, response.response_ids)
         place.append((tree, list(branches[tree]).index(key)))
-    trees = [Tree(prompt, tuple(found.values())) for prompt, found in zip(prompts, branches, strict=True)]
+    trees = [Tree(prompt, tuple(branch.values())) for prompt, branch in zip(prompts, branches, strict=True)]
     return Forest(trees, np.array(place, dtype=np.int64).reshape(-1, 2))
 
 
 def pooled_vectors(
     lm: LanguageModel,
-    rows: Sequence[EncodedExample],
+    rows: Sequence[TokenizedExample],
     *,
     batch_tokens: int | None = None,
     deterministic: bool = False,
@@ -78,9 +78,9 @@ def pooled_vectors(
     return {
         layer: {
             name: np.stack(
-                [found[int(tree), int(response)][which].numpy() for tree, response in forest.place]
+                [layer_vectors[int(tree), int(response)][which].numpy() for tree, response in forest.place]
             )
             for which, name in enumerate(POOLED)
         }
-        for layer, found in vectors.items()
+        for layer, layer_vectors in vectors.items()
     }

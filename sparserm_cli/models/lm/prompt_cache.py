@@ -59,19 +59,19 @@ class PromptCache:
 
     def known(self, trie: Trie) -> Known | None:
         """Return what is known of a trie, wanted tokens excepted; None for nothing."""
-        found: dict[bytes, tuple[Int64[np.ndarray, " p"], Mapping[int, KeysValues]]] = {}
+        cached: dict[bytes, tuple[Int64[np.ndarray, " p"], Mapping[int, KeysValues]]] = {}
         for key, path in _prompts(trie).items():
             if key in self._prompts:
                 self._prompts.move_to_end(key)
-                found[key] = path, self._prompts[key]
-        self.hits += len(found)
-        self.misses += len(_prompts(trie)) - len(found)
-        if not found:
+                cached[key] = path, self._prompts[key]
+        self.hits += len(cached)
+        self.misses += len(_prompts(trie)) - len(cached)
+        if not cached:
             return None
-        places = np.concatenate([path for path, _ in found.values()])
+        places = np.concatenate([path for path, _ in cached.values()])
         tokens, first = np.unique(places, return_index=True)
         unwanted = ~np.isin(tokens, trie.kept)
-        parts, at = [blocks for _, blocks in found.values()], torch.from_numpy(first[unwanted])
+        parts, at = [blocks for _, blocks in cached.values()], torch.from_numpy(first[unwanted])
         blocks = {block: _picked([prompt[block] for prompt in parts], at) for block in parts[0]}
         return Known(tokens[unwanted], blocks)
 

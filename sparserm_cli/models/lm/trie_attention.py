@@ -99,10 +99,10 @@ class Layout:
 
     def join(self, block: int, key: Tensor, value: Tensor) -> KeysValues:
         """Return keys and values of all tokens of the trie, given those that a model block has computed."""
-        found = self._all(block, [(self.queries, KeysValues(key, value))])
+        outputs = self._all(block, [(self.queries, KeysValues(key, value))])
         if self.seen is not None:
-            self.seen[block] = found
-        return found
+            self.seen[block] = outputs
+        return outputs
 
     def _all(self, block: int, parts: list[tuple[Int64[np.ndarray, " _"], KeysValues]]) -> KeysValues:
         """Put computed and known keys and values into the trie's order."""
@@ -111,7 +111,7 @@ class Layout:
         if len(parts) == 1:
             return parts[0][1]
         places = [send(tokens, self.device) for tokens, _ in parts]
-        keys, values = zip(*(one for _, one in parts), strict=True)
+        keys, values = zip(*(keys_values for _, keys_values in parts), strict=True)
         return KeysValues(_merged(places, keys), _merged(places, values))
 
     def blocks(self, window: int | None, groups: int, repeats: int) -> Blocks:
@@ -222,7 +222,7 @@ def _gathered(part: Float[Tensor, "1 groups tokens d"], blocks: Blocks) -> list[
     """Copy out the keys, or values, of all blocks at once."""
     groups, width = part.shape[1], part.shape[3]
     rows = part[0].transpose(0, 1).reshape(-1, width)  # a view of what projections leave
-    return [one.view(groups, -1, width) for one in rows.index_select(0, blocks.rows).split(blocks.counts)]
+    return [chunk.view(groups, -1, width) for chunk in rows.index_select(0, blocks.rows).split(blocks.counts)]
 
 
 def _merged(

@@ -73,8 +73,8 @@ def try_trie(lm: "LanguageModel") -> tuple[bool, str]:
     trie = build_trie(rows, shared)
     try:
         with computing_in_float32(lm):
-            type_used, expected, found = lm.dtype, _by_rows(lm, rows), _by_trie(lm, trie)
-        differences = [(found[layer] - exact).norm() / exact.norm() for layer, exact in expected.items()]
+            type_used, expected, by_trie = lm.dtype, _by_rows(lm, rows), _by_trie(lm, trie)
+        differences = [(by_trie[layer] - exact).norm() / exact.norm() for layer, exact in expected.items()]
         if not all(difference <= TOLERANCE[type_used] for difference in differences):
             return False, f"{lm.model_type} does not compute a trie as it computes rows"
         if lm.dtype != type_used:
@@ -158,12 +158,12 @@ def _rendered(identity: ModelIdentity) -> list[Row]:
             Example(number, None, (Message("user", prompt),), texts, (UNLABELLED,) * len(texts), None, {})
             for number, (prompt, texts) in enumerate(CONVERSATIONS)
         ]
-        encoded = template.encode(examples)
+        tokenized = template.tokenize(examples)
     except SparseRMError:
         return []
     return [
         Row(tree, number, np.concatenate([answer.prompt_ids, answer.response_ids]), len(answer.response_ids))
-        for tree, row in enumerate(encoded)
+        for tree, row in enumerate(tokenized)
         for number, answer in enumerate(row.responses)
         if len(answer.response_ids)
     ]
@@ -197,9 +197,9 @@ def _by_trie(lm: "LanguageModel", trie: Trie) -> dict[int, Tensor]:
     return {layer: residuals[places].float() for layer, residuals in taken.items()}
 
 
-def _errors(found: dict[int, Tensor], expected: dict[int, Tensor]) -> Float64[np.ndarray, "2"]:
+def _errors(actual: dict[int, Tensor], expected: dict[int, Tensor]) -> Float64[np.ndarray, "2"]:
     """Return the relative error of response tokens, at the median and at the 95 % point."""
     each = torch.cat(
-        [(found[layer] - exact).norm(dim=-1) / exact.norm(dim=-1) for layer, exact in expected.items()]
+        [(actual[layer] - exact).norm(dim=-1) / exact.norm(dim=-1) for layer, exact in expected.items()]
     )
     return np.quantile(each.double().cpu().numpy(), [0.5, 0.95])

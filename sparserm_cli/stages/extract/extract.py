@@ -178,8 +178,10 @@ def _ensure_plan(root: PurePath, request: Request, note: Note) -> None:
 def _priced(root: PurePath, request: Request, note: Note) -> ExtractSummary:
     """Write the plan into a temporary folder, and estimate what computing it takes."""
     with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
+        begun = time.monotonic()
         plan = write_plan(capture_path(Path(folder)), request, note)
-        expected = estimate(request, ActivationsWriter(capture_path(Path(folder))))
+        planning = time.monotonic() - begun
+        expected = estimate(request, ActivationsWriter(capture_path(Path(folder))), planning)
     return ExtractSummary(root, plan, "planned", 0, 0.0, free_bytes(root.parent), "", expected)
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, column_map
-from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, tokenizer_digest
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import InputFile
 from sparserm_cli.data.reader import Reader, without_pair
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample, tokenizer_digest
 from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.data.splits import group_key
-from sparserm_cli.data.tokenized_rows import encoded_rows
+from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, UsageError
 from sparserm_cli.models.checkpoints.config_shape import ModelShape, check_ids, check_layers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
@@ -157,7 +158,7 @@ def write_plan(root: PurePath, request: Request, note: Note) -> ExtractPlan:
             note=note,
         )
         pairs = _Pairs(writer, identity.name, shape.vocabulary)
-        for row in encoded_rows(reader, template, max_length=settings.max_length, too_long=config.too_long):
+        for row in tokenized_rows(reader, template, max_length=settings.max_length, too_long=config.too_long):
             pairs.add(row)
         for sentence in without_pair(reader):
             note(sentence)
@@ -254,7 +255,7 @@ class _Pairs:
         self._writer, self._model, self._vocabulary = writer, model, vocabulary
         self.straddled = self.truncated = self.different = 0
 
-    def add(self, row: EncodedExample) -> None:
+    def add(self, row: TokenizedExample) -> None:
         """Add one row.
 
         Raises:

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float32, Float64
 from sparserm_cli.stages.fit.controls import LENGTH, FittedHead
 from sparserm_cli.stages.fit.split import Split
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
-from sparserm_cli.store.artifacts.reward import HeadArrays, Metric, RewardConfig
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.reward import Metric, RewardConfig
 from sparserm_cli.store.capture.reader import ActivationsReader
 
 REWARD = "reward"

@@ -185,7 +185,7 @@ def _conversations(reader: Reader, prompts: PromptTemplate, context_size: int) -
     """Turn examples into documents: a prompt's first response with the prompt, the others without it."""
     rows: list[tuple[int, UInt32[np.ndarray, " p"], UInt32[np.ndarray, " r"]]] = []
     for examples in _groups_of(reader, EXAMPLES_AT_ONCE):
-        for encoded in prompts.encode(examples):
+        for encoded in prompts.tokenize(examples):
             key = group_key(encoded.prompt_text)
             rows += [(key, response.prompt_ids, response.response_ids) for response in encoded.responses]
     shared = _shared_start([prompt for _, prompt, _ in rows])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from sparserm_cli.store.artifacts.reward import HeadArrays, RewardConfig
+    from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+    from sparserm_cli.store.artifacts.reward import RewardConfig
 
 BORDER = "0.99"
 """The quantile of the training distances that counts as 1."""

@@ -26,7 +26,8 @@ from sparserm_cli.models.head.heads import scores_of
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.fit.fit import fit
-from sparserm_cli.store.artifacts.reward import HeadArrays, read_reward, reward_path
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 
 QUIET, ROWS = fitted_run.QUIET, fitted_run.ROWS
 HEADS = [("linear", "mean"), ("linear", "both"), ("mlp", "mean")]

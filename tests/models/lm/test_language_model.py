@@ -122,8 +122,8 @@ def test_a_layer_the_model_does_not_have(layers: list[int], tiny_model: Make) ->
     """Layers count from 0 to the number of blocks less one."""
     with pytest.raises(UsageError) as caught:
         load(tiny_model(), layers=layers)
-    found = ", ".join(map(str, layers))
-    expected = f"--layer: expected layers from 0 to 3 for {tiny_model()}, found {found}; correct the option"
+    shown = ", ".join(map(str, layers))
+    expected = f"--layer: expected layers from 0 to 3 for {tiny_model()}, found {shown}; correct the option"
     assert str(caught.value) == expected
 
 
@@ -262,9 +262,9 @@ def test_freed_memory_is_kept(tiny_model: Make) -> None:
     import platform
     import resource
 
-    told = keep_freed_memory()
-    assert told == (platform.libc_ver()[0] == "glibc")
-    if not told:
+    kept = keep_freed_memory()
+    assert kept == (platform.libc_ver()[0] == "glibc")
+    if not kept:
         pytest.skip("this C library is not glibc")
     for _ in range(8):  # the heap may give another place at first
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

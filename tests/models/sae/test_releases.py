@@ -27,7 +27,7 @@ class FakeHub(BaseHTTPRequestHandler):
     """The four calls that `snapshot_download` makes, over a folder of repositories."""
 
     root: Path
-    asked: list[str]
+    requests: list[str]
 
     def do_HEAD(self) -> None:
         """Answer for a file's metadata."""
@@ -35,7 +35,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self, *, body: bool = True) -> None:
         """Serve a repository's description or one of its files."""
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         api = re.match(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/[^?]+)?(?:\?|$)", self.path)
         if api:
             folder = self.root / api[1]
@@ -45,8 +45,8 @@ class FakeHub(BaseHTTPRequestHandler):
                 {"type": "file", "path": n, "size": (folder / n).stat().st_size, "oid": "0" * 40}
                 for n in names
             ]
-            told = {"id": api[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
-            value: Any = listed if api[2] == "tree" else told
+            listing = {"id": api[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            value: Any = listed if api[2] == "tree" else listing
             self._send(200 if files else 404, json.dumps(value).encode(), body=body)
             return
         file = re.match(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
@@ -71,11 +71,11 @@ class FakeHub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
     """Serve a folder as a hub on loopback."""
-    handler = type("Handler", (FakeHub,), {"root": tmp_path / "hub", "asked": []})
+    handler = type("Handler", (FakeHub,), {"root": tmp_path / "hub", "requests": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", tmp_path / "hub", handler.asked
+    yield f"http://127.0.0.1:{server.server_port}", tmp_path / "hub", handler.requests
     server.shutdown()
     server.server_close()
     thread.join()
@@ -132,7 +132,7 @@ def test_releases_are_fetched_once_and_then_found_offline(
     hub: tuple[str, Path, list[str]], tmp_path: Path
 ) -> None:
     """Two formats by release name from a hub on loopback; the second time, offline, nothing is asked for."""
-    endpoint, root, asked = hub
+    endpoint, root, requests = hub
     gemma_scope_1(root / "google" / "gemma-scope-2b-pt-res" / "layer_13" / "width_16k" / "average_l0_84")
     folder = root / "google" / "gemma-scope-2-270m-it" / "resid_post_all" / "layer_5_width_16k_l0_small"
     gemma_scope_2(folder)
@@ -147,8 +147,8 @@ def test_releases_are_fetched_once_and_then_found_offline(
     assert (second["hook"], second["model"]) == ("blocks.5.hook_resid_post", "gemma-3-270m-it")
     assert second["digest"] == load_sae(folder).digest
     assert again == first
-    assert asked[-1].endswith("?offline")
-    assert len(asked) > 4
+    assert requests[-1].endswith("?offline")
+    assert len(requests) > 4
 
 
 @pytest.fixture

@@ -82,10 +82,10 @@ def copy_files(folder: Path, to: PurePath) -> None:
 
 def digests(made: ExtractSummary) -> dict[str, str]:
     """Return the digests of a capture, and of the features of the same pass."""
-    found = {"capture": made.digest}
+    by_store = {"capture": made.digest}
     if made.plan.settings.positions == "latents":
-        found["features"] = FeaturesReader(features_path(made.path.parent)).digest
-    return found
+        by_store["features"] = FeaturesReader(features_path(made.path.parent)).digest
+    return by_store
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +124,10 @@ def test_workers_of_which_one_is_killed_make_the_stores_of_a_serial_run(
     words = ["extract", serial.data, "--model", str(serial.folder / "tiny"), "--run", str(run), "--json"]
     words += ["--dtype", "float32", "--unit-tokens", "150", "--batch-tokens", "400", "--quiet"]
     words += ["--sae", serial.sae] if fused else ["--layer", "1"]
-    code, *told = start(words, tmp_path, SPARSERM_FAULT="unit-written:2").wait()
-    assert code == -signal.SIGKILL, told
+    code, *stderr = start(words, tmp_path, SPARSERM_FAULT="unit-written:2").wait()
+    assert code == -signal.SIGKILL, stderr
     begun = [start([*words, "--worker", f"{rank}/2"], tmp_path) for rank in range(2)]
-    ended = [one.wait() for one in begun]
+    ended = [process.wait() for process in begun]
     assert [code for code, *_ in ended] == [0, 0], ended
     again = extract(serial.extracting(run, fused=fused), **fitted.QUIET)
     assert again.fresh

@@ -220,7 +220,9 @@ def small_artifacts(memory, tmp_path, monkeypatch):
     def give():
         fetched.clear()
         made = read_frequency(memory), read_directions(memory), read_reward(reward_path(memory)).config
-        return [one.lineage.digest for one in made], [name for name in fetched if not name.endswith(".json")]
+        return [artifact.lineage.digest for artifact in made], [
+            name for name in fetched if not name.endswith(".json")
+        ]
 
     return give
 
@@ -237,7 +239,7 @@ def test_small_artifacts_are_fetched_once(small_artifacts, memory, tmp_path):
     directions(memory, 2.0)
     second, fetched = small_artifacts()
     assert fetched == ["directions.safetensors"]
-    assert [one == two for one, two in zip(first, second, strict=True)] == [True, False, True]
+    assert [data == two for data, two in zip(first, second, strict=True)] == [True, False, True]
     for copy in (tmp_path / "cache" / "objects").iterdir():
         content = bytearray(copy.read_bytes())
         content[-1] ^= 1

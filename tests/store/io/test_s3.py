@@ -44,7 +44,7 @@ def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
     store = UnitStore(capture_path(run), "activations", 1, "sparserm extract")
     assert check(store, deep=True) == []
     receipts = [store.receipt(unit) for unit in range(store.plan.units)]
-    assert [one.attempts for one in receipts] == [1, 1, 2, *[1] * (len(receipts) - 3)]
+    assert [receipt.attempts for receipt in receipts] == [1, 1, 2, *[1] * (len(receipts) - 3)]
     pooled = ActivationsReader(capture_path(run)).pooled(1, "mean")
     np.testing.assert_array_equal(pooled, ActivationsReader(capture_path(tmp_path / "run")).pooled(1, "mean"))
 
@@ -93,12 +93,12 @@ class _Busy(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     left = 0
-    asked = 0
+    requests = 0
 
     def do_PUT(self) -> None:
         """Take the body, and refuse or accept it."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        type(self).asked += 1
+        type(self).requests += 1
         refused = type(self).left > 0
         type(self).left -= refused
         body = b"<Error><Code>SlowDown</Code><Message>Slow down</Message></Error>" if refused else b""
@@ -118,7 +118,7 @@ def busy(bucket, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(_Busy, "asked", 0)
+    monkeypatch.setattr(_Busy, "requests", 0)
     forget_clients()
     yield _Busy
     server.shutdown()
@@ -130,7 +130,7 @@ def test_row_59_a_throttled_request_is_repeated_a_bounded_number_of_times(busy, 
     """Twice refused is no error; always refused ends with exit 75 and says what to do."""
     monkeypatch.setattr(busy, "left", 2)
     remote.put(parse_location("s3://bucket/object"), b"data")
-    assert busy.asked == 3
+    assert busy.requests == 3
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     forget_clients()
     monkeypatch.setattr(busy, "left", 1000)
@@ -138,7 +138,7 @@ def test_row_59_a_throttled_request_is_repeated_a_bounded_number_of_times(busy, 
         remote.put(parse_location("s3://bucket/object"), b"data")
     assert caught.value.exit_code == 75
     assert str(caught.value).endswith("run the same command again later; what is done is kept")
-    assert busy.asked < 50
+    assert busy.requests < 50
 
 
 def test_a_server_that_does_not_answer_is_a_temporary_error(bucket, monkeypatch):

@@ -51,7 +51,7 @@ def test_size_of_a_missing_file_is_minus_one(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "content"),
     [
         (b'{"a": 1', "broken JSON (Expecting ',' delimiter: line 1 column 8 (char 7))"),
         (b"", "broken JSON (Expecting value: line 1 column 1 (char 0))"),
@@ -62,13 +62,13 @@ def test_size_of_a_missing_file_is_minus_one(tmp_path: Path):
         (b"[" * 100_000, "nesting without end"),
     ],
 )
-def test_row_14_broken_json_is_named(tmp_path: Path, text: bytes, found: str):
+def test_row_14_broken_json_is_named(tmp_path: Path, text: bytes, content: str):
     """Each way to break our JSON gives exit 5 with path and hint."""
     path = tmp_path / "plan.json"
     path.write_bytes(text)
     with pytest.raises(CorruptStoreError) as error:
         files.read_json(path, "do this")
-    assert str(error.value) == f"{path}: expected a JSON object, found {found}; do this"
+    assert str(error.value) == f"{path}: expected a JSON object, found {content}; do this"
     assert error.value.exit_code == 5
 
 

@@ -202,8 +202,8 @@ def hook_of(path: str) -> str | None:
 
     The last such part of the path counts: folders above the SAE's may be named after anything.
     """
-    found = re.findall(r"(?:^|[/_.-])layers?[._]?(\d+)", path)
-    return f"blocks.{int(found[-1])}.hook_resid_post" if found else None
+    layer_numbers = re.findall(r"(?:^|[/_.-])layers?[._]?(\d+)", path)
+    return f"blocks.{int(layer_numbers[-1])}.hook_resid_post" if layer_numbers else None
 
 
 def plain_name(tensor: str) -> str:
