@@ -62,6 +62,11 @@ class ScoreConfig(ResponsesConfig, EngineConfig, ScoreLimits):
     tokens: Annotated[
         bool, Option("Also give a reward per token; the rewards of the tokens add up to the score.", OUTPUT)
     ] = False
+    parts: Annotated[
+        bool,
+        Option("Also give what each group of directions adds to the score, which is the sum.", OUTPUT),
+    ] = False
+    part_groups: shared.PartGroups = shared.PART_GROUPS
 
 
 _DERIVED = Annotated[

@@ -28,6 +28,7 @@ class ServeConfig(StageConfig, ScoreLimits):
     model: shared.MovedModel = None
     device: shared.Device = "auto"
     batch_tokens: shared.BatchTokens = None
+    part_groups: shared.PartGroups = shared.PART_GROUPS
     strict: Annotated[
         bool,
         Option(

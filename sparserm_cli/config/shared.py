@@ -10,6 +10,7 @@ from sparserm_cli.config.option import (
     DATA,
     LIMITS,
     MODEL,
+    NOT_NEGATIVE,
     OUTPUT,
     SHARE,
     Option,
@@ -145,6 +146,17 @@ Abstain = Annotated[
         OUTPUT,
         check=ABOVE_0,
         shown="score all",
+    ),
+]
+PART_GROUPS = 10
+"""Number of groups of directions unless another is given; a person reads that many lines."""
+PartGroups = Annotated[
+    int,
+    Option(
+        "Number of groups of similar directions that parts of scores are given for; 0 gives one part per "
+        "direction.",
+        OUTPUT,
+        check=NOT_NEGATIVE,
     ),
 ]
 Force = Annotated[bool, Option("Replace what other settings have made.", OUTPUT)]

@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 import numpy as np
 from jaxtyping import Float32
 
+from sparserm_cli.config.shared import PART_GROUPS
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Example
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
@@ -216,9 +217,16 @@ class RewardModel(RowScorer):
         rows = self.tokenize(prompt, [response])
         return self.explained(rows[0])
 
-    def explained(self, row: TokenizedExample, number: int = 1) -> Explanation:
-        """Divide the score of a tokenised row with one response, number `number` of its row in the file."""
-        return Explainer(self.path, self.config, self.head, self.lm).explain(row, number)
+    def explained(self, row: TokenizedExample, number: int = 1, groups: int = PART_GROUPS) -> Explanation:
+        """Divide the score of a tokenised row with one response, number `number` of its row in the file.
+
+        Args:
+            row: the row.
+            number: number of the response in its row, from 1.
+            groups: number of groups of similar directions; 0 makes each direction a group of its own.
+
+        """
+        return Explainer(self.path, self.config, self.head, self.lm, groups).explain(row, number)
 
     def directions(self) -> Any:
         """Return the projections that the head uses as a `pandas.DataFrame` with one row per projection.

@@ -23,7 +23,7 @@ from sparserm_cli.stages.engine.engine import Lost
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, text_windows
 from sparserm_cli.store.artifacts.reward import read_reward, reward_folder, reward_path
-from sparserm_cli.store.outputs.score_log import ScoreLog, refused_row, scored_row, token_fields
+from sparserm_cli.store.outputs.score_log import ScoreLog, part_fields, refused_row, scored_row, token_fields
 from sparserm_cli.store.run.locks import lock
 from sparserm_cli.store.units.unit_store import TRIES
 from sparserm_cli.store.units.work_loop import UNIT_ERRORS
@@ -187,13 +187,16 @@ def scored_window(
 ) -> list[dict[str, Any]]:
     """Return the rows of a window with their scores, in the form of the log."""
     how: dict[str, Any] = {"batch_tokens": config.batch_tokens, "deterministic": config.deterministic}
-    rewards = model.rewards(window, config, tokens=config.tokens, **how)
+    groups = model.part_groups(config.part_groups) if config.parts else ()
+    rewards = model.rewards(window, config, tokens=config.tokens, groups=groups, **how)
     rows = []
     for row, scored in zip(window, rewards.split([len(row.responses) for row in window]), strict=True):
         line = scored_row(row.example.row, row.example.id, scored.scores, scored.ood)
         if config.tokens:
             ids = [response.response_ids for response in row.responses]
             line |= token_fields(ids, scored.tokens, str(scored.method))
+        if config.parts:
+            line |= part_fields(scored.parts, str(scored.method))
         rows.append(line)
     return rows
 
@@ -203,7 +206,10 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
 
     Before a data set of the hub is read, only its name is known.
     """
+    # Options that came later are left out where they are not used, so that earlier logs are still found.
+    parts = {"parts": config.part_groups} if config.parts else {}
     return {
+        **parts,
         "inputs": [file.sha256 for file in reader.inputs],
         "file": "" if Path(config.file).exists() else config.file,
         "columns": sorted(config.columns),

@@ -17,7 +17,9 @@ choose rows or change scores. So a log is never stale, and every command that ne
 | id | MUST where a scored row has one | its own id |
 | scores, ood | MUST where it was scored | a number per response; null where the reward model abstains |
 | token_ids, token_rewards | MAY | a list per response; rewards are null where the reward model abstains |
-| token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
+| parts | MAY | an object per response, name of a part to the part; null where the reward model abstains |
+| part_method | MUST with these | as token_method |
+| token_method | MUST with token_rewards | `exact`, or `integrated gradients`, which are approximate |
 
 Lines are only ever appended and synced. What a crash has cut off at the end is cut away at the next opening,
 and what was given up is tried again. Memory: a window, and a number for each.
@@ -205,6 +207,17 @@ def token_fields(
     """
     parts = [None if values is None else values.tolist() for values in rewards]
     return {"token_ids": [values.tolist() for values in ids], "token_rewards": parts, "token_method": method}
+
+
+def part_fields(parts: Sequence[Mapping[str, float] | None], method: str) -> dict[str, Any]:
+    """Return what a row says of the parts of its responses' scores.
+
+    Args:
+        parts: name of a part to the part, for each response; None where the reward model abstains.
+        method: how they were computed.
+
+    """
+    return {"parts": [None if row is None else dict(row) for row in parts], "part_method": method}
 
 
 def refused_row(row: int, reason: str) -> dict[str, Any]:
