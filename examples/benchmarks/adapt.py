@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.analysis.derivation.adaptation import adaptation, shifted
 from sparserm_cli.models.head.heads import scores_of
 from sparserm_cli.models.head.projections import projections
+from sparserm_cli.stages.fit.adaptation import adaptation, shifted
 from sparserm_cli.store.artifacts.reward import RewardFiles, read_reward, reward_path
 from sparserm_cli.store.capture.artifact import open_capture
 

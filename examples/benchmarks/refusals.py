@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.analysis.derivation.adaptation import adaptation, shifted
 from sparserm_cli.analysis.derivation.factors import with_factors
 from sparserm_cli.analysis.derivation.own_run import OwnRun
 from sparserm_cli.data.reader import Reader
@@ -32,6 +31,7 @@ from sparserm_cli.models.checkpoints.resolve import load_tokenizer
 from sparserm_cli.models.head.attribution import direction_names
 from sparserm_cli.models.head.heads import scores_of
 from sparserm_cli.models.reward_model import RewardModel
+from sparserm_cli.stages.fit.adaptation import adaptation, shifted
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.public.features import open_features
@@ -62,7 +62,7 @@ class Pairs(NamedTuple):
 def read_pairs(model: RewardModel, file: Path) -> Pairs:
     """Run the model on the pairs of a file."""
     examples = list(Reader(file, purpose="pairs"))
-    rows = model.template.encode(examples)
+    rows = model.template.tokenize(examples)
     x = model.head.standardised(model.pooled(rows)).numpy()
     places = np.arange(len(x)).reshape(-1, 2)
     part = np.array([example.subset for example in examples])

@@ -33,6 +33,7 @@ class ResponsesConfig(StageConfig):
 
     file: shared.Responses = ""
     reward: shared.Reward = None
+    group: shared.Group = None
     output: str | None = None
     """Where the result goes; commands that let it be chosen declare it as an option."""
     on_bad_row: shared.OnBadRow = "error"

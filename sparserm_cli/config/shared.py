@@ -112,6 +112,14 @@ Reward = Annotated[
         path="always",
     ),
 ]
+Group = Annotated[
+    str | None,
+    Option(
+        "Group whose head scores, of a reward model that was fitted with --by.",
+        MODEL,
+        shown="the head of all pairs",
+    ),
+]
 Responses = Annotated[
     str,
     Option(

@@ -60,6 +60,7 @@ class RewardModel(RowScorer):
         path: str | PurePath,
         *,
         model: str | None = None,
+        group: str | None = None,
         device: str = "auto",
         offline: bool = False,
         check: bool = True,
@@ -69,6 +70,7 @@ class RewardModel(RowScorer):
         Args:
             path: a `reward/` folder, or a run directory that holds one.
             model: location of the language model on this machine, if it is not where the reward model says.
+            group: group of pairs whose head scores; None takes the head of all pairs.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
             check: score the response that the fit recorded, and refuse a model that scores it differently.
@@ -80,8 +82,10 @@ class RewardModel(RowScorer):
 
         """
         folder = parse_location(reward_folder(parse_location(path)))
-        loaded = cls(folder, *load_parts(folder, model=model, device=device, offline=offline))
-        loaded._load_options = {"model": model, "device": device, "offline": offline, "check": check}
+        files, lm, template = load_parts(folder, model=model, device=device, offline=offline)
+        loaded = cls(folder, files.of_group(group), lm, template)
+        loaded._load_options = {"model": model, "group": group, "device": device, "offline": offline}
+        loaded._load_options["check"] = check
         if check:
             loaded.check_probe()
         return loaded
@@ -93,7 +97,7 @@ class RewardModel(RowScorer):
         Args:
             name: a `reward/` folder, a run directory with one, the URL of either on an object store, or a
                 hub id like `owner/name@revision`, whose repository holds the files of a `reward/` folder.
-            options: `model`, `device`, `offline` and `check` as of `load`.
+            options: `model`, `group`, `device`, `offline` and `check` as of `load`.
 
         Raises:
             IncompatibleError: there is no such model, or no access to it; otherwise as `load`.

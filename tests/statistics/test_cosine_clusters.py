@@ -27,6 +27,11 @@ def test_there_are_as_many_groups_as_wanted(vectors: int, count: int, seed: int)
     assert sorted(set(cosine_clusters(rows, count).tolist())) == list(range(min(vectors, count)))
 
 
+def test_ties_do_not_lessen_the_groups() -> None:
+    """Eight axes are all at one distance from each other."""
+    assert len(set(cosine_clusters(np.eye(8, dtype=np.float32), 3).tolist())) == 3
+
+
 def test_mean_cosine_by_hand() -> None:
     """Of x, x and y: cosines 1, 0 and 0."""
     rows = np.array([[1, 0], [3, 0], [0, 2]], np.float32)

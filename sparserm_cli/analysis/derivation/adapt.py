@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, UInt64
 
-from sparserm_cli.analysis.derivation.adaptation import Adaptation, adaptation, shifted
-from sparserm_cli.analysis.derivation.record import check_target, derived, estimated, with_probe
+from sparserm_cli.analysis.derivation.record import check_target, derived, estimated, one_head, with_probe
 from sparserm_cli.config import AdaptConfig, Note, Progress
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.locations import parse_location
 from sparserm_cli.models.reward_model import RewardModel
+from sparserm_cli.stages.fit.adaptation import Adaptation, adaptation, shifted
 from sparserm_cli.stages.fit.measures import REWARD
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, windows
 from sparserm_cli.statistics.pair_accuracy import Difference, PairAccuracy, difference, pair_accuracy
@@ -99,6 +99,7 @@ def adapt(config: AdaptConfig, *, progress: Progress, note: Note) -> AdaptSummar
     check_target(target, source, force=config.force)
     reader = responses_reader(config, purpose="pairs", note=note)
     model = load_reward(config)
+    files = one_head(model.files, None, note)
     pairs = _labelled(config, model, windows(model, reader, config, progress))
     # 2. Choose how far the head moves, by folds of the prompts.
     found = adaptation(
@@ -108,7 +109,7 @@ def adapt(config: AdaptConfig, *, progress: Progress, note: Note) -> AdaptSummar
     if found.strength is None:
         note("no strength is better than the old head on the inner folds: the old head is kept")
     # 3. Record what was done, and write the new reward model.
-    after = model.files.head
+    after = files.head
     if found.strength is not None:
         after = replace(after, weights=shifted(after.weights, found.shift))
     settings = {
@@ -119,11 +120,11 @@ def adapt(config: AdaptConfig, *, progress: Progress, note: Note) -> AdaptSummar
         "seed": config.seed,
         "inputs": [file.sha256 for file in reader.inputs],
     }
-    record = estimated(derived(model.files, "adapt", settings), model.files, after)
+    record = estimated(derived(files, "adapt", settings), files, after)
     record = with_probe(_with_prompts(record, pairs.groups), model, after)
     measured = Metric(REWARD, SPLIT, new.accuracy, new.low, new.high, new.pairs, new.ties)
     record = replace(record, metrics=(measured, *record.metrics))
-    written = write_reward(target, RewardFiles(record, after, model.files.controls, model.files.whitening))
+    written = write_reward(target, RewardFiles(record, after, files.controls, files.whitening))
     gain = difference(found.margins, pairs.margins, pairs.groups)
     far = float(np.mean(pairs.ood > 1))
     return AdaptSummary(target, written.config, found, old, new, gain, far, time.monotonic() - begun)

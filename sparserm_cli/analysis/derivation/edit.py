@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from sparserm_cli.analysis.derivation.change import AFTER, BEFORE, Change, change_of, pairs_of_rows
 from sparserm_cli.analysis.derivation.factors import columns_of, counts, factors_of, with_factors
 from sparserm_cli.analysis.derivation.own_run import OwnRun
-from sparserm_cli.analysis.derivation.record import check_target, derived, estimated, with_probe
+from sparserm_cli.analysis.derivation.record import check_target, derived, estimated, one_head, with_probe
 from sparserm_cli.analysis.evaluate.evaluate import scored_rows
 from sparserm_cli.analysis.evaluate.rules import ScoredExample
 from sparserm_cli.config import EditConfig, Note, Progress
@@ -78,7 +78,7 @@ def edit(config: EditConfig, *, progress: Progress, note: Note) -> EditSummary:
     source, target = reward_folder(config.reward or reward_path(config.run)), parse_location(config.output)
     check_target(target, source, force=config.force)
     reader = responses_reader(config, purpose="pairs", note=note) if config.file else None
-    edited = _Edit(config, read_reward(source))
+    edited = _Edit(config, one_head(read_reward(source), config.group, note))
     # 2. Change the head, and compare both heads on the validation pairs of the run, where it is there.
     after, changes = edited.head, dict[str, Change]()
     record = derived(edited.files, "edit", {"factors": dict(edited.factors), "refit": config.refit})

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sparserm_cli.config import Note
 from sparserm_cli.errors import SparseRMError, UsageError
 from sparserm_cli.models.head.heads import scores_of
 from sparserm_cli.models.head.reward_head import RewardHead
@@ -41,6 +42,25 @@ def check_target(target: PurePath, source: PurePath, *, force: bool) -> None:
         raise UsageError(str(target), "a new or empty folder", "something else", "name a new one") from None
     if not force:
         raise UsageError(str(target), "a new or empty folder", "a reward model", "use --force")
+
+
+def one_head(files: RewardFiles, group: str | None, note: Note) -> RewardFiles:
+    """Return the reward model with one head: that of a group, or that of all pairs without the groups' heads.
+
+    Args:
+        files: the reward model.
+        group: name of the group; None for the head of all pairs.
+        note: called if heads are left out.
+
+    Raises:
+        UsageError: there is no such group.
+
+    """
+    if group is None and files.groups:
+        note("the heads of the groups are left out; name one with --group to change that one")
+    training = {name: value for name, value in files.config.training.items() if name != "groups"}
+    alone = replace(files.of_group(group), groups={})
+    return replace(alone, config=replace(alone.config, training=training))
 
 
 def derived(files: RewardFiles, by: str, settings: Mapping[str, Any]) -> RewardConfig:

@@ -19,6 +19,7 @@ from sparserm_cli.models.head.baselines import length_preference
 from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.models.head.projections import projections
 from sparserm_cli.stages.fit.controls import fit_controls, fit_projections
+from sparserm_cli.stages.fit.group_heads import GroupHeads, fit_groups, groups_of_pairs
 from sparserm_cli.stages.fit.measures import REWARD, measured, probe_of
 from sparserm_cli.stages.fit.model_selection import (
     best_setting,
@@ -89,8 +90,9 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
     identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
-    if config.weights is not None:  # left out otherwise, so that earlier reward models stay up to date
-        identity["weights"] = config.weights
+    for name in ("weights", "by"):  # left out where not used, so that earlier reward models stay up to date
+        if getattr(config, name) is not None:
+            identity[name] = getattr(config, name)
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
@@ -102,6 +104,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         split, weights = weighted_by_margin(split, capture)
         weighing = {"weights": weights}
         note(_of_weights(weights))
+    names = groups_of_pairs(capture, config.run, config.by) if config.by is not None else np.empty(0, str)
     # 3. Choose the setting of the head: the given one, or the best on folds of the training prompts.
     rows = {layer: selected.rows for layer, selected in directions.layers.items()}
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
@@ -109,10 +112,15 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     # 4. Fit the head on the projections, and the controls on the same pairs.
     taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
     head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
+    by_group = GroupHeads({}, {})
+    if config.by is not None:
+        by_group = fit_groups(split, taken, head, names, config.by, config.seed)
     note("fitting the controls: random directions, dense, difference of means")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
     facts = {**head.facts, **selection_record(tried), **weighing}
+    if by_group.heads:
+        facts["groups"] = by_group.recorded(capture, split, taken)
     record = _recorded(lineage, capture, directions, split, setting, facts)
     record = measured(record, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
@@ -121,7 +129,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     stored = {name: control.final for name, control in controls.items()}
     with run_lock(config.run):
         sweep(config.run, everything=True)
-        written = write_reward(path, RewardFiles(record, head.final, stored, whitening))
+        weights = {name: arrays.weights for name, arrays in by_group.heads.items()}
+        written = write_reward(path, RewardFiles(record, head.final, stored, whitening, weights))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
 
 

@@ -105,7 +105,7 @@ def groups_of(config: ScoreConfig) -> Mapping[str, Sequence[str]]:
     from sparserm_cli.models.head.attribution import part_groups
     from sparserm_cli.models.head.reward_head import RewardHead
 
-    files = read_reward(reward_folder(config.reward or reward_path(config.run)))
+    files = read_reward(reward_folder(config.reward or reward_path(config.run))).of_group(config.group)
     groups = part_groups(RewardHead.from_files(files), files.config.selection, config.part_groups)
     return {group.name: group.directions for group in groups}
 

@@ -207,9 +207,10 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
     Before a data set of the hub is read, only its name is known.
     """
     # Options that came later are left out where they are not used, so that earlier logs are still found.
-    parts = {"parts": config.part_groups} if config.parts else {}
+    later: dict[str, Any] = {"parts": config.part_groups} if config.parts else {}
+    later |= {"group": config.group} if config.group is not None else {}
     return {
-        **parts,
+        **later,
         "inputs": [file.sha256 for file in reader.inputs],
         "file": "" if Path(config.file).exists() else config.file,
         "columns": sorted(config.columns),

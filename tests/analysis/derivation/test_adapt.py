@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sparserm_cli.analysis.derivation.adapt import SPLIT, AdaptSummary, adapt
-from sparserm_cli.analysis.derivation.adaptation import STRENGTHS, adaptation, shifted
 from sparserm_cli.cli.main import app
 from sparserm_cli.config import AdaptConfig, FitConfig
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.head.heads import scores_of
 from sparserm_cli.models.reward_model import RewardModel
+from sparserm_cli.stages.fit.adaptation import STRENGTHS, adaptation, shifted
 from sparserm_cli.stages.fit.fit import fit
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 
@@ -81,7 +81,7 @@ def test_labels_of_nothing_never_count_as_better(seed: int) -> None:
 
 def test_a_stronger_penalty_moves_less() -> None:
     """One pair with difference 2 and margin 0: the shift s solves 2 / (1 + exp(2 s)) = strength * s."""
-    from sparserm_cli.analysis.derivation.adaptation import _path
+    from sparserm_cli.stages.fit.adaptation import _path
 
     shifts = _path(np.array([[2.0]]), np.array([0.0]))[:, 0]
     assert (np.diff(shifts) > 0).all()
