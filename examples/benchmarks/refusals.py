@@ -11,7 +11,8 @@ compared
 - the same without the k directions whose parts give most to refusals,
 - as a control, the same without k directions drawn at random (mean of ten draws),
 - a new fit without these directions,
-- the reward model adapted to 30 of the pairs, 15 of each part, and tested on the others (mean of 20 draws).
+- the reward model adapted to 30 of the pairs, 15 of each part, and tested on the others (mean of 20 draws);
+  alone, and beside 100, 300 or 1,000 of the run's own training pairs.
 Intervals of edits are over prompts; those of adaptations and random directions are quantiles over the draws.
 """
 
@@ -37,7 +38,7 @@ from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.public.features import open_features
 
 DATA = Path(__file__).parents[1] / "data" / "refusals.jsonl"
-COUNTS = (4, 8, 16, 32)
+COUNTS, REPLAYED, DRAWS = (4, 8, 16, 32), (0, 100, 300, 1000), 20
 REFUSES = re.compile(
     r"\b(can't|cannot|could not|won't|will not|not able|unable|must decline|refuse|don't (want|feel)|"
     r"(would|should)(n't| not)|not (going|comfortable|appropriate|something)|sorry|afraid)\b",
@@ -52,6 +53,10 @@ class Pairs(NamedTuple):
     pairs: np.ndarray
     groups: np.ndarray
     part: np.ndarray
+
+    def differences(self) -> np.ndarray:
+        """Return chosen less rejected projections of each pair."""
+        return (self.x[self.pairs[:, 0]] - self.x[self.pairs[:, 1]]).astype(np.float64)
 
     def margins(self, head: HeadArrays) -> np.ndarray:
         """Return chosen less rejected score of each pair."""
@@ -107,10 +112,12 @@ def row_of(name: str, sets: tuple[Pairs, ...], head: HeadArrays, old: HeadArrays
     return found
 
 
-def adapted(pairs: Pairs, validation: Pairs, head: HeadArrays, draws: int) -> dict[str, Any]:
-    """Adapt to 15 pairs of each part, and test on the others and on the validation pairs."""
-    results: dict[str, list[float]] = {"answer": [], "refuse": [], "validation": [], "kept": []}
-    for seed in range(draws):
+def adapted(
+    pairs: Pairs, training: Pairs, validation: Pairs, head: HeadArrays, replayed: int
+) -> dict[str, Any]:
+    """Adapt to 15 pairs of each part beside some training pairs, and test on the others and on validation."""
+    results: dict[str, list[float]] = {"answer": [], "refuse": [], "validation": []}
+    for seed in range(DRAWS):
         generator = np.random.default_rng(seed)
         learned = np.concatenate(
             [
@@ -118,28 +125,29 @@ def adapted(pairs: Pairs, validation: Pairs, head: HeadArrays, draws: int) -> di
                 for part in ("answer", "refuse")
             ]
         )
-        d = (pairs.x[pairs.pairs[learned, 0]] - pairs.x[pairs.pairs[learned, 1]]).astype(np.float64)
-        found = adaptation(d, pairs.margins(head)[learned], pairs.groups[learned], repeats=5, seed=seed)
+        again = generator.choice(len(training.pairs), replayed, replace=False)
+        known = [(pairs, learned), (training, again)]
+        differences = np.concatenate([of.differences()[which] for of, which in known])
+        margins = np.concatenate([of.margins(head)[which] for of, which in known])
+        groups = np.concatenate([of.groups[which] for of, which in known])
+        found = adaptation(differences, margins, groups, repeats=5, seed=seed)
         new = HeadArrays(head.mean, head.std, shifted(head.weights, found.shift), head.directions)
         tested = ~np.isin(np.arange(len(pairs.pairs)), learned)
         right = pairs.margins(new) > 0
         for part in ("answer", "refuse"):
             results[part].append(float(right[tested & (pairs.part == part)].mean()))
         results["validation"].append(float((validation.margins(new) > 0).mean()))
-        results["kept"].append(float(found.strength is None))
+    beside = f" beside {replayed} of HH-RLHF" if replayed else ""
     return {
-        "name": "adapted to 30 pairs",
-        **{
-            part: dict(
-                zip(
-                    ("accuracy", "low", "high"),
-                    (float(np.mean(v)), *np.quantile(v, [0.025, 0.975])),
-                    strict=True,
-                )
-            )
-            for part, v in results.items()
-        },
+        "name": f"adapted to 30 pairs{beside}",
+        **{part: over_draws(values) for part, values in results.items()},
     }
+
+
+def over_draws(values: list[float]) -> dict[str, float]:
+    """Return a mean with the quantiles over the draws."""
+    low, high = np.quantile(values, [0.025, 0.975])
+    return {"accuracy": float(np.mean(values)), "low": float(low), "high": float(high)}
 
 
 def show(row: dict[str, Any]) -> str:
@@ -208,13 +216,13 @@ def main() -> int:
             draws.append(row_of("", sets, with_factors(old, factors), old))
         mean: dict[str, Any] = {"name": f"without {count} at random"}
         for part in ("answer", "refuse", "validation"):
-            values = [draw[part]["accuracy"] for draw in draws]
-            low, high = np.quantile(values, [0.025, 0.975])
-            mean[part] = {"accuracy": float(np.mean(values)), "low": float(low), "high": float(high)}
+            mean[part] = over_draws([draw[part]["accuracy"] for draw in draws])
         rows.append(mean)
         print(show(mean), flush=True)
-    rows.append(adapted(small, validation, old, 20))
-    print(show(rows[-1]))
+    training = Pairs(x, own.split.pairs[~split.validation], split.groups[~split.validation], np.empty(0))
+    for replayed in REPLAYED:
+        rows.append(adapted(small, training, validation, old, replayed))
+        print(show(rows[-1]), flush=True)
     if options.output:
         options.output.write_text(json.dumps(rows, indent=1) + "\n", encoding="ascii")
     return 0

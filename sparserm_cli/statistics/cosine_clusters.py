@@ -19,7 +19,7 @@ def cosine_clusters(rows: Float[np.ndarray, "n d"], count: int) -> Int64[np.ndar
     if len(rows) <= count:
         return np.arange(len(rows))
     # Unlike fcluster, cut_tree gives as many groups as wanted where several joins are equally near.
-    found = cut_tree(linkage(rows.astype(np.float64), "average", "cosine"), count)[:, 0]
+    found = cut_tree(linkage(rows.astype(np.float64), "average", "cosine"), [count])[:, 0]
     _, first, place = np.unique(found, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[place].astype(np.int64)
 
