@@ -44,7 +44,7 @@ class Rewards(NamedTuple):
         kept = np.ones(len(self.ood), bool) if guards.abstain is None else self.ood <= guards.abstain
         bound = np.inf if guards.clip is None else guards.clip
         clipped = np.clip(self.scores, -bound, bound)
-        # Where the score was clipped its parts shrink with it, so that they still add up.
+        # Where the score was clipped, its parts are scaled down with it, so that they still add up.
         changed = np.divide(clipped, self.scores, out=np.ones(len(clipped)), where=clipped != self.scores)
         shrunk = [float(share) if keep else None for share, keep in zip(changed, kept, strict=True)]
         tokens = tuple(

@@ -22,7 +22,7 @@ from sparserm_cli.stages.fit.fit import fit
 from sparserm_cli.store.artifacts.directions import directions_path, read_directions
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.reward import reward_path
-from sparserm_cli.store.io.atomic import remove_folder
+from sparserm_cli.store.io.storage import storage_of
 
 tiny_run, ROWS, quiet = tiny_run.tiny_run, tiny_run.ROWS, tiny_run.quiet
 HEADS = [("linear", "mean"), ("linear", "last"), ("linear", "both"), ("mlp", "mean")]
@@ -222,5 +222,5 @@ def test_damaged_directions_are_not_passed_over(runs: dict[Any, Path], tmp_path:
     (tmp_path / "directions" / "directions.json").write_text("{}")
     with pytest.raises(CorruptStoreError):
         do({**runs, ("linear", "mean"): tmp_path / "reward"})
-    remove_folder(directions_path(tmp_path))
+    storage_of(directions_path(tmp_path)).remove_artifact()
     assert do({**runs, ("linear", "mean"): tmp_path / "reward"}).directions

@@ -117,6 +117,7 @@ def test_report_gives_one_json_object(run, tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_compare_prints_tables_and_the_report_shows_them(run, tmp_path):
     """Markdown for people, one JSON object for scripts, a section of the page."""
     shutil.copytree(run, tmp_path / "run")

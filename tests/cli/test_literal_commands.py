@@ -1,17 +1,20 @@
 """The commands that CI scripts run, literally, with `sparserm.toml`, a tiny model and a tiny SAE."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import sae_files
+from helpers import forked, sae_files
 
 from sparserm_cli.models.reward_model import RewardModel
+
+pytestmark = pytest.mark.slow
 
 ROWS = [
     {
@@ -40,18 +43,19 @@ val-fraction = 0.2
 """
 
 
+class Done(NamedTuple):
+    """What a command wrote to stdout and to stderr."""
+
+    stdout: str
+    stderr: str
+
+
 def sparserm(folder, *words, code=0):
     """Run the command as a script would, in `folder`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sparserm_cli", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == code, done.stderr
+    with tempfile.TemporaryDirectory() as streams:
+        status, *written = forked.start([*words], Path(streams), cwd=folder).wait()
+    done = Done(*written)
+    assert status == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
 

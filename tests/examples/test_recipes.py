@@ -15,6 +15,8 @@ from helpers import sae_files
 from sparserm_cli.models.sae.releases import find_release
 from sparserm_cli.store.run.status import status
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "examples" / "recipes"
 ARCHITECTURES = {

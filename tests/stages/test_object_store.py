@@ -33,7 +33,7 @@ from sparserm_cli.stages.frequency.frequency import frequency
 from sparserm_cli.stages.score.score import score
 from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.results import EVALUATION
-from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.outputs.scores import scores_path
 from sparserm_cli.store.run.status import status
 from sparserm_cli.store.run.verify import verify
@@ -94,7 +94,7 @@ def digests(run: PurePath) -> dict[str, str]:
 def test_the_whole_chain_on_s3_has_the_digests_of_a_folder(runs: Runs):
     """Every stage, what scores and judges, and the deep check; rerun, it is fresh."""
     assert digests(runs.url) == digests(runs.folder)
-    assert places.read_bytes(scores_path(runs.url)) == scores_path(runs.folder).read_bytes()
+    assert storage_of(scores_path(runs.url)).read_bytes() == scores_path(runs.folder).read_bytes()
     here, there = (EVALUATION.read(EVALUATION.path(run)) for run in (runs.folder, runs.url))
     assert here == there
     assert verify(runs.url, deep=True).damaged == ()

@@ -15,6 +15,8 @@ from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.units.integrity import check
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(crash_driver.__file__)
 SAMPLE = 61
 """Every so many file operations are killed in the quick test; all of them in the slow one."""

@@ -28,7 +28,7 @@ from sparserm_cli.store.artifacts.reward import reward_folder, reward_path, writ
 from sparserm_cli.store.artifacts.reward_card import hub_card
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.io.atomic import atomic_folder
-from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.io.storage import storage_of
 
 _CODE = Path(modeling.__file__)
 _QUESTION, _ANSWER = "Where?", "Everywhere!"
@@ -104,6 +104,7 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         ),
         leading_bos=model.template.rows.adds_bos,
         runs_alone=model.lm.runs_alone,
+        buffers=tuple(_computed_buffers(model.lm.backbone)),
         architectures=[kind.__name__],
         auto_map={
             "AutoConfig": f"{_CODE.stem}.{modeling.SparseRMConfig.__name__}",
@@ -116,7 +117,8 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
     )
     exported = kind(config)
     exported.backbone.to(getattr(torch, fitted.dtype))
-    blocks = {f"backbone.{name}": values for name, values in model.lm.backbone.state_dict().items()}
+    tensors = model.lm.backbone.state_dict() | _computed_buffers(model.lm.backbone)
+    blocks = {f"backbone.{name}": values for name, values in tensors.items()}
     head = {name: torch.from_numpy(values) for name, values in _head_tensors(arrays, fitted.layers).items()}
     exported.load_state_dict(blocks | head)
     return exported.eval()
@@ -199,7 +201,7 @@ def _card(model: RewardModel, config: ExportConfig, *, masked: bool) -> str:
     if not HUB_NAME.fullmatch(base) or "/" not in base:
         raise UsageError("--base-model", "the hub id of the language model", repr(base), "give it")
     path = EVALUATION.path(config.run)
-    measured = EVALUATION.read(path) if size_of(path) >= 0 else None
+    measured = EVALUATION.read(path) if storage_of(path).size() >= 0 else None
     if measured is not None and measured["reward"] != fitted.lineage.digest:
         measured = None
     return hub_card(
@@ -246,6 +248,19 @@ def _backbone_config(config: Any) -> dict[str, Any]:
     if "sliding_attention" in rope:
         settings["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     return settings
+
+
+def _computed_buffers(backbone: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the constant tensors that are in no checkpoint, without the frequencies of rotary embeddings.
+
+    Those follow from the configuration, and their names differ between releases of transformers.
+    """
+    saved = backbone.state_dict().keys()
+    return {
+        name: values
+        for name, values in backbone.named_buffers()
+        if name not in saved and not name.endswith("inv_freq")
+    }
 
 
 def _head_tensors(arrays: Any, layers: tuple[int, ...]) -> dict[str, np.ndarray]:

@@ -27,7 +27,7 @@ from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
-from sparserm_cli.store.io.storage import absolute
+from sparserm_cli.store.io.storage import storage_of
 
 TRAIN_PAIRS = (100, 300, 1000, None)
 """Points of the learning curve in training pairs; None means all pairs."""
@@ -92,7 +92,7 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
     """
     begun = time.monotonic()
     # 1. Load the runs.
-    name = config.name or absolute(config.run).name
+    name = config.name or storage_of(config.run).absolute().name
     folders = {name: config.run} | {
         other: parse_location(folder) for other, folder in config.named_runs().items()
     }

@@ -18,7 +18,7 @@ from sparserm_cli.models.row_scorer import RowScorer
 from sparserm_cli.stages.fit.measures import REWARD
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.reward import CONFIG, RewardConfig, RewardFiles, read_reward
-from sparserm_cli.store.io.storage import names, size_of
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage
 
 _DRAWN = 20_000  # responses drawn to compare the spread of two heads
@@ -34,7 +34,7 @@ def check_target(target: PurePath, source: PurePath, *, force: bool) -> None:
     """
     if target == source:
         raise UsageError("--output", "another folder", f"{target}, that of --reward", "name a new folder")
-    if size_of(target / CONFIG) < 0 and not names(target):
+    if storage_of(target / CONFIG).size() < 0 and not storage_of(target).names():
         return
     try:
         read_reward(target)

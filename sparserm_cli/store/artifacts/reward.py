@@ -47,7 +47,7 @@ from sparserm_cli.store.artifacts.reward_checks import check_fields, check_head
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
-from sparserm_cli.store.io.storage import is_there, read_cached, size_of, write_atomic
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage, check_version, now
 
 FOLDER = "reward"
@@ -118,7 +118,7 @@ class RewardConfig:
     val_fraction: float = 0.0
     """Share of prompts that chose the regularisation."""
     selection: Mapping[str, Any] = field(default_factory=dict)
-    """How the directions were chosen, and layer to their latents and sides."""
+    """How the directions were chosen, and the mapping from layer to their latents and sides."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Digests of the data, numbers of pairs, what the fit has chosen."""
     metrics: Sequence[Metric] = ()
@@ -190,7 +190,7 @@ def reward_path(run: PurePath) -> PurePath:
 def reward_folder(path: PurePath) -> PurePath:
     """Return the folder of the reward model that a path means: a run directory's `reward/`, else itself."""
     inside = reward_path(path)
-    return inside if size_of(path / CONFIG) < 0 <= size_of(inside / CONFIG) else path
+    return inside if storage_of(path / CONFIG).size() < 0 <= storage_of(inside / CONFIG).size() else path
 
 
 def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
@@ -221,7 +221,7 @@ def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
         save_file(controls, part / _CONTROLS)
         names = {"controls": list(files.controls), **({"groups": list(files.groups)} if files.groups else {})}
         record = {**config.lineage.to_json(), **names, "reward": config.to_json()}
-        write_atomic(part / _CARD, card(record["reward"]).encode())
+        storage_of(part / _CARD).write_atomic(card(record["reward"]).encode())
         write_sealed(part / CONFIG, {**record, "files": files_to_json(inventory(part))})
     return replace(files, config=config)
 
@@ -234,9 +234,9 @@ def read_reward(path: PurePath) -> RewardFiles:
         CorruptStoreError: a file is missing, cut or changed.
 
     """
-    if not is_there(path, CONFIG):
+    if not storage_of(path).is_there(CONFIG):
         raise IncompatibleError(str(path), "a fitted reward model", "no folder", f"run `{COMMAND}` first")
-    if size_of(path / CONFIG) < 0 and size_of(path / _MODEL) < 0:
+    if storage_of(path / CONFIG).size() < 0 and storage_of(path / _MODEL).size() < 0:
         hint = f"name its folder, or run `{COMMAND}` first"
         raise IncompatibleError(str(path), "a fitted reward model", "a folder that holds none", hint)
     again = f"run `{COMMAND}` again"
@@ -267,7 +267,7 @@ def read_reward(path: PurePath) -> RewardFiles:
 def _load(path: PurePath, hint: str) -> dict[str, np.ndarray]:
     """Read a safetensors file."""
     try:
-        return dict(load(read_cached(path)))
+        return dict(load(storage_of(path).read_cached()))
     except (OSError, SafetensorError) as error:
         raise CorruptStoreError(str(path), "a safetensors file", type(error).__name__, hint) from None
 

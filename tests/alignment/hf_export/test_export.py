@@ -187,6 +187,22 @@ def test_other_architectures(arch, tiny_model: Callable, loaded, tmp_path):
     np.testing.assert_allclose(logits, model.score(PROMPTS, RESPONSES), atol=1e-4)
 
 
+def test_constant_tensors_of_an_architecture_are_in_the_weights_file(tiny_model: Callable, loaded, tmp_path):
+    """Transformers leaves the multipliers of this one unset where a model comes with its own code."""
+    sizes = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
+    run = shared.fit_tiny(
+        tmp_path, tiny_model("falcon_h1", ssm_multipliers=[0.5, 2.0, 0.25, 3.0, 0.75], **sizes)
+    )
+    target = tmp_path / "hf"
+    export_hf(ExportConfig(target=target, to="hf", run=run), note=shared.QUIET["note"])
+    model = AutoModelForSequenceClassification.from_pretrained(target, trust_remote_code=True)
+    assert model.config.buffers == [f"layers.{block}.mamba.mup_vector" for block in range(2)]
+    with torch.no_grad():
+        logits = model(**batch(loaded[1], "left")).logits[:, 0].numpy()
+    expected = RewardModel.load(run / "reward").score(PROMPTS, RESPONSES)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 def test_a_model_whose_longest_row_changes_the_others(tiny_model: Callable, loaded, tmp_path):
     """Rotary angles that depend on the longest row of a batch: every row is scored as if it were alone."""
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}

@@ -68,6 +68,7 @@ def test_bad_rows_are_counted_and_leave_the_others(fitted_run, tmp_path):
     assert [line["row"] for line in rankings] == [1, 5]
 
 
+@pytest.mark.slow
 def test_row_05_a_killed_run_goes_on_where_it_was(fitted_run, tmp_path, monkeypatch):
     """After a real SIGKILL no ranking is there; the next run computes only what is missing."""
     rows = [*GROUPS[:3], {"prompt": "bad"}, *GROUPS[3:]]

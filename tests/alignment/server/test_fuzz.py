@@ -15,6 +15,8 @@ import pytest
 from helpers import live_server
 from hypothesis import HealthCheck, Phase, given, settings
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = int(os.environ.get("SPARSERM_FUZZ_REQUESTS", "300"))
 KEY = "key-that-no-answer-repeats"
 SCORES = {

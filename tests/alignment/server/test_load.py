@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 from helpers import live_server
 
 from sparserm_cli.models.reward_model import Rewards
+
+pytestmark = pytest.mark.slow
 
 SECONDS = 3.0
 CAPACITY = 25

@@ -22,6 +22,8 @@ from sparserm_cli.config import KEY_VARIABLE, ServeConfig
 from sparserm_cli.errors import ResourceError, UsageError
 from sparserm_cli.models.reward_model import RewardModel
 
+pytestmark = pytest.mark.slow
+
 KEY = "key-0123456789-never-log-me"
 BODY = {"queries": "Question 3?", "documents": ["good", "bad"]}
 

@@ -17,6 +17,8 @@ from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig
 from sparserm_cli.errors import IncompatibleError
 
+pytestmark = pytest.mark.slow
+
 quiet = tiny_run.quiet
 needs_align = pytest.mark.skipif(missing_packages() is not None, reason=str(missing_packages()))
 

@@ -28,11 +28,12 @@ from sparserm_cli.stages.score.score import score
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
-from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.outputs.scores import scores_path
 from sparserm_cli.store.units.integrity import check
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -75,9 +76,9 @@ class Serial:
 
 def copy_files(folder: Path, to: PurePath) -> None:
     """Copy a folder's files to a run."""
-    places.make_folder(to)
+    storage_of(to).make_folder()
     for path in folder.iterdir():
-        places.write_atomic(to / path.name, path.read_bytes())
+        storage_of(to / path.name).write_atomic(path.read_bytes())
 
 
 def digests(made: ExtractSummary) -> dict[str, str]:
@@ -147,7 +148,7 @@ def test_extract_and_encode_with_actors_killed(
     assert digests(shared) == serial.capture
     assert (shared.computed, shared.fresh) == (shared.plan.layout.units, False)
     assert check(ActivationsReader(shared.path).store, deep=True) == []
-    assert places.size_of(run / "run.lock") == -1
+    assert storage_of(run / "run.lock").size() == -1
     assert extract(wanted, **fitted.QUIET).fresh
 
     monkeypatch.setattr(encode_units, "EncodeWorker", workers.KilledEncode)
@@ -184,6 +185,6 @@ def test_score_with_an_actor_killed(
     monkeypatch.setattr(scoring, "ScoreWorker", workers.KilledScore)
     shared = score(by_ray(serial.scoring(run), cluster), **fitted.QUIET)
     workers.KILLED.unlink()
-    assert places.read_bytes(scores_path(run)) == Path(serial.scored.output).read_bytes()
+    assert storage_of(scores_path(run)).read_bytes() == Path(serial.scored.output).read_bytes()
     assert shared[1:-1] == serial.scored[1:-1]
     assert (shared.accepted, shared.rejected) == (20, 3)

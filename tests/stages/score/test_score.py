@@ -122,6 +122,7 @@ def test_rejected_rows_are_left_out_and_counted(run, tmp_path):
     assert [json.loads(line)["row"] for line in (tmp_path / "s.jsonl").read_text().splitlines()] == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["scores-appended:1", "scores-appended:3", "rename:1"])
 def test_row_05_a_killed_run_goes_on_to_the_same_bytes(run, tmp_path, monkeypatch, point):
     """After a real SIGKILL no scores are there; the next run computes those that are missing."""
@@ -294,8 +295,8 @@ def test_files_of_rm_bench_name_the_domain_of_their_rows(run, tmp_path):
     write(folder / "total.jsonl", rm_bench_rows(domain="safety-response"))
     notes: list[str] = []
     config = EvaluateConfig(file=str(folder), run=run, benchmark="rm-bench")
-    found = evaluate(config, progress=QUIET["progress"], note=notes.append).metrics["scorers"]["reward"]
-    assert {domain: part["n"] for domain, part in found["domains"].items()} == {"chat": 3, "safety": 6}
+    results = evaluate(config, progress=QUIET["progress"], note=notes.append).metrics["scorers"]["reward"]
+    assert {domain: part["n"] for domain, part in results["domains"].items()} == {"chat": 3, "safety": 6}
     assert notes[:2] == [
         f"{file}: rows without a domain of RM-Bench count for {domain}, as the file is called"
         for file, domain in (("chat_filtered.jsonl", "chat"), ("safety-refuse_filtered.jsonl", "safety"))

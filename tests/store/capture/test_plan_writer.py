@@ -20,7 +20,8 @@ from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.capture.layout import cut_units
 from sparserm_cli.store.capture.plan import InputFact, check_inputs, check_space
 from sparserm_cli.store.capture.plan_writer import PlanWriter
-from sparserm_cli.store.capture.rows import CHUNK, Rows
+from sparserm_cli.store.capture.row_arrays import CHUNK
+from sparserm_cli.store.capture.rows import Rows
 from sparserm_cli.store.capture.spool import distinct
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import sweep
@@ -215,7 +216,7 @@ def test_the_plan_tells_bytes_and_files_before_it_is_frozen(tmp_path: Path):
 def test_rows_longer_than_a_chunk_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With chunks of 4 numbers instead of 4 Mi, the rows are the same."""
     captures.plan(tmp_path / "big")
-    monkeypatch.setattr("sparserm_cli.store.capture.rows.CHUNK", 4)
+    monkeypatch.setattr("sparserm_cli.store.capture.row_arrays.CHUNK", 4)
     captures.plan(tmp_path / "small")
     assert CHUNK > 4
     assert len(list((tmp_path / "small" / "rows" / "response_ids").glob("c.*"))) == 5
@@ -285,7 +286,7 @@ def test_one_changed_byte_of_an_input_file_is_found(tmp_path: Path):
 
 def test_row_07_too_little_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Less than 1.1 times the bytes needed: exit 6 with both numbers."""
-    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda folder: 1099)
+    monkeypatch.setattr("sparserm_cli.store.io.local_disk.free_bytes", lambda folder: 1099)
     check_space(tmp_path, 999)
     with pytest.raises(ResourceError, match="expected 1,100 bytes free, found 1,099; free space"):
         check_space(tmp_path, 1000)

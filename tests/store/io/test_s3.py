@@ -17,7 +17,7 @@ from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.io import object_store as remote
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.run.locks import RUN_LOCK, run_lock
 from sparserm_cli.store.run.status import status
 from sparserm_cli.store.units.integrity import check
@@ -36,7 +36,7 @@ def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert remote.size(run / RUN_LOCK) > 0
+    assert storage_of(run / RUN_LOCK).size() > 0
     assert status(run)["activations"].done == 2
     with run_lock(run):
         continued = capture(run)
@@ -52,15 +52,16 @@ def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
 def test_an_object_is_made_only_if_absent(bucket):
     """The second to come is told so; who repeats a request whose answer was lost has made it."""
     path = parse_location(f"{bucket}/lock")
-    assert remote.put_new(path, b"one")
-    assert not remote.put_new(path, b"two")
-    assert remote.put_new(path, b"one")
-    assert remote.read(path) == b"one"
-    assert remote.size(path) == 3
-    assert remote.size(path.parent) == -1
-    remote.remove(path)
-    remote.remove(path)
-    assert remote.size(path) == -1
+    lock = storage_of(path)
+    assert lock.create(b"one")
+    assert not lock.create(b"two")
+    assert lock.create(b"one")
+    assert lock.read_bytes() == b"one"
+    assert lock.size() == 3
+    assert storage_of(path.parent).size() == -1
+    lock.remove()
+    lock.remove()
+    assert lock.size() == -1
 
 
 def test_a_missing_bucket_is_named(bucket):
@@ -129,13 +130,13 @@ def busy(bucket, monkeypatch):
 def test_row_59_a_throttled_request_is_repeated_a_bounded_number_of_times(busy, monkeypatch):
     """Twice refused is no error; always refused ends with exit 75 and says what to do."""
     monkeypatch.setattr(busy, "left", 2)
-    remote.put(parse_location("s3://bucket/object"), b"data")
+    storage_of(parse_location("s3://bucket/object")).write_atomic(b"data")
     assert busy.requests == 3
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     forget_clients()
     monkeypatch.setattr(busy, "left", 1000)
     with pytest.raises(TemporaryError) as caught:
-        remote.put(parse_location("s3://bucket/object"), b"data")
+        storage_of(parse_location("s3://bucket/object")).write_atomic(b"data")
     assert caught.value.exit_code == 75
     assert str(caught.value).endswith("run the same command again later; what is done is kept")
     assert busy.requests < 50

@@ -7,8 +7,9 @@ import pytest
 from helpers import toy_units as toy
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, PartialError
-from sparserm_cli.store.io import storage as places
 from sparserm_cli.store.io.file_facts import FileFact
+from sparserm_cli.store.io.local_storage import LocalStorage
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.integrity import check, damaged_units, open_complete
 from sparserm_cli.store.units.records import UnitFacts
 from sparserm_cli.store.units.unit_store import UnitStore
@@ -236,8 +237,8 @@ def test_row_09_two_workers_on_one_unit_are_hashed_again_and_settled(store: Unit
 def test_row_58_what_is_read_back_must_be_what_was_written(store: UnitStore):
     """A disk that returns other bytes than it was given is found before the receipt."""
     (store.root / "data").mkdir()
-    places.write_atomic(store.root / "data" / "0.bin", b"given")
-    given = places.digest_file(store.root / "data" / "0.bin")
+    storage_of(store.root / "data" / "0.bin").write_atomic(b"given")
+    given = storage_of(store.root / "data" / "0.bin").digest()
     (store.root / "data" / "0.bin").write_bytes(b"taken")
     written = {"data/0.bin": FileFact("data/0.bin", 5, given)}
     with pytest.raises(CorruptStoreError, match="the disk is not to be trusted"):
@@ -336,14 +337,11 @@ def test_opening_reads_two_files_whatever_the_number_of_units(
     toy.toy_plan(tmp_path / "many", units=40)
     fill(toy.toy_store(tmp_path / "many"))
     read, sizes = [], []
-    monkeypatch.setattr(
-        "sparserm_cli.store.io.sealed_json.read_bytes", lambda path: read.append(path) or path.read_bytes()
-    )
-    size_of = places.size_of
-    monkeypatch.setattr(
-        "sparserm_cli.store.units.integrity.size_of", lambda path: sizes.append(path) or size_of(path)
-    )
+    read_bytes, size = LocalStorage.read_bytes, LocalStorage.size
+    monkeypatch.setattr(LocalStorage, "read_bytes", lambda file: read.append(file.path) or read_bytes(file))
+    monkeypatch.setattr(LocalStorage, "size", lambda file, below="": sizes.append(below) or size(file, below))
     open_complete(toy.toy_store(tmp_path / "many"))
     assert {path.name for path in read} == {"plan.json", "MANIFEST.json"}
-    assert len(sizes) == 41
-    assert len(set(sizes)) == 41
+    files = [below for below in sizes if below]
+    assert len(files) == 41
+    assert len(set(files)) == 41

@@ -71,6 +71,7 @@ def test_cut_and_foreign_files_are_refused(tmp_path: Path) -> None:
         read_header(path)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60) | JSON_TEXTS)
 def test_arbitrary_headers_give_one_kind_of_error(tmp_path: Path, header: bytes) -> None:
