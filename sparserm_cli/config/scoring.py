@@ -104,6 +104,14 @@ class EditConfig(ResponsesConfig):
             metavar="LAYER:LATENT",
         ),
     ] = ()
+    drop_named: Annotated[
+        tuple[str, ...],
+        Option(
+            "Text; directions whose names by `sparserm describe` contain it no longer count; the option may "
+            "be repeated.",
+            metavar="TEXT",
+        ),
+    ] = ()
     scale: Annotated[
         tuple[str, ...],
         Option(
@@ -131,9 +139,9 @@ class EditConfig(ResponsesConfig):
 
         """
         super().__post_init__()
-        if not (self.drop or self.scale or self.keep_only):
+        if not (self.drop or self.drop_named or self.scale or self.keep_only):
             hint = "name a direction; `sparserm explain` lists them"
-            raise UsageError("edit", "--drop, --scale or --keep-only", "none of them", hint)
+            raise UsageError("edit", "--drop, --drop-named, --scale or --keep-only", "none of them", hint)
         if self.refit and self.scale:
             hint = "leave one of them out: a new fit would choose its own weight for a scaled direction"
             raise UsageError("--refit", "no --scale beside it", "--scale", hint)

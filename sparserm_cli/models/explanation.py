@@ -143,9 +143,10 @@ class Explainer:
         groups: int = PART_GROUPS,
     ) -> None:
         self._config, self._head, self._lm = config, head, lm
-        self._groups = part_groups(head, config.selection, groups)
         self._known = _rates(path.parent, config)
         self._names = names_of(path.parent, config.lineage.parents.get(TYPE))
+        named = {f"{layer}:{latent}": name for (layer, latent), name in self._names.items()}
+        self._groups = part_groups(head, config.selection, groups, named)
         self._tokenizer = load_tokenizer(lm.identity)
 
     def explain(self, row: TokenizedExample, number: int = 1) -> Explanation:

@@ -25,6 +25,8 @@ from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.fit.controls import FittedHead
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, windows
+from sparserm_cli.store.artifacts.descriptions import names_of
+from sparserm_cli.store.artifacts.directions import TYPE as DIRECTIONS
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.reward import (
     RewardConfig,
@@ -134,7 +136,9 @@ class _Edit:
                 "--refit", expected, found, "leave --refit out: a new fit would lose that change"
             )
         self._names = direction_names(RewardHead.from_files(files), files.config.selection)
-        self.factors = factors_of(config, self._names)
+        described = names_of(config.run, files.config.lineage.parents.get(DIRECTIONS))
+        named = {f"{layer}:{latent}": name for (layer, latent), name in described.items()}
+        self.factors = factors_of(config, self._names, named)
         self._columns = columns_of(self.factors, self._names)
 
     @cached_property

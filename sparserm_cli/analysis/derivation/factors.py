@@ -15,12 +15,15 @@ from sparserm_cli.store.artifacts.head_arrays import HEAD_TENSORS, HeadArrays, h
 _NEAR = 3  # names offered for one that is not known
 
 
-def factors_of(config: EditConfig, names: Sequence[str]) -> Mapping[str, float]:
+def factors_of(
+    config: EditConfig, names: Sequence[str], described: Mapping[str, str] | None = None
+) -> Mapping[str, float]:
     """Return the factor of each direction that an edit changes; 0 is that of a dropped one.
 
     Args:
         config: the options.
         names: name of the direction of each projection.
+        described: direction to what it stands for, as `sparserm describe` has found.
 
     Raises:
         UsageError: the reward model has no such direction, one is named twice, a factor is no finite number,
@@ -30,6 +33,9 @@ def factors_of(config: EditConfig, names: Sequence[str]) -> Mapping[str, float]:
     factors: dict[str, float] = {}
     for name in _listed(config.drop):
         _add(factors, "--drop", _known("--drop", name, names), 0.0)
+    for text in config.drop_named:
+        for name in _described(text, names, described or {}):
+            factors[name] = 0.0
     for part in _listed(config.scale):
         name, _, text = part.partition("=")
         _add(factors, "--scale", _known("--scale", name, names), _factor(part, text))
@@ -72,6 +78,21 @@ def counts(head: HeadArrays) -> Bool[np.ndarray, " p"]:
 def _listed(options: Sequence[str]) -> list[str]:
     """Return the parts of an option that may be repeated and may hold several parts with commas."""
     return [part.strip() for option in options for part in option.split(",")]
+
+
+def _described(text: str, names: Sequence[str], described: Mapping[str, str]) -> list[str]:
+    """Return the directions whose description contains a text, in any case.
+
+    Raises:
+        UsageError: there are none.
+
+    """
+    found = [name for name in dict.fromkeys(names) if text.lower() in described.get(name, "").lower()]
+    if not found:
+        hint = "`sparserm describe` shows the names" if described else "run `sparserm describe` first"
+        where = f"none of {len(described):,} names has it"
+        raise UsageError("--drop-named", f"a direction whose name contains {text!r}", where, hint)
+    return found
 
 
 def _known(option: str, name: str, names: Sequence[str]) -> str:

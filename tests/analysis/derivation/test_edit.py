@@ -229,7 +229,7 @@ def test_the_command_shows_both_sets_of_pairs(runs: dict[Any, Path], tmp_path: P
         (
             {},
             (
-                "edit: expected --drop, --scale or --keep-only, found none of them; "
+                "edit: expected --drop, --drop-named, --scale or --keep-only, found none of them; "
                 "name a direction; `sparserm explain` lists them"
             ),
         ),
@@ -292,6 +292,22 @@ def test_directions_that_are_not_there_are_refused(asked: dict[str, Any], expect
     with pytest.raises(UsageError) as caught:
         factors_of(EditConfig(output="new", **asked), ["14:1829", "14:18", "15:1829"])
     assert str(caught.value) == expected
+
+
+def test_directions_are_dropped_by_what_they_stand_for() -> None:
+    """Every direction whose name contains the text, in any case; a text that no name has is refused."""
+    described = {"14:1829": "“Lists”, “and”", "15:1829": "“lists”"}
+    names = ["14:1829", "14:18", "15:1829"]
+    asked = EditConfig(output="new", drop_named=("LISTS",))
+    assert factors_of(asked, names, described) == {"14:1829": 0.0, "15:1829": 0.0}
+    with pytest.raises(UsageError) as caught:
+        factors_of(EditConfig(output="new", drop_named=("cats",)), names, described)
+    assert str(caught.value) == (
+        "--drop-named: expected a direction whose name contains 'cats', found none of 2 names has it; "
+        "`sparserm describe` shows the names"
+    )
+    with pytest.raises(UsageError, match="found none of 0 names has it; run `sparserm describe` first"):
+        factors_of(asked, names)
 
 
 def test_a_new_fit_needs_the_run(runs: dict[Any, Path], tmp_path: Path) -> None:
