@@ -12,7 +12,7 @@ compared
 - as a control, the same without k directions drawn at random (mean of ten draws),
 - a new fit without these directions,
 - the reward model adapted to 30 of the pairs, 15 of each part, and tested on the others (mean of 20 draws);
-  alone, and beside 100, 300 or 1,000 of the run's own training pairs.
+  alone, and beside 100 or 300 of the run's own training pairs.
 Intervals of edits are over prompts; those of adaptations and random directions are quantiles over the draws.
 """
 
@@ -38,7 +38,7 @@ from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.public.features import open_features
 
 DATA = Path(__file__).parents[1] / "data" / "refusals.jsonl"
-COUNTS, REPLAYED, DRAWS = (4, 8, 16, 32), (0, 100, 300, 1000), 20
+COUNTS, REPLAYED, DRAWS = (4, 8, 16, 32), (0, 100, 300), 20
 REFUSES = re.compile(
     r"\b(can't|cannot|could not|won't|will not|not able|unable|must decline|refuse|don't (want|feel)|"
     r"(would|should)(n't| not)|not (going|comfortable|appropriate|something)|sorry|afraid)\b",

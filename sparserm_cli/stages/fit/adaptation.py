@@ -72,7 +72,10 @@ def adaptation(
         seed: seed of the folds.
 
     """
-    folds = min(FOLDS, len(np.unique(groups)))
+    folds, whole = min(FOLDS, len(np.unique(groups))), differences
+    # The shift is a combination of the pairs' differences, so it is sought among these alone.
+    basis = np.linalg.qr(whole.T)[0] if len(whole) < whole.shape[1] else np.eye(whole.shape[1])
+    differences = whole @ basis
     unseen = np.empty((repeats, len(STRENGTHS), len(margins)))
     for repeat in range(repeats):
         fold = grouped_folds(groups, folds, seed + repeat)
@@ -84,10 +87,10 @@ def adaptation(
     tried = tuple(_tried(strength, unseen[:, number]) for number, strength in enumerate(STRENGTHS))
     good = [each for each in tried if each.accuracy >= old.accuracy and each.loss < old.loss]
     if not good:
-        return Adaptation(np.zeros(differences.shape[1]), None, old, tried, margins)
+        return Adaptation(np.zeros(whole.shape[1]), None, old, tried, margins)
     best = min(good, key=lambda each: each.loss)
     number = tried.index(best)
-    shift = _path(differences, margins)[number]
+    shift = basis @ _path(differences, margins)[number]
     return Adaptation(shift, best.strength, old, tried, unseen[:, number].mean(axis=0))
 
 
