@@ -68,6 +68,8 @@ class ScoreConfig(ResponsesConfig, EngineConfig, ScoreLimits):
         Option("Also give what each group of directions adds to the score, which is the sum.", OUTPUT),
     ] = False
     part_groups: shared.PartGroups = shared.PART_GROUPS
+    projections: bool = False
+    """Whether the log keeps the standardised projections of each response and the key of its prompt."""
 
 
 _DERIVED = Annotated[

@@ -23,6 +23,7 @@ class Rewards(NamedTuple):
         method: method of the token rewards and parts, of which only `exact` adds up exactly; None if neither
             was requested.
         parts: what each group of directions adds to each score, by name; None where it abstains.
+        projections: standardised projections of each response; None if they were not kept.
     """
 
     scores: Float32[np.ndarray, " n"]
@@ -30,13 +31,15 @@ class Rewards(NamedTuple):
     tokens: tuple[Float32[np.ndarray, " _"] | None, ...] = ()
     method: Method | None = None
     parts: tuple[Mapping[str, float] | None, ...] = ()
+    projections: Float32[np.ndarray, "n p"] | None = None
 
     def split(self, counts: Sequence[int]) -> Iterator["Rewards"]:
         """Yield the rewards of the first `counts[0]` responses, of the next `counts[1]`, and so on."""
         start = 0
         for count in counts:
             at = slice(start, start + count)
-            yield Rewards(self.scores[at], self.ood[at], self.tokens[at], self.method, self.parts[at])
+            x = None if self.projections is None else self.projections[at]
+            yield Rewards(self.scores[at], self.ood[at], self.tokens[at], self.method, self.parts[at], x)
             start += count
 
     def guarded(self, guards: ScoreLimits) -> "Rewards":
@@ -56,4 +59,4 @@ class Rewards(NamedTuple):
             for row, share in zip(self.parts, shrunk, strict=False)
         )
         scores = np.where(kept, clipped, np.float32(np.nan))
-        return Rewards(scores, self.ood, tokens, self.method, parts)
+        return self._replace(scores=scores, tokens=tokens, parts=parts)

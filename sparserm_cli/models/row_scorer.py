@@ -149,7 +149,8 @@ class RowScorer:
             x, shares = head.standardised(vectors), ()
         parts = parts_of(head, x.to(head.device)).by_group(groups) if groups else ()
         method = method_of(head) if tokens or groups else None
-        return Rewards(scores, self.ood(x.cpu().numpy()), shares, method, parts).guarded(guards)
+        projections = x.cpu().numpy()
+        return Rewards(scores, self.ood(projections), shares, method, parts, projections).guarded(guards)
 
     def part_groups(self, count: int) -> tuple[PartGroup, ...]:
         """Return the directions of the head in a number of groups; 0 makes each a group of its own."""

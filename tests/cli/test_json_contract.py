@@ -45,6 +45,7 @@ def test_the_guide_documents_every_command():
         ["score", "FILE", "--limit", "2"],
         ["rank", "FILE", "--limit", "2"],
         ["pairs", "FILE", "--limit", "2"],
+        ["suggest", "POOL"],
         ["explain", "FILE"],
         ["data", "FILE"],
         ["report"],
@@ -58,11 +59,13 @@ def test_the_guide_documents_every_command():
 def test_a_command_prints_what_the_guide_says(run, tmp_path, monkeypatch, words):
     """The keys of the object, no more and no fewer."""
     monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path))
+    (tmp_path / "pool.jsonl").write_text('{"prompt": "Unseen?", "responses": ["one", "two"]}\n')
     latent = read_reward(reward_path(run)).config.selection["latents"]["1"][0]
     replacements = {
         "FILE": str(run.parent / "copy.jsonl"),
         "OUT": str(tmp_path / "out"),
         "OUT.npz": str(tmp_path / "out.npz"),
+        "POOL": str(tmp_path / "pool.jsonl"),
         "DIRECTION": f"1:{latent}",
     }
     words = [replacements.get(word, word) for word in words]
