@@ -4,10 +4,10 @@ Axes: `n` responses, `m` pairs, `p` features per response, `d_in` width of the r
 use labels (selection, components) use training pairs only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
@@ -40,6 +40,8 @@ class Scorer(NamedTuple):
     """Number of parameters that the head fitted to the labels."""
     chosen: str = ""
     """Name of the method that was chosen, where there was a choice."""
+    penalties: tuple[Mapping[str, Any], ...] = ()
+    """Whitening and strength of the penalty that the fit has chosen, for each view."""
 
 
 VAL_FRACTION = 0.2

@@ -21,8 +21,8 @@ from scipy.linalg import block_diag
 from torch import Tensor
 
 from sparserm_cli.models.head.heads import centred
-from sparserm_cli.models.head.linear import Basis, basis, choose_strength, refitted
 from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights, pair_loss
+from sparserm_cli.models.head.penalty import Basis, choose_penalty, solved
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,13 @@ def _fit_view(
     progress: Callable[[int, int], None],
 ) -> Fitted:
     """Fit the hidden layer of one view."""
-    coordinates = basis(data)
-    start = choose_strength(data, coordinates, loss)
+    penalty = choose_penalty(data, loss)
+    coordinates = penalty.coordinates
     training = _Training(coordinates.z, data, loss, recipe, seed)
-    validated, facts = training.stopped(start.solution, progress)
-    linear = refitted(data, coordinates, loss, start.strength)
-    final = training.repeated(linear, int(facts["epochs"]))
+    validated, facts = training.stopped(solved(data, penalty, loss, training_only=True), progress)
+    final = training.repeated(solved(data, penalty, loss), int(facts["epochs"]))
     weights, before = (centred(data, _folded(network, coordinates)) for network in (final, validated))
-    return Fitted(weights, before, {"l2": start.strength, **facts})
+    return Fitted(weights, before, {**penalty.facts(), **facts})
 
 
 class _Training:

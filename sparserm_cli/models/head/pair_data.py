@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64, UInt64
 from torch import Tensor
 
 Weights = dict[str, Float32[np.ndarray, "..."]]
@@ -25,16 +25,23 @@ class PairData:
     pairs: Int64[np.ndarray, "m 2"]
     """Chosen and rejected response of each pair."""
     validation: Bool[np.ndarray, " m"]
-    """Mask of the validation pairs, which choose the penalty and stop the training."""
+    """Mask of the validation pairs, which stop the training and, with many prompts, choose the penalty."""
     weight: Float32[np.ndarray, " m"]
     """Weight of each pair in the loss."""
     views: int = 1
     """Equal parts of the projections that hidden layers see apart: one for each layer and pooling."""
+    groups: UInt64[np.ndarray, " m"] | None = None
+    """Key of the prompt of each pair; without it every pair counts as a prompt of its own."""
 
     @property
     def train_pairs(self) -> Int64[np.ndarray, "train 2"]:
         """The pairs that train."""
         return self.pairs[~self.validation]
+
+    @property
+    def prompts(self) -> UInt64[np.ndarray, " m"]:
+        """Key of the prompt of each pair."""
+        return np.arange(len(self.pairs), dtype=np.uint64) if self.groups is None else self.groups
 
 
 class Fitted(NamedTuple):
@@ -43,7 +50,7 @@ class Fitted(NamedTuple):
     Fields:
         weights: its tensors, as `store.reward` names them; fitted on all pairs, which score 0 on average.
         validated: the same before it was fitted on the validation pairs too: what they can judge.
-        facts: what was chosen on the validation pairs.
+        facts: what was chosen, by folds of the training prompts or on the validation pairs.
     """
 
     weights: Weights

@@ -35,7 +35,7 @@ class FittedHead(NamedTuple):
     validated: HeadArrays
     """Head fitted on the training pairs only."""
     facts: Mapping[str, Any]
-    """What was chosen on the validation pairs."""
+    """What was chosen, by folds of the training prompts or on the validation pairs."""
 
 
 def fit_projections(
@@ -64,7 +64,7 @@ def fit_projections(
     x = (taken - mean) / std
     # All layers have the same number of directions; each layer and pooling is a view of its own.
     views = x.shape[1] // len(next(iter(directions.values()))) if directions else 1
-    data = PairData(x, split.pairs, split.validation, split.weight, views)
+    data = PairData(x, split.pairs, split.validation, split.weight, views, split.groups)
     fitted = fit_head(data, setting.head, setting.loss, seed=seed, progress=progress)
     arrays = [HeadArrays(mean, std, tensors, directions) for tensors in (fitted.weights, fitted.validated)]
     return FittedHead(arrays[0], arrays[1], fitted.facts)

@@ -34,6 +34,7 @@ from sparserm_cli.stages.fit.model_selection import (
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
+from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward import (
     TYPE,
     VERSION,
@@ -121,7 +122,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     note("fitting the controls: random directions, dense, difference of means")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
-    facts = {**head.facts, **selection_record(tried), **weighing}
+    penalties = {name: penalties_of(control.facts) for name, control in controls.items()}
+    facts = {**head.facts, **selection_record(tried), **weighing, "control_penalties": penalties}
     record = _recorded(lineage, capture, directions, split, setting, facts)
     record = _measured(record, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)

@@ -24,9 +24,10 @@ from sparserm_cli.store.artifacts.results import COMPARISON
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two penalties, two learning curve points and one share of noise are enough."""
-    monkeypatch.setattr("sparserm_cli.models.head.linear.STRENGTHS", (1.0, 0.1))
+    monkeypatch.setattr("sparserm_cli.models.head.penalty.STRENGTHS", (1.0, 0.1))
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.TRAIN_PAIRS", (10, 5000))
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.FLIPPED", (0.5,))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.compare.DRAWS", 2)
 
 
 def quiet(*_: object) -> None:
@@ -228,17 +229,19 @@ def test_markdown_marks_who_is_surely_ahead():
     assert markdown({"runs": {"x": run}}) == (
         "### x: 1,234 pairs of 99 prompts\n\n"
         "- x: layer 3, 4,608 latents, L0 64.0\n\n"
-        "| directions a side | SparseRM | a | b | c |\n"
-        "|---|---|---|---|---|\n"
-        "| 4 | 0.800 | 0.700- | 0.900+ | 0.800 |\n\n"
-        "| method | accuracy | 95 % interval | between folds | parameters | seconds | SparseRM less this |\n"
-        "|---|---|---|---|---|---|---|\n"
-        "| SparseRM | 0.800 | 0.700 to 0.900 |  | 1,234 | 1.2 |  |\n"
-        "| a | 0.700 | 0.600 to 0.800 | 0.012 | 1,234 | 1.2 | +0.100 (+0.050 to +0.150) |\n\n"
+        "| directions a side | SparseRM | a | b | c | told apart |\n"
+        "|---|---|---|---|---|---|\n"
+        "| 4 | 0.800 | 0.700- | 0.900+ | 0.800 | 0.143 |\n\n"
+        "| method | accuracy | 95 % interval | between folds | parameters | seconds | SparseRM less this "
+        "| told apart |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| SparseRM | 0.800 | 0.700 to 0.900 |  | 1,234 | 1.2 |  |  |\n"
+        "| a | 0.700 | 0.600 to 0.800 | 0.012 | 1,234 | 1.2 | +0.100 (+0.050 to +0.150) | 0.071 |\n\n"
         "Tested on y:\n\n"
-        "| method | accuracy | 95 % interval | between folds | parameters | seconds | b less this |\n"
-        "|---|---|---|---|---|---|---|\n"
-        "| b | 0.900 | 0.800 to 1.000 | 0.012 | 1,234 | 1.2 | +0.100 (-0.200 to -0.010) |\n"
+        "| method | accuracy | 95 % interval | between folds | parameters | seconds | b less this "
+        "| told apart |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| b | 0.900 | 0.800 to 1.000 | 0.012 | 1,234 | 1.2 | +0.100 (-0.200 to -0.010) | 0.136 |\n"
     )
 
 

@@ -202,10 +202,10 @@ def test_no_validation_prompts(tmp_path: Path):
     assert "expected pairs of validation prompts, found none of 3" in str(caught.value)
 
 
-def test_val_fraction_0_takes_the_middle_strength(run: planted.Planted):
-    """Without validation nothing is chosen, and only training accuracies are recorded."""
+def test_val_fraction_0_lets_the_training_prompts_choose(run: planted.Planted):
+    """Without validation folds choose the penalty, and only training accuracies are recorded."""
     config = fitted(run.run, val_fraction=0.0).config
-    assert config.training["l2"] == pytest.approx(10**-1.5)
+    assert config.training["penalty_by"] == "5 folds of training prompts"
     assert {one.split for one in config.metrics} == {"train"}
 
 
