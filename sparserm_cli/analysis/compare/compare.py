@@ -173,7 +173,9 @@ def _by_directions(sample: Sample, _others: Sequence[Sample], config: CompareCon
 
 def _methods(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Measure all methods with the default number of directions."""
-    yield Trial("methods", "all", sample, method_sets.all_methods(config), _protocol(config))
+    encodes_means = all(latents.of_mean is not None for latents in sample.latents.values())
+    methods = method_sets.all_methods(config, encodes_means=encodes_means)
+    yield Trial("methods", "all", sample, methods, _protocol(config))
 
 
 def _variants(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:

@@ -44,7 +44,7 @@ def fit_method(method: Method, training: Training) -> Scorer:
     weight = np.ones(len(training.pairs), np.float32)
     views = len(training.sample.layers) * (1 if method.kind in LATENTS else len(POOLINGS[method.pool]))
     data = PairData(x, places.reshape(-1, 2), training.validation, weight, views, training.groups)
-    fitted = fit_head(data, method.head, method.loss, seed=training.seed)
+    fitted = fit_head(data, method.head, method.loss, plain=method.plain, seed=training.seed)
 
     def score(sample: Sample) -> Float64[np.ndarray, " n"]:
         return scores_of(fitted.weights, (project(sample) - mean) / std).astype(np.float64)

@@ -16,7 +16,7 @@ from sparserm_cli.analysis.compare.run_sample import Sample, count
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.models.head.baselines import (
     BASELINES,
-    Draw,
+    Baseline,
     LabelledVectors,
     layer_seed,
     leading,
@@ -68,6 +68,8 @@ class Method:
     """The head: linear or mlp."""
     loss: str = "bt"
     """The loss of the head: margin, bt or bce."""
+    plain: bool = False
+    """Whether the hidden layer is trained from random weights, as in the paper."""
     layers: tuple[int, ...] | None = None
     """The layers in use; None means all layers."""
     among: tuple["Method", ...] = ()
@@ -159,14 +161,14 @@ def _random_latents(method: Method, training: Training) -> Projection:
     return _selected(replace(method, by="random-latents"), training)
 
 
-def _baseline(method: Method, training: Training, draw: Draw) -> Projection:
+def _baseline(method: Method, training: Training, baseline: Baseline) -> Projection:
     """Project on the directions of a baseline."""
     sample, pairs = training.sample, training.pairs[~training.validation]
-    rows = {}
-    for layer in sample.layers:
-        given = LabelledVectors(_pooled_once(sample, layer, method.pool), pairs)
-        rows[layer] = draw(given, 2 * (method.top_k or 0), layer_seed(training.seed, layer))
-    return _on(rows, method.pool)
+    given = {
+        layer: LabelledVectors(_pooled_once(sample, layer, method.pool), pairs) for layer in sample.layers
+    }
+    counts = dict.fromkeys(sample.layers, 2 * (method.top_k or 0))
+    return _on(baseline.of_layers(given, counts, training.seed), method.pool)
 
 
 def _drawn(training: Training, layer: int, count: int) -> Float32[np.ndarray, "directions d_in"]:
@@ -238,7 +240,7 @@ def _dense(method: Method, _training: Training) -> Projection:
 KINDS: dict[str, Callable[[Method, Training], Projection]] = {
     "selected": _selected,
     "random-latents": _random_latents,
-    **{each.kind: partial(_baseline, draw=each.draw) for each in BASELINES.values()},
+    **{each.kind: partial(_baseline, baseline=each) for each in BASELINES.values()},
     "random-in-turn": _random_in_turn,
     "components-in-turn": _components_in_turn,
     "latent-means": partial(_latent_values, what="mean"),

@@ -19,6 +19,7 @@ from sparserm_cli.models.head.baselines import length_preference
 from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.models.head.projections import projections
 from sparserm_cli.stages.fit.controls import (
+    FITTED,
     LENGTH,
     FittedHead,
     fit_controls,
@@ -119,7 +120,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     # 4. Fit the head on the projections, and the controls on the same pairs.
     taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
     head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
-    note("fitting the controls: random directions, dense, difference of means")
+    note(f"fitting the controls: {', '.join(FITTED)}")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
     penalties = {name: penalties_of(control.facts) for name, control in controls.items()}

@@ -184,6 +184,30 @@ def test_views_are_fitted_apart_and_averaged():
     assert len(whole.facts["views"]) == 2
 
 
+def test_plain_head_has_the_papers_shape_and_learns():
+    """All views share 512 units from random weights, no penalty is chosen, and a bend is learned."""
+    data = replace(planted(1500, bend=3.0, noise=0.2), views=2)
+    plain = fit_head(data, "mlp", "margin", plain=True)
+    assert {name: values.shape for name, values in plain.weights.items()} == {
+        "weight_1": (6, 512),
+        "bias_1": (512,),
+        "weight_2": (512,),
+        "bias": (1,),
+    }
+    assert plain.facts["plain"] is True
+    assert not {"whitening", "l2", "views", "linear_validation_loss"} & plain.facts.keys()
+    test = planted(1000, bend=3.0, noise=0.2, seed=9)
+    linear = fit_head(data, "linear", "bt")
+    assert accuracy(plain.weights, test) > accuracy(linear.weights, test) + 0.1
+
+
+def test_plain_head_without_validation_pairs_trains_ten_passes():
+    """Nothing says when to stop, and a head that did not train would be noise."""
+    plain = fit_head(planted(400, noise=0.2, validation=0.0), "mlp", "margin", plain=True)
+    assert plain.facts["epochs"] == 10
+    assert accuracy(plain.weights, planted(400, noise=0.2, seed=5)) > 0.7
+
+
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_scores_are_centred_and_repeatable(head: str):
     """Responses of the pairs score 0 on average, and the seed fixes every bit."""
