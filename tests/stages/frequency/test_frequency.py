@@ -166,7 +166,7 @@ def test_rates_of_last_tokens_by_the_definition(tmp_path: Path):
 
 
 def test_rates_of_mean_vectors_by_the_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A rate is the share of responses on whose mean vector the latent fires, encoded by the features' SAE."""
+    """A rate is the share of responses on whose mean vector the latent fires."""
     made = planted.plant(tmp_path)
     decoder = torch.as_tensor(made.decoders[3])
     metadata = sae_files.metadata("standard", planted.D_IN, planted.D_SAE)
@@ -189,6 +189,5 @@ def test_means_are_encoded_by_the_sae_of_the_features_alone(tmp_path: Path, monk
     monkeypatch.setattr("sparserm_cli.stages.frequency.mean_vectors.load_saes", lambda *_: {3: other})
     with pytest.raises(IncompatibleError) as caught:
         count(tmp_path, unit="mean")
-    assert str(caught.value) == (
-        "planted: weights: expected xxh3:3, found xxh3:other; restore that SAE or run `sparserm encode --force`"
-    )
+    hint = "restore that SAE or run `sparserm encode --force`"
+    assert str(caught.value) == f"planted: weights: expected xxh3:3, found xxh3:other; {hint}"
