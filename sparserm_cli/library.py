@@ -51,7 +51,7 @@ def _silent(_done: int, _total: int) -> None:
 
 
 def _unheard(_sentence: str) -> None:
-    """Tell nobody."""
+    """Discard a message."""
 
 
 def _takes(kind: type[StageConfig], first: str) -> Callable[[Stage[Summary]], Callable[..., Summary]]:
@@ -159,13 +159,13 @@ def _signature(kind: type[StageConfig], first: str) -> Signature:
 
 def _listed(kind: type[StageConfig]) -> str:
     """Return the keyword arguments with their sentences."""
-    told = {name: field.option.help for name, field in declared_fields(kind).items() if field.option}
+    declared = {name: field.option.help for name, field in declared_fields(kind).items() if field.option}
     own = {
         "config": f"A {kind.__name__} instead of all of these.",
         "progress": "Function that is called with work done and work in all.",
         "note": "Function that is called with a sentence worth telling.",
     }
-    return "\n".join(f"        {name}: {text}" for name, text in {**told, **own}.items())
+    return "\n".join(f"        {name}: {text}" for name, text in {**declared, **own}.items())
 
 
 @_takes(ExtractConfig, "data")

@@ -35,12 +35,20 @@ if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
 SERVERS = {"ray_address": "ray", "s3_server": "s3"}
 """Fixtures that start a server, and the marker of the tests that need it."""
 
+LONG = ("slow", *SERVERS.values())
+"""Markers of the tests that take seconds."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server by the fixtures that they ask for."""
+    """Mark the tests that need a server by the fixtures that they ask for, and put long files first.
+
+    Files are shared out in this order, so that no process is left with a long one while the others are done.
+    """
     for item in items:
         for fixture in SERVERS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(SERVERS[fixture])
+    long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
+    items.sort(key=lambda item: item.path not in long)
 
 
 # How long an example takes says something about the machine, not about the code.

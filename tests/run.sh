@@ -34,6 +34,6 @@ if [ -n "$checks" ]; then
     lint-imports
     # Each process computes on one thread, since there is a process per processor.
     export OMP_NUM_THREADS=1
-    selection+=(-n "${SPARSERM_TEST_WORKERS:-logical}" --dist loadfile)
+    selection+=(-n "${SPARSERM_TEST_WORKERS:-logical}" --dist loadfile --no-loadscope-reorder)
 fi
 exec python -m pytest "${selection[@]}" "$@"

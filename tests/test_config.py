@@ -78,14 +78,14 @@ def test_what_is_not_told_of_the_head_is_the_default():
 
 
 @pytest.mark.parametrize(
-    ("given", "found"),
+    ("given", "options"),
     [
         ({"pool": "mean"}, "--pool"),
         ({"loss": "bt", "pool": "last", "head": "mlp"}, "--pool, --head, --loss"),
     ],
 )
-def test_what_is_chosen_cannot_be_told(given, found):
+def test_what_is_chosen_cannot_be_told(given, options):
     """Even an option that says what the default is."""
     expected = "--choose: expected no --pool, --head, --loss or --plain beside it, nor in sparserm.toml"
     text = message(lambda: FitConfig(choose=True, **given))
-    assert text == f"{expected}, found {found}; leave --choose out, or what it chooses"
+    assert text == f"{expected}, found {options}; leave --choose out, or what it chooses"

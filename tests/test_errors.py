@@ -14,8 +14,8 @@ README = Path(__file__).parents[1] / "README.md"
 def test_readme_has_the_table_of_exit_codes():
     """README and code say the same of every exit code."""
     text = README.read_text(encoding="utf-8").split("## Exit codes")[1].split("##")[0]
-    found = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)}
-    assert found == errors.EXIT_CODES
+    codes = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)}
+    assert codes == errors.EXIT_CODES
 
 
 @pytest.mark.parametrize(

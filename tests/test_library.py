@@ -36,8 +36,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path
 
 def test_the_functions_make_what_the_configs_make(run: Path, fitted_run: Path):
     """Tensor by tensor."""
-    found, expected = (sparserm_cli.RewardModel.load(one / "reward") for one in (run, fitted_run))
-    assert found.config.lineage.digest == expected.config.lineage.digest
+    made, expected = (sparserm_cli.RewardModel.load(folder / "reward") for folder in (run, fitted_run))
+    assert made.config.lineage.digest == expected.config.lineage.digest
 
 
 def test_progress_and_notes_are_heard_if_asked_for(run: Path, tmp_path: Path):

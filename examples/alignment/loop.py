@@ -1,8 +1,8 @@
-"""Align a small language model with SparseRM's rewards, and measure whether it has helped.
+"""Align a small language model with SparseRM's rewards, and measure whether that helps.
 
 A reward model is fitted on one part of TruthfulQA's questions. On a second part the policy answers each
 question several times, `sparserm pairs` makes preference pairs of the answers, and TRL's DPOTrainer trains
-LoRA adapters on them; then the new policy answers. Beside it runs the same loop with pairs drawn at random.
+LoRA adapters on them; then the new policy answers. The same loop runs with pairs drawn at random beside it.
 A third part of the questions judges every policy: the reward of its answers and, independent of the reward
 model, the likelihood it gives to true answers (MC1 and MC2). Every step leaves a file and is not repeated.
 """
@@ -30,13 +30,13 @@ ARMS = ("sparserm", "random")
 
 
 def main() -> None:
-    """Run the whole loop, or what is left of it, and print its table."""
+    """Run the whole loop, or the steps that are left, and print its table."""
     options = parsed()
     options.work.mkdir(parents=True, exist_ok=True)
     parts = split_questions(read_truthfulqa(options.truthfulqa), options)
     reward = fit_reward(parts["reward"], options.work)
     start = str(resolve_model(MODEL).folder)
-    found = {"start": measured("start", start, parts["held out"], reward, options)}
+    results = {"start": measured("start", start, parts["held out"], reward, options)}
     policies = dict.fromkeys(ARMS, start)
     for number in range(1, options.rounds + 1):
         for arm in ARMS:
@@ -44,12 +44,12 @@ def main() -> None:
             generations = answered(policies[arm], arm, number, parts["policy"], options)
             pairs = chosen_pairs(arm, name, generations, reward, options)
             policies[arm] = trained(policies[arm], name, pairs, options)
-            found[name] = measured(name, policies[arm], parts["held out"], reward, options)
+            results[name] = measured(name, policies[arm], parts["held out"], reward, options)
     save(
         options.work / "results.json",
-        {"options": {key: str(value) for key, value in vars(options).items()}, **found},
+        {"options": {key: str(value) for key, value in vars(options).items()}, **results},
     )
-    print(table(found))
+    print(table(results))
 
 
 def parsed() -> argparse.Namespace:
@@ -89,14 +89,14 @@ def read_truthfulqa(path: Path) -> list[dict[str, Any]]:
 
 
 def answers(text: str) -> list[str]:
-    """Return answers set apart by semicolons."""
+    """Return the answers of a text that separates them by semicolons."""
     return [part.strip() for part in text.split(";") if part.strip()]
 
 
 def split_questions(
     rows: list[dict[str, Any]], options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return three parts without a common question."""
+    """Return three parts of the questions that share none."""
     random.Random(options.seed).shuffle(rows)
     sizes = {"reward": options.reward_questions, "policy": options.questions, "held out": options.held_out}
     if sum(sizes.values()) > len(rows):
@@ -128,8 +128,8 @@ def sparserm(*words: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "sparserm_cli", *words, "--json"], check=True, stdout=subprocess.PIPE
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    output: dict[str, Any] = json.loads(done.stdout)
+    return output
 
 
 def answered(
@@ -138,12 +138,12 @@ def answered(
     """Let a policy answer the training questions; in the first round both arms have the same policy."""
     path = options.work / (f"answers-{arm}-{number}.jsonl" if number > 1 else "answers-1.jsonl")
     if not path.exists():
-        found = policy.answer(
+        answers = policy.answer(
             folder, [row["prompt"] for row in rows], options.answers, options.tokens, options.seed + number
         )
         groups = [
             {"id": str(place), "prompt": row["prompt"], "responses": texts}
-            for place, (row, texts) in enumerate(zip(rows, found, strict=True))
+            for place, (row, texts) in enumerate(zip(rows, answers, strict=True))
         ]
         write_lines(path, [group for group in groups if group["responses"]])
     return path
@@ -203,37 +203,37 @@ def _judged(
     return {"rewards": means, "characters": characters, **judge.multiple_choice(folder, rows)}
 
 
-def table(found: dict[str, dict[str, Any]]) -> str:
-    """Return a line a policy: reward with its gain over the start, the judge's verdict, length."""
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Return one line per policy: reward with its gain over the start, MC1 and MC2, and length."""
     lines = ["policy        held-out reward   gain [95 % interval]      MC1    MC2   characters"]
-    before = np.array(found["start"]["rewards"], float)
-    for name, one in found.items():
-        rewards = np.array(one["rewards"], float)
+    before = np.array(results["start"]["rewards"], float)
+    for name, result in results.items():
+        rewards = np.array(result["rewards"], float)
         gain = judge.interval(rewards - before)
-        told = f"{gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]" if name != "start" else ""
-        mc1, mc2 = np.mean(one["mc1"]), np.mean(one["mc2"])
-        line = f"{name:<14}{np.nanmean(rewards):>15.3f}   {told:<24}{mc1:>6.3f}{mc2:>7.3f}"
-        lines.append(f"{line}{one['characters']:>13.0f}")
+        gain_text = f"{gain[0]:+.3f} [{gain[1]:+.3f}, {gain[2]:+.3f}]" if name != "start" else ""
+        mc1, mc2 = np.mean(result["mc1"]), np.mean(result["mc2"])
+        line = f"{name:<14}{np.nanmean(rewards):>15.3f}   {gain_text:<24}{mc1:>6.3f}{mc2:>7.3f}"
+        lines.append(f"{line}{result['characters']:>13.0f}")
     return "\n".join(lines)
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what is in a file, made if it is not there."""
+    """Return the content of a file, which is made first if it does not exist."""
     if not path.exists():
         save(path, make())
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return stored
 
 
 def save(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON that appears when it is whole."""
+    """Write a JSON file that appears when it is whole."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     part.rename(path)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write JSON lines that appear when they are whole."""
+    """Write a file of JSON lines that appears when it is whole."""
     part = path.with_suffix(".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     part.rename(path)

@@ -14,23 +14,23 @@ from sparserm_cli.models.lm.devices import choose_device, choose_dtype
 
 DEVICE = choose_device("auto")
 DTYPE = choose_dtype("auto", DEVICE)[0]
-"""What this machine multiplies fastest; adapters and the judge stay in float32."""
+"""The type in which this machine multiplies fastest; adapters and the judge stay in float32."""
 
 BATCH = 64
-"""Answers sampled at a time."""
+"""Number of answers that are sampled at a time."""
 
 
 @torch.inference_mode()
 def answer(folder: str, questions: list[str], count: int, tokens: int, seed: int) -> list[list[str]]:
-    """Sample answers to each question; those without a word are left out."""
+    """Sample answers to each question; empty answers are left out."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE).eval()
     set_seed(seed)
-    found: list[list[str]] = []
+    answers: list[list[str]] = []
     step = max(1, BATCH // count)
     for start in range(0, len(questions), step):
-        asked = questions[start : start + step]
-        turns = [[{"role": "user", "content": question}] for question in asked]
+        batch = questions[start : start + step]
+        turns = [[{"role": "user", "content": question}] for question in batch]
         texts = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(DEVICE)
         made = model.generate(
@@ -42,14 +42,14 @@ def answer(folder: str, questions: list[str], count: int, tokens: int, seed: int
             max_new_tokens=tokens,
         )
         words = tokenizer.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        groups = (words[place * count : (place + 1) * count] for place in range(len(asked)))
-        found += [[text.strip() for text in group if text.strip()] for group in groups]
-        print(f"answered {len(found)} of {len(questions)} questions", flush=True)
-    return found
+        groups = (words[place * count : (place + 1) * count] for place in range(len(batch)))
+        answers += [[text.strip() for text in group if text.strip()] for group in groups]
+        print(f"answered {len(answers)} of {len(questions)} questions", flush=True)
+    return answers
 
 
 def train(folder: str, pairs: Path, target: Path, options: argparse.Namespace) -> None:
-    """Train adapters by DPO and write the policy with them merged in; the target appears when it is whole."""
+    """Train adapters by DPO and write the policy with them merged; the target appears when it is whole."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     part = target.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""One Markdown document of the comparisons of several runs, each made by `sparserm compare`.
+"""Write one Markdown document of the comparisons of several runs, each made by `sparserm compare`.
 
     python accuracy.py RUN... --output accuracy
 
@@ -16,7 +16,7 @@ from sparserm_cli.store.artifacts.results import COMPARISON
 
 
 def main() -> int:
-    """Put the comparisons together; return the exit code."""
+    """Join the comparisons, and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,11 +24,14 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="file name without ending for the JSON and the Markdown")
     options = parser.parse_args()
     try:
-        found = [COMPARISON.read(COMPARISON.path(run)) for run in options.runs]
+        comparisons = [COMPARISON.read(COMPARISON.path(run)) for run in options.runs]
     except SparseRMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    both = {**found[0], "runs": {name: run for one in found for name, run in one["runs"].items()}}
+    both = {
+        **comparisons[0],
+        "runs": {name: run for comparison in comparisons for name, run in comparison["runs"].items()},
+    }
     text = markdown(both)
     print(text, end="")
     if options.output:

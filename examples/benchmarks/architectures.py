@@ -1,11 +1,11 @@
-"""Tiny random models of many architectures through the whole chain, and ten ways to break each.
+"""Run tiny random models of many architectures through the whole chain, and break each in ten ways.
 
     python examples/benchmarks/architectures.py --output architectures.json [--only llama,gpt2]
 
 For each architecture: the vectors of the capture against those of transformers' own model (relative to their
 length, float32), every stage up to `export --to hf`, the exported model's scores against `score`'s, and for
-each way of breaking the checkpoint whether it is refused in one line. Prints a table; ends with 1 if anything
-is not as it should be.
+each way of breaking the checkpoint whether it is refused in one line. It prints a table and
+ends with code 1 if any of this fails.
 """
 
 import argparse
@@ -92,7 +92,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "olmo3": {"sliding_window": 16},
     "olmoe": EXPERTS,
     "falcon": {},
-    "falcon_h1": {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8},
+    "falcon_h1": {
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "ssm_multipliers": [0.5, 2.0, 0.25, 3.0, 0.75],
+    },
     "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
     "bloom": {},
     "mpt": {},
@@ -126,7 +132,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "arcee": {},
     "apertus": {},
 }
-"""Model type of transformers to what its tiny configuration needs."""
+"""Mapping from transformers' model type to the fields of its tiny configuration."""
 
 PLAIN = (
     "gpt2",
@@ -141,7 +147,7 @@ PLAIN = (
     "codegen",
     "xglm",
 )
-"""Types without grouped keys, whose configurations do not know the words for them."""
+"""Types without grouped keys, whose configurations lack the fields for them."""
 
 
 def text_config(kind: str) -> Any:
@@ -150,7 +156,9 @@ def text_config(kind: str) -> Any:
 
     options = tiny_models.BASE | {"pad_token_id": 0, "bos_token_id": 0}
     if kind in PLAIN or kind == "xglm":
-        options = {key: one for key, one in options.items() if key not in {"num_key_value_heads", "head_dim"}}
+        options = {
+            key: value for key, value in options.items() if key not in {"num_key_value_heads", "head_dim"}
+        }
     if kind in {"phi", "stablelm", "falcon", "nemotron", "phimoe"}:
         options.pop("head_dim", None)
     return AutoConfig.for_model(kind, **(options | ARCHITECTURES[kind]))
@@ -158,9 +166,9 @@ def text_config(kind: str) -> Any:
 
 def save(model: Any, folder: Path) -> None:
     """Save a model with norms and biases that are neither one nor zero, and its tokenizer."""
-    for one in model.parameters():
-        if one.ndim == 1:
-            torch.nn.init.normal_(one, mean=float(one.detach().float().mean().round()), std=0.1)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter, mean=float(parameter.detach().float().mean().round()), std=0.1)
     model.save_pretrained(folder)
     tiny_models.tiny_tokenizer().save_pretrained(folder)
 
@@ -175,7 +183,7 @@ def save_text(kind: str, folder: Path) -> Any:
 
 
 def save_reward(folder: Path) -> Any:
-    """Make a reward model: blocks with a score in place of words."""
+    """Make a reward model: blocks with a score head in place of the LM head."""
     from transformers import AutoModelForSequenceClassification
 
     config = text_config("llama")
@@ -200,7 +208,7 @@ def save_adapter(folder: Path) -> Any:
 
 
 def save_seeing(kind: str, folder: Path) -> Any:
-    """Make a model that also sees."""
+    """Make a model with a vision tower."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     text = {"llava": "llama", "gemma3": "gemma3_text", "mistral3": "mistral", "aya_vision": "cohere2"}[kind]
@@ -235,11 +243,11 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
         for kind in ("llava", "gemma3", "mistral3", "aya_vision")
     },
 }
-"""What to call a checkpoint, and what makes it."""
+"""Mapping from the name of a kind of checkpoint to the function that makes it."""
 
 
 def difference(model: Any, folder: Path) -> tuple[float, bool]:
-    """Return how far captured vectors are from the model's own, and whether prompts are shared."""
+    """Return the difference between captured vectors and the model's own, and whether prompts are shared."""
     rng = np.random.default_rng(0)
     tree = Tree(
         rng.integers(1, 256, 40, dtype=np.uint32),
@@ -248,12 +256,12 @@ def difference(model: Any, folder: Path) -> tuple[float, bool]:
     lm = LanguageModel.load(resolve_model(str(folder)), layers=[LAYER], dtype="float32", device="cpu")
     worst = 0.0
     text = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    for _, number, found in iter_residuals(lm, [tree]):
+    for _, number, residuals in iter_residuals(lm, [tree]):
         ids = torch.from_numpy(np.concatenate([tree.prompt_ids, tree.responses[number]]).astype(np.int64))[
             None
         ]
         expected = plain(model, text, ids)[0, len(tree.prompt_ids) :]
-        far = (found[LAYER] - expected).norm(dim=-1) / expected.norm(dim=-1)
+        far = (residuals[LAYER] - expected).norm(dim=-1) / expected.norm(dim=-1)
         worst = max(worst, float(far.max()))
     return worst, lm.supports_tree
 
@@ -273,7 +281,7 @@ def plain(model: Any, text: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def chain(folder: Path, place: Path) -> float:
-    """Run every stage and the export; return how far the exported model's scores are from `score`'s."""
+    """Run every stage and the export; return the largest difference of the exported model's scores."""
     from transformers import AutoModelForSequenceClassification
 
     place.mkdir()
@@ -292,15 +300,15 @@ def chain(folder: Path, place: Path) -> float:
         for prompt, response in zip(prompts, responses, strict=True)
     ]
     with torch.inference_mode():
-        found = exported(
+        logits = exported(
             **tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
         ).logits
-    return float(np.abs(found[:, 0].numpy() - scores).max())
+    return float(np.abs(logits[:, 0].numpy() - scores).max())
 
 
 def refusals(folder: Path, place: Path) -> dict[str, str]:
-    """Break a checkpoint in every way; return for each the error's kind, or what went wrong."""
-    told = {}
+    """Break a checkpoint in every way; return for each way whether it was refused, or the failure."""
+    outcomes = {}
     for way, spoil in WAYS.items():
         broken = place / "broken"
         shutil.copytree(folder, broken)
@@ -308,58 +316,61 @@ def refusals(folder: Path, place: Path) -> dict[str, str]:
         try:
             spoil(broken)
             LanguageModel.load(resolve_model(str(broken)), layers=[layer], dtype="float32", device="cpu")
-            told[way] = "accepted"
+            outcomes[way] = "accepted"
         except SparseRMError as error:
-            told[way] = "refused" if "\n" not in str(error) else "more than a line"
+            outcomes[way] = "refused" if "\n" not in str(error) else "more than a line"
         except Exception as error:  # noqa: BLE001  # any other kind is a finding
-            told[way] = f"{type(error).__name__}: {error}"
+            outcomes[way] = f"{type(error).__name__}: {error}"
         shutil.rmtree(broken)
-    return told
+    return outcomes
 
 
 def measure(name: str, place: Path) -> dict[str, Any]:
-    """Try one architecture."""
-    begun, told = time.perf_counter(), {"name": name}
+    """Return the results of one architecture."""
+    begun, result = time.perf_counter(), {"name": name}
     torch.manual_seed(0)
     try:
         model = MAKERS[name](place / "model")
     except Exception as error:  # noqa: BLE001  # a configuration that is not possible says nothing about us
-        return told | {"made": f"{type(error).__name__}: {error}"}
+        return result | {"made": f"{type(error).__name__}: {error}"}
     try:
-        told["difference"], told["shared"] = difference(model, place / "model")
-        told["export"] = chain(place / "model", place / "chain")
+        result["difference"], result["shared"] = difference(model, place / "model")
+        result["export"] = chain(place / "model", place / "chain")
     except SparseRMError as error:
-        told["refused"] = str(error)
+        result["refused"] = str(error)
     except Exception as error:  # noqa: BLE001  # whatever happens belongs in the table
-        told["failed"] = f"{type(error).__name__}: {error}"
+        result["failed"] = f"{type(error).__name__}: {error}"
     if name != "adapter":
-        told["broken"] = refusals(place / "model", place)
-    return told | {"seconds": time.perf_counter() - begun}
+        result["broken"] = refusals(place / "model", place)
+    return result | {"seconds": time.perf_counter() - begun}
 
 
-def line(told: dict[str, Any]) -> str:
+def line(result: dict[str, Any]) -> str:
     """Return one architecture's row of the table."""
-    if "made" in told:
-        return (
-            f"| {told['name']} | transformers does not make it: {told['made'].splitlines()[0][:80]} | | | |"
-        )
-    trouble = told.get("refused") or told.get("failed")
-    vectors = f"{told['difference']:.1e}" if "difference" in told else ""
-    how = "shared" if told.get("shared") else "alone"
-    broken = told.get("broken", {})
-    count = f"{sum(one == 'refused' for one in broken.values())} of {len(broken)}" if broken else "not tried"
-    export = f"{told['export']:.1e}" if "export" in told else f"{trouble}".splitlines()[0][:120]
-    return f"| {told['name']} | {vectors} | {how} | {export} | {count} |"
+    if "made" in result:
+        reason = result["made"].splitlines()[0][:80]
+        return f"| {result['name']} | transformers does not make it: {reason} | | | |"
+    trouble = result.get("refused") or result.get("failed")
+    vectors = f"{result['difference']:.1e}" if "difference" in result else ""
+    how = "shared" if result.get("shared") else "alone"
+    broken = result.get("broken", {})
+    count = (
+        f"{sum(outcome == 'refused' for outcome in broken.values())} of {len(broken)}"
+        if broken
+        else "not tried"
+    )
+    export = f"{result['export']:.1e}" if "export" in result else f"{trouble}".splitlines()[0][:120]
+    return f"| {result['name']} | {vectors} | {how} | {export} | {count} |"
 
 
-def is_right(told: dict[str, Any]) -> bool:
-    """Tell whether an architecture gives what it should."""
-    fits = told.get("difference", 1.0) <= BOUND and told.get("export", 1.0) <= 1e-3
-    return fits and all(one == "refused" for one in told.get("broken", {}).values())
+def is_right(result: dict[str, Any]) -> bool:
+    """Return whether the results of an architecture are as they should be."""
+    fits = result.get("difference", 1.0) <= BOUND and result.get("export", 1.0) <= 1e-3
+    return fits and all(outcome == "refused" for outcome in result.get("broken", {}).values())
 
 
 def main() -> None:
-    """Try all, print the table, write the findings."""
+    """Try all architectures, print the table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", default="", help="names with commas between them")
@@ -370,18 +381,18 @@ def main() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    found = []
+    results = []
     print("| checkpoint | vectors | prompts | export's scores | broken ways refused |")
     print("|---|---|---|---|---|")
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            found.append(measure(name, Path(folder)))
-        print(line(found[-1]), flush=True)
-    right = sum(map(is_right, found))
-    print(f"\n{right} of {len(found)} as they should be")
+            results.append(measure(name, Path(folder)))
+        print(line(results[-1]), flush=True)
+    right = sum(map(is_right, results))
+    print(f"\n{right} of {len(results)} as they should be")
     if options.output:
-        options.output.write_text(json.dumps(found, indent=1))
-    sys.exit(right != len(found))
+        options.output.write_text(json.dumps(results, indent=1))
+    sys.exit(right != len(results))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Time getting the residual vectors of preference pairs, against the ways most scripts use.
+"""Time the capture of residual vectors of preference pairs, against the usual ways of scripts.
 
-Each way lives in a process of its own that loads its model once; rounds go through the ways in turn, all on
-the same rows, so that whatever else the machine does falls on all of them alike. `transformers` and
-`TransformerLens` run one response a row, 16 rows a batch in file order, padded. `matrix products` runs only
-the products of the blocks' weights with as many tokens as `sparserm` computes: no way can be faster.
+Each way has a process of its own that loads its model once. Rounds go through the ways in turn, all on the
+same rows, so that other load of the machine falls on all of them alike. `transformers` and
+`TransformerLens` run one response per row and 16 rows per batch, in file order, padded. `matrix products`
+runs only the products of the blocks' weights with as many tokens as `sparserm` computes: no way can be
+faster.
 
     python examples/benchmarks/capture.py --data pairs.jsonl --pairs 64 --rounds 3 --output capture.json
 """
@@ -44,15 +45,17 @@ def read_trees(path: Path, pairs: int, model: str) -> list[Any]:
     chosen = np.unique(np.linspace(0, len(examples) - 1, min(pairs, len(examples))).round().astype(int))
     template = PromptTemplate(load_tokenizer(resolve_model(model)))
     trees = []
-    for encoded in template.encode([examples[number] for number in chosen]):
-        responses = tuple(one.response_ids for one in encoded.responses if len(one.response_ids))
+    for tokenized in template.tokenize([examples[number] for number in chosen]):
+        responses = tuple(
+            response.response_ids for response in tokenized.responses if len(response.response_ids)
+        )
         if responses:
-            trees.append(Tree(encoded.responses[0].prompt_ids, responses))
+            trees.append(Tree(tokenized.responses[0].prompt_ids, responses))
     return trees
 
 
 def padded_batches(trees: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Lay out one response a row, 16 rows a batch in file order, as (ids, mask)."""
+    """Lay out one response per row and 16 rows per batch, in file order, as (ids, mask)."""
     import torch
 
     rows = [
@@ -72,7 +75,7 @@ def padded_batches(trees: Sequence[Any]) -> list[tuple[Any, Any]]:
 def prepare_sparserm(
     folder: Any, layer: int, dtype: str, trees: Sequence[Any]
 ) -> Callable[[], dict[str, Any]]:
-    """Return what captures all response tokens and says how many tokens it computed."""
+    """Return a function that captures all response tokens and returns the number of computed tokens."""
     from sparserm_cli.models.lm.language_model import LanguageModel
     from sparserm_cli.models.lm.residuals import iter_residuals
 
@@ -90,7 +93,7 @@ def prepare_sparserm(
 def prepare_transformers(
     folder: Any, layer: int, dtype: str, trees: Sequence[Any]
 ) -> Callable[[], dict[str, Any]]:
-    """Return what runs the whole model with `output_hidden_states`."""
+    """Return a function that runs the whole model with `output_hidden_states`."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -107,7 +110,7 @@ def prepare_transformers(
 
 
 def prepare_lens(folder: Any, layer: int, dtype: str, trees: Sequence[Any]) -> Callable[[], dict[str, Any]]:
-    """Return what runs TransformerLens up to the layer."""
+    """Return a function that runs TransformerLens up to the layer."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -131,7 +134,7 @@ def prepare_lens(folder: Any, layer: int, dtype: str, trees: Sequence[Any]) -> C
 def prepare_products(
     folder: Any, layer: int, dtype: str, trees: Sequence[Any]
 ) -> Callable[[], dict[str, Any]]:
-    """Return what multiplies every weight of blocks 0 to `layer` with as many tokens as sparserm computes."""
+    """Return a function that multiplies each weight of blocks 0 to `layer` by sparserm's number of tokens."""
     import torch
 
     from sparserm_cli.models.lm.language_model import LanguageModel
@@ -158,9 +161,9 @@ def prepare_products(
 
 
 def work(way: str, options: argparse.Namespace) -> None:
-    """Be the process of one way: for each line on stdin run once, and answer with one JSON line."""
+    """Serve as the process of one way: run once for each line on stdin, and answer with one JSON line."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries may print; answers have a channel of their own
+    os.dup2(2, 1)  # libraries may print, so answers have a stream of their own
     from transformers.utils import logging
 
     from sparserm_cli.models.checkpoints.resolve import resolve_model
@@ -175,13 +178,13 @@ def work(way: str, options: argparse.Namespace) -> None:
     }.get(way, prepare_transformers)
     dtype = "float32" if way.endswith("float32") else options.dtype
     run = prepare(identity, options.layer, dtype, trees)
-    prepare(identity, options.layer, dtype, trees[:8])()  # warm up
+    prepare(identity, options.layer, dtype, trees[:8])()  # this call warms up
     answers.write('"ready"\n')
     answers.flush()
     for line in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
-        told = profiled(run) if line.strip() == "profile" else run()
-        answer = told | {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
+        extra = profiled(run) if line.strip() == "profile" else run()
+        answer = extra | {"seconds": time.perf_counter() - begun, "cpu_seconds": time.process_time() - cpu}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
@@ -217,7 +220,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()  # warm before the next one starts: no process computes while another is timed
+        self._answer()  # wait for the warm-up, so that no process computes while another is timed
 
     def ask(self, what: str) -> dict[str, Any]:
         """Let the process run once and return its answer."""
@@ -240,9 +243,9 @@ class Worker:
 def measure(data: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Time all ways on one file, in turn, and return figures and ratios."""
     first = Worker("sparserm", data, options, options.dtype)
-    told = first.ask("run")
+    first_run = first.ask("run")
     others = (way for way in options.ways if way != "sparserm")
-    workers = {"sparserm": first} | {way: Worker(way, data, options, told["dtype"]) for way in others}
+    workers = {"sparserm": first} | {way: Worker(way, data, options, first_run["dtype"]) for way in others}
     answers: dict[str, list[dict[str, Any]]] = {way: [] for way in workers}
     for number in range(options.rounds):
         for way, worker in workers.items():
@@ -306,7 +309,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure each file and print its table; write JSON where asked."""
+    """Measure each file and print its table; write JSON if a path is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="preference data, any shape")
     parser.add_argument("--model", default="smollm2-135m")
@@ -326,7 +329,7 @@ def main() -> None:
 
     from sparserm_cli.models.checkpoints.resolve import resolve_model
 
-    resolve_model(options.model)  # fetch and convert before any clock runs
+    resolve_model(options.model)  # the model is fetched and converted before any timing
     results = [measure(data, options) for data in options.data]
     for result in results:
         show(result)

@@ -1,10 +1,10 @@
-"""Rewrite preference pairs so that a reward model that looks at the surface is fooled; prompts stay the same.
+"""Rewrite preference pairs to fool a reward model that looks at the surface; prompts stay the same.
 
     python disturb.py corrupted pairs.jsonl corrupted.jsonl
 
 `corrupted` puts a typing mistake (two letters swapped, one left out, one doubled) into about one word in five
 of every response. `restyled` gives every rejected response, and no chosen one, a better style: a courteous
-opening, a list of its sentences where there are several, a friendly end. Neither changes what is said.
+opening, a list of its sentences where there are several, a friendly end. Neither changes the content.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from sparserm_cli.data.reader import Reader
 from sparserm_cli.errors import SparseRMError
 
 SHARE = 0.2
-"""Of words of at least four letters that get a mistake."""
+"""Share of the words of at least four letters that get a mistake."""
 
 
 def corrupted(text: str, _chosen: bool) -> str:
-    """Put typing mistakes into a response, always the same ones into the same text."""
+    """Put typing mistakes into a response; the same text always gets the same mistakes."""
     drawn = random.Random(text)
 
-    def mistake(found: re.Match[str]) -> str:
-        word = found[0]
+    def mistake(match: re.Match[str]) -> str:
+        word = match[0]
         if drawn.random() >= SHARE:
             return word
         at = drawn.randrange(len(word) - 1)
@@ -43,9 +43,9 @@ def restyled(text: str, chosen: bool) -> str:
     """Give a rejected response a better style."""
     if chosen:
         return text
-    sentences = [one for one in re.split(r"(?<=[.!?])\s+", text.strip()) if one]
-    told = sentences[0] if len(sentences) == 1 else "\n".join(f"- {one}" for one in sentences)
-    return f"Thank you for your question! Here is a clear answer:\n\n{told}\n\nI hope this helps."
+    sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+", text.strip()) if sentence]
+    body = sentences[0] if len(sentences) == 1 else "\n".join(f"- {sentence}" for sentence in sentences)
+    return f"Thank you for your question! Here is a clear answer:\n\n{body}\n\nI hope this helps."
 
 
 WAYS: dict[str, Callable[[str, bool], str]] = {"corrupted": corrupted, "restyled": restyled}
@@ -76,7 +76,7 @@ def main() -> int:
     except SparseRMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    part.replace(options.target)  # half a file is never taken for whole
+    part.replace(options.target)  # so an incomplete file is never taken for a whole one
     return 0
 
 

@@ -1,12 +1,12 @@
-"""Encoding against the bare matrix product and against SAELens' own encode, alternating in one run.
+"""Time encoding against the bare matrix product and against SAELens' own encode, in turn within one run.
 
     python examples/benchmarks/encode.py [--rows 8192] [--rounds 9] [--output encode.json]
 
-Every way gets the same rows: activations of the shipped SAE's width, made up from its own decoder so that
-they are as sparse in its latents as real ones. `ours` is all of what `sparserm encode` does to a chunk: the
-product, the activation function, and the compaction to sparse rows. Its bound is the product alone in that
-type, float32. Where activations and weights are bfloat16 numbers it multiplies them as such, adds in float32,
-and gets below that.
+Every way gets the same rows: activations of the shipped SAE's width, built from its own decoder so that they
+are as sparse in its latents as real ones. `ours` is everything that `sparserm encode` does to a chunk: the
+product, the activation function, and the compaction to sparse rows. Its bound is the product alone in
+float32. Where activations and weights are bfloat16 numbers, it multiplies them as such and adds in float32,
+which takes less time than the bound.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
     times = alternate(ways(shipped, x), options.rounds)
     bare = times["product float32"]
     for name, seconds in times.items():
-        ratios = [one / base for one, base in zip(seconds, bare, strict=True)]
+        ratios = [taken / base for taken, base in zip(seconds, bare, strict=True)]
         result["ways"][name] = {
             "median_seconds": statistics.median(seconds),
             "fastest_seconds": min(seconds),
@@ -77,7 +77,7 @@ def made_up_rows(sae: SparseAutoencoder, rows: int) -> torch.Tensor:
 
 
 def ways(shipped: SparseAutoencoder, x: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """Return what is timed, by name; the other kinds have the same weights and as many latents a row."""
+    """Return the timed functions by name; other kinds of SAE have the same weights and latents per row."""
     wide, out = x.float(), torch.empty(len(x), shipped.d_sae)
     narrow_weights = shipped.W_enc.bfloat16()
     pre = shipped.pre_activations(wide[:1024])
@@ -118,7 +118,7 @@ def saelens_encode(x: torch.Tensor) -> Callable[[], Any]:
 
 
 def alternate(timed: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Run all ways in turn, so that what else the machine does meets them alike; the first round warms up."""
+    """Run all ways in turn, so that other load falls on all alike; the first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(rounds + 1):
         for name, way in timed.items():
@@ -133,10 +133,10 @@ def show(result: dict[str, Any]) -> None:
     """Print the table."""
     print(f"{result['rows']:,} rows, {result['d_in']} -> {result['d_sae']:,}, {result['threads']} threads")
     print(f"{'way':<34}{'median s':>10}{'x product':>11}   spread     bound")
-    for name, one in result["ways"].items():
+    for name, way in result["ways"].items():
         bound = next((f"{BOUNDS[kind]:.1f}" for kind in BOUNDS if name.startswith(f"ours {kind}")), "")
-        spread = f"{one['ratio_low']:.2f}-{one['ratio_high']:.2f}"
-        print(f"{name:<34}{one['median_seconds']:>10.4f}{one['ratio']:>11.2f}   {spread:<10} {bound}")
+        spread = f"{way['ratio_low']:.2f}-{way['ratio_high']:.2f}"
+        print(f"{name:<34}{way['median_seconds']:>10.4f}{way['ratio']:>11.2f}   {spread:<10} {bound}")
 
 
 if __name__ == "__main__":

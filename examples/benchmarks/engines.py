@@ -1,10 +1,10 @@
-"""What Ray costs: the units of `extract` and of `encode` by one actor, against a serial run, in turn.
+"""Measure the cost of Ray: units of `extract` and `encode` by one actor against a serial run, in turn.
 
     python examples/benchmarks/engines.py --data pairs.jsonl --limit 100 --output engines.json
 
-Both have `--threads` threads. Start-up is left out: what counts is the time from the first unit's receipt to
-the last one's, a unit; so loading the model, which both do, and starting Ray are told apart from it. (No
-script that imports Ray may itself be called ray.py.)
+Both have `--threads` threads. The measured time runs from the receipt of the first unit to that of the last,
+per unit. It leaves out the start of Ray and the loading of the model, which both do. (A script that imports
+Ray must not itself be called ray.py.)
 """
 
 import argparse
@@ -35,7 +35,7 @@ def stage(name: str, run: Path, engine: str, options: argparse.Namespace) -> dic
     if name == "encode":
         command = [sys.executable, "-m", "sparserm_cli", name, "--run", str(run), "--json", "--quiet"]
         command += ["--sae", str(options.sae)]
-    # An actor that takes all CPUs is the only one.
+    # An actor that takes all CPUs is the only actor.
     command += ["--engine", engine, "--actor-cpus", str(os.cpu_count())]
     env = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     begun = time.perf_counter()
@@ -54,47 +54,48 @@ def stage(name: str, run: Path, engine: str, options: argparse.Namespace) -> dic
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run both stages by both engines, in turn."""
-    told: dict[str, Any] = {name: {"serial": [], "ray": []} for name in STORES}
+    figures: dict[str, Any] = {name: {"serial": [], "ray": []} for name in STORES}
     for number in range(options.rounds):
         for engine in ("serial", "ray") if number % 2 == 0 else ("ray", "serial"):
             for name in STORES:
-                told[name][engine].append(stage(name, folder / f"{engine}-{number}", engine, options))
+                figures[name][engine].append(stage(name, folder / f"{engine}-{number}", engine, options))
     for name in STORES:
-        runs = told[name]["serial"] + told[name]["ray"]
-        told[name]["equal"] = len({one["digest"] for one in runs}) == 1
+        runs = figures[name]["serial"] + figures[name]["ray"]
+        figures[name]["equal"] = len({run["digest"] for run in runs}) == 1
         seconds = {
-            engine: statistics.median(one["unit_seconds"] for one in told[name][engine])
+            engine: statistics.median(run["unit_seconds"] for run in figures[name][engine])
             for engine in ("serial", "ray")
         }
-        told[name]["ratio"] = seconds["ray"] / seconds["serial"]
-    return told
+        figures[name]["ratio"] = seconds["ray"] / seconds["serial"]
+    return figures
 
 
-def show(told: dict[str, Any]) -> None:
-    """Print a table a stage."""
+def show(figures: dict[str, Any]) -> None:
+    """Print one table per stage."""
     for name in STORES:
-        one = told[name]
-        print(f"{name}, {one['serial'][0]['units']} units, digests {'equal' if one['equal'] else 'DIFFER'}")
+        of_store = figures[name]
+        verdict = "equal" if of_store["equal"] else "DIFFER"
+        print(f"{name}, {of_store['serial'][0]['units']} units, digests {verdict}")
         for engine in ("serial", "ray"):
-            times = [run["unit_seconds"] for run in one[engine]]
-            whole = statistics.median(run["seconds"] for run in one[engine])
+            times = [run["unit_seconds"] for run in of_store[engine]]
+            whole = statistics.median(run["seconds"] for run in of_store[engine])
             spread = f"({min(times):.3f} to {max(times):.3f})"
             print(f"  {engine:<8}{statistics.median(times):>8.3f} s a unit {spread}, in all {whole:.1f} s")
-        print(f"  ray takes {one['ratio']:.3f} times as long a unit, bound {BOUND:.2f}")
+        print(f"  ray takes {of_store['ratio']:.3f} times as long per unit, bound {BOUND:.2f}")
 
 
 def main() -> None:
-    """Measure, print, write JSON; stop with 1 if digests differ."""
+    """Measure, print and write JSON; end with code 1 if digests differ."""
     parser = captures.parser(__doc__, limit=100, unit_tokens=512)
     parser.add_argument("--sae", type=Path, default=SHIPPED)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--rounds", type=int, default=2, help="runs of each engine, taken in turn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        told = measure(options, Path(folder))
-    show(told)
-    captures.write(told, options.output)
-    sys.exit(not all(told[name]["equal"] for name in STORES))
+        figures = measure(options, Path(folder))
+    show(figures)
+    captures.write(figures, options.output)
+    sys.exit(not all(figures[name]["equal"] for name in STORES))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ SAE = Path(__file__).parents[1] / "sae" / "smollm2-135m"
 
 
 def peak_mebibytes(*words: str) -> float:
-    """Run a command of sparserm and return the most memory it had resident."""
+    """Run a command of sparserm and return its peak resident memory in MiB."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sparserm_cli", *words, "--quiet"],
         stdout=subprocess.DEVNULL,
@@ -41,10 +41,12 @@ def rows_of(data: Path, most: int) -> list[dict[str, Any]]:
     from sparserm_cli.data.reader import Reader
 
     rows = []
-    for one in Reader(data, purpose="pairs", limit=most, on_bad_row="reject"):
-        row: dict[str, Any] = {"prompt": plain_prompt(one.prompt)}
+    for example in Reader(data, purpose="pairs", limit=most, on_bad_row="reject"):
+        row: dict[str, Any] = {"prompt": plain_prompt(example.prompt)}
         for side, key in ((CHOSEN, "chosen"), (REJECTED, "rejected")):
-            row[key] = [t for t, found in zip(one.responses, one.sides, strict=True) if found == side]
+            row[key] = [
+                t for t, of_side in zip(example.responses, example.sides, strict=True) if of_side == side
+            ]
         rows.append(row)
     return rows
 
@@ -52,9 +54,9 @@ def rows_of(data: Path, most: int) -> list[dict[str, Any]]:
 def measured(data: Path, run: Path, unit_tokens: int) -> dict[str, float]:
     """Return the peaks of both stages."""
     place = ("--run", str(run))
-    asked = ("--layer", "14", "--unit-tokens", str(unit_tokens), "--on-bad-row", "reject")
+    options_of_run = ("--layer", "14", "--unit-tokens", str(unit_tokens), "--on-bad-row", "reject")
     return {
-        "extract": peak_mebibytes("extract", str(data), *asked, *place),
+        "extract": peak_mebibytes("extract", str(data), *options_of_run, *place),
         "encode": peak_mebibytes("encode", "--sae", str(SAE), *place),
     }
 
@@ -68,19 +70,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        found = []
+        peaks = []
         lines = [json.dumps(row) + "\n" for row in rows_of(options.data, TIMES * options.pairs)]
         by_length = sorted(range(len(lines)), key=lambda number: len(lines[number]), reverse=True)
         for name, step in (("small", TIMES), ("large", 1)):
             file = Path(scratch) / f"{name}.jsonl"
             file.write_text("".join(lines[number] for number in sorted(by_length[::step])), encoding="utf-8")
-            found.append(measured(file, Path(scratch) / name, options.unit_tokens))
+            peaks.append(measured(file, Path(scratch) / name, options.unit_tokens))
     print(f"peak MiB    {options.pairs:>8} pairs {TIMES * options.pairs:>8} pairs   ratio")
-    for stage, small in found[0].items():
-        large = found[1][stage]
+    for stage, small in peaks[0].items():
+        large = peaks[1][stage]
         print(f"{stage:12}{small:>14.0f}{large:>15.0f}{large / small:>8.2f}")
     if options.output:
-        report = {"pairs": options.pairs, "times": TIMES, "small": found[0], "large": found[1]}
+        report = {"pairs": options.pairs, "times": TIMES, "small": peaks[0], "large": peaks[1]}
         options.output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

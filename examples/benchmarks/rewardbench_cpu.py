@@ -1,7 +1,7 @@
 """Evaluate an exported reward model with RewardBench's own command, also where there is no CUDA, and compare.
 
-Run by rewardbench.sh, in RewardBench's environment. The command moves its inputs to CUDA whatever the
-machine; without CUDA that one call is turned to the CPU. Nothing else of it is changed.
+rewardbench.sh runs this script in RewardBench's environment. The command always moves its inputs to CUDA;
+without CUDA that one call moves them to the CPU. Nothing else is changed.
 """
 
 import argparse
@@ -37,24 +37,27 @@ def write_conversations(rows: list[dict[str, str]], path: Path) -> None:
     """Write pairs as the whole conversations that RewardBench reads."""
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            asked = {"role": "user", "content": row["prompt"]}
+            question = {"role": "user", "content": row["prompt"]}
             sides = {
-                side: [asked, {"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")
+                side: [question, {"role": "assistant", "content": row[side]}]
+                for side in ("chosen", "rejected")
             }
             file.write(json.dumps(sides) + "\n")
 
 
 def compare(export: str, run: Path) -> None:
     """Print both accuracies and the largest difference between scores."""
-    found = [json.loads(line) for line in Path(f"results/{export}_outputs.jsonl").read_text().splitlines()]
+    outputs = [json.loads(line) for line in Path(f"results/{export}_outputs.jsonl").read_text().splitlines()]
     ours = [json.loads(line)["scores"] for line in (run / "scores.jsonl").read_text().splitlines()]
-    theirs = [(row["scores_chosen"], row["scores_rejected"]) for row in found]
+    theirs = [(row["scores_chosen"], row["scores_rejected"]) for row in outputs]
     gap = max(
-        abs(a - b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)
+        abs(a - b)
+        for our_pair, other in zip(ours, theirs, strict=True)
+        for a, b in zip(our_pair, other, strict=True)
     )
     evaluation = json.loads((run / "evaluation.json").read_text())["scorers"]["reward"]["accuracy"]
-    accuracy = sum(row["results"] for row in found) / len(found)
-    print(f"rewardbench under transformers {transformers.__version__}, {len(found)} pairs")
+    accuracy = sum(row["results"] for row in outputs) / len(outputs)
+    print(f"rewardbench under transformers {transformers.__version__}, {len(outputs)} pairs")
     print(f"accuracy by rewardbench {accuracy:.4f}, by sparserm evaluate {evaluation:.4f}")
     print(f"largest difference between scores {gap:.2e}")
     if accuracy != evaluation or gap > 1e-4:

@@ -4,10 +4,10 @@
 
 Every pair has a prompt of its own and two responses. The plan is what `extract` would freeze, from token ids
 that are there already. Vectors are sparse files of the right size with receipts; latents are those of one
-unit, linked into all others, each with a receipt of its own. So every stage meets as many rows, units and
-files as it would. Each step runs in a process of its own, whose processor time and peak memory are told: all
-that was resident at once, pages of mapped files among it. Memory that is flat in the data has a ratio of
-about 1 between the whole and the eighth.
+unit, linked into all others, each with a receipt of its own. So every stage meets the
+real numbers of rows, units and files. Each step runs in a process of its own, whose processor time and peak
+resident memory, including pages of mapped files, are printed. Memory that does not depend on the amount of
+data has a ratio of about 1 between the whole and the eighth.
 """
 
 import argparse
@@ -26,11 +26,11 @@ import numpy as np
 
 D_IN, LAYER, D_SAE, FIRING = 3584, 20, 2048, 8
 PROMPT_TOKENS, RESPONSE_TOKENS = 12, 4
-"""Short, since what is measured is work a response and a unit, and token ids only take disk."""
+"""Lengths are short, because the work per response and per unit is measured, and token ids only take disk."""
 
 
 def plan(run: Path, pairs: int) -> None:
-    """Add all pairs and freeze the plan: pooled vectors and latents, 4,096 responses a unit."""
+    """Add all pairs and freeze the plan: pooled vectors and latents, 4,096 responses per unit."""
     from sparserm_cli.store.capture.artifact import capture_path
     from sparserm_cli.store.capture.plan import ExtractSettings
     from sparserm_cli.store.capture.plan_writer import PlanWriter
@@ -42,7 +42,7 @@ def plan(run: Path, pairs: int) -> None:
     with PlanWriter(capture_path(run), settings) as writer:
         for row in range(pairs):
             prompt[0], responses[0, 0], responses[1, 0] = row, 2 * row, 2 * row + 1
-            chosen, rejected = (writer.add(prompt, one, group=row) for one in responses)
+            chosen, rejected = (writer.add(prompt, response, group=row) for response in responses)
             writer.add_pair(chosen, rejected, row + 1)
         writer.freeze({"rows_read": pairs, "rows_accepted": pairs, "rows_rejected": 0})
 
@@ -102,7 +102,7 @@ def latents(run: Path) -> None:
             receipt = writer.write_unit(unit, {LAYER: csr}, UnitFacts(rows=0))
             linked[tokens] = unit
             continue
-        first, here = (root / part_path(LAYER, one) for one in (linked[tokens], unit))
+        first, here = (root / part_path(LAYER, number) for number in (linked[tokens], unit))
         files = [path.relative_to(first) for path in first.rglob("*") if path.is_file()]
         for file in files:
             (here / file).parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def verify(run: Path) -> None:
 
 
 def status(run: Path) -> None:
-    """Look at the whole chain."""
+    """Read the status of the whole chain."""
     from sparserm_cli.store.run.status import status as read_status
 
     read_status(run)
@@ -155,7 +155,7 @@ STEPS: dict[str, Callable[..., None]] = {
 
 
 def timed(name: str, *arguments: Any) -> dict[str, float]:
-    """Run a step and return seconds by the clock and of the processor, and peak resident memory in MiB."""
+    """Run a step and return its seconds, its processor seconds and its peak resident memory in MiB."""
     import sparserm_cli.stages.frequency.frequency
     import sparserm_cli.store.capture.artifact
     import sparserm_cli.store.capture.plan_writer
@@ -172,17 +172,17 @@ def measured(pairs: int, steps: list[str]) -> dict[str, dict[str, float]]:
     """Run all steps one after another, each in a new process."""
     alone = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        run, told = Path(folder), {}
+        run, figures = Path(folder), {}
         for name in steps:
             arguments = (run, pairs) if name == "plan" else (run,)
             with ProcessPoolExecutor(1, mp_context=alone) as process:
-                told[name] = process.submit(timed, name, *arguments).result()
-            print(f"{pairs:>12,} pairs  {name:<18}{told[name]['seconds']:>9.2f} s", flush=True)
-    return told
+                figures[name] = process.submit(timed, name, *arguments).result()
+            print(f"{pairs:>12,} pairs  {name:<18}{figures[name]['seconds']:>9.2f} s", flush=True)
+    return figures
 
 
 def main() -> None:
-    """Measure each step, print a table, write JSON."""
+    """Measure each step, print a table and write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -191,15 +191,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="write the figures there")
     options = parser.parse_args()
     steps = list(STEPS)[: 1 if options.only_plan else None]
-    told = {pairs: measured(pairs, steps) for pairs in (options.pairs // 8, options.pairs)}
-    eighth, whole = told.values()
+    figures = {pairs: measured(pairs, steps) for pairs in (options.pairs // 8, options.pairs)}
+    eighth, whole = figures.values()
     print(f"{'':<18}{'seconds':>10}{'processor':>11}{'peak MiB':>10}{'of an eighth':>14}{'ratio':>7}")
-    for name, one in whole.items():
-        before, peak = eighth[name]["peak MiB"], one["peak MiB"]
-        times = f"{one['seconds']:>10.2f}{one['processor seconds']:>11.2f}"
+    for name, figure in whole.items():
+        before, peak = eighth[name]["peak MiB"], figure["peak MiB"]
+        times = f"{figure['seconds']:>10.2f}{figure['processor seconds']:>11.2f}"
         print(f"{name:<18}{times}{peak:>10,.0f}{before:>14,.0f}{peak / before:>7.2f}")
     if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        options.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Time scoring one response from the command line against a bare script that does the least anyone could.
+"""Time scoring one response from the command line against a script that does the least possible work.
 
 The bare script imports torch and transformers, loads the same weights up to the same layer, tokenises the
 same text and runs the same forward pass; it knows no reward model. Both are whole processes, run in turn.
@@ -64,23 +64,26 @@ def main() -> None:
         bare += [ROW["prompt"], ROW["response"]]
         times: dict[str, list[float]] = {"sparserm score": [], "bare script": []}
         for run in range(options.runs + 1):
-            # Each time in another run directory, since what is scored once is not computed again.
+            # Each run has a directory of its own, since scores are not computed twice.
             commands = ([*ours, str(Path(scratch) / str(run))], bare)
             for name, command in zip(times, commands, strict=True):
                 took = seconds(command)
                 if run:
                     times[name].append(took)
     ratios = [a / b for a, b in zip(*times.values(), strict=True)]
-    told = {
+    figures = {
         "runs": options.runs,
-        "seconds": {name: {"median": statistics.median(one), "all": one} for name, one in times.items()},
+        "seconds": {
+            name: {"median": statistics.median(seconds), "all": seconds} for name, seconds in times.items()
+        },
         "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
     }
-    for name, one in times.items():
-        print(f"{name:16} {statistics.median(one):6.2f} s  ({min(one):.2f} to {max(one):.2f})")
-    print(f"{'ratio':16} {told['ratio']['median']:6.2f}    ({min(ratios):.2f} to {max(ratios):.2f})")
+    for name, runs_of_way in times.items():
+        spread = f"{min(runs_of_way):.2f} to {max(runs_of_way):.2f}"
+        print(f"{name:16} {statistics.median(runs_of_way):6.2f} s  ({spread})")
+    print(f"{'ratio':16} {figures['ratio']['median']:6.2f}    ({min(ratios):.2f} to {max(ratios):.2f})")
     if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n")
+        options.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""How fast a server answers: a group of responses to one prompt, together and one by one, and overload.
+"""Measure a server's speed: a group of responses to one prompt, together and one by one, and overload.
 
     python examples/benchmarks/serve.py --reward sparserm-run/reward [options of serve]
 
 It starts `sparserm serve` on a free port of the loopback interface and prints
-- responses a second for 16 responses to one prompt: one request after the other, 16 requests at once, one
-  request; each time to a prompt that the server has not seen;
-- what becomes of requests that come at four times the rate the server manages: how many are answered 200 and
-  503, how long these take, what health and readiness say meanwhile, and the server's memory before and after.
+- responses per second for 16 responses to one prompt, sent as one request after the other, as 16 requests at
+  once and as one request; each time to a prompt that the server has not seen;
+- the answers to requests at four times the rate that the server manages: how many get 200 and 503 and how
+  long they take, the answers of health and readiness, and the server's memory before and after.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WORDS = TEXT.split()
 
 
 def words(count: int, start: int) -> str:
-    """Return so many words, others for another start."""
+    """Return a text of `count` words; another start gives other words."""
     return " ".join([f"number {start}", *(WORDS[(start + n) % len(WORDS)] for n in range(count))])
 
 
@@ -53,35 +53,35 @@ async def ask(port: int, path: str, body: Any = None) -> tuple[int, float]:
 
 
 async def group(port: int, way: str, size: tuple[int, int], start: int) -> float:
-    """Score one group and return its responses a second."""
+    """Score one group and return its responses per second."""
     prompt, responses = words(size[0], start), [words(size[1], start + n) for n in range(GROUP)]
-    bodies = [{"queries": prompt, "documents": one} for one in responses]
+    bodies = [{"queries": prompt, "documents": response} for response in responses]
     begun = time.monotonic()
     if way == "one request":
-        found = [await ask(port, "/score", {"queries": prompt, "documents": responses})]
+        answers = [await ask(port, "/score", {"queries": prompt, "documents": responses})]
     elif way == "16 at once":
-        found = list(await asyncio.gather(*(ask(port, "/score", body) for body in bodies)))
+        answers = list(await asyncio.gather(*(ask(port, "/score", body) for body in bodies)))
     else:
-        found = [await ask(port, "/score", body) for body in bodies]
+        answers = [await ask(port, "/score", body) for body in bodies]
     seconds = time.monotonic() - begun
-    if {status for status, _ in found} != {200}:
-        sys.exit(f"expected 200 for all, found {found}")
+    if {status for status, _ in answers} != {200}:
+        sys.exit(f"expected 200 for all, found {answers}")
     return GROUP / seconds
 
 
 async def overload(
     port: int, server: psutil.Process, size: tuple[int, int], seconds: float
 ) -> dict[str, Any]:
-    """Post at four times the rate that single requests were managed at."""
+    """Post at four times the rate at which single requests were answered."""
     begun, done = time.monotonic(), 0
     while time.monotonic() - begun < seconds / 4:
-        found = await asyncio.gather(
+        answers = await asyncio.gather(
             *(
                 ask(port, "/score", {"queries": words(size[0], n), "documents": "x"})
                 for n in range(done, done + 8)
             )
         )
-        done += sum(status == 200 for status, _ in found)
+        done += sum(status == 200 for status, _ in answers)
     capacity = done / (time.monotonic() - begun)
     before, most = server.memory_info().rss, 0
     tasks, probes = [], []
@@ -96,17 +96,17 @@ async def overload(
                 asyncio.create_task(ask(port, "/ready")),
             ]
             most = max(most, server.memory_info().rss)
-    found = await asyncio.wait_for(asyncio.gather(*tasks), 120)
+    answers = await asyncio.wait_for(asyncio.gather(*tasks), 120)
     probed = await asyncio.gather(*probes)
     slow = {
-        status: max(taken for other, taken in found if other == status)
-        for status in {status for status, _ in found}
+        status: max(taken for other, taken in answers if other == status)
+        for status in {status for status, _ in answers}
     }
     return {
         "capacity, requests/s": round(capacity, 1),
-        "requests sent": len(found),
-        "requests/s": round(len(found) / (time.monotonic() - begun), 1),
-        "statuses": dict(sorted(Counter(status for status, _ in found).items())),
+        "requests sent": len(answers),
+        "requests/s": round(len(answers) / (time.monotonic() - begun), 1),
+        "statuses": dict(sorted(Counter(status for status, _ in answers).items())),
         "longest, s": {status: round(taken, 2) for status, taken in sorted(slow.items())},
         "health and ready": dict(Counter(status for status, _ in probed)),
         "their longest, s": round(max(taken for _, taken in probed), 2),
@@ -117,7 +117,7 @@ async def overload(
 
 
 async def measure(port: int, server: psutil.Process, options: argparse.Namespace) -> None:
-    """Print everything."""
+    """Measure both and print the figures."""
     while (await ask(port, "/ready"))[0] != 200:
         await asyncio.sleep(0.2)
     size = (options.prompt_words, options.response_words)
@@ -127,19 +127,18 @@ async def measure(port: int, server: psutil.Process, options: argparse.Namespace
         for way in ("one by one", "16 at once", "one request"):
             start += 1000
             rates.setdefault(way, []).append(await group(port, way, size, start))
-    for way, found in rates.items():
-        ratio = statistics.median(found) / statistics.median(rates["one by one"])
-        spread = f"{min(found):.1f} to {max(found):.1f}"
-        print(
-            f"{way:12} {statistics.median(found):8.1f} responses/s ({spread})  {ratio:5.1f} times one by one"
-        )
+    for way, repeats in rates.items():
+        ratio = statistics.median(repeats) / statistics.median(rates["one by one"])
+        spread = f"{min(repeats):.1f} to {max(repeats):.1f}"
+        middle = f"{statistics.median(repeats):8.1f}"
+        print(f"{way:12} {middle} responses/s ({spread})  {ratio:5.1f} times one by one")
     if options.overload_seconds:
         for name, value in (await overload(port, server, size, options.overload_seconds)).items():
             print(f"{name:22} {value}")
 
 
 def main() -> None:
-    """Start the server, measure, stop it."""
+    """Start the server, measure it and stop it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--reward", type=Path, required=True, help="fitted reward model")
     parser.add_argument("--prompt-words", type=int, default=400)

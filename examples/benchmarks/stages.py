@@ -1,8 +1,8 @@
 """Time the stages that read no model, on synthetic data of the size they are meant for.
 
-- frequency: 2 million tokens x 16,384 latents, 64 active on each, against one numpy.bincount over all of
-  their indices, and against one a unit, which stays in the cache and counts no sides, classes or pairs;
-- select: 131,072 latents, by the difference and in turn (2,304 numbers a row);
+- frequency: 2 million tokens x 16,384 latents, 64 active per token, against one numpy.bincount over all
+  indices, and against one bincount per unit, which stays in the cache and counts no sides, classes or pairs;
+- select: 131,072 latents, by the difference and by forward selection (2,304 numbers per row);
 - fit: 100,000 pairs x 256 projections, the default head.
 
     python examples/benchmarks/stages.py --runs 3 --output stages.json
@@ -24,7 +24,7 @@ RESPONSE_TOKENS, UNIT_TOKENS, D_SAE, L0 = 50, 16_000, 16_384, 64
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return how long one call takes."""
+    """Return the seconds that one call takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
@@ -54,11 +54,11 @@ def frequency(tokens: int, runs: int) -> dict[str, Any]:
         for number in range(tokens // UNIT_TOKENS):
             np.bincount(units[number % len(units)], minlength=D_SAE)
 
-    told = ratio(ours, by_units, runs)
-    told["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    figures = ratio(ours, by_units, runs)
+    figures["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     whole = np.concatenate([units[number % len(units)] for number in range(tokens // UNIT_TOKENS)])
-    one = seconds(lambda: np.bincount(whole, minlength=D_SAE))
-    return told | {"one call seconds": one, "one call ratio": told["seconds"] / one}
+    one_call = seconds(lambda: np.bincount(whole, minlength=D_SAE))
+    return figures | {"one call seconds": one_call, "one call ratio": figures["seconds"] / one_call}
 
 
 def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 
 
 def select(runs: int) -> dict[str, Any]:
-    """Choose 64 directions a side among 131,072 latents; return the seconds of each ranking."""
+    """Choose 64 directions per side among 131,072 latents; return the seconds of each ranking."""
     from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
     from sparserm_cli.stages.frequency.firing_counts import FiringCounter
     from sparserm_cli.stages.frequency.latent_statistics import statistics_of
@@ -91,14 +91,14 @@ def select(runs: int) -> dict[str, Any]:
     measures, totals = statistics_of(tally.result()), np.full((FOLDS, 2), 200)
     decoder = rng.standard_normal((latents // 64, 2304), np.float32)
     of_pairs = moments(rng.standard_normal((8_000, 2304), np.float32), np.arange(8_000).reshape(-1, 2))
-    found = {}
+    medians = {}
     candidates = Candidates(
         measures, totals, 64, lambda ids: decoder[ids // 64], lambda: of_pairs, seed=0, where="layer 0"
     )
     for by in ("difference", "forward"):
         times = [seconds(partial(choose, candidates, by)) for _ in range(runs)]
-        found[by] = statistics.median(times)
-    return found
+        medians[by] = statistics.median(times)
+    return medians
 
 
 def fit(runs: int) -> dict[str, Any]:
@@ -117,25 +117,25 @@ def fit(runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print and write what was measured."""
+    """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=2_000_000, help="rows of the frequency count")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
-    told = {"frequency": frequency(options.tokens, options.runs)}
-    told |= {"select": select(options.runs), "fit": fit(1)}
-    counted = told["frequency"]
+    figures = {"frequency": frequency(options.tokens, options.runs)}
+    figures |= {"select": select(options.runs), "fit": fit(1)}
+    counted = figures["frequency"]
     print(
         f"frequency  {counted['seconds']:7.2f} s, {counted['one call ratio']:.2f} times one numpy.bincount,",
         end=" ",
     )
     print(f"{counted['ratio']:.2f} times one a unit, peak {counted['peak MiB']:.0f} MiB")
-    for by, taken in told["select"].items():
+    for by, taken in figures["select"].items():
         print(f"select     {taken:7.2f} s for 131,072 latents by {by}")
-    print(f"fit        {told['fit']['seconds']:7.2f} s for 100,000 pairs x 256 projections")
+    print(f"fit        {figures['fit']['seconds']:7.2f} s for 100,000 pairs x 256 projections")
     if options.output:
-        options.output.write_text(json.dumps(told, indent=2) + "\n")
+        options.output.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

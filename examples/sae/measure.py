@@ -1,9 +1,9 @@
-"""How well an SAE fits text: explained variance, L0 and dead latents, sink tokens left out.
+"""Measure how well an SAE fits text: explained variance, L0 and dead latents, without sink tokens.
 
     python examples/sae/measure.py examples/sae/smollm2-135m hh-rlhf.jsonl.gz --limit 400
 
 Explained variance is 1 - sum |x - reconstruction|^2 / sum |x - mean|^2 over all tokens of the templated
-conversations behind their common start. Model and layer are those that the SAE says.
+conversations behind their common start. Model and layer are those that the SAE names.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CONTEXT_SIZE = 1024
 
 
 def main() -> None:
-    """Measure every file named, one JSON object a line."""
+    """Measure every named file, and print one JSON object per line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -31,15 +31,15 @@ def main() -> None:
     parser.add_argument("--model", help="the model, if it is not called here what the SAE calls it")
     options = parser.parse_args()
     sae = load_sae(options.sae)
-    told = sae.metadata
-    identity = resolve_model(options.model or told.model_name or "")
-    lm = LanguageModel.load(identity, layers=[told.layer or 0])
+    metadata = sae.metadata
+    identity = resolve_model(options.model or metadata.model_name or "")
+    lm = LanguageModel.load(identity, layers=[metadata.layer or 0])
     reading = TextReading(lm, load_tokenizer(identity), CONTEXT_SIZE)
-    rule = SinkRule(**told.settings["metadata"]["sparserm"]["sink_rule"])
+    rule = SinkRule(**metadata.settings["metadata"]["sparserm"]["sink_rule"])
     for name in options.data:
         source = text_source(reading, [name], held_out_fraction=1.0, limit=options.limit)
-        found = measure(sae, source.blocks(held_out=True), rule)
-        print(json.dumps({"data": Path(name).name, **found._asdict()}), flush=True)
+        quality = measure(sae, source.blocks(held_out=True), rule)
+        print(json.dumps({"data": Path(name).name, **quality._asdict()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ Writes: nothing. Memory: the model's lower blocks and the residual stream of one
 from dataclasses import replace
 
 from sparserm_cli.config import ExplainConfig, Note
-from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.example import UNLABELLED, Example
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.tokenized_rows import encoded_rows
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
+from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.explanation import Explanation
 from sparserm_cli.models.reward_model import RewardModel
@@ -45,7 +45,7 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
     return explanation
 
 
-def _typed_row(model: RewardModel, config: ExplainConfig) -> EncodedExample:
+def _typed_row(model: RewardModel, config: ExplainConfig) -> TokenizedExample:
     """Return the prompt and response of the command line as a row.
 
     Raises:
@@ -53,7 +53,7 @@ def _typed_row(model: RewardModel, config: ExplainConfig) -> EncodedExample:
 
     """
     prompt, text = config.prompt or "", config.response_text or ""
-    (row,) = model.template.encode([Example(1, None, prompt, (text,), (UNLABELLED,), None, {})])
+    (row,) = model.template.tokenize([Example(1, None, prompt, (text,), (UNLABELLED,), None, {})])
     tokens = len(row.responses[0].prompt_ids) + len(row.responses[0].response_ids)
     if not len(row.responses[0].response_ids):
         raise BadInputError("--response-text", "a response with tokens", "none", "give it some text")
@@ -63,14 +63,14 @@ def _typed_row(model: RewardModel, config: ExplainConfig) -> EncodedExample:
     return row
 
 
-def _file_row(model: RewardModel, reader: Reader, number: int) -> EncodedExample:
+def _file_row(model: RewardModel, reader: Reader, number: int) -> TokenizedExample:
     """Return the row with the given number.
 
     Raises:
         BadInputError: the row does not exist or cannot be used.
 
     """
-    rows = encoded_rows(reader, model.template, max_length=model.max_length, too_long="reject")
+    rows = tokenized_rows(reader, model.template, max_length=model.max_length, too_long="reject")
     for row in rows:
         if row.example.row == number:
             return row
@@ -83,7 +83,7 @@ def _file_row(model: RewardModel, reader: Reader, number: int) -> EncodedExample
     raise BadInputError(where, "a row", f"none among {reader.read:,} rows read", "give another --row")
 
 
-def _one_response(row: EncodedExample, number: int) -> EncodedExample:
+def _one_response(row: TokenizedExample, number: int) -> TokenizedExample:
     """Return the row with only one of its responses.
 
     Raises:

@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ClickError: Any = typer.BadParameter.__mro__[2]
-"""What typer raises for a command line that it cannot parse; some versions bring a click of their own."""
+"""Errors of typer for a command line that it cannot parse; some versions contain their own click."""
 
 
 def _print_version(given: bool) -> None:

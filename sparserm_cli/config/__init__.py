@@ -5,7 +5,14 @@ and the library takes the classes as they are. Nothing heavy is imported here.
 """
 
 from sparserm_cli.config.alignment import DoctorConfig, PairsConfig, RankConfig
-from sparserm_cli.config.analysis import CompareConfig, EvaluateConfig, ExplainConfig, ReportConfig
+from sparserm_cli.config.analysis import (
+    DESCRIBER_KEY,
+    CompareConfig,
+    DescribeConfig,
+    EvaluateConfig,
+    ExplainConfig,
+    ReportConfig,
+)
 from sparserm_cli.config.base import (
     DEFAULT_MODEL,
     DEFAULT_RUN,
@@ -38,20 +45,25 @@ from sparserm_cli.config.run_directory import (
     StatusConfig,
     VerifyConfig,
 )
-from sparserm_cli.config.scoring import Guards, ResponsesConfig, ScoreConfig
+from sparserm_cli.config.scoring import ResponsesConfig, ScoreConfig, ScoreLimits
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.locations import RemotePath, local_folder, parse_location
+
+Guards = ScoreLimits
+"""The old name of `ScoreLimits`, kept for one release."""
 
 __all__ = [
     "CONFIGS",
     "DEFAULT_MODEL",
     "DEFAULT_RUN",
     "DEFAULT_SAE",
+    "DESCRIBER_KEY",
     "KEY_VARIABLE",
     "STAGES",
     "CacheConfig",
     "CompareConfig",
+    "DescribeConfig",
     "DoctorConfig",
     "EncodeConfig",
     "EngineConfig",
@@ -77,6 +89,7 @@ __all__ = [
     "RunConfig",
     "SAERecipe",
     "ScoreConfig",
+    "ScoreLimits",
     "SelectConfig",
     "ServeConfig",
     "StageConfig",

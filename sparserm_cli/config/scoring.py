@@ -9,8 +9,8 @@ from sparserm_cli.config.option import OUTPUT, Option, check_fields
 
 
 @dataclass(frozen=True)
-class Guards:
-    """What is done to rewards before something is optimised against them."""
+class ScoreLimits:
+    """How scores are normalised, clipped or withheld before something is optimised against them."""
 
     normalize: shared.Normalize = False
     clip: shared.Clip = None
@@ -28,12 +28,12 @@ class Guards:
 
 @dataclass(frozen=True)
 class ResponsesConfig(StageConfig):
-    """What all commands share that read responses and compute on them."""
+    """Fields of all commands that read responses and compute on them."""
 
     file: shared.Responses = ""
     reward: shared.Reward = None
     output: str | None = None
-    """Where the result goes; commands that let it be chosen declare it as an option."""
+    """Path of the result; commands that let the user choose it declare it as an option."""
     on_bad_row: shared.OnBadRow = "error"
     columns: shared.Columns = ()
     model: shared.MovedModel = None
@@ -46,7 +46,7 @@ class ResponsesConfig(StageConfig):
 
 
 @dataclass(frozen=True)
-class ScoreConfig(ResponsesConfig, EngineConfig, Guards):
+class ScoreConfig(ResponsesConfig, EngineConfig, ScoreLimits):
     """`score`: rewards of new responses."""
 
     output: Annotated[

@@ -7,13 +7,13 @@ from typing import Annotated
 from sparserm_cli.config import shared
 from sparserm_cli.config.base import StageConfig
 from sparserm_cli.config.option import ABOVE_0, ADDRESS, FINITE, LIMITS, METHOD, NOT_NEGATIVE, PORT, Option
-from sparserm_cli.config.scoring import Guards
+from sparserm_cli.config.scoring import ScoreLimits
 
 KEY_VARIABLE = "SPARSERM_API_KEY"  # the name, not a key
 
 
 @dataclass(frozen=True)
-class ServeConfig(StageConfig, Guards):
+class ServeConfig(StageConfig, ScoreLimits):
     """`serve`: rewards over HTTP."""
 
     reward: shared.Reward = None

@@ -1,69 +1,25 @@
-"""Convert examples to token ids with an exact boundary between prompt and response.
+"""Render the conversations of examples as the text that the model sees, with its chat template.
 
-The prompt is rendered with the chat template, the response follows word for word, and the whole text is
-tokenised once: `len(tokenize(prompt))` would be wrong wherever a token covers characters of both. Such a
-token belongs to the response and is counted. The end-of-turn token is not part of the response.
-
-Axis legend: p = prompt tokens, r = response tokens.
+The prompt is rendered with the chat template, and the response follows word for word. How the whole text
+becomes token ids is in `rendering/row_tokenizer.py`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from jaxtyping import UInt32
-from tokenizers import Encoding, Tokenizer, processors
-
-from sparserm_cli.data.example import Example, Message
+from sparserm_cli.data.example import Example, Message, Rendered
 from sparserm_cli.data.messages import MEANT
 from sparserm_cli.data.rendering.renderer import RENDERER, RenderError, RenderRequest
+from sparserm_cli.data.rendering.row_tokenizer import RenderedExample, RowTokenizer, TokenizedExample
 from sparserm_cli.errors import IncompatibleError, UsageError
 
 RAW = "raw"
 # A template that prints today's date would give different tokens tomorrow, so the date is fixed.
 _FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
 _HH_ROLES = {"user": "Human", "assistant": "Assistant"}
-
-
-class Rendered(str):
-    """A prompt to which the chat template has already been applied; it is used unchanged."""
-
-    __slots__ = ()
-
-
-class RenderedExample(NamedTuple):
-    """One example as the text that the model sees."""
-
-    example: Example
-    prompt: str
-    """Everything before the responses."""
-    responses: tuple[str, ...]
-    """The text of each response, without the end-of-turn token."""
-
-
-class EncodedResponse(NamedTuple):
-    """Token ids of one response and of the prompt before it."""
-
-    prompt_ids: UInt32[np.ndarray, " p"]
-    response_ids: UInt32[np.ndarray, " r"]
-    straddled: bool
-    """Whether the first response token also covers the end of the prompt."""
-    characters: int
-    """Length of the response in characters."""
-    truncated: bool
-    """Whether prompt tokens were dropped to fit the maximum length."""
-
-
-class EncodedExample(NamedTuple):
-    """One example with its responses as token ids, in the example's order."""
-
-    example: Example
-    prompt_text: str
-    """The prompt as the model sees it; its hash groups examples."""
-    responses: tuple[EncodedResponse, ...]
 
 
 class PromptTemplate:
@@ -90,11 +46,8 @@ class PromptTemplate:
         """The Jinja text in use; None for no template."""
         self.digest = hashlib.sha256((RAW if self.text is None else self.text).encode()).hexdigest()
         """sha256 of the text, or of "raw"."""
-        self._backend = _backend_copy(tokenizer, self._model)
-        self.adds_bos = self._backend.encode("a").ids[:1] == [tokenizer.bos_token_id]
-        """Whether every text begins with the BOS token, even where the text itself does not contain it."""
-        # No special tokens and no trimmed offsets, because the offsets must cover the text without gaps.
-        self._backend.post_processor = processors.ByteLevel(trim_offsets=False)
+        self.rows = RowTokenizer(tokenizer, self._model)
+        """The tokenizer of rendered examples."""
         self._special_tokens = {
             name: list(map(str, token)) if isinstance(token, list | tuple) else str(token)
             for name, token in tokenizer.special_tokens_map.items()
@@ -231,75 +184,9 @@ class PromptTemplate:
         hint = "use --template FILE with one that does, or leave these rows out with --on-bad-row reject"
         return IncompatibleError(self._model, f"a chat template that renders {what}", found, hint)
 
-    def encode(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        """Render and tokenise examples with one call of the tokenizer; see `rendered` and `tokenised`."""
-        return self.tokenised([self.rendered(example) for example in examples])
-
-    def tokenised(self, rows: Sequence[RenderedExample]) -> list[EncodedExample]:
-        """Tokenise rendered examples with one call of the tokenizer.
-
-        A response whose characters all vanish in tokenising has no `response_ids`; `encoded_rows` refuses it.
-        Control tokens spelled out in a text are read as control tokens, as transformers' tokenizers do.
-        """
-        texts = [row.prompt + response for row in rows for response in row.responses]
-        encodings = iter(self._backend.encode_batch(texts, add_special_tokens=False))
-        return [
-            EncodedExample(
-                row.example,
-                row.prompt,
-                tuple(self._split(next(encodings), row.prompt, text) for text in row.responses),
-            )
-            for row in rows
-        ]
-
-    def _split(self, encoding: Encoding, prompt: str, response: str) -> EncodedResponse:
-        """Split one tokenised text at the end of its prompt and ensure that it has exactly one BOS token."""
-        ids = np.array(encoding.ids, dtype=np.uint32)
-        cut, straddled = _boundary(encoding, len(prompt))
-        return EncodedResponse(
-            self._with_bos(ids[:cut]), ids[cut:], straddled, len(response), truncated=False
-        )
-
-    def _with_bos(self, ids: UInt32[np.ndarray, " p"]) -> UInt32[np.ndarray, " q"]:
-        """Return prompt ids that begin with exactly one BOS, if the model uses one."""
-        bos = self._tokenizer.bos_token_id
-        if bos is None:
-            return ids
-        doubled = 0
-        while doubled + 1 < len(ids) and ids[doubled] == bos == ids[doubled + 1]:
-            doubled += 1
-        if self.adds_bos and (len(ids) == 0 or ids[0] != bos):
-            return np.concatenate([np.array([bos], dtype=np.uint32), ids])
-        return ids[doubled:]
-
-    def truncate_left(self, encoded: EncodedResponse, max_length: int) -> EncodedResponse:
-        """Drop the oldest prompt tokens, but not a leading BOS, until prompt and response fit `max_length`.
-
-        Returns the response unchanged if it fits; one token of prompt (or the BOS) is always kept.
-
-        Raises:
-            ValueError: the response alone does not fit.
-
-        """
-        prompt, room = encoded.prompt_ids, max_length - len(encoded.response_ids)
-        if len(prompt) <= room:
-            return encoded
-        if room < 1:
-            raise ValueError(f"a response of {len(encoded.response_ids)} tokens and a prompt in {max_length}")
-        head = int(prompt[0] == self._tokenizer.bos_token_id)
-        kept = np.concatenate([prompt[:head], prompt[len(prompt) - (room - head) :]])
-        return encoded._replace(prompt_ids=kept, truncated=True)
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """Return the sha256 of all that determines token ids: vocabulary, merges, normaliser, special tokens."""
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Padding and truncation are settings of the last call, not of the tokenizer.
-    state.pop("padding", None)
-    state.pop("truncation", None)
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    text = json.dumps([state, special], sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    def tokenize(self, examples: Sequence[Example]) -> list[TokenizedExample]:
+        """Render examples and tokenise all of them with one call of the tokenizer; see `rendered`."""
+        return self.rows.tokenize([self.rendered(example) for example in examples])
 
 
 def _template_text(tokenizer: Any, template: str | None, model: str) -> str | None:
@@ -325,37 +212,10 @@ def _template_text(tokenizer: Any, template: str | None, model: str) -> str | No
         ) from None
 
 
-def _backend_copy(tokenizer: Any, model: str) -> Tokenizer:
-    """Return a copy of the fast tokenizer that neither pads nor truncates."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        expected, found = "a fast tokenizer (tokenizer.json)", type(tokenizer).__name__
-        raise IncompatibleError(model, expected, found, "convert it with transformers")
-    copy = Tokenizer.from_str(backend.to_str())
-    copy.no_padding()
-    copy.no_truncation()
-    return copy
-
-
 def _without(extras: str, key: str) -> str:
     """Return the extras of a message less one key."""
     rest = {name: value for name, value in json.loads(extras).items() if name != key}
     return json.dumps(rest) if rest else ""
-
-
-def _boundary(encoding: Encoding, characters: int) -> tuple[int, bool]:
-    """Return the first token that covers a character of the response, and whether it also covers one before.
-
-    The response begins after `characters` characters; without such a token the number of tokens is returned.
-    """
-    token = encoding.char_to_token(characters)
-    if token is None:  # the response's first character vanishes in tokenising
-        ends = (end for _, end in encoding.offsets)
-        token = next((i for i, end in enumerate(ends) if end > characters), None)
-    if token is None:
-        return len(encoding.ids), False
-    span = encoding.token_to_chars(token)
-    return token, span is not None and span[0] < characters
 
 
 def raw_transcript(turns: Iterable[Message], *, to_be_continued: bool = True) -> str:

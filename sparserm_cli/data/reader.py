@@ -89,6 +89,10 @@ class Reader:
         self.ignored: Counter[str] = Counter()
         """Columns that were not used, with the number of rows that have them."""
 
+    def file_of(self, row: int) -> str:
+        """Return the name of the file that a row stands in, without its folder."""
+        return self._source.file_of(row)
+
     @property
     def shape(self) -> str:
         """Name of the shape, recognised from the first row; empty before that."""

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
 
-from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate, RenderedExample
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Example, RowError
 from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.rendering.row_tokenizer import RenderedExample, TokenizedExample
 from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import IncompatibleError
 
@@ -14,9 +15,9 @@ TooLong = Literal["error", "reject", "truncate-left"]
 _BATCH_ROWS = 256
 
 
-def encoded_rows(
+def tokenized_rows(
     reader: Reader, template: PromptTemplate, *, max_length: int, too_long: TooLong = "error"
-) -> Iterator[EncodedExample]:
+) -> Iterator[TokenizedExample]:
     """Yield the rows of a reader as token ids, in file order.
 
     A row that the template refuses, with a response that has no token, or that is too long, is refused
@@ -35,11 +36,11 @@ def encoded_rows(
     """
     rendered = _rendered_rows(reader, template)
     while batch := list(islice(rendered, _BATCH_ROWS)):
-        for encoded in template.tokenised(batch):
-            example = encoded.example
+        for tokenized in template.rows.tokenize(batch):
+            example = tokenized.example
             refused: dict[str, Any] = {"offset": example.offset, "rows": example.rows}
             try:
-                fitted = _fitted(encoded, template, max_length, cut=too_long == "truncate-left")
+                fitted = _fitted(tokenized, template, max_length, cut=too_long == "truncate-left")
             except _TooLongError as error:
                 action: Literal["error", "reject"] = "error" if too_long == "error" else "reject"
                 reader.reject_row(example.row, error, action=action, hint=error.HINT, **refused)
@@ -96,15 +97,15 @@ class _TooLongError(RowError):
 
 
 def _fitted(
-    encoded: EncodedExample, template: PromptTemplate, max_length: int, *, cut: bool
-) -> EncodedExample:
+    tokenized: TokenizedExample, template: PromptTemplate, max_length: int, *, cut: bool
+) -> TokenizedExample:
     """Return the row with every response within `max_length`.
 
     Raises:
         RowError: a response has no token or does not fit.
 
     """
-    responses = list(encoded.responses)
+    responses = list(tokenized.responses)
     for i, response in enumerate(responses):
         if len(response.response_ids) == 0:
             raise RowError("a response with tokens", f"none in response {i + 1}")
@@ -115,5 +116,5 @@ def _fitted(
             part = "" if not cut else " without its prompt"
             count = len(response.response_ids) if cut else tokens
             raise _TooLongError(f"at most {max_length:,} tokens", f"{count:,} in response {i + 1}{part}")
-        responses[i] = template.truncate_left(response, max_length)
-    return encoded._replace(responses=tuple(responses))
+        responses[i] = template.rows.truncate_left(response, max_length)
+    return tokenized._replace(responses=tuple(responses))

@@ -6,7 +6,8 @@ Reads: a `reward/` folder and the language model that it names.
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, cast
 
-from sparserm_cli.data.chat_template import PromptTemplate, tokenizer_digest
+from sparserm_cli.data.chat_template import PromptTemplate
+from sparserm_cli.data.rendering.row_tokenizer import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.locations import parse_location
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder

@@ -11,8 +11,9 @@ from typing import Any, Self, overload
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Example
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.errors import UsageError
 from sparserm_cli.locations import parse_location
 from sparserm_cli.models.explanation import Explainer, Explanation, direction_rows
@@ -159,43 +160,42 @@ class RewardModel(RowScorer):
         """Score all responses of some rows, one window at a time."""
         scores = [np.empty(0, np.float32)]
         for start in range(0, len(examples), WINDOW_ROWS):
-            rows = self._tokenised(examples[start : start + WINDOW_ROWS])
+            rows = self._tokenized(examples[start : start + WINDOW_ROWS])
             vectors = self.pooled(rows, **how)
             scores.append(self.scores_of(vectors, deterministic=how["deterministic"]))
         return np.concatenate(scores)
 
-    def encode(
-        self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str]
-    ) -> list[EncodedExample]:
-        """Return one tokenised row per response; arguments as of `score`.
+    def tokenize(
+        self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str], *, any_length: bool = False
+    ) -> list[TokenizedExample]:
+        """Return one tokenised row per response.
+
+        Args:
+            prompts: as for `score`.
+            responses: as for `score`.
+            any_length: also return rows that have no token or are longer than the model takes.
 
         Raises:
             UsageError: a text is given where a list is needed, or the other way round.
             ValueError: the numbers of prompts and responses differ.
             BadInputError: a prompt or response is neither text nor messages, has no token or is too long.
-
-        """
-        return self._tokenised(examples_of(prompts, responses))
-
-    def tokenise(
-        self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str]
-    ) -> list[EncodedExample]:
-        """Return one tokenised row per response, whatever its length; arguments as of `score`.
-
-        Raises:
-            UsageError: a text is given where a list is needed, or the other way round.
-            ValueError: the numbers of prompts and responses differ.
-            BadInputError: one of them is neither text nor messages.
             IncompatibleError: the template refuses a prompt.
 
         """
-        return self.template.encode(examples_of(prompts, responses))
+        return self._tokenized(examples_of(prompts, responses), any_length=any_length)
 
-    def _tokenised(self, examples: Sequence[Example]) -> list[EncodedExample]:
-        """Tokenise rows and check the length of every response."""
-        rows = self.template.encode(examples)
-        for row in rows:
-            self.check_length(row)
+    def encode(
+        self, prompts: Prompt | Iterable[Prompt], responses: str | Iterable[str]
+    ) -> list[TokenizedExample]:
+        """Return the same as `tokenize`, which is the new name of this method."""
+        return self.tokenize(prompts, responses)
+
+    def _tokenized(self, examples: Sequence[Example], *, any_length: bool = False) -> list[TokenizedExample]:
+        """Tokenise rows and check the length of every response, unless any length is allowed."""
+        rows = self.template.tokenize(examples)
+        if not any_length:
+            for row in rows:
+                self.check_length(row)
         return rows
 
     def explain(self, prompt: Prompt, response: str) -> Explanation:
@@ -213,10 +213,10 @@ class RewardModel(RowScorer):
             ResourceError: memory does not suffice.
 
         """
-        rows = self.encode(prompt, [response])
+        rows = self.tokenize(prompt, [response])
         return self.explained(rows[0])
 
-    def explained(self, row: EncodedExample, number: int = 1) -> Explanation:
+    def explained(self, row: TokenizedExample, number: int = 1) -> Explanation:
         """Divide the score of a tokenised row with one response, number `number` of its row in the file."""
         return Explainer(self.path, self.config, self.head, self.lm).explain(row, number)
 
@@ -226,9 +226,10 @@ class RewardModel(RowScorer):
         Columns: `layer`, `pool` (mean or last), `direction` (its row among those of the layer), `feature`
         (latent of the SAE, missing for a random direction), `side` (1 preferred, -1 dispreferred),
         `rate_chosen` and `rate_rejected` (share of tokens or responses on which the latent fires; missing
-        without the run's `directions/`), `mean` and `std` over the training responses, and `effect`: half the
-        difference in score between one standard deviation above the mean and one below, the others at their
-        means. It is the weight of a linear head.
+        without the run's `directions/`), `name` (made and tested by `sparserm describe`; missing without
+        one), `mean` and `std` over the training responses, and `effect`: half the difference in score between
+        one standard deviation above the mean and one below, the others at their means. It is the weight of a
+        linear head.
         """
         import pandas as pd
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.models.head.attribution import Method
 
 
@@ -36,13 +36,13 @@ class Rewards(NamedTuple):
             yield Rewards(self.scores[at], self.ood[at], self.tokens[at], self.method)
             start += count
 
-    def guarded(self, guards: Guards) -> "Rewards":
+    def guarded(self, guards: ScoreLimits) -> "Rewards":
         """Clip the scores, and abstain where a response is too far from the training responses."""
         kept = np.ones(len(self.ood), bool) if guards.abstain is None else self.ood <= guards.abstain
         bound = np.inf if guards.clip is None else guards.clip
         clipped = np.clip(self.scores, -bound, bound)
         tokens = tuple(
-            # Where the score was clipped its parts shrink with it, so that they still add up.
+            # Where the score was clipped, its parts are scaled down with it, so that they still add up.
             (share if share is None or new == old else share * (new / old)) if keep else None
             for share, old, new, keep in zip(self.tokens, self.scores, clipped, kept, strict=False)
         )

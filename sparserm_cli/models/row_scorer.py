@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from sparserm_cli.config import Guards
-from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse, PromptTemplate
+from sparserm_cli.config import ScoreLimits
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample, TokenizedResponse
 from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.models.head.attribution import attributions
 from sparserm_cli.models.head.out_of_distribution import distances
@@ -23,7 +24,7 @@ from sparserm_cli.models.rewards import Rewards
 from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles
 from sparserm_cli.store.artifacts.reward_checks import BORDER
 
-UNGUARDED = Guards()
+UNGUARDED = ScoreLimits()
 
 PROBE_TOLERANCE = 0.25
 """Largest difference of the probe's score from that of the fit, in standard deviations of training scores."""
@@ -53,13 +54,13 @@ class RowScorer:
         """Largest number of tokens of a prompt together with one response."""
         return self.config.max_length or self.lm.max_positions
 
-    def probe(self) -> EncodedExample | None:
+    def probe(self) -> TokenizedExample | None:
         """Return the response whose score the fit recorded; None where it recorded none (format 1)."""
         if not self.config.probe:
             return None
         prompt, response = (np.array(self.config.probe[part], np.uint32) for part in ("prompt", "response"))
-        encoded = EncodedResponse(prompt, response, straddled=False, characters=0, truncated=False)
-        return EncodedExample(Example(1, None, "", ("",), (UNLABELLED,), None, {}), "", (encoded,))
+        tokenized = TokenizedResponse(prompt, response, straddled=False, characters=0, truncated=False)
+        return TokenizedExample(Example(1, None, "", ("",), (UNLABELLED,), None, {}), "", (tokenized,))
 
     def check_probe(self) -> dict[str, float]:
         """Score the response whose score the fit recorded, and return both scores; none for format 1.
@@ -85,7 +86,7 @@ class RowScorer:
         """Return the head of one of the controls that were fitted beside the reward model."""
         return RewardHead.from_files(self.files, name)
 
-    def check_length(self, row: EncodedExample) -> None:
+    def check_length(self, row: TokenizedExample) -> None:
         """Refuse a tokenised row that the model cannot score.
 
         Raises:
@@ -103,8 +104,8 @@ class RowScorer:
 
     def rewards(
         self,
-        rows: Sequence[EncodedExample],
-        guards: Guards = UNGUARDED,
+        rows: Sequence[TokenizedExample],
+        guards: ScoreLimits = UNGUARDED,
         *,
         tokens: bool = False,
         batch_tokens: int | None = None,
@@ -160,7 +161,11 @@ class RowScorer:
         return np.concatenate([head(response) for response in alone])
 
     def pooled(
-        self, rows: Sequence[EncodedExample], *, batch_tokens: int | None = None, deterministic: bool = False
+        self,
+        rows: Sequence[TokenizedExample],
+        *,
+        batch_tokens: int | None = None,
+        deterministic: bool = False,
     ) -> Pooled:
         """Return the pooled residual vectors of tokenised rows, one vector per response."""
         return pooled_vectors(self.lm, rows, batch_tokens=batch_tokens, deterministic=deterministic)

@@ -112,13 +112,13 @@ def content_digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
-def check_version(where: str, kind: str, found: Lineage | Mapping[str, Any], newest: int) -> int:
+def check_version(where: str, kind: str, stored: Lineage | Mapping[str, Any], newest: int) -> int:
     """Check the type and the version of an artifact before anything else in it is read.
 
     Args:
         where: path of the artifact.
         kind: the type it must have.
-        found: its lineage or the JSON object that holds `type` and `version`.
+        stored: its lineage or the JSON object that holds `type` and `version`.
         newest: version that this program writes; it can read that one and the one before.
 
     Returns:
@@ -129,7 +129,7 @@ def check_version(where: str, kind: str, found: Lineage | Mapping[str, Any], new
         IncompatibleError: it is of another type, newer than this program or too old.
 
     """
-    value = found.to_json() if isinstance(found, Lineage) else found
+    value = stored.to_json() if isinstance(stored, Lineage) else stored
     version = value.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or "type" not in value:
         raise CorruptStoreError(where, "a type and a version", f"{version!r}", "run the stage again")

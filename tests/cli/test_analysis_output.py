@@ -85,13 +85,15 @@ def test_explain_gives_one_json_object(run):
     )
     done = sparserm(*words)
     assert done.stderr == ""
-    told = json.loads(done.stdout)
-    assert len(told["directions"]) == 8
-    assert [one["text"] for one in told["tokens"]] == ["S", "o", "."]
-    assert set(told["directions"][0]) == set(DirectionShare._fields)
-    whole = told["intercept"] + sum(one["contribution"] for one in told["directions"])
-    assert whole == pytest.approx(told["score"], abs=1e-5)
-    assert sum(one["contribution"] for one in told["tokens"]) == pytest.approx(told["score"], abs=1e-5)
+    explanation = json.loads(done.stdout)
+    assert len(explanation["directions"]) == 8
+    assert [token["text"] for token in explanation["tokens"]] == ["S", "o", "."]
+    assert set(explanation["directions"][0]) == set(DirectionShare._fields)
+    whole = explanation["intercept"] + sum(share["contribution"] for share in explanation["directions"])
+    assert whole == pytest.approx(explanation["score"], abs=1e-5)
+    assert sum(token["contribution"] for token in explanation["tokens"]) == pytest.approx(
+        explanation["score"], abs=1e-5
+    )
 
 
 def test_report_writes_a_page_and_says_where(run, tmp_path):
@@ -107,14 +109,15 @@ def test_report_writes_a_page_and_says_where(run, tmp_path):
 def test_report_gives_one_json_object(run, tmp_path):
     """Path, size, pairs, what is missing."""
     done = sparserm("report", "--run", run, "--output", tmp_path / "page.html", "--json", "--quiet")
-    told = json.loads(done.stdout)
-    assert told["path"] == str(tmp_path / "page.html")
-    assert told["bytes"] == (tmp_path / "page.html").stat().st_size
-    assert told["pairs"] == 40
-    assert list(told["missing"]) == ["evaluation"]
+    summary = json.loads(done.stdout)
+    assert summary["path"] == str(tmp_path / "page.html")
+    assert summary["bytes"] == (tmp_path / "page.html").stat().st_size
+    assert summary["pairs"] == 40
+    assert list(summary["missing"]) == ["evaluation"]
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_compare_prints_tables_and_the_report_shows_them(run, tmp_path):
     """Markdown for people, one JSON object for scripts, a section of the page."""
     shutil.copytree(run, tmp_path / "run")
@@ -131,8 +134,8 @@ def test_compare_prints_tables_and_the_report_shows_them(run, tmp_path):
     assert lines[10].startswith("verdict: SparseRM has ")
     assert "of 40 held-out pairs of 40 prompts right" in lines[10]
     assert f"written to {tmp_path / 'run' / 'comparison.json'} in " in done.stderr
-    told = json.loads(sparserm(*words, "--sweep", "noise", "--json", "--quiet").stdout)
-    assert list(told["runs"]["tiny"]["sweeps"]["noise"]) == ["0", "0.1", "0.2", "0.3", "0.4"]
+    comparison = json.loads(sparserm(*words, "--sweep", "noise", "--json", "--quiet").stdout)
+    assert list(comparison["runs"]["tiny"]["sweeps"]["noise"]) == ["0", "0.1", "0.2", "0.3", "0.4"]
     page = tmp_path / "page.html"
     sparserm("report", "--run", tmp_path / "run", "--output", page)
     assert "40 pairs of 40 prompts, 2 folds" in page.read_text(encoding="utf-8")

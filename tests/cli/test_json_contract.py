@@ -40,6 +40,7 @@ def test_the_guide_documents_every_command():
         ["status"],
         ["verify"],
         ["repair"],
+        ["describe"],
         ["score", "FILE", "--limit", "2"],
         ["rank", "FILE", "--limit", "2"],
         ["pairs", "FILE", "--limit", "2"],
@@ -54,8 +55,8 @@ def test_the_guide_documents_every_command():
 def test_a_command_prints_what_the_guide_says(run, tmp_path, monkeypatch, words):
     """The keys of the object, no more and no fewer."""
     monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path))
-    told = {"FILE": str(run.parent / "copy.jsonl"), "OUT.npz": str(tmp_path / "out.npz")}
-    words = [told.get(word, word) for word in words]
+    replacements = {"FILE": str(run.parent / "copy.jsonl"), "OUT.npz": str(tmp_path / "out.npz")}
+    words = [replacements.get(word, word) for word in words]
     done = CliRunner().invoke(app, [*words, "--run", str(run), "--json", "--quiet"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert sorted(json.loads(done.stdout)) == DOCUMENTED[words[0]]

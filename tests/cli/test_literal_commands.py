@@ -1,17 +1,20 @@
 """The commands that CI scripts run, literally, with `sparserm.toml`, a tiny model and a tiny SAE."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from helpers import sae_files
+from helpers import forked, sae_files
 
 from sparserm_cli.models.reward_model import RewardModel
+
+pytestmark = pytest.mark.slow
 
 ROWS = [
     {
@@ -40,18 +43,19 @@ val-fraction = 0.2
 """
 
 
+class Done(NamedTuple):
+    """What a command wrote to stdout and to stderr."""
+
+    stdout: str
+    stderr: str
+
+
 def sparserm(folder, *words, code=0):
     """Run the command as a script would, in `folder`."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sparserm_cli", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )
-    assert done.returncode == code, done.stderr
+    with tempfile.TemporaryDirectory() as streams:
+        status, *written = forked.start([*words], Path(streams), cwd=folder).wait()
+    done = Done(*written)
+    assert status == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
 
@@ -87,22 +91,22 @@ def lines(path):
 def test_scores_keep_order_and_ids(project):
     """One object a line, in the file's order."""
     scores = lines(project / "run" / "scores.jsonl")
-    assert [one["id"] for one in scores] == [row["id"] for row in ROWS]
-    assert [one["row"] for one in scores] == list(range(1, 61))
-    assert all(np.isfinite(one["score"]) for one in scores)
+    assert [line["id"] for line in scores] == [row["id"] for row in ROWS]
+    assert [line["row"] for line in scores] == list(range(1, 61))
+    assert all(np.isfinite(line["score"]) for line in scores)
 
 
 def test_the_command_line_wins_over_the_file(project):
     """`--top-k 6` was typed, 8 stands in the file."""
-    told = json.loads((project / "run" / "directions" / "directions.json").read_text())
-    assert told["identity"]["top_k"] == 6
+    record = json.loads((project / "run" / "directions" / "directions.json").read_text())
+    assert record["identity"]["top_k"] == 6
 
 
 def test_library_and_command_give_the_same_scores(project):
     """RewardModel.score is what `score` writes."""
     model = RewardModel.load(project / "run" / "reward", model=str(project / "tiny"))
     scores = model.score([row["prompt"] for row in ROWS], [row["chosen"] for row in ROWS])
-    written = [one["score"] for one in lines(project / "run" / "scores.jsonl")]
+    written = [line["score"] for line in lines(project / "run" / "scores.jsonl")]
     np.testing.assert_allclose(scores, written, atol=1e-4)
 
 
@@ -110,22 +114,22 @@ def test_guarded_scores_with_token_rewards(project):
     """Normalised, clipped, abstained from; one reward a token, and how they were found on stderr."""
     words = ("--normalize", "--clip", "0.5", "--abstain", "1", "--tokens", "--output", "-")
     done = sparserm(project, "score", "responses.jsonl", *words)
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(told) == 60
-    for one in told:
-        assert (one["score"] is None) == (one["ood"] > 1) == (one["token_rewards"] is None)
-        assert one["score"] is None or abs(one["score"]) <= 0.5
-        assert one["score"] is None or len(one["token_ids"]) == len(one["token_rewards"])
+    scores = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(scores) == 60
+    for line in scores:
+        assert (line["score"] is None) == (line["ood"] > 1) == (line["token_rewards"] is None)
+        assert line["score"] is None or abs(line["score"]) <= 0.5
+        assert line["score"] is None or len(line["token_ids"]) == len(line["token_rewards"])
     assert "token rewards are integrated gradients: approximate" in done.stderr
 
 
 def test_it_learns_what_is_there_to_learn(project):
     """Held-out prompts, responses of one length: good against bad is told apart, length says nothing."""
     done = sparserm(project, "evaluate", "test.jsonl", "--json")
-    told = json.loads(done.stdout)
-    assert told["scorers"]["reward"]["accuracy"] > 0.9
-    assert told["scorers"]["length only"]["ties"] == 10
-    assert told["rows_read"] == told["rows_accepted"] + told["rows_rejected"] == 10
+    evaluation = json.loads(done.stdout)
+    assert evaluation["scorers"]["reward"]["accuracy"] > 0.9
+    assert evaluation["scorers"]["length only"]["ties"] == 10
+    assert evaluation["rows_read"] == evaluation["rows_accepted"] + evaluation["rows_rejected"] == 10
     assert json.loads((project / "run" / "evaluation.json").read_text())["pairs"] == 10
 
 
@@ -141,8 +145,8 @@ def test_run_skips_what_is_up_to_date(project):
 
     def states() -> dict[str, str]:
         stages = json.loads(sparserm(project, "run", "--json").stdout)["stages"]
-        assert all(one["seconds"] >= 0 for one in stages.values())
-        return {name: one["state"] for name, one in stages.items()}
+        assert all(stage["seconds"] >= 0 for stage in stages.values())
+        return {name: stage["state"] for name, stage in stages.items()}
 
     assert states() == {
         "extract": "up to date",
@@ -161,9 +165,9 @@ def test_status_says_what_is_stale_and_what_to_run(project, tmp_path):
     data = copy / "pairs.jsonl"
     sparserm(copy, "extract", "--force")
     data.write_text(data.read_text().replace("good", "fine", 1))
-    told = json.loads(sparserm(copy, "status", "--json").stdout)
-    assert told["artifacts"][0]["state"] == "stale"
-    assert told["next"] == "sparserm extract --force"
+    output = json.loads(sparserm(copy, "status", "--json").stdout)
+    assert output["artifacts"][0]["state"] == "stale"
+    assert output["next"] == "sparserm extract --force"
     for words in (["encode"], ["frequency"], ["select"], ["fit"]):
         stopped = sparserm(copy, *words, code=4)
         assert "pairs.jsonl: expected sha256" in stopped.stderr, words
@@ -181,11 +185,13 @@ def test_the_setting_of_the_head_is_told_or_chosen(project):
     shutil.copytree(project / "run", copy)
     settings.write_text(TOML.replace('"run"', '"copy"').replace('pool = "mean"', "choose = true"))
     shown = sparserm(project, "fit", "--config", settings.name).stdout.splitlines()
-    found = json.loads(sparserm(project, "fit", "--config", settings.name, "--json").stdout)
-    choice = found["training"]["choice"]
+    summary = json.loads(sparserm(project, "fit", "--config", settings.name, "--json").stdout)
+    choice = summary["training"]["choice"]
     assert shown[0] == f"{choice['chosen']}: the best by 3 folds of the training prompts"
     assert shown[1].split() == ["setting", "accuracy", "n"]
-    assert [row.rsplit(maxsplit=3)[0] for row in shown[2:4]] == [one["name"] for one in choice["tried"]]
+    assert [row.rsplit(maxsplit=3)[0] for row in shown[2:4]] == [
+        setting["name"] for setting in choice["tried"]
+    ]
     assert shown[4].startswith("copy/reward: trained on")
     scored = sparserm(project, "score", "responses.jsonl", "--config", settings.name, "--output", "-")
     assert len(scored.stdout.splitlines()) == 60

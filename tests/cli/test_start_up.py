@@ -97,14 +97,14 @@ def test_every_help_text_is_a_sentence():
 
 def complete(words):
     """Return what the shell is offered after `sparserm WORDS`, the last of which is begun."""
-    told = {"COMP_WORDS": "sparserm " + " ".join(words), "COMP_CWORD": str(len(words))}
+    variables = {"COMP_WORDS": "sparserm " + " ".join(words), "COMP_CWORD": str(len(words))}
     done = subprocess.run(
         [sys.executable, "-c", "from sparserm_cli.cli.main import app; app(prog_name='sparserm')"],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, **told, "_SPARSERM_COMPLETE": "complete_bash"},
+        env={**os.environ, **variables, "_SPARSERM_COMPLETE": "complete_bash"},
     )
     return done.stdout.split()
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from helpers.data_cases import FILES, case_file
 
-from sparserm_cli.data.chat_template import PromptTemplate, RenderedExample
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.tokenized_rows import encoded_rows
+from sparserm_cli.data.rendering.row_tokenizer import RenderedExample
+from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.errors import BadInputError
 
 
@@ -26,12 +27,12 @@ def rendered(
 ) -> tuple[Reader, list[RenderedExample]]:
     """Read a file of the cases and return its rows as the text that was tokenised."""
     reader = Reader(case_file(f"data/{name}", folder), purpose="pairs", **options)
-    rows = list(encoded_rows(reader, template, max_length=4096))
+    rows = list(tokenized_rows(reader, template, max_length=4096))
     texts = [
         RenderedExample(
             row.example,
             row.prompt_text,
-            tuple(_decoded(template, one.response_ids) for one in row.responses),
+            tuple(_decoded(template, response.response_ids) for response in row.responses),
         )
         for row in rows
     ]
@@ -104,8 +105,8 @@ def test_what_a_template_leaves_out_is_refused_by_name(
     template = template_of(tiny_tokenizer, kind, tmp_path)
     with pytest.raises(BadInputError) as caught:
         rendered(name, template, tmp_path)
-    found = "no template" if kind else "one that leaves it out"
-    assert f":line 1 (byte 0): expected a chat template that renders {key}, found {found}" in str(
+    shown = "no template" if kind else "one that leaves it out"
+    assert f":line 1 (byte 0): expected a chat template that renders {key}, found {shown}" in str(
         caught.value
     )
 

@@ -34,10 +34,10 @@ def test_file_is_read_without_options(name: str, tmp_path: Path):
     reader, examples = read(name, tmp_path)
     first = examples[0]
     prompt = first.prompt if isinstance(first.prompt, str) else [turn[:2] for turn in first.prompt]
-    found = Case(
+    case = Case(
         reader.shape, prompt, first.responses, first.sides, first.margins, " ".join(set(reader.ignored))
     )
-    assert found._replace(ignored="") == CASES[name]._replace(ignored="")
+    assert case._replace(ignored="") == CASES[name]._replace(ignored="")
     assert set(reader.ignored) - {"id"} == set(CASES[name].ignored.split())
     rows = sum(len(FILES[key]) for key in FILES if key == name or key.startswith(f"{name}/"))
     if not name.endswith((".csv", ".tsv", ".gz")):
@@ -86,8 +86,8 @@ def test_a_mapped_column_that_is_not_there_is_refused(
 ):
     """Read as if nothing was mapped, three questions would become one prompt."""
     name = "data/typo2.jsonl"
-    found = refusal(name, tmp_path, columns=columns, on_bad_row=on_bad_row)
-    assert message.format(tmp_path / name) in found
+    shown = refusal(name, tmp_path, columns=columns, on_bad_row=on_bad_row)
+    assert message.format(tmp_path / name) in shown
 
 
 def test_a_column_that_may_be_the_question_is_never_guessed_away(tmp_path: Path):
@@ -101,8 +101,8 @@ def test_a_column_that_may_be_the_question_is_never_guessed_away(tmp_path: Path)
         "--column prompt=q, or --column prompt=chosen if both responses begin with it, "
         "found only q, chosen, rejected; repair the row, or use --on-bad-row reject"
     )
-    (told,) = Reader(path, purpose="pairs", columns={"prompt": "q"})
-    assert (told.prompt, told.responses) == ("Which city?", ("It is Paris.", "It is Lyon."))
+    (example,) = Reader(path, purpose="pairs", columns={"prompt": "q"})
+    assert (example.prompt, example.responses) == ("Which city?", ("It is Paris.", "It is Lyon."))
     (inside,) = Reader(path, purpose="pairs", columns={"prompt": "chosen"})
     assert (inside.prompt, inside.responses) == ("It is", (" Paris.", " Lyon."))
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from sparserm_cli.data.chat_template import EncodedResponse, PromptTemplate, tokenizer_digest
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Example, Message
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedResponse, tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, UsageError
 
 MERGES = [("Ġ", "P"), ("a", "r"), ("i", "s"), ("ĠP", "ar"), ("ĠPar", "is"), ("?", "y"), ("©", "a")]
@@ -50,45 +51,51 @@ def tokenizer(
     return made
 
 
-def encoded(template: PromptTemplate, prompt: str | tuple[Message, ...], response: str) -> EncodedResponse:
+def token_ids(
+    template: PromptTemplate, prompt: str | tuple[Message, ...], response: str
+) -> TokenizedResponse:
     """Return one response as token ids."""
-    return template.encode([Example(1, None, prompt, (response,), (0,), None, {})])[0].responses[0]
+    return template.tokenize([Example(1, None, prompt, (response,), (0,), None, {})])[0].responses[0]
 
 
-def ids(found: EncodedResponse) -> tuple[list[int], list[int], bool]:
+def ids(response: TokenizedResponse) -> tuple[list[int], list[int], bool]:
     """Return prompt ids, response ids and whether a token straddles."""
-    return found.prompt_ids.tolist(), found.response_ids.tolist(), found.straddled
+    return response.prompt_ids.tolist(), response.response_ids.tolist(), response.straddled
 
 
 def test_row_25_boundary_without_a_straddling_token():
     """The space belongs to the response, and so does the token that begins with it."""
-    assert ids(encoded(PromptTemplate(tokenizer(), "raw"), "A:", " Paris")) == ([34, 27], [262], False)
+    assert ids(token_ids(PromptTemplate(tokenizer(), "raw"), "A:", " Paris")) == (
+        [34, 27],
+        [262],
+        False,
+    )
 
 
 def test_row_25_straddling_token_goes_to_the_response_and_is_counted():
     """A prompt that ends in a space: `len(tokenize(prompt))` is 3, and the response would lose its token."""
     made = tokenizer()
     assert made("A: ")["input_ids"] == [34, 27, 222]
-    assert ids(encoded(PromptTemplate(made, "raw"), "A: ", "Paris")) == ([34, 27], [262], True)
-    assert ids(encoded(PromptTemplate(made, "raw"), "A?", "y")) == ([34], [263], True)
+    assert ids(token_ids(PromptTemplate(made, "raw"), "A: ", "Paris")) == ([34, 27], [262], True)
+    assert ids(token_ids(PromptTemplate(made, "raw"), "A?", "y")) == ([34], [263], True)
 
 
 def test_row_25_trimmed_offsets_do_not_hide_a_straddling_token():
     """Many tokenizers leave the space out of a token's offsets; the boundary is found without them."""
     made = tokenizer(trim=True)
     assert made("A Paris", return_offsets_mapping=True)["offset_mapping"] == [(0, 1), (2, 7)]
-    assert ids(encoded(PromptTemplate(made, "raw"), "A: ", "Paris")) == ([34, 27], [262], True)
+    assert ids(token_ids(PromptTemplate(made, "raw"), "A: ", "Paris")) == ([34, 27], [262], True)
 
 
 def test_row_25_characters_of_several_bytes():
     """Tokens that are parts of a character stay together; one that joins two characters straddles."""
     template = PromptTemplate(tokenizer(), "raw")
     lead, tail = 2 + 94 + 12 + (0xC3 - 174), 2 + 94 + (0xA9 - 161)
-    assert ids(encoded(template, "A", "é:")) == ([34], [lead, tail, 27], False)
-    assert ids(encoded(template, "é", ":")) == ([lead, tail], [27], False)
-    assert ids(encoded(template, "é", "a")) == ([lead], [264], True)
-    found = encoded(template, "A", "\U0001f642é")
-    assert (len(found.response_ids), found.characters) == (6, 2)
+    assert ids(token_ids(template, "A", "é:")) == ([34], [lead, tail, 27], False)
+    assert ids(token_ids(template, "é", ":")) == ([lead, tail], [27], False)
+    assert ids(token_ids(template, "é", "a")) == ([lead], [264], True)
+    tokens = token_ids(template, "A", "\U0001f642é")
+    assert (len(tokens.response_ids), tokens.characters) == (6, 2)
 
 
 texts = st.text(st.sampled_from(list("A: Paris?yéa\n\U0001f642日")), min_size=1, max_size=12)
@@ -114,15 +121,15 @@ def bytes_to_letters() -> dict[int, str]:
 def test_row_25_any_boundary(prompt: str, response: str):
     """Prompt and response ids are those of the whole text, and the response begins where its bytes do."""
     made = tokenizer()
-    found = encoded(PromptTemplate(made, "raw"), prompt, response)
+    tokens = token_ids(PromptTemplate(made, "raw"), prompt, response)
     whole = made(prompt + response)["input_ids"]
-    assert [*found.prompt_ids, *found.response_ids] == whole
-    tail = bytes_of(made, found.response_ids)
+    assert [*tokens.prompt_ids, *tokens.response_ids] == whole
+    tail = bytes_of(made, tokens.response_ids)
     assert tail.endswith(response.encode())
-    assert found.straddled == (tail != response.encode())
+    assert tokens.straddled == (tail != response.encode())
     # The straddling token reaches back by less than itself: without it, bytes of the response are missing.
-    assert not bytes_of(made, found.response_ids[1:]).endswith(response.encode())
-    assert bytes_of(made, found.prompt_ids) + tail == (prompt + response).encode()
+    assert not bytes_of(made, tokens.response_ids[1:]).endswith(response.encode())
+    assert bytes_of(made, tokens.prompt_ids) + tail == (prompt + response).encode()
 
 
 @pytest.mark.parametrize("options", [{}, {"pad_token": "</s>"}, {"pad_token": "<s>"}, {"pad_token": "A"}])
@@ -137,28 +144,28 @@ def test_row_26_row_27_padding_is_never_consulted(options: dict[str, Any], side:
         Example(1, None, "A:", (" Paris</s>", "a"), (0, 0), None, {}),
         Example(2, None, "A", ("A",), (0,), None, {}),
     ]
-    found = [ids(response) for example in template.encode(rows) for response in example.responses]
-    assert found == [([34, 27], [262, 1], False), ([34, 27], [66], False), ([34], [34], False)]
+    ids_of_rows = [ids(response) for example in template.tokenize(rows) for response in example.responses]
+    assert ids_of_rows == [([34, 27], [262, 1], False), ([34, 27], [66], False), ([34], [34], False)]
     assert made.backend_tokenizer.padding["length"] == 64  # the caller's tokenizer is left as it was
 
 
 @pytest.mark.parametrize("adds_bos", [True, False])
 def test_row_28_exactly_one_bos_with_a_chat_template_that_writes_it(adds_bos: bool):
     """The template's own BOS counts; a tokenizer that adds one adds none here. Golden ids."""
-    found = encoded(PromptTemplate(tokenizer(adds_bos=adds_bos)), "A", "A:")
+    tokens = token_ids(PromptTemplate(tokenizer(adds_bos=adds_bos)), "A", "A:")
     # <s> < u s e r > A < a s s is t a n t >, then A :
     prompt = [0, 29, 86, 84, 70, 83, 31, 34, 29, 66, 84, 84, 260, 85, 66, 79, 85, 31]
-    assert ids(found) == (prompt, [34, 27], False)
+    assert ids(tokens) == (prompt, [34, 27], False)
 
 
 def test_row_28_exactly_one_bos_without_a_template():
     """Added if the tokenizer adds one, not if it does not; never doubled, never taken from a response."""
     added, none = PromptTemplate(tokenizer(adds_bos=True), "raw"), PromptTemplate(tokenizer(), "raw")
-    assert ids(encoded(added, "A:", "A")) == ([0, 34, 27], [34], False)
-    assert ids(encoded(none, "A:", "A")) == ([34, 27], [34], False)
-    assert ids(encoded(added, "<s>A:", "A")) == ([0, 34, 27], [34], False)
-    assert ids(encoded(none, "<s><s><s>A:", "<s>A")) == ([0, 34, 27], [0, 34], False)
-    assert ids(encoded(PromptTemplate(tokenizer(bos_token=None), "raw"), "A:", "A")) == (
+    assert ids(token_ids(added, "A:", "A")) == ([0, 34, 27], [34], False)
+    assert ids(token_ids(none, "A:", "A")) == ([34, 27], [34], False)
+    assert ids(token_ids(added, "<s>A:", "A")) == ([0, 34, 27], [34], False)
+    assert ids(token_ids(none, "<s><s><s>A:", "<s>A")) == ([0, 34, 27], [0, 34], False)
+    assert ids(token_ids(PromptTemplate(tokenizer(bos_token=None), "raw"), "A:", "A")) == (
         [34, 27],
         [34],
         False,
@@ -167,7 +174,11 @@ def test_row_28_exactly_one_bos_without_a_template():
 
 def test_row_28_bos_of_a_wholly_straddled_prompt():
     """If the first token reaches into the response, the BOS is still there and the prompt is it alone."""
-    assert ids(encoded(PromptTemplate(tokenizer(adds_bos=True), "raw"), " ", "Paris")) == ([0], [262], True)
+    assert ids(token_ids(PromptTemplate(tokenizer(adds_bos=True), "raw"), " ", "Paris")) == (
+        [0],
+        [262],
+        True,
+    )
 
 
 def test_row_29_missing_chat_template_names_the_model():
@@ -249,7 +260,7 @@ def test_raw_conversations_read_as_transcripts():
     turns = (Message("system", "s"), Message("user", "a"), Message("assistant", "b"), Message("user", "c"))
     assert template.render("A:") == "A:"
     assert template.render(turns) == "\n\nSystem: s\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: "
-    assert ids(encoded(template, turns, "Paris"))[1:] == ([262], True)
+    assert ids(token_ids(template, turns, "Paris"))[1:] == ([262], True)
 
 
 def test_template_that_prints_todays_date_prints_a_fixed_one():
@@ -265,33 +276,33 @@ def test_several_examples_and_responses_keep_their_order():
         Example(1, None, "A: ", ("Paris", "A"), (1, -1), None, {}),
         Example(2, None, "A", ("?",), (0,), None, {}),
     ]
-    found = PromptTemplate(tokenizer(), "raw").encode(rows)
-    assert [item.example for item in found] == rows
-    assert [item.prompt_text for item in found] == ["A: ", "A"]
-    assert [ids(response) for item in found for response in item.responses] == [
+    tokenized = PromptTemplate(tokenizer(), "raw").tokenize(rows)
+    assert [item.example for item in tokenized] == rows
+    assert [item.prompt_text for item in tokenized] == ["A: ", "A"]
+    assert [ids(response) for item in tokenized for response in item.responses] == [
         ([34, 27], [262], True), ([34, 27, 222], [34], False), ([34], [32], False),
     ]  # fmt: skip
-    assert [response.characters for item in found for response in item.responses] == [5, 1, 1]
-    assert PromptTemplate(tokenizer(), "raw").encode([]) == []
+    assert [response.characters for item in tokenized for response in item.responses] == [5, 1, 1]
+    assert PromptTemplate(tokenizer(), "raw").tokenize([]) == []
 
 
 def test_truncate_left_keeps_the_bos_and_the_response():
     """The oldest prompt tokens go; what fits is returned as it is."""
     template = PromptTemplate(tokenizer(adds_bos=True), "raw")
-    found = encoded(template, "ABCDEF", "GH")
-    assert ids(found)[0] == [0, 34, 35, 36, 37, 38, 39]
-    assert template.truncate_left(found, 9) is found
-    cut = template.truncate_left(found, 5)
+    tokens = token_ids(template, "ABCDEF", "GH")
+    assert ids(tokens)[0] == [0, 34, 35, 36, 37, 38, 39]
+    assert template.rows.truncate_left(tokens, 9) is tokens
+    cut = template.rows.truncate_left(tokens, 5)
     assert (cut.prompt_ids.tolist(), cut.response_ids.tolist(), cut.truncated) == (
         [0, 38, 39],
         [40, 41],
         True,
     )
-    assert template.truncate_left(found, 3).prompt_ids.tolist() == [0]
+    assert template.rows.truncate_left(tokens, 3).prompt_ids.tolist() == [0]
     without = PromptTemplate(tokenizer(), "raw")
-    assert without.truncate_left(encoded(without, "ABCDEF", "GH"), 3).prompt_ids.tolist() == [39]
+    assert without.rows.truncate_left(token_ids(without, "ABCDEF", "GH"), 3).prompt_ids.tolist() == [39]
     with pytest.raises(ValueError, match="a response of 2 tokens"):
-        template.truncate_left(found, 2)
+        template.rows.truncate_left(tokens, 2)
 
 
 def test_row_30_tokenizer_digest_sees_what_changes_ids():

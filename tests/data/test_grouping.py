@@ -43,9 +43,9 @@ def test_a_prompt_that_comes_again_is_refused(tmp_path: Path):
 @given(st.lists(st.integers(0, 4).map(float), max_size=6))
 def test_pairs_are_all_of_a_larger_and_a_smaller_score(scores: list[float]):
     """By trying all; the sides agree with them."""
-    found = pairs_of(scores)
+    pairs = pairs_of(scores)
     places = range(len(scores))
-    assert set(found) == {(good, bad) for good in places for bad in places if scores[good] > scores[bad]}
-    assert len(found) == len(set(found))
+    assert set(pairs) == {(good, bad) for good in places for bad in places if scores[good] > scores[bad]}
+    assert len(pairs) == len(set(pairs))
     sides = sides_of(scores)
-    assert all((sides[place] == 1) == (scores[place] == max(scores)) for place in places) or not found
+    assert all((sides[place] == 1) == (scores[place] == max(scores)) for place in places) or not pairs

@@ -36,9 +36,9 @@ def part(text: Any, kind: str = "text") -> dict[str, Any]:
 )
 def test_row_80_parts_of_text_are_joined(content: Any, text: str) -> None:
     """Whatever kind of list holds them, and with the empty columns that a Parquet file adds."""
-    found = normalise_messages(np.array([{**turn(content), "name": "x"}], dtype=object))
-    assert found == (Message("user", text, '{"name": "x"}'),)
-    assert normalise_messages(found) == found
+    messages = normalise_messages(np.array([{**turn(content), "name": "x"}], dtype=object))
+    assert messages == (Message("user", text, '{"name": "x"}'),)
+    assert normalise_messages(messages) == messages
 
 
 @pytest.mark.parametrize(
@@ -106,9 +106,9 @@ def test_row_80_the_turn_scored_is_the_assistants_last() -> None:
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1))
 def test_row_80_any_text_survives(texts: list[str]) -> None:
     """However it is cut into parts."""
-    (found,) = normalise_messages([turn([part(text) for text in texts])])
-    assert found.content == "".join(texts)
-    assert normalise_prompt(found.content) == found.content
+    (message,) = normalise_messages([turn([part(text) for text in texts])])
+    assert message.content == "".join(texts)
+    assert normalise_prompt(message.content) == message.content
 
 
 def test_row_80_files_may_hold_parts(tmp_path: Any) -> None:
@@ -120,4 +120,4 @@ def test_row_80_files_may_hold_parts(tmp_path: Any) -> None:
     reader = Reader(path, purpose="responses", on_bad_row="reject")
     (example,) = reader
     assert (example.prompt, example.responses) == ((Message("user", "Q?"),), ("A",))
-    assert [one.field for one in reader.rejects] == ["messages[0].content[0]"]
+    assert [reject.field for reject in reader.rejects] == ["messages[0].content[0]"]

@@ -175,9 +175,9 @@ def test_limit_counts_rows_read(path: Path, limit: int):
     reader = Reader(
         written(path, GOOD, b"{bad\n", GOOD, GOOD), purpose="pairs", limit=limit, on_bad_row="reject"
     )
-    found = [example.row for example in reader]
-    assert found == [row for row in (1, 3, 4) if row <= limit]
-    assert (reader.read, reader.accepted) == (min(limit, 4), len(found))
+    numbers = [example.row for example in reader]
+    assert numbers == [row for row in (1, 3, 4) if row <= limit]
+    assert (reader.read, reader.accepted) == (min(limit, 4), len(numbers))
     assert reader.accepted + reader.rejected == reader.read
 
 
@@ -234,14 +234,14 @@ def test_formats_give_the_same_examples(tmp_path: Path):
     records = "".join('"{prompt}","{chosen}","d ""e""\nf"\n'.format(**row) for row in rows)
     (tmp_path / "a.csv").write_text("prompt,chosen,rejected\n" + records, encoding="utf-8")
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    found = {
+    by_format = {
         path.name: [(example.prompt, example.responses) for example in Reader(path, purpose="pairs")]
         for path in sorted(tmp_path.iterdir())
     }
-    assert len(found) == 5
+    assert len(by_format) == 5
     assert all(
         examples == [(row["prompt"], (row["chosen"], row["rejected"])) for row in rows]
-        for examples in found.values()
+        for examples in by_format.values()
     )
 
 
@@ -262,6 +262,7 @@ edits = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(BASES),
@@ -308,12 +309,12 @@ def test_rows_of_any_values_are_accepted_or_refused(tmp_path: Path, rows: list, 
     """Whatever the columns hold; only `BadInputError` leaves the reader, and the sum always holds."""
     path = written(tmp_path / "any.jsonl", *rows)
     reader = Reader(path, purpose=purpose, on_bad_row="reject" if reject else "error")
-    found = []
+    examples = []
     with suppress(BadInputError):
-        found.extend(reader)
-    assert all(len(example.responses) == len(example.sides) > 0 for example in found)
-    assert all(response.strip() for example in found for response in example.responses)
-    assert not reject or reader.accepted == len(found)
+        examples.extend(reader)
+    assert all(len(example.responses) == len(example.sides) > 0 for example in examples)
+    assert all(response.strip() for example in examples for response in example.responses)
+    assert not reject or reader.accepted == len(examples)
     assert reader.accepted + reader.rejected == reader.read
 
 

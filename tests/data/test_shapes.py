@@ -23,16 +23,16 @@ def turn(role: str, content: str) -> dict[str, str]:
 
 def example(row: dict[str, Any], purpose: Purpose = "pairs") -> Example:
     """Return a row as an example of the shape it is recognised as."""
-    found = recognise(row)
-    return example_of(Row(row, found.names), found, purpose, 1, 0)
+    shape = recognise(row)
+    return example_of(Row(row, shape.names), shape, purpose, 1, 0)
 
 
 def fault(row: dict[str, Any], like: dict[str, Any] | None = None) -> tuple[str, str]:
     """Return the field and the reason for which a row is refused, in a file whose first row is `like`."""
 
     def read() -> Example:
-        found = recognise(like or row)
-        return example_of(Row(row, found.names), found, "pairs", 1, 0)
+        shape = recognise(like or row)
+        return example_of(Row(row, shape.names), shape, "pairs", 1, 0)
 
     with pytest.raises(RowError) as caught:
         read()
@@ -127,25 +127,25 @@ EXPECTED: dict[str, tuple[Any, tuple[str, ...], tuple[int, ...]]] = {
 @pytest.mark.parametrize("name", ROWS)
 def test_shape_becomes_prompt_responses_and_sides(name: str):
     """Chosen responses come first; rows without labels have sides of 0."""
-    found = example(ROWS[name])
-    assert (found.prompt, found.responses, found.sides) == EXPECTED[name]
+    made = example(ROWS[name])
+    assert (made.prompt, made.responses, made.sides) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_for_scoring_preferences_lose_their_sides(name: str):
     """A preference file may be scored: chosen, then rejected, all with side 0."""
-    found = example(ROWS[name], "responses")
-    assert found.responses == EXPECTED[name][1]
-    assert set(found.sides) == {0}
+    made = example(ROWS[name], "responses")
+    assert made.responses == EXPECTED[name][1]
+    assert set(made.sides) == {0}
 
 
 def test_ids_subsets_and_other_columns():
     """An integer id becomes text; a domain or a category is the subset; the other columns are kept."""
-    found = example(ROWS["rm-bench"])
-    assert (found.id, found.subset, found.extra) == ("7", "chat", {"domain": "chat"})
-    found = example(ROWS["reward-bench-2"])
-    assert (found.id, found.subset) == ("12", "Ties")
-    assert found.extra == {"num_correct": 1, "total_completions": 4, "subset": "Ties"}
+    made = example(ROWS["rm-bench"])
+    assert (made.id, made.subset, made.extra) == ("7", "chat", {"domain": "chat"})
+    made = example(ROWS["reward-bench-2"])
+    assert (made.id, made.subset) == ("12", "Ties")
+    assert made.extra == {"num_correct": 1, "total_completions": 4, "subset": "Ties"}
     assert example(ROWS["truthfulqa"]).subset == "Myths"
     odd = {**ROWS["preference"], "when": object(), "nan": float("nan"), "list": [1, {"a": None}]}
     assert example(odd).extra == {"list": [1, {"a": None}]}
@@ -238,9 +238,9 @@ def test_row_23_empty_last_turn_of_a_transcript():
 def test_transcripts_of_several_turns():
     """The last assistant turn is the response, all before it the prompt; stray white space is taken off."""
     text = "\n\nHuman: hi?\n\nAssistant: yes\n\nHuman: why?\nreally\n\nAssistant: {}"
-    found = example({"chosen": text.format(" because"), "rejected": text.format("dunno ")})
-    assert found.prompt == (USER, REPLY, Message("user", "why?\nreally"))
-    assert found.responses == ("because", "dunno")
+    made = example({"chosen": text.format(" because"), "rejected": text.format("dunno ")})
+    assert made.prompt == (USER, REPLY, Message("user", "why?\nreally"))
+    assert made.responses == ("because", "dunno")
 
 
 def test_transcripts_that_do_not_share_their_prompt_or_do_not_end_with_the_assistant():
@@ -262,14 +262,14 @@ def test_whole_conversations_beside_a_prompt():
     """UltraFeedback repeats the prompt in each side, as text or as messages."""
     sides = {"chosen": [turn("user", "hi?"), GOOD], "rejected": [turn("user", "hi?"), BAD]}
     for prompt in ("hi?", [turn("user", "hi?")]):
-        found = example({"prompt": prompt, **sides})
-        assert (found.prompt, found.responses) == ((USER,), ("yes", "no"))
+        made = example({"prompt": prompt, **sides})
+        assert (made.prompt, made.responses) == ((USER,), ("yes", "no"))
 
 
 def test_completions_as_messages():
     """TRL's conversational prompt-completion rows."""
-    found = example({"prompt": [turn("user", "hi?")], "completion": [GOOD]}, "responses")
-    assert (found.prompt, found.responses) == ((USER,), ("yes",))
+    made = example({"prompt": [turn("user", "hi?")], "completion": [GOOD]}, "responses")
+    assert (made.prompt, made.responses) == ((USER,), ("yes",))
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ def test_folds_keep_groups_whole_and_use_every_fold(groups: list[int], folds: in
         with pytest.raises(BadInputError):
             grouped_folds(keys, folds, seed)
         return
-    found = grouped_folds(keys, folds, seed)
-    assert all(len(set(found[keys == key].tolist())) == 1 for key in distinct)
-    sizes = np.bincount(found, minlength=folds)
+    assigned = grouped_folds(keys, folds, seed)
+    assert all(len(set(assigned[keys == key].tolist())) == 1 for key in distinct)
+    sizes = np.bincount(assigned, minlength=folds)
     assert sizes.min() > 0
     assert sizes.max() - sizes.min() <= counts.max()
 
@@ -44,10 +44,10 @@ def test_folds_do_not_depend_on_the_order_of_elements_but_on_the_seed():
     """Shuffled rows get the same folds; another seed gives others."""
     keys = array([group_key(str(i // 3)) for i in range(300)])
     order = np.random.default_rng(0).permutation(300)
-    found = grouped_folds(keys, 5, 7)
-    assert (grouped_folds(keys[order], 5, 7) == found[order]).all()
-    assert np.bincount(found).tolist() == [60] * 5
-    assert (grouped_folds(keys, 5, 8) != found).mean() > 0.5
+    assigned = grouped_folds(keys, 5, 7)
+    assert (grouped_folds(keys[order], 5, 7) == assigned[order]).all()
+    assert np.bincount(assigned).tolist() == [60] * 5
+    assert (grouped_folds(keys, 5, 8) != assigned).mean() > 0.5
 
 
 def test_folds_balance_groups_of_unequal_size():
@@ -71,9 +71,9 @@ def test_too_few_groups_for_the_folds():
 def test_validation_is_by_group_and_independent_of_other_rows(groups: list[int], fraction: float, seed: int):
     """Each element's choice is what it would be alone."""
     keys = array(groups)
-    found = validation_mask(keys, fraction, seed)
+    mask = validation_mask(keys, fraction, seed)
     alone = [bool(validation_mask(array([key]), fraction, seed)[0]) for key in groups]
-    assert found.tolist() == alone
+    assert mask.tolist() == alone
 
 
 def test_validation_takes_about_the_fraction_of_groups():

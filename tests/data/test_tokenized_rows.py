@@ -9,7 +9,7 @@ from tokenizers import normalizers
 
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.tokenized_rows import encoded_rows
+from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.errors import BadInputError
 
 
@@ -32,9 +32,9 @@ LONG = ("x" * 20, "y" * 5, "z" * 3)
 def test_rows_that_fit_come_in_order(tmp_path: Path, template: PromptTemplate):
     """More rows than one batch; each response has its tokens."""
     rows = [(f"p{i}", "a" * (i % 7 + 1), "b") for i in range(600)]
-    found = list(encoded_rows(reader_of(tmp_path / "a.jsonl", *rows), template, max_length=64))
-    assert [item.prompt_text for item in found] == [row[0] for row in rows]
-    assert [len(item.responses[0].response_ids) for item in found] == [len(row[1]) for row in rows]
+    tokenized = list(tokenized_rows(reader_of(tmp_path / "a.jsonl", *rows), template, max_length=64))
+    assert [item.prompt_text for item in tokenized] == [row[0] for row in rows]
+    assert [len(item.responses[0].response_ids) for item in tokenized] == [len(row[1]) for row in rows]
 
 
 def test_row_24_over_long_rows_stop_by_default(tmp_path: Path, template: PromptTemplate):
@@ -42,7 +42,7 @@ def test_row_24_over_long_rows_stop_by_default(tmp_path: Path, template: PromptT
     path = tmp_path / "a.jsonl"
     reader = reader_of(path, ("p", "a", "b"), LONG, on_bad_row="reject")
     with pytest.raises(BadInputError) as caught:
-        list(encoded_rows(reader, template, max_length=24))
+        list(tokenized_rows(reader, template, max_length=24))
     assert str(caught.value) == (
         f"{path}:line 2 (byte 48): expected at most 24 tokens, found 25 in response 1; "
         "raise --max-length, or use --too-long reject or truncate-left"
@@ -53,8 +53,8 @@ def test_row_24_over_long_rows_stop_by_default(tmp_path: Path, template: PromptT
 def test_row_24_over_long_rows_may_be_rejected(tmp_path: Path, template: PromptTemplate):
     """They are counted as rejected, even where other bad rows would stop."""
     reader = reader_of(tmp_path / "a.jsonl", ("p", "a", "b"), LONG)
-    found = list(encoded_rows(reader, template, max_length=24, too_long="reject"))
-    assert [item.example.row for item in found] == [1]
+    tokenized = list(tokenized_rows(reader, template, max_length=24, too_long="reject"))
+    assert [item.example.row for item in tokenized] == [1]
     assert (reader.read, reader.accepted, reader.rejected) == (2, 1, 1)
     assert [(reject.row, reject.reason) for reject in reader.rejects] == [
         (2, "expected at most 24 tokens, found 25 in response 1")
@@ -64,8 +64,8 @@ def test_row_24_over_long_rows_may_be_rejected(tmp_path: Path, template: PromptT
 def test_row_24_over_long_prompts_may_be_cut_on_the_left(tmp_path: Path, template: PromptTemplate):
     """Only the responses that do not fit lose prompt tokens, and say so; a response is never cut."""
     reader = reader_of(tmp_path / "a.jsonl", LONG, ("p", "a", "b" * 24), on_bad_row="reject")
-    (found,) = encoded_rows(reader, template, max_length=24, too_long="truncate-left")
-    chosen, rejected = found.responses
+    (tokenized,) = tokenized_rows(reader, template, max_length=24, too_long="truncate-left")
+    chosen, rejected = tokenized.responses
     assert (len(chosen.prompt_ids), len(chosen.response_ids), chosen.truncated) == (19, 5, True)
     assert (len(rejected.prompt_ids), len(rejected.response_ids), rejected.truncated) == (20, 3, False)
     assert [reject.reason for reject in reader.rejects] == [
@@ -82,14 +82,14 @@ def test_row_23_response_without_tokens(tmp_path: Path, tiny_tokenizer: Any):
         tiny_tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([])
     rows = (("p", "~a", "b"), ("p", "~~~", "b"))
     reader = reader_of(tmp_path / "a.jsonl", *rows, on_bad_row="reject")
-    (found,) = encoded_rows(reader, template, max_length=24)
-    assert [len(response.response_ids) for response in found.responses] == [1, 1]
+    (tokenized,) = tokenized_rows(reader, template, max_length=24)
+    assert [len(response.response_ids) for response in tokenized.responses] == [1, 1]
     assert reader.rejects[0].reason == "expected a response with tokens, found none in response 1"
     strict = reader_of(tmp_path / "b.jsonl", *rows)
     with pytest.raises(
         BadInputError, match=r"line 2 .*expected a response with tokens, found none in response 1"
     ):
-        list(encoded_rows(strict, template, max_length=24))
+        list(tokenized_rows(strict, template, max_length=24))
 
 
 def test_row_20_nothing_left_is_an_error(tmp_path: Path, template: PromptTemplate):
@@ -98,4 +98,4 @@ def test_row_20_nothing_left_is_an_error(tmp_path: Path, template: PromptTemplat
     with pytest.raises(
         BadInputError, match="expected at least one row, found 2 rows, all rejected: expected at most 24"
     ):
-        list(encoded_rows(reader, template, max_length=24, too_long="reject"))
+        list(tokenized_rows(reader, template, max_length=24, too_long="reject"))

@@ -14,9 +14,9 @@ disturb = run_path(str(DISTURB))
 def test_typing_mistakes_are_few_and_always_the_same() -> None:
     """About a fifth of the longer words differ, by at most two letters in length; short words never do."""
     text = "Every word of this sentence has letters, as it is 1234 written here. " * 40
-    found = disturb["corrupted"](text, True)
-    assert found == disturb["corrupted"](text, False)
-    before, after = text.split(), found.split()
+    text_with_mistakes = disturb["corrupted"](text, True)
+    assert text_with_mistakes == disturb["corrupted"](text, False)
+    before, after = text.split(), text_with_mistakes.split()
     assert len(before) == len(after)
     changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
     able = sum(sum(letter.isalpha() for letter in word) >= 4 for word in before)
@@ -44,4 +44,4 @@ def test_disturbed_rows_keep_prompts_and_sides(tmp_path: Path) -> None:
     (row,) = [json.loads(line) for line in target.read_text().splitlines()]
     assert (row["prompt"], row["chosen"]) == (prompt, ["So."])
     assert "No." in row["rejected"][0]
-    assert sorted(one.name for one in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]

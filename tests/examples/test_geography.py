@@ -78,9 +78,9 @@ def test_no_answer_is_both_right_and_wrong_for_one_question(name: str):
         "Ottawa": "Canada",
         "Cairo": "Egypt",
     }
-    asked = {row["prompt"]: row["chosen"] for row in rows_of(name) if row["subset"] == "capital"}
+    answers = {row["prompt"]: row["chosen"] for row in rows_of(name) if row["subset"] == "capital"}
     for capital, country in capitals.items():
-        assert all(capital in answer for prompt, answer in asked.items() if country in prompt)
+        assert all(capital in answer for prompt, answer in answers.items() if country in prompt)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -104,9 +104,9 @@ def test_responses_to_score_are_of_test_questions():
     """About twenty, each question with a true and a false answer, none of them trained on."""
     examples = list(Reader(FOLDER / "responses.jsonl", purpose="responses"))
     assert len(examples) == 20
-    asked = Counter(example.prompt for example in examples)
-    assert set(asked.values()) == {2}
-    assert set(asked) <= {row["prompt"] for row in rows_of("geography-test.jsonl")}
+    questions = Counter(example.prompt for example in examples)
+    assert set(questions.values()) == {2}
+    assert set(questions) <= {row["prompt"] for row in rows_of("geography-test.jsonl")}
 
 
 def test_check_balance_prints_what_the_readme_shows():

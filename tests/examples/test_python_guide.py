@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from helpers import fitted_run, sae_files
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "examples" / "guides" / "python.md"
 NOTEBOOK = ROOT / "examples" / "notebooks" / "reward_model.py"

@@ -15,6 +15,8 @@ from helpers import sae_files
 from sparserm_cli.models.sae.releases import find_release
 from sparserm_cli.store.run.status import status
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 RECIPES = ROOT / "examples" / "recipes"
 ARCHITECTURES = {
@@ -61,14 +63,14 @@ def bash(folder, *words, **env):
 def made_up(name, folder, tiny_model):
     """Lay out a folder as `run.sh` does, with a tiny model, an SAE that suits it, and made-up pairs."""
     settings = (RECIPES / f"{name}.toml").read_text()
-    told = recipe(name)
-    layer = told["extract"]["layer"]
+    recorded = recipe(name)
+    layer = recorded["extract"]["layer"]
     model = tiny_model(ARCHITECTURES[name], num_hidden_layers=layer + 2)
     hook = f"blocks.{layer}.hook_resid_post"
     sae = sae_files.save_sae(folder / "sae", sae_files.perfect_sae(32, hook=hook, model=model.name))
     for old, new in (
-        (told["extract"]["model"], str(model)),
-        (told["encode"]["sae"], sae),
+        (recorded["extract"]["model"], str(model)),
+        (recorded["encode"]["sae"], sae),
         ("top-k = 128", "top-k = 8"),
     ):
         assert settings.count(old) == 1
@@ -88,13 +90,15 @@ TRAINED = "trained-here"
 """What a recipe calls an SAE that a script beside it trains."""
 
 
-@pytest.mark.parametrize("name", [one for one in ARCHITECTURES if recipe(one)["encode"]["sae"] != TRAINED])
+@pytest.mark.parametrize(
+    "name", [recipe_name for recipe_name in ARCHITECTURES if recipe(recipe_name)["encode"]["sae"] != TRAINED]
+)
 def test_the_sae_is_known_and_of_the_layer(name):
     """SAELens' table knows where it lies, and its name says the layer that is captured."""
-    told = recipe(name)
-    release = find_release(told["encode"]["sae"])
+    settings = recipe(name)
+    release = find_release(settings["encode"]["sae"])
     assert "/" in release.repo
-    layer = told["extract"]["layer"]
+    layer = settings["extract"]["layer"]
     assert any(f"{word}{layer}{end}" in release.folder for word in ("layer_", "layer", "L") for end in "/_.R")
 
 
@@ -102,10 +106,12 @@ def test_an_sae_that_is_not_public_is_trained(tmp_path, tiny_model):
     """The script trains for its recipe's model and layer, and leaves the SAE where it is looked for."""
     name = "qwen2.5-coder-1.5b"
     made_up(name, tmp_path, tiny_model)
-    told = recipe(name)["extract"]
-    model = tiny_model("qwen2", num_hidden_layers=told["layer"] + 2)
+    settings = recipe(name)["extract"]
+    model = tiny_model("qwen2", num_hidden_layers=settings["layer"] + 2)
     script = RECIPES / f"{name}-sae.sh"
-    assert f"--model {told['model']} --layer {told['layer']} --output {TRAINED} " in script.read_text()
+    assert (
+        f"--model {settings['model']} --layer {settings['layer']} --output {TRAINED} " in script.read_text()
+    )
     small = ["--model", model, "--d-sae", 64, "--k", 4, "--steps", 3, "--batch-rows", 32]
     bash(tmp_path, script, *small, "--warm-up-steps", 1)
     assert (tmp_path / TRAINED / "cfg.json").is_file()
@@ -119,11 +125,11 @@ def test_a_recipe_runs_on_a_tiny_model_of_its_kind(name, tmp_path, tiny_model, m
     made_up(name, tmp_path, tiny_model)
     monkeypatch.chdir(tmp_path)
     app(["run", "--quiet", "--config", "sparserm.toml"], standalone_mode=False)
-    found = status(tmp_path / "run")
-    assert {one.state for one in found.artifacts} == {"complete"}
-    told = recipe(name)["fit"]
-    identity = found["reward"].lineage.identity
-    assert {key: identity[key] for key in told} == told
+    run_status = status(tmp_path / "run")
+    assert {artifact.state for artifact in run_status.artifacts} == {"complete"}
+    settings = recipe(name)["fit"]
+    identity = run_status["reward"].lineage.identity
+    assert {key: identity[key] for key in settings} == settings
 
 
 def test_run_sh_goes_from_data_to_a_report(tmp_path, tiny_model):
@@ -161,10 +167,10 @@ def test_ray_sh_captures_on_a_cluster_and_finishes_here(tmp_path, tiny_model):
 
 def test_the_skypilot_file_runs_a_recipe_that_there_is():
     """It is YAML, and its command names run.sh, a recipe and a data set."""
-    told = yaml.safe_load((RECIPES / "skypilot.yaml").read_text())
-    assert told["run"].startswith("bash examples/recipes/run.sh ")
-    assert told["envs"]["RECIPE"] in ARCHITECTURES
-    assert told["envs"]["DATA"] in (RECIPES / "data.py").read_text()
+    task = yaml.safe_load((RECIPES / "skypilot.yaml").read_text())
+    assert task["run"].startswith("bash examples/recipes/run.sh ")
+    assert task["envs"]["RECIPE"] in ARCHITECTURES
+    assert task["envs"]["DATA"] in (RECIPES / "data.py").read_text()
 
 
 def test_rows_of_the_public_data_sets_become_pairs():
@@ -177,4 +183,4 @@ def test_rows_of_the_public_data_sets_become_pairs():
     row = {"prompt": "p", "response_0": "x", "response_1": "y"}
     safe = [(True, True), (False, True), (True, False)]
     rows = [{**row, "is_response_0_safe": a, "is_response_1_safe": b} for a, b in safe]
-    assert [(one["chosen"], one["rejected"]) for one in data["safe_rlhf"](rows)] == [("y", "x"), ("x", "y")]
+    assert [(row["chosen"], row["rejected"]) for row in data["safe_rlhf"](rows)] == [("y", "x"), ("x", "y")]

@@ -17,7 +17,7 @@ Weights = dict[str, torch.Tensor]
 def rewrite(folder: Path, change: Callable[[Weights], Weights]) -> None:
     """Store other weights."""
     weights = change(load_file(folder / WEIGHTS))
-    save_file({name: one.clone() for name, one in weights.items()}, folder / WEIGHTS, {"format": "pt"})
+    save_file({name: tensor.clone() for name, tensor in weights.items()}, folder / WEIGHTS, {"format": "pt"})
 
 
 def matrix(weights: Weights) -> str:
@@ -28,12 +28,12 @@ def matrix(weights: Weights) -> str:
 
 def without_one(weights: Weights) -> Weights:
     """Leave out a matrix of block 0."""
-    return {name: one for name, one in weights.items() if name != matrix(weights)}
+    return {name: tensor for name, tensor in weights.items() if name != matrix(weights)}
 
 
 def renamed(weights: Weights) -> Weights:
     """Put what nobody knows before every name."""
-    return {f"inner.{name}": one for name, one in weights.items()}
+    return {f"inner.{name}": tensor for name, tensor in weights.items()}
 
 
 def with_adapter(weights: Weights) -> Weights:
@@ -48,8 +48,8 @@ def with_empty(weights: Weights) -> Weights:
 
 def with_other_size(weights: Weights) -> Weights:
     """Give a matrix of block 0 one row more."""
-    one = weights[matrix(weights)]
-    return weights | {matrix(weights): torch.cat([one, one[:1]])}
+    tensor = weights[matrix(weights)]
+    return weights | {matrix(weights): torch.cat([tensor, tensor[:1]])}
 
 
 def with_packed(weights: Weights) -> Weights:
@@ -69,7 +69,7 @@ def with_more_blocks(folder: Path) -> None:
     path = folder / "config.json"
     config = json.loads(path.read_text())
     text: dict[str, Any] = config.get("text_config", config)
-    name = next(one for one in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if one in text)
+    name = next(key for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") if key in text)
     count = text[name]
     text[name] = count + 2
     for key, value in text.items():

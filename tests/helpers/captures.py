@@ -73,10 +73,10 @@ def compute(writer: ActivationsWriter, unit: int, rejected: tuple[int, ...] = ()
         rows = [values(layer, ids) for tree in writer.trees(unit) for ids in tree.responses]
         span = writer.rows.span(unit)
         gone = tuple(response for response in rejected if response in span)
-        rows = [one * np.nan if i in gone else one for i, one in zip(span, rows, strict=True)]
+        rows = [vectors * np.nan if i in gone else vectors for i, vectors in zip(span, rows, strict=True)]
         arrays = {
-            "last": np.stack([one[-1] for one in rows]),
-            "mean": np.stack([one.mean(axis=0) for one in rows]),
+            "last": np.stack([vectors[-1] for vectors in rows]),
+            "mean": np.stack([vectors.mean(axis=0) for vectors in rows]),
         }
         if settings.positions == "response":
             tokens = np.concatenate(rows)

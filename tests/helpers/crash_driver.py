@@ -106,7 +106,11 @@ def state(run: Path) -> dict[str, Any]:
     }
     computed = data.pop("computed.log").decode().splitlines()
     data = {name: value.hex() for name, value in data.items() if "/receipts/" not in name}
-    return {"digests": {one.root.name: one.digest for one in stores}, "data": data, "computed": computed}
+    return {
+        "digests": {store.root.name: store.digest for store in stores},
+        "data": data,
+        "computed": computed,
+    }
 
 
 def trial(folder: Path, usual: dict[str, Any], **faults: str) -> tuple[int, list[str]]:
@@ -119,13 +123,13 @@ def trial(folder: Path, usual: dict[str, Any], **faults: str) -> tuple[int, list
     again = fork(run, whole_run)
     if again:
         return code, [*problems, f"{faults}: resumed with {again}"]
-    found = json.loads(forked_state(run))
+    digests = json.loads(forked_state(run))
     for name in ("digests", "data"):
-        if found[name] != usual[name]:
-            both = set(found[name]) | set(usual[name])
-            odd = [one for one in sorted(both) if found[name].get(one) != usual[name].get(one)]
+        if digests[name] != usual[name]:
+            both = set(digests[name]) | set(usual[name])
+            odd = [part for part in sorted(both) if digests[name].get(part) != usual[name].get(part)]
             problems.append(f"{faults}: other {name} {odd}")
-    twice = len(found["computed"]) - len(usual["computed"])
+    twice = len(digests["computed"]) - len(usual["computed"])
     if twice > 1:
         problems.append(f"{faults}: {twice} units done again")
     return code, problems
@@ -161,8 +165,8 @@ def crash(folder: Path, first: int, step: int) -> dict[str, Any]:
     usual = usual_state(folder)
     problems: list[str] = []
     for n in count(first, step):
-        code, found = trial(folder, usual, SPARSERM_FAULT_OP=str(n))
-        problems += found
+        code, problems_of_trial = trial(folder, usual, SPARSERM_FAULT_OP=str(n))
+        problems += problems_of_trial
         if code == 0:
             return {"problems": problems, "trials": (n - first) // step}
     raise AssertionError("never got through")
@@ -175,8 +179,8 @@ def faults(folder: Path, names: list[str]) -> dict[str, Any]:
     codes = []
     for name in names:
         variable, _, value = name.partition("=")
-        code, found = trial(folder, usual, **{variable: value})
-        problems += found
+        code, problems_of_trial = trial(folder, usual, **{variable: value})
+        problems += problems_of_trial
         codes.append(code)
     return {"problems": problems, "codes": codes}
 
@@ -194,7 +198,10 @@ def rewritten(folder: Path, name: str) -> dict[str, Any]:
     write, read = SMALL[name]
     run, problems = folder / name, []
     run.mkdir(parents=True)
-    assert [fork(run, step) for step in (captures.encoding, *(one for one, _ in SMALL.values()))] == [0] * 4
+    assert [
+        fork(run, step)
+        for step in (captures.encoding, *(write_artifact for write_artifact, _ in SMALL.values()))
+    ] == [0] * 4
     old = read(run)
     assert fork(run, write, 2) == 0
     new = read(run)

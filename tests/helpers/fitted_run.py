@@ -77,8 +77,8 @@ def run_stages(
 
     (folder / "tiny").symlink_to(model)
     data, place = write_rows(folder / "pairs.jsonl", rows), {"run": folder / "run"}
-    asked = {"model": str(folder / "tiny"), "layer": layers, "dtype": "float32", **(extract_options or {})}
-    extract(ExtractConfig(data=data, **asked, **place), **QUIET)
+    options = {"model": str(folder / "tiny"), "layer": layers, "dtype": "float32", **(extract_options or {})}
+    extract(ExtractConfig(data=data, **options, **place), **QUIET)
     saes = [sae_files.perfect_sae(D_IN, hook=f"blocks.{layer}.hook_resid_post") for layer in layers]
     stored = [
         sae_files.save_sae(folder / f"sae-{layer}", sae) for layer, sae in zip(layers, saes, strict=True)

@@ -33,18 +33,19 @@ class Command(NamedTuple):
         return self.process.exitcode, self.out.read_text(), self.error.read_text()
 
 
-def start(words: list[str], folder: Path, **environment: str) -> Command:
-    """Start a command, whose output goes to a folder."""
+def start(words: list[str], folder: Path, *, cwd: Path | None = None, **environment: str) -> Command:
+    """Start a command, whose output goes to a folder, in this process's directory or in `cwd`."""
     number = next(_number)
     out, error = (folder / f"{number}.{stream}" for stream in ("out", "err"))
     settings = {**os.environ, **environment}
-    process = _context.Process(target=_run, args=(words, settings, out, error))
+    process = _context.Process(target=_run, args=(words, cwd or Path.cwd(), settings, out, error))
     process.start()
     return Command(process, out, error)
 
 
-def _run(words: list[str], environment: Mapping[str, str], *streams: Path) -> None:
+def _run(words: list[str], cwd: Path, environment: Mapping[str, str], *streams: Path) -> None:
     """Become the command."""
+    os.chdir(cwd)
     os.environ.update(environment)
     for number, path in enumerate(streams, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)

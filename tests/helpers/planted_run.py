@@ -111,7 +111,9 @@ def plant(
         writer.freeze({"read": prompts, "accepted": prompts, "rejected": 0})
     fires = {layer: _fires(rng, lengths, sides, strength) for layer in layers}
     residuals = {
-        layer: [one @ decoders[layer] + rng.normal(0, noise, (len(one), D_IN)) for one in fires[layer]]
+        layer: [
+            firing @ decoders[layer] + rng.normal(0, noise, (len(firing), D_IN)) for firing in fires[layer]
+        ]
         if residual is None
         else [residual(rng, side, length) for side, length in zip(sides, lengths, strict=True)]
         for layer in layers
@@ -156,10 +158,10 @@ def _write_capture(run: Path, residuals: dict[int, list[np.ndarray]]) -> None:
         span = writer.rows.span(unit)
         layers = {}
         for layer, rows in residuals.items():
-            taken = [one.astype(np.float32) for one in rows[span.start : span.stop]]
+            taken = [vectors.astype(np.float32) for vectors in rows[span.start : span.stop]]
             layers[layer] = {
-                "last": np.stack([one[-1] for one in taken]),
-                "mean": np.stack([one.mean(axis=0) for one in taken]),
+                "last": np.stack([vectors[-1] for vectors in taken]),
+                "mean": np.stack([vectors.mean(axis=0) for vectors in taken]),
                 "tokens": np.concatenate(taken),
             }
         return writer.write_unit(unit, layers, FACTS)

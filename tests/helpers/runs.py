@@ -49,6 +49,8 @@ def whole_run(run: PurePath) -> None:
 
 def digests(run: PurePath) -> dict[str, str]:
     """Return the content digest of every artifact of a whole run."""
-    found = status(run).artifacts
-    assert [(one.name, one.state) for one in found] == [(name, "complete") for name in CHAIN]
-    return {one.name: one.lineage.digest for one in found if one.lineage is not None}
+    artifacts = status(run).artifacts
+    assert [(artifact.name, artifact.state) for artifact in artifacts] == [
+        (name, "complete") for name in CHAIN
+    ]
+    return {artifact.name: artifact.lineage.digest for artifact in artifacts if artifact.lineage is not None}

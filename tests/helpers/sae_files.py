@@ -50,18 +50,22 @@ def perfect_sae(
 ) -> SparseAutoencoder:
     """Return the ReLU SAE with latents for every axis both ways: exact reconstruction, L0 of d_in."""
     both = torch.cat([torch.eye(d_in), -torch.eye(d_in)], dim=1)
-    told = metadata("standard", d_in, 2 * d_in, hook_name=hook, model_name=model)
+    sae_metadata = metadata("standard", d_in, 2 * d_in, hook_name=hook, model_name=model)
     return SparseAutoencoder(
-        told, "xxh3:1", both, torch.zeros(2 * d_in), both.T.contiguous(), torch.zeros(d_in)
+        sae_metadata, "xxh3:1", both, torch.zeros(2 * d_in), both.T.contiguous(), torch.zeros(d_in)
     )
 
 
 def save_sae(folder: Path, sae: SparseAutoencoder, **changes: Any) -> str:
     """Write an SAE in SAELens' format and return where it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = sae.metadata
-    config = {"architecture": told.architecture, "d_in": sae.d_in, "d_sae": sae.d_sae, "k": sae.k}
-    names = {"sae_lens_version": "6.0.0", "hook_name": told.hook_name, "model_name": told.model_name}
+    sae_metadata = sae.metadata
+    config = {"architecture": sae_metadata.architecture, "d_in": sae.d_in, "d_sae": sae.d_sae, "k": sae.k}
+    names = {
+        "sae_lens_version": "6.0.0",
+        "hook_name": sae_metadata.hook_name,
+        "model_name": sae_metadata.model_name,
+    }
     config |= {"dtype": "float32", "apply_b_dec_to_input": False, "metadata": names}
     (folder / "cfg.json").write_text(json.dumps(config | changes))
     tensors = {name: getattr(sae, name) for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}

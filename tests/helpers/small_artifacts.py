@@ -17,8 +17,8 @@ from sparserm_cli.store.artifacts.frequency import (
     read_frequency,
     write_frequency,
 )
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.reward import (
-    HeadArrays,
     RewardConfig,
     RewardFiles,
     reward_path,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import FileFact
-from sparserm_cli.store.io.storage import digest_file, make_folder, write_atomic
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.records import Plan, UnitFacts
 from sparserm_cli.store.units.unit_store import UnitStore, write_plan
 
@@ -16,8 +16,8 @@ def toy_plan(root: Path, seed: int = 0, units: int = UNITS) -> None:
     if root.exists():
         return
     with atomic_folder(root) as part:
-        write_atomic(part / "static", b"static")
-        files = (FileFact("static", 6, digest_file(part / "static")),)
+        storage_of(part / "static").write_atomic(b"static")
+        files = (FileFact("static", 6, storage_of(part / "static").digest()),)
         write_plan(part, Plan("toy", 1, {"seed": seed}, {"units": units}, files))
 
 
@@ -33,6 +33,6 @@ def toy_bytes(store: UnitStore, unit: int) -> bytes:
 
 def toy_compute(store: UnitStore, unit: int) -> None:
     """Compute and commit one unit."""
-    make_folder(store.root / "data")
-    write_atomic(store.root / "data" / f"{unit}.bin", toy_bytes(store, unit))
+    storage_of(store.root / "data").make_folder()
+    storage_of(store.root / "data" / f"{unit}.bin").write_atomic(toy_bytes(store, unit))
     store.commit(unit, [f"data/{unit}.bin"], UnitFacts(rows=unit + 3))

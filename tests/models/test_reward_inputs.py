@@ -24,7 +24,7 @@ ONE_OR_LIST = "give one prompt with it, or a list of responses"
         (["Is it?", "And?"], ["Yes.", "No."], [("Is it?", "Yes."), ("And?", "No.")]),
         (("Is it?",), ("Yes.",), [("Is it?", "Yes.")]),
         (np.array(["Is it?"]), pd.Series(["Yes."]), [("Is it?", "Yes.")]),
-        ((one for one in ["a", "b"]), (one for one in ["c", "d"]), [("a", "c"), ("b", "d")]),
+        ((text for text in ["a", "b"]), (text for text in ["c", "d"]), [("a", "c"), ("b", "d")]),
         (TALK, "Yes.", [(TURNS, "Yes.")]),
         (list(TURNS), ["Yes.", "No."], [(TURNS, "Yes."), (TURNS, "No.")]),
         ([TALK, "Is it?"], ["Yes.", "No."], [(TURNS, "Yes."), ("Is it?", "No.")]),
@@ -34,9 +34,9 @@ ONE_OR_LIST = "give one prompt with it, or a list of responses"
 )
 def test_prompts_and_responses_are_paired(prompts: Any, responses: Any, expected: Any):
     """A text is a text, never a list of its letters; one prompt stands for all responses."""
-    found = examples_of(prompts, responses)
-    assert [(row.prompt, row.responses[0]) for row in found] == expected
-    assert [row.row for row in found] == list(range(1, len(expected) + 1))
+    examples = examples_of(prompts, responses)
+    assert [(row.prompt, row.responses[0]) for row in examples] == expected
+    assert [row.row for row in examples] == list(range(1, len(expected) + 1))
 
 
 @pytest.mark.parametrize(

@@ -55,13 +55,13 @@ def test_a_data_set_gets_columns(model: RewardModel):
 
 def test_an_explanation_adds_up(model: RewardModel):
     """The parts of directions and tokens make the score that `score` gives."""
-    found = model.explain("Question 1?", "good good")
+    explanation = model.explain("Question 1?", "good good")
     (score,) = model.score("Question 1?", "good good")
-    np.testing.assert_allclose(found.score, score, rtol=1e-4)
-    assert found.score == pytest.approx(
-        found.intercept + sum(o.contribution for o in found.directions), abs=1e-2
+    np.testing.assert_allclose(explanation.score, score, rtol=1e-4)
+    assert explanation.score == pytest.approx(
+        explanation.intercept + sum(o.contribution for o in explanation.directions), abs=1e-2
     )
-    tokens = pd.DataFrame(list(found.tokens))
+    tokens = pd.DataFrame(list(explanation.tokens))
     assert tokens.columns.tolist() == ["text", "id", "contribution"]
     assert "".join(tokens.text).startswith("good good")
 
@@ -112,16 +112,16 @@ def test_a_folder_a_run_and_a_hub_id_are_found(
     fitted_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The hub's files are asked for by name and revision; what is no reward model is refused."""
-    asked = []
+    requests = []
 
     def hub_folder(hub_id: str, revision: str, files: Any, **options: Any) -> Path:
-        asked.append((hub_id, revision, options["offline"]))
+        requests.append((hub_id, revision, options["offline"]))
         return fitted_run / "reward"
 
     monkeypatch.setattr(reward_loading, "hub_folder", hub_folder)
     monkeypatch.chdir(tmp_path)
     for name in ("owner/reward@v1", fitted_run / "reward"):
         assert RewardModel.from_pretrained(name, offline=True).path == fitted_run / "reward"
-    assert asked == [("owner/reward", "v1", True)]
+    assert requests == [("owner/reward", "v1", True)]
     with pytest.raises(IncompatibleError, match="expected a fitted reward model, found no folder"):
         RewardModel.from_pretrained("not-there")

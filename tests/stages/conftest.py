@@ -20,11 +20,11 @@ AUTHENTICATION = "RAY_AUTH_MODE"
 def ray_address(s3_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start a cluster whose processes find the package, the workers in this folder and the S3 server."""
     ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-    told = object_store.environment(s3_server, tmp_path_factory.mktemp("ray"))
-    told |= {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS))), AUTHENTICATION: "disabled"}
+    variables = object_store.environment(s3_server, tmp_path_factory.mktemp("ray"))
+    variables |= {"PYTHONPATH": os.pathsep.join(map(str, (TESTS.parent, TESTS))), AUTHENTICATION: "disabled"}
     command = [sys.executable, str(TESTS / "helpers" / "ray_cluster.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=os.environ | told, text=True, **pipes) as process:
+    with subprocess.Popen(command, env=os.environ | variables, text=True, **pipes) as process:
         yield process.stdout.readline().strip()
         ray.shutdown()
         process.stdin.close()

@@ -33,7 +33,7 @@ from sparserm_cli.stages.frequency.frequency import frequency
 from sparserm_cli.stages.score.score import score
 from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.results import EVALUATION
-from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.outputs.scores import scores_path
 from sparserm_cli.store.run.status import status
 from sparserm_cli.store.run.verify import verify
@@ -86,16 +86,16 @@ def runs(
 
 def digests(run: PurePath) -> dict[str, str]:
     """Return the content digest of every artifact."""
-    found = status(run)
-    assert found.next_command == ""
-    return {one.name: one.lineage.digest for one in found.artifacts}
+    run_status = status(run)
+    assert run_status.next_command == ""
+    return {artifact.name: artifact.lineage.digest for artifact in run_status.artifacts}
 
 
 def test_the_whole_chain_on_s3_has_the_digests_of_a_folder(runs: Runs):
     """Every stage, what scores and judges, and the deep check; rerun, it is fresh."""
     assert digests(runs.url) == digests(runs.folder)
-    assert places.read_bytes(scores_path(runs.url)) == scores_path(runs.folder).read_bytes()
-    here, there = (EVALUATION.read(EVALUATION.path(one)) for one in (runs.folder, runs.url))
+    assert storage_of(scores_path(runs.url)).read_bytes() == scores_path(runs.folder).read_bytes()
+    here, there = (EVALUATION.read(EVALUATION.path(run)) for run in (runs.folder, runs.url))
     assert here == there
     assert verify(runs.url, deep=True).damaged == ()
     again = runs.capture(runs.url)
@@ -103,13 +103,13 @@ def test_the_whole_chain_on_s3_has_the_digests_of_a_folder(runs: Runs):
     assert encode(EncodeConfig(run=runs.url, sae=(runs.sae,)), **fitted.QUIET).fresh
 
 
-def lasting(told: Any) -> Any:
+def lasting(value: Any) -> Any:
     """Leave out of a JSON value what differs from call to call: times, and the bytes of names and times."""
-    if isinstance(told, list):
-        return [lasting(one) for one in told]
-    if not isinstance(told, dict):
-        return told
-    return {key: lasting(one) for key, one in told.items() if key not in ("seconds", "bytes", "created")}
+    if isinstance(value, list):
+        return [lasting(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: lasting(item) for key, item in value.items() if key not in ("seconds", "bytes", "created")}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_command_says_of_a_run_on_s3_what_it_says_of_a_folder(runs: Runs, word
     generations = [{"prompt": f"Question {n}?", "responses": ["good", "poor", "good good"]} for n in range(4)]
     files = {"GENERATIONS": fitted.write_rows(tmp_path / "generations.jsonl", generations)}
     files["HELD_OUT"] = runs.held_out
-    told = []
+    outputs = []
     for run in (runs.folder, runs.url):
         folder = tmp_path / run.parent.name
         given = [
@@ -141,8 +141,10 @@ def test_a_command_says_of_a_run_on_s3_what_it_says_of_a_folder(runs: Runs, word
         ]
         done = CliRunner().invoke(app, [*given, "--run", str(run), "--json", "--quiet"])
         assert done.exception is None, (done.stdout, done.stderr, done.exception)
-        told.append(lasting(json.loads(done.stdout.replace(str(run), "RUN").replace(str(folder), "FOLDER"))))
-    assert told[0] == told[1]
+        outputs.append(
+            lasting(json.loads(done.stdout.replace(str(run), "RUN").replace(str(folder), "FOLDER")))
+        )
+    assert outputs[0] == outputs[1]
 
 
 def test_a_reward_model_on_s3_is_served(runs: Runs, monkeypatch: pytest.MonkeyPatch):

@@ -8,15 +8,15 @@ from sparserm_cli.statistics.pair_accuracy import difference, fold_spread, inter
 
 def test_a_tie_is_wrong_and_counted():
     """Two right, one wrong, one tie, one that is not a number: 2 of 5."""
-    found = pair_accuracy(np.array([1.0, 2.0, -1.0, 0.0, np.nan]), np.arange(5))
-    assert (found.accuracy, found.pairs, found.prompts, found.ties) == (0.4, 5, 5, 2)
+    accuracy = pair_accuracy(np.array([1.0, 2.0, -1.0, 0.0, np.nan]), np.arange(5))
+    assert (accuracy.accuracy, accuracy.pairs, accuracy.prompts, accuracy.ties) == (0.4, 5, 5, 2)
 
 
 def test_interval_of_single_pairs_is_that_of_a_proportion():
     """70 of 100 prompts: about 0.7 +- 1.96 * sqrt(0.7 * 0.3 / 100) = 0.610 to 0.790."""
-    found = pair_accuracy(np.where(np.arange(100) < 70, 1.0, -1.0), np.arange(100))
-    assert found.low == pytest.approx(0.610, abs=0.012)
-    assert found.high == pytest.approx(0.790, abs=0.012)
+    accuracy = pair_accuracy(np.where(np.arange(100) < 70, 1.0, -1.0), np.arange(100))
+    assert accuracy.low == pytest.approx(0.610, abs=0.012)
+    assert accuracy.high == pytest.approx(0.790, abs=0.012)
 
 
 def test_pairs_of_one_prompt_count_as_one_observation():
@@ -30,23 +30,23 @@ def test_pairs_of_one_prompt_count_as_one_observation():
 
 def test_an_accuracy_of_one_is_not_certain():
     """20 prompts all right: Wilson's interval over prompts, 0.839 to 1."""
-    found = pair_accuracy(np.ones(40), np.repeat(np.arange(20), 2))
-    assert found.low == pytest.approx(0.8389, abs=1e-4)
-    assert found.high == 1.0
+    accuracy = pair_accuracy(np.ones(40), np.repeat(np.arange(20), 2))
+    assert accuracy.low == pytest.approx(0.8389, abs=1e-4)
+    assert accuracy.high == 1.0
 
 
 def test_one_prompt_says_little():
     """A single prompt has no spread to draw from; the interval stays wide."""
-    found = pair_accuracy(np.array([1.0, -1.0, 1.0, 1.0]), np.zeros(4, int))
-    assert found.accuracy == 0.75
-    assert found.high - found.low > 0.7
+    accuracy = pair_accuracy(np.array([1.0, -1.0, 1.0, 1.0]), np.zeros(4, int))
+    assert accuracy.accuracy == 0.75
+    assert accuracy.high - accuracy.low > 0.7
 
 
 def test_no_pairs():
     """Nothing measured is not a number, with no width pretended."""
-    found = pair_accuracy(np.array([]), np.array([], int))
-    assert np.isnan(found.accuracy)
-    assert (found.low, found.high, found.pairs) == (0.0, 1.0, 0)
+    accuracy = pair_accuracy(np.array([]), np.array([], int))
+    assert np.isnan(accuracy.accuracy)
+    assert (accuracy.low, accuracy.high, accuracy.pairs) == (0.0, 1.0, 0)
 
 
 def test_intervals_cover_the_truth():
@@ -57,8 +57,8 @@ def test_intervals_cover_the_truth():
         prompt_rate = rng.beta(6, 3, 80)
         groups = np.repeat(np.arange(80), 4)
         margins = np.where(rng.random(320) < prompt_rate[groups], 1.0, -1.0)
-        found = pair_accuracy(margins, groups)
-        held += found.low <= 6 / 9 <= found.high
+        accuracy = pair_accuracy(margins, groups)
+        held += accuracy.low <= 6 / 9 <= accuracy.high
     assert 180 <= held <= 198
 
 
@@ -66,12 +66,12 @@ def test_difference_by_hand():
     """Scorer a wins 30 pairs that b loses and loses 10 that b wins, of 100: 0.2, z = 20 / 6."""
     a = np.concatenate([np.ones(30), -np.ones(10), np.ones(40), -np.ones(20)])
     b = np.concatenate([-np.ones(30), np.ones(10), np.ones(40), -np.ones(20)])
-    found = difference(a, b, np.arange(100))
-    assert found.value == pytest.approx(0.2)
+    gap = difference(a, b, np.arange(100))
+    assert gap.value == pytest.approx(0.2)
     spread = np.sqrt(30 * 0.8**2 + 10 * 1.2**2 + 60 * 0.2**2)  # 6 = sqrt(40 - 100 * 0.2^2)
     assert spread == pytest.approx(6.0)
-    assert found.p == pytest.approx(0.000858, abs=1e-5)  # two-sided, z = 20 / 6
-    assert (found.low, found.high) == pytest.approx((0.2 - 0.118, 0.2 + 0.118), abs=0.02)
+    assert gap.p == pytest.approx(0.000858, abs=1e-5)  # two-sided, z = 20 / 6
+    assert (gap.low, gap.high) == pytest.approx((0.2 - 0.118, 0.2 + 0.118), abs=0.02)
 
 
 def test_difference_is_antisymmetric_and_none_to_oneself():
@@ -88,10 +88,10 @@ def test_difference_pairs_the_scorers():
     """Two scorers that err on the same prompts are told apart more surely than their intervals say."""
     a = np.where(np.arange(200) < 140, 1.0, -1.0)
     b = np.where(np.arange(200) < 130, 1.0, -1.0)
-    found = difference(a, b, np.arange(200))
-    one, other = pair_accuracy(a, np.arange(200)), pair_accuracy(b, np.arange(200))
-    assert one.low < other.accuracy < one.high
-    assert found.low > 0
+    gap = difference(a, b, np.arange(200))
+    first, other = pair_accuracy(a, np.arange(200)), pair_accuracy(b, np.arange(200))
+    assert first.low < other.accuracy < first.high
+    assert gap.low > 0
 
 
 def test_fold_spread_by_hand():

@@ -114,14 +114,14 @@ def test_measure_finds_the_planted_latents():
     )
     response, _, latent = np.nonzero(fires)
     counter.add(counted, np.searchsorted(response, np.arange(n + 1)), latent.astype(np.uint16))
-    found = latent_statistics.statistics_of(counter.result())
-    assert found.difference == pytest.approx([0.4, -0.4, 0.0], abs=0.03)
-    assert found.length_controlled == pytest.approx(found.difference, abs=0.01)
-    assert (found.low <= found.rate).all()
-    assert (found.rate <= found.high).all()
-    assert found.mcnemar_q[0] < 1e-6
-    assert found.z[0] > 5
-    assert found.z[1] < -5
-    assert found.mcnemar_q[2] > 0.01
-    assert found.fold_rate.shape == (2, 3, FOLDS)
-    assert found.fold_rate.mean(axis=2) == pytest.approx(found.rate, abs=1e-3)
+    measures = latent_statistics.statistics_of(counter.result())
+    assert measures.difference == pytest.approx([0.4, -0.4, 0.0], abs=0.03)
+    assert measures.length_controlled == pytest.approx(measures.difference, abs=0.01)
+    assert (measures.low <= measures.rate).all()
+    assert (measures.rate <= measures.high).all()
+    assert measures.mcnemar_q[0] < 1e-6
+    assert measures.z[0] > 5
+    assert measures.z[1] < -5
+    assert measures.mcnemar_q[2] > 0.01
+    assert measures.fold_rate.shape == (2, 3, FOLDS)
+    assert measures.fold_rate.mean(axis=2) == pytest.approx(measures.rate, abs=1e-3)

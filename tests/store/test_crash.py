@@ -15,6 +15,8 @@ from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.units.integrity import check
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(crash_driver.__file__)
 SAMPLE = 61
 """Every so many file operations are killed in the quick test; all of them in the slow one."""
@@ -55,9 +57,9 @@ def drive_faults(tmp_path: Path, faults: list[str]) -> list[int]:
         subprocess.Popen([*command, str(tmp_path / f"half{i}"), *faults[i::2]], stdout=subprocess.PIPE)
         for i in range(2)
     ]
-    found = [json.loads(half.communicate()[0]) for half in halves]
-    assert [one["problems"] for one in found] == [[], []]
-    return [code for one in found for code in one["codes"]]
+    outcomes = [json.loads(half.communicate()[0]) for half in halves]
+    assert [outcome["problems"] for outcome in outcomes] == [[], []]
+    return [code for outcome in outcomes for code in outcome["codes"]]
 
 
 def passed(tmp_path: Path) -> Counter[str]:
@@ -85,13 +87,13 @@ def test_row_05_small_artifacts_killed_before_every_file_operation(tmp_path: Pat
     """frequency.parquet, directions/ and reward/ are the old ones or the new ones, whole."""
     done = drive("small", tmp_path)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert {name: one["problems"] for name, one in found.items()} == {
+    outcomes = json.loads(done.stdout)
+    assert {name: outcome["problems"] for name, outcome in outcomes.items()} == {
         "frequency": [],
         "directions": [],
         "reward": [],
     }
-    assert all(one["trials"] > 3 and one["versions"] == 2 for one in found.values())
+    assert all(outcome["trials"] > 3 and outcome["versions"] == 2 for outcome in outcomes.values())
 
 
 def crash_loop(tmp_path: Path, step: int) -> int:
@@ -103,9 +105,9 @@ def crash_loop(tmp_path: Path, step: int) -> int:
         )
         for half in range(2)
     ]
-    found = [json.loads(loop.communicate()[0]) for loop in loops]
-    assert [one["problems"] for one in found] == [[], []]
-    return sum(one["trials"] for one in found)
+    outcomes = [json.loads(loop.communicate()[0]) for loop in loops]
+    assert [outcome["problems"] for outcome in outcomes] == [[], []]
+    return sum(outcome["trials"] for outcome in outcomes)
 
 
 def test_row_01_row_02_row_03_row_04_row_05_killed_before_a_sample_of_file_operations(tmp_path: Path):
@@ -160,7 +162,7 @@ def test_two_workers_one_of_them_killed_and_restarted(tmp_path: Path):
     assert reader.digest == usual
     assert check(reader.store, deep=True) == []
     computed = (run / "computed.log").read_text().splitlines()
-    assert Counter(one for one in computed if one.startswith("act")) == {
+    assert Counter(unit for unit in computed if unit.startswith("act")) == {
         "activations 0": 1,
         "activations 1": 1,
         "activations 2": 2,

@@ -10,7 +10,7 @@ from helpers import captures
 
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import ROW_TYPES, TOKEN_IDS
+from sparserm_cli.store.capture.row_arrays import ROW_TYPES, TOKEN_IDS
 from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.units.integrity import check
 
@@ -109,7 +109,7 @@ def test_row_10_a_flipped_bit_is_found_on_reading_and_by_the_deep_check(run: Pat
     assert check(store.store, deep=False) == []
     damage = check(store.store, deep=True)
     name = file.partition("/")[2]
-    assert [(one.path, one.unit) for one in damage] == [(name, unit_of(file))]
+    assert [(problem.path, problem.unit) for problem in damage] == [(name, unit_of(file))]
     with pytest.raises(CorruptStoreError, match="checksum") as error:
         store.rows.read(name.split("/")[1]) if name.startswith("rows") else read_all(store)
     assert str(error.value).startswith(str(run / file.rpartition("/c.")[0]))
@@ -121,7 +121,7 @@ def test_row_10_a_flipped_bit_in_metadata_is_found_by_the_deep_check(run: Path, 
     """A digit may become another digit and stay JSON: only the digest tells."""
     (run / file).write_bytes(flip((run / file).read_bytes()))
     damage = check(open_store(file, run).store, deep=True)
-    assert [(one.path, one.unit) for one in damage] == [(file.partition("/")[2], unit_of(file))]
+    assert [(problem.path, problem.unit) for problem in damage] == [(file.partition("/")[2], unit_of(file))]
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
@@ -154,10 +154,10 @@ def test_a_unit_without_latents_is_written(tmp_path: Path):
             np.arange(tokens + 1) * fires,
         )
         receipt = writer.write_unit(unit, {1: latents}, captures.FACTS)
-        found = {file.path.split("/")[4] for file in receipt.files if "/c.0" in file.path}
-        assert "indptr" in found
+        arrays = {file.path.split("/")[4] for file in receipt.files if "/c.0" in file.path}
+        assert "indptr" in arrays
         if fires:
-            assert found == {"data", "indices", "indptr"}
+            assert arrays == {"data", "indices", "indptr"}
 
 
 SIBLINGS = {
@@ -182,7 +182,9 @@ def test_row_13_a_file_swapped_for_a_whole_sibling_is_found_by_the_deep_check(ru
     store = open_store(file, run)
     read_all(store)
     damage = check(store.store, deep=True)
-    assert [(one.path, one.unit) for one in damage] == ([(name, unit_of(file))] if changed else [])
+    assert [(problem.path, problem.unit) for problem in damage] == (
+        [(name, unit_of(file))] if changed else []
+    )
 
 
 @pytest.mark.parametrize("array", ["data", "indices", "indptr"])
@@ -206,7 +208,7 @@ def test_damage_is_mended_by_doing_only_the_damaged_units_again(run: Path, store
     kind = captures.ActivationsWriter if store.startswith("a") else captures.FeaturesWriter
     writer = kind(root)
     damage = check(writer.store, deep=True)
-    assert sorted({one.unit for one in damage}) == [1, 2]
+    assert sorted({problem.unit for problem in damage}) == [1, 2]
     writer.store.drop([1, 2])
     if store.startswith("a"):
         manifest = captures.fill(root)

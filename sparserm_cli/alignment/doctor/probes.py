@@ -11,10 +11,11 @@ import torch
 from jaxtyping import UInt32
 
 from sparserm_cli.config import DoctorConfig, column_map
-from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example, Message
 from sparserm_cli.data.reader import Reader
-from sparserm_cli.data.tokenized_rows import encoded_rows
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
+from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import Pooled
 from sparserm_cli.models.lm.residuals import pool
@@ -52,7 +53,7 @@ class Trial(NamedTuple):
     absmax: float
 
 
-def probe_rows(config: DoctorConfig, template: PromptTemplate) -> list[EncodedExample]:
+def probe_rows(config: DoctorConfig, template: PromptTemplate) -> list[TokenizedExample]:
     """Return the rows to measure: those of a file, otherwise `CONVERSATIONS`.
 
     Raises:
@@ -64,12 +65,12 @@ def probe_rows(config: DoctorConfig, template: PromptTemplate) -> list[EncodedEx
             Example(row, None, tuple(Message(*turn) for turn in turns), texts, (UNLABELLED,) * 2, None, {})
             for row, (turns, texts) in enumerate(CONVERSATIONS, start=1)
         ]
-        return template.encode(examples)
+        return template.tokenize(examples)
     reader = Reader(config.data, purpose="responses", columns=column_map(config.columns), limit=config.limit)
-    return list(encoded_rows(reader, template, max_length=config.max_length))
+    return list(tokenized_rows(reader, template, max_length=config.max_length))
 
 
-def probes_of(rows: Sequence[EncodedExample]) -> list[Probe]:
+def probes_of(rows: Sequence[TokenizedExample]) -> list[Probe]:
     """Return the tokens of every response of some rows, each after its prompt."""
     return [
         Probe(np.concatenate([response.prompt_ids, response.response_ids]), len(response.prompt_ids))

@@ -28,7 +28,7 @@ from sparserm_cli.store.artifacts.reward import reward_folder, reward_path, writ
 from sparserm_cli.store.artifacts.reward_card import hub_card
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.io.atomic import atomic_folder
-from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.io.storage import storage_of
 
 _CODE = Path(modeling.__file__)
 _QUESTION, _ANSWER = "Where?", "Everywhere!"
@@ -100,8 +100,9 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
         endings=tuple(
             sorted((tuple(_ids(tokenizer, ending)) for ending in text.endings), key=len, reverse=True)
         ),
-        leading_bos=model.template.adds_bos,
+        leading_bos=model.template.rows.adds_bos,
         runs_alone=model.lm.runs_alone,
+        buffers=tuple(_computed_buffers(model.lm.backbone)),
         architectures=[kind.__name__],
         auto_map={
             "AutoConfig": f"{_CODE.stem}.{modeling.SparseRMConfig.__name__}",
@@ -114,7 +115,8 @@ def build(model: RewardModel, tokenizer: Any) -> modeling.SparseRMForSequenceCla
     )
     exported = kind(config)
     exported.backbone.to(getattr(torch, fitted.dtype))
-    blocks = {f"backbone.{name}": values for name, values in model.lm.backbone.state_dict().items()}
+    tensors = model.lm.backbone.state_dict() | _computed_buffers(model.lm.backbone)
+    blocks = {f"backbone.{name}": values for name, values in tensors.items()}
     head = {name: torch.from_numpy(values) for name, values in _head_tensors(arrays, fitted.layers).items()}
     exported.load_state_dict(blocks | head)
     return exported.eval()
@@ -142,13 +144,13 @@ def settle_boundaries(
     begins |= set(map(chr, range(9, 127)))
     responses = [response for begin in sorted(begins - {""}) for response in (f"{begin}a", f"a{begin}")]
     sides = (UNLABELLED,) * len(responses)
-    encoded = template.encode([Example(1, None, _QUESTION, tuple(responses), sides, None, {})])[0]
-    start, unclear = len(_ids(tokenizer, encoded.prompt_text)), set()
+    tokenized = template.tokenize([Example(1, None, _QUESTION, tuple(responses), sides, None, {})])[0]
+    start, unclear = len(_ids(tokenizer, tokenized.prompt_text)), set()
     for lead in dict.fromkeys(("", text.lead if config.lead else "")):
-        rows = [_ids(tokenizer, encoded.prompt_text + lead + response + ending) for response in responses]
+        rows = [_ids(tokenizer, tokenized.prompt_text + lead + response + ending) for response in responses]
         if lead:
             config.lead_fixed = min(_alike(config.lead, ids[start:]) for ids in rows)
-        for response, tokens, ids in zip(responses, encoded.responses, rows, strict=True):
+        for response, tokens, ids in zip(responses, tokenized.responses, rows, strict=True):
             parts, expected = exported.split(ids), (tokens.prompt_ids.tolist(), tokens.response_ids.tolist())
             if parts == expected:
                 continue
@@ -197,7 +199,7 @@ def _card(model: RewardModel, config: ExportConfig, *, masked: bool) -> str:
     if not HUB_NAME.fullmatch(base) or "/" not in base:
         raise UsageError("--base-model", "the hub id of the language model", repr(base), "give it")
     path = EVALUATION.path(config.run)
-    measured = EVALUATION.read(path) if size_of(path) >= 0 else None
+    measured = EVALUATION.read(path) if storage_of(path).size() >= 0 else None
     if measured is not None and measured["reward"] != fitted.lineage.digest:
         measured = None
     return hub_card(
@@ -244,6 +246,19 @@ def _backbone_config(config: Any) -> dict[str, Any]:
     if "sliding_attention" in rope:
         settings["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
     return settings
+
+
+def _computed_buffers(backbone: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return the constant tensors that are in no checkpoint, without the frequencies of rotary embeddings.
+
+    Those follow from the configuration, and their names differ between releases of transformers.
+    """
+    saved = backbone.state_dict().keys()
+    return {
+        name: values
+        for name, values in backbone.named_buffers()
+        if name not in saved and not name.endswith("inv_freq")
+    }
 
 
 def _head_tensors(arrays: Any, layers: tuple[int, ...]) -> dict[str, np.ndarray]:

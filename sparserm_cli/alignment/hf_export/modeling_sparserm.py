@@ -35,6 +35,8 @@ class SparseRMConfig(PretrainedConfig):
         leading_bos: whether a conversation must begin with the BOS token.
         runs_alone: whether the longest conversation of a batch changes the others, so that each is computed
             by itself.
+        buffers: names of the backbone's constant tensors that lie in the weights file of this export,
+            although transformers would compute them: it leaves some of them unset in a model with own code.
 
     """
 
@@ -55,6 +57,7 @@ class SparseRMConfig(PretrainedConfig):
         endings: tuple[tuple[int, ...], ...] = (),
         leading_bos: bool = False,
         runs_alone: bool = False,
+        buffers: tuple[str, ...] = (),
         **others: Any,
     ) -> None:
         self.backbone, self.layers, self.poolings = backbone or {}, list(layers), list(poolings)
@@ -63,6 +66,7 @@ class SparseRMConfig(PretrainedConfig):
         self.lead, self.lead_fixed, self.unclear = list(lead), lead_fixed, list(unclear)
         self.endings = [list(ending) for ending in endings]
         self.leading_bos, self.runs_alone = leading_bos, runs_alone
+        self.buffers = list(buffers)
         super().__init__(**{"num_labels": 1, **others})
 
 
@@ -82,6 +86,9 @@ class SparseRMForSequenceClassification(PreTrainedModel):
         self.backbone = AutoModel.from_config(
             backbone, **({"attn_implementation": "eager"} if capped else {})
         )
+        for name in config.buffers:
+            owner, _, buffer = name.rpartition(".")
+            self.backbone.get_submodule(owner).register_buffer(buffer, self.backbone.get_buffer(name))
         count = config.directions * len(config.layers) * len(config.poolings)
         self.directions = nn.ModuleList(
             nn.Linear(backbone.hidden_size, config.directions, bias=False) for _ in config.layers

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import NamedTuple
 
-from sparserm_cli.config import Guards
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.config import ScoreLimits
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.models.reward_model import UNGUARDED, Rewards
 
 BATCH_TOKENS = 16_384
@@ -25,12 +25,12 @@ class Kind(NamedTuple):
 
     by_token: bool = False
     """Whether token rewards are wanted."""
-    guards: Guards = UNGUARDED
+    guards: ScoreLimits = UNGUARDED
     """The normalisation and the limits that are applied to the scores."""
 
 
 PLAIN = Kind()
-Compute = Callable[[Sequence[EncodedExample], Kind], Rewards]
+Compute = Callable[[Sequence[TokenizedExample], Kind], Rewards]
 """The function that computes the rewards of tokenised rows of one response."""
 Observe = Callable[[int, int], None]
 """A function that is called with the numbers of responses and tokens of each batch."""
@@ -43,7 +43,7 @@ class FullError(Exception):
 class _Job:
     """The rows of one request and the future of their rewards."""
 
-    def __init__(self, rows: Sequence[EncodedExample], kind: Kind) -> None:
+    def __init__(self, rows: Sequence[TokenizedExample], kind: Kind) -> None:
         self.rows, self.kind = rows, kind
         self.result: Future[Rewards] = Future()
         responses = [row.responses[0] for row in rows]
@@ -91,7 +91,7 @@ class Batcher:
         with self._changed:
             return sum(job.tokens for job in self._jobs)
 
-    def submit(self, rows: Sequence[EncodedExample], kind: Kind = PLAIN) -> "Future[Rewards]":
+    def submit(self, rows: Sequence[TokenizedExample], kind: Kind = PLAIN) -> "Future[Rewards]":
         """Queue rows of one response each; a future that is cancelled before its turn is never computed.
 
         Raises:

@@ -80,16 +80,16 @@ class Gate:
             499,
         )  # nginx's status for a client that disconnected before the answer
 
-        async def told(message: Message) -> None:
+        async def recorded_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._through(scope, receive, told)
+            await self._through(scope, receive, recorded_send)
         except RefusedError as refused:
-            await _refuse(told, refused)
+            await _refuse(recorded_send, refused)
         finally:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._service.metrics.answered(path, status, time.monotonic() - begun)

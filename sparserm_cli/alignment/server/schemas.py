@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 
 MOST_TURNS = 1024
 """Most turns in one conversation and most parts in one turn."""
@@ -115,12 +115,12 @@ class Request(BaseModel):
                 raise ValueError(f"{name} is not known to this server, and is not ignored")
         return data
 
-    def guards(self, usual: Guards) -> Guards:
+    def guards(self, usual: ScoreLimits) -> ScoreLimits:
         """Return the score limits of this request; a null field takes the server's value from `usual`."""
         own = (self.normalize, self.clip, self.abstain)
         pairs = zip(own, (usual.normalize, usual.clip, usual.abstain), strict=True)
         normalize, clip, abstain = (other if mine is None else mine for mine, other in pairs)
-        return Guards(bool(normalize), clip, abstain)
+        return ScoreLimits(bool(normalize), clip, abstain)
 
 
 class Activated(Request):

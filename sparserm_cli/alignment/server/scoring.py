@@ -19,9 +19,9 @@ from sparserm_cli.alignment.server.batches import Kind
 from sparserm_cli.alignment.server.gate import RefusedError
 from sparserm_cli.alignment.server.schemas import Request
 from sparserm_cli.alignment.server.service import Service
-from sparserm_cli.config import Guards
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.data.example import RowError
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.data.sources.strict_json import check_text
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError
 from sparserm_cli.models.reward_model import Prompt, RewardModel, Rewards
@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
     members: list[Judged]
     tokens: int
     """The number of tokens of all prompts and responses that were scored."""
-    guards: Guards
+    guards: ScoreLimits
     """The normalisation and limits that were applied to the scores."""
 
     @property
@@ -115,7 +115,7 @@ async def judge(
     if len(pairs) > most:
         raise RefusedError(413, f"{len(pairs):,} inputs, where {most:,} are the most")
     readable = [_readable(pair) for pair in pairs]
-    rows = await asyncio.to_thread(encoded, service.model, readable, request.truncate_prompt_tokens)
+    rows = await asyncio.to_thread(tokenized, service.model, readable, request.truncate_prompt_tokens)
     for number, row in enumerate(rows, start=1):
         if service.config.strict and isinstance(row, Unscorable):
             raise RefusedError(422, f"response {number}: {row.reason}")
@@ -130,7 +130,7 @@ async def judge(
 
 
 async def _computed(
-    service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
+    service: Service, rows: Sequence[TokenizedExample], kind: Kind, *, logistic: bool
 ) -> list[Judged]:
     """Compute the rewards of rows; rows with residuals that are not finite get no score.
 
@@ -149,7 +149,7 @@ async def _computed(
 
 
 async def _halved(
-    service: Service, rows: Sequence[EncodedExample], kind: Kind, *, logistic: bool
+    service: Service, rows: Sequence[TokenizedExample], kind: Kind, *, logistic: bool
 ) -> Sequence[Judged | IncompatibleError]:
     """Compute rows together; if that fails, compute them by halves until each failure belongs to one row."""
     try:
@@ -164,7 +164,9 @@ async def _halved(
     return _scored(rows, rewards, kind.guards, logistic=logistic)
 
 
-def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list[EncodedExample | Unscorable]:
+def tokenized(
+    model: RewardModel, pairs: Sequence[Pair], most: int | None
+) -> list[TokenizedExample | Unscorable]:
     """Return each pair as token ids, or the reason why it cannot be scored.
 
     Args:
@@ -175,9 +177,9 @@ def encoded(model: RewardModel, pairs: Sequence[Pair], most: int | None) -> list
     """
     usable = [pair for pair in pairs if not isinstance(pair, Unscorable)]
     try:
-        rows = iter(model.tokenise(*zip(*usable, strict=True)) if usable else [])
+        rows = iter(model.tokenize(*zip(*usable, strict=True), any_length=True) if usable else [])
     except (BadInputError, IncompatibleError):  # one of the pairs is refused, so each is tried alone
-        return [_encoded_alone(model, pair, most) for pair in pairs]
+        return [_tokenized_alone(model, pair, most) for pair in pairs]
     return [pair if isinstance(pair, Unscorable) else _checked(model, next(rows), most) for pair in pairs]
 
 
@@ -190,17 +192,17 @@ def _readable(pair: Pair) -> Pair:
     return pair
 
 
-def _encoded_alone(model: RewardModel, pair: Pair, most: int | None) -> EncodedExample | Unscorable:
+def _tokenized_alone(model: RewardModel, pair: Pair, most: int | None) -> TokenizedExample | Unscorable:
     if isinstance(pair, Unscorable):
         return pair
     try:
-        (row,) = model.tokenise([pair[0]], [pair[1]])
+        (row,) = model.tokenize([pair[0]], [pair[1]], any_length=True)
     except (BadInputError, IncompatibleError) as error:
         return Unscorable(_reason(error))
     return _checked(model, row, most)
 
 
-def _checked(model: RewardModel, row: EncodedExample, most: int | None) -> EncodedExample | Unscorable:
+def _checked(model: RewardModel, row: TokenizedExample, most: int | None) -> TokenizedExample | Unscorable:
     """Shorten the prompt if that was requested, and check that the rest fits the model."""
     response = row.responses[0]
     if most is not None:
@@ -208,7 +210,7 @@ def _checked(model: RewardModel, row: EncodedExample, most: int | None) -> Encod
         if len(response.response_ids) >= limit:
             size = len(response.response_ids)
             return Unscorable(f"expected a response of under {limit:,} tokens, found {size:,}")
-        row = row._replace(responses=(model.template.truncate_left(response, limit),))
+        row = row._replace(responses=(model.template.rows.truncate_left(response, limit),))
     try:
         model.check_length(row)
     except BadInputError as error:
@@ -217,7 +219,7 @@ def _checked(model: RewardModel, row: EncodedExample, most: int | None) -> Encod
 
 
 def _scored(
-    rows: Sequence[EncodedExample], rewards: Rewards, guards: Guards, *, logistic: bool
+    rows: Sequence[TokenizedExample], rewards: Rewards, guards: ScoreLimits, *, logistic: bool
 ) -> list[Judged]:
     """Return the results of responses whose rewards were computed."""
     scores = 0.5 * (1 + np.tanh(0.5 * rewards.scores)) if logistic else rewards.scores
@@ -230,7 +232,7 @@ def _scored(
     ]
 
 
-def _tokens(rows: Sequence[EncodedExample], computed: Rewards) -> list[dict[str, Any] | None]:
+def _tokens(rows: Sequence[TokenizedExample], computed: Rewards) -> list[dict[str, Any] | None]:
     """Return the ids and rewards of each response's tokens."""
     if computed.method is None:
         return [None] * len(rows)
@@ -244,7 +246,7 @@ def _tokens(rows: Sequence[EncodedExample], computed: Rewards) -> list[dict[str,
     ]
 
 
-def _size(row: EncodedExample) -> int:
+def _size(row: TokenizedExample) -> int:
     return sum(len(response.prompt_ids) + len(response.response_ids) for response in row.responses)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparserm_cli.alignment.trainers.scorer import scorer_of
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.errors import UsageError
 
 REWARD_VARIABLE = "SPARSERM_REWARD"
@@ -56,7 +56,7 @@ def reward_func(
     if not reward:
         expected, hint = "the folder of a reward model, or a server's address", "set it"
         raise UsageError(REWARD_VARIABLE, expected, "nothing", hint)
-    scorer = scorer_of(reward, Guards(normalize, clip, abstain))
+    scorer = scorer_of(reward, ScoreLimits(normalize, clip, abstain))
     judged = scorer.judge_texts(list(queries), list(prompts), by_token=token_rewards)
     scores = torch.tensor([fallback if response.score is None else response.score for response in judged])
     logs = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from sparserm_cli.alignment.trainers.judging import Conversation, Judged, Scorer
 from sparserm_cli.alignment.trainers.server_scorer import ServerScorer
-from sparserm_cli.config import KEY_VARIABLE, Guards
+from sparserm_cli.config import KEY_VARIABLE, ScoreLimits
 from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError, IncompatibleError
 from sparserm_cli.models.reward_model import UNGUARDED, RewardModel
@@ -18,7 +18,7 @@ from sparserm_cli.models.reward_model import UNGUARDED, RewardModel
 _LOADING = Lock()
 
 
-def scorer_of(reward: str, guards: Guards = UNGUARDED, device: str = "auto") -> Scorer:
+def scorer_of(reward: str, guards: ScoreLimits = UNGUARDED, device: str = "auto") -> Scorer:
     """Return a scorer: a server if `reward` is a URL, otherwise the reward model of that folder.
 
     A model is loaded once, however many threads request it at the same time, with any guards. The key
@@ -31,7 +31,7 @@ def scorer_of(reward: str, guards: Guards = UNGUARDED, device: str = "auto") -> 
 
 
 @cache
-def _server(url: str, key: str, guards: Guards) -> ServerScorer:
+def _server(url: str, key: str, guards: ScoreLimits) -> ServerScorer:
     return ServerScorer(url, key, guards)
 
 
@@ -61,7 +61,7 @@ class LocalScorer(Scorer):
 
     """
 
-    def __init__(self, local: LocalModel, guards: Guards = UNGUARDED) -> None:
+    def __init__(self, local: LocalModel, guards: ScoreLimits = UNGUARDED) -> None:
         self._local, self._guards = local, guards
 
     def _score(self, pairs: Sequence[Conversation], by_token: bool, until: float) -> list[Judged]:
@@ -72,7 +72,7 @@ class LocalScorer(Scorer):
         )
         with self._local.busy:
             try:
-                rows = model.encode(prompts, responses)
+                rows = model.tokenize(prompts, responses)
             except IncompatibleError as error:  # the chat template refuses these turns
                 raise BadInputError(error.where, error.expected, error.found, error.hint) from error
             rewards = model.rewards(rows, self._guards, tokens=by_token)

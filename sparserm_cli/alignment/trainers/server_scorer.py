@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sparserm_cli.alignment.trainers.client import Client
 from sparserm_cli.alignment.trainers.judging import Conversation, Judged, Scorer
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.data.example import Message
 from sparserm_cli.errors import IncompatibleError, TemporaryError
+from sparserm_cli.http_client import Client
 
 
 class ServerScorer(Scorer):
@@ -23,12 +23,12 @@ class ServerScorer(Scorer):
     Args:
         url: the server's address, such as `http://127.0.0.1:8000`.
         key: the server's bearer key; "" sends none.
-        guards: those that differ from `Guards()` are sent with every request and apply instead of the
+        guards: those that differ from `ScoreLimits()` are sent with every request and apply instead of the
             server's own; a server that does not say that it applied them is refused.
 
     """
 
-    def __init__(self, url: str, key: str, guards: Guards) -> None:
+    def __init__(self, url: str, key: str, guards: ScoreLimits) -> None:
         self._client = Client(url, key)
         self._guards = {name: value for name, value in asdict(guards).items() if value not in (None, False)}
         self._answered = False

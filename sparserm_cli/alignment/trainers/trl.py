@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sparserm_cli.alignment.trainers.scorer import scorer_of
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 
 Turns = Sequence[dict[str, Any]]
 
@@ -43,7 +43,7 @@ class SparseReward:
         name: str = "sparserm",
     ) -> None:
         self.__name__ = name
-        self._scorer = scorer_of(str(reward), Guards(normalize, clip, abstain), device)
+        self._scorer = scorer_of(str(reward), ScoreLimits(normalize, clip, abstain), device)
 
     def __call__(
         self, prompts: Sequence[str | Turns], completions: Sequence[str | Turns], **others: Any

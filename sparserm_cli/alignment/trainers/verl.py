@@ -14,7 +14,7 @@ from typing import Any
 
 from sparserm_cli.alignment.trainers.judging import Judged
 from sparserm_cli.alignment.trainers.scorer import scorer_of
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.errors import BadInputError
 
 
@@ -91,7 +91,7 @@ def compute_score_batch(
         BadInputError: a response has no prompt.
 
     """
-    scorer = scorer_of(reward, Guards(normalize, clip, abstain))
+    scorer = scorer_of(reward, ScoreLimits(normalize, clip, abstain))
     prompts = [_prompt(extra_info) for extra_info in extra_infos]
     judged = scorer.judge(prompts, list(solution_strs), by_token=token_rewards)
     return [_told(response, fallback, by_token=token_rewards) for response in judged]

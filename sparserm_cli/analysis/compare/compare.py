@@ -27,7 +27,7 @@ from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
-from sparserm_cli.store.io.storage import absolute
+from sparserm_cli.store.io.storage import storage_of
 
 TRAIN_PAIRS = (25, 50, 100, 200, 300, 1000, None)
 """Points of the learning curve in training pairs; None means all pairs."""
@@ -94,7 +94,7 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
     """
     begun = time.monotonic()
     # 1. Load the runs.
-    name = config.name or absolute(config.run).name
+    name = config.name or storage_of(config.run).absolute().name
     folders = {name: config.run} | {
         other: parse_location(folder) for other, folder in config.named_runs().items()
     }
@@ -102,12 +102,19 @@ def compare(config: CompareConfig, *, progress: Phases, note: Note) -> CompareSu
         load_sample(sample_name, folder, progress=partial(progress, "reading latents"))
         for sample_name, folder in folders.items()
     ]
-    # 2. Measure all points of all sweeps in sequence.
+    # 2. Measure how well the SAEs fit, before the folds, so that a missing SAE stops the command at once.
+    digest = samples[0].capture.digest
+    measured = {
+        sample.name: _sae_qualities(sample.name, folders[sample.name], note)
+        for sample in samples
+        if sample.capture.digest == digest
+    }
+    # 3. Measure all points of all sweeps in sequence.
     comparison = compare_samples(samples, config, progress=progress, note=note)
     for sample_name, facts in comparison["runs"][name]["saes"].items():
-        for layer, quality in _sae_qualities(folders[sample_name]).items():
+        for layer, quality in measured[sample_name].items():
             facts[str(layer)]["explained_variance"] = quality.explained_variance
-    # 3. Write the comparison as a whole or not at all.
+    # 4. Write the comparison as a whole or not at all.
     path = COMPARISON.path(config.run)
     COMPARISON.write(path, comparison)
     return CompareSummary(path, comparison, time.monotonic() - begun)
@@ -272,14 +279,20 @@ def _tried(trial: Trial, progress: Any) -> list[dict[str, Any]]:
     return [result.to_json() for result in compared(results, results[0], target)]
 
 
-def _sae_qualities(run: PurePath) -> dict[int, SAEQuality]:
-    """Measure the SAEs of a run on a sample of its tokens.
+def _sae_qualities(name: str, run: PurePath, note: Note) -> dict[int, SAEQuality]:
+    """Measure the SAEs of a run on a sample of its tokens; nothing where the capture keeps no tokens.
 
     Raises:
         UsageError: an SAE is no longer at its recorded place.
 
     """
     capture, features = ActivationsReader(capture_path(run)), FeaturesReader(features_path(run))
+    positions = capture.plan.settings.positions
+    if positions != "response":
+        # The latents, which the folds need, are there; only the vectors that they were made from are not.
+        reason = f"the capture keeps {positions} and no token vectors"
+        note(f"{name}: explained variance is left out, since {reason}")
+        return {}
     options = EncodeConfig(run=run, allow_mismatch=True, allow_pickle=True)
     return sample_saes(
         load_saes({sae.layer: sae.name for sae in features.plan.saes}, options),

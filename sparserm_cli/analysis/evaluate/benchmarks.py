@@ -1,9 +1,11 @@
 """The exact rules of RM-Bench and RewardBench 2 as functions of scores.
 
-Sources: RM-Bench, arXiv 2410.16184 (3 chosen and 3 rejected answers a prompt, concise / detailed / markdown);
+Sources: RM-Bench, arXiv 2410.16184 (3 chosen and 3 rejected answers per prompt, concise / detailed /
+    markdown);
 RewardBench 2, arXiv 2506.01937 (one right answer among four, and a subset with several right answers).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -65,9 +67,14 @@ def _wins(chosen: Float[np.ndarray, "n 3"], rejected: Float[np.ndarray, "n 3"]) 
     return np.asarray(chosen[:, :, None] > rejected[:, None, :])
 
 
-def rm_bench_domain(subset: str | None) -> str | None:
-    """Return the domain of a subset: both safety subsets form one domain; None for unknown subsets."""
-    return next((domain for domain in RM_BENCH_DOMAINS if (subset or "").startswith(domain)), None)
+def rm_bench_domain(name: str | None) -> str | None:
+    """Return the domain that the name of a subset or of a file begins with; None for any other name.
+
+    Both safety subsets form one domain. RM-Bench's own files are called `chat_filtered.json`,
+    `safety-refuse_filtered.json` and so on; `codellama.jsonl` names no domain.
+    """
+    match = re.match(rf"({'|'.join(RM_BENCH_DOMAINS)})(?![a-z])", (name or "").lower())
+    return match[1] if match else None
 
 
 def best_of_n(scores: Sequence[float] | Float64[np.ndarray, " n"]) -> float:

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.evaluate.benchmark_rows import check_rows, no_preference, rm_bench_row
 from sparserm_cli.analysis.evaluate.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
 from sparserm_cli.config import EvaluateConfig, Note, Progress
-from sparserm_cli.data.chat_template import EncodedExample
 from sparserm_cli.data.reader import without_pair
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.locations import parse_location
@@ -54,7 +55,8 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
 
     """
     begun = time.monotonic()
-    # 1. Open the file and the reward model.
+    # 1. Check the rows against the benchmark before any work; open the file and the reward model.
+    check_rows(config, note)
     reader = responses_reader(config, purpose="pairs", note=note)
     model = load_reward(config)
     note(f"evaluating {model.path} in {model.lm.dtype} on {model.lm.device}")
@@ -66,11 +68,12 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         vectors = model.pooled(window, **how)
         scores = {name: head(vectors) for name, head in heads.items()}
         rows += _scored(window, scores, model.config.length_preference)
+    if config.benchmark == "rm-bench":
+        rows = [row._replace(example=rm_bench_row(row.example, reader)) for row in rows]
     for sentence in without_pair(reader):
         note(sentence)
     if not any(row.pairs for row in rows):
-        hint = "see what the file becomes with `sparserm data`"
-        raise BadInputError(config.file, "rows that prefer a response", "none that does", hint)
+        raise no_preference(config.file)
     # 3. Apply the benchmark's rules.
     names = [*heads, LENGTH]
     metrics = {
@@ -93,7 +96,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
 
 
 def _scored(
-    window: list[EncodedExample], scores: Mapping[str, np.ndarray], preference: int
+    window: list[TokenizedExample], scores: Mapping[str, np.ndarray], preference: int
 ) -> list[ScoredExample]:
     """Split the window's scores into rows; the length rule has the preference of the training data."""
     rows, start = [], 0

@@ -10,18 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
+from sparserm_cli.analysis.evaluate.benchmark_rows import check_partners, rm_bench_row
 from sparserm_cli.analysis.evaluate.benchmarks import (
     TIES_SUBSET,
     TiedPrompt,
     best_of_n,
     rm_bench,
-    rm_bench_domain,
     rm_bench_points,
     ties_points,
     ties_score,
 )
 from sparserm_cli.data.example import CHOSEN, REJECTED, Example
-from sparserm_cli.errors import BadInputError
 from sparserm_cli.statistics.calibration import length_bias, reliability, to_json
 from sparserm_cli.statistics.pair_accuracy import difference, interval_of_means, pair_accuracy
 
@@ -125,12 +124,7 @@ def _rm_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
     """
     domains: dict[str, list[ScoredExample]] = defaultdict(list)
     for row in rows:
-        domain = rm_bench_domain(row.example.subset)
-        if domain is None or [row.example.sides.count(side) for side in (CHOSEN, REJECTED)] != [3, 3]:
-            what = f"{len(row.example.sides)} answers, domain {row.example.subset!r}"
-            expected = "three chosen and three rejected answers and a domain of RM-Bench"
-            raise BadInputError(f"row {row.example.row}", expected, what, "use --benchmark pairs")
-        domains[domain].append(row)
+        domains[str(rm_bench_row(row.example).subset)].append(row)
     scorers: dict[str, Any] = {}
     all_points: dict[str, list[np.ndarray]] = {}
     for name in names:
@@ -159,9 +153,8 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
         accuracies, points = {}, []
         for subset, members in subsets.items():
             if subset == TIES_SUBSET:
-                tied = {
-                    str(row.example.id): TiedPrompt(*map(list, row.sides(name))) for row in _partners(members)
-                }
+                check_partners([row.example for row in members])
+                tied = {str(row.example.id): TiedPrompt(*map(list, row.sides(name))) for row in members}
                 accuracies[subset] = ties_score(tied)
                 points.append(ties_points(tied))
             else:
@@ -193,25 +186,6 @@ def _add_gaps(scorers: dict[str, Any], points: Mapping[str, Sequence[np.ndarray]
         varies = any(part.min() != part.max() for part in parts)
         low, high = interval_of_means(parts) if varies else (value, value)
         facts["reward_less_this"] = {"value": value, "low": low, "high": high}
-
-
-def _partners(rows: list[ScoredExample]) -> list[ScoredExample]:
-    """Return the rows of the ties subset, in which each `tied:N` needs its `ref:N`.
-
-    Raises:
-        BadInputError: a row has no such id, or its partner is missing.
-
-    """
-    names = {row.example.id for row in rows}
-    for row in rows:
-        kind, _, number = (row.example.id or "").partition(":")
-        partner = {"tied": f"ref:{number}", "ref": f"tied:{number}"}.get(kind)
-        if partner is None or partner not in names:
-            found = f"no row {partner}" if partner else f"the id {row.example.id}"
-            expected = f"a partner of {row.example.id}" if partner else "an id like tied:0 or ref:0"
-            hint = "evaluate the whole benchmark, or use --benchmark pairs"
-            raise BadInputError(f"row {row.example.row}, subset Ties", expected, found, hint)
-    return rows
 
 
 RULES: dict[str, Callable[[list[ScoredExample], list[str]], dict[str, Any]]] = {

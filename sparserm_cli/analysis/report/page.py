@@ -25,7 +25,7 @@ from sparserm_cli.analysis.report.run_facts import Missing
 from sparserm_cli.formatting import percent
 from sparserm_cli.statistics.calibration import LengthBias
 from sparserm_cli.store.io.atomic import atomic_file
-from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.io.storage import storage_of
 
 _TEMPLATE, _STYLE, _SCRIPT = "report.html.jinja", "report.css", "report.js"
 
@@ -169,7 +169,7 @@ def write_page(path: PurePath, page: Page) -> int:
             script=_asset(_SCRIPT),
         )
     )
-    make_folder(path.parent)
+    storage_of(path.parent).make_folder()
     with atomic_file(path) as part:
         stream.dump(str(part), encoding="utf-8")
         return part.stat().st_size

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any, NamedTuple, TypeVar
 
 from sparserm_cli.config import ReportConfig
-from sparserm_cli.data.chat_template import tokenizer_digest
+from sparserm_cli.data.rendering.row_tokenizer import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.store.artifacts.directions import Directions, read_directions
@@ -20,7 +20,7 @@ from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
-from sparserm_cli.store.io.storage import is_there, size_of
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import check_parent
 from sparserm_cli.store.run.artifacts import ABSENT, COMPLETE, Artifact
 from sparserm_cli.store.run.status import status
@@ -85,12 +85,12 @@ def open_run(config: ReportConfig) -> RunFacts:
     run = config.run
     artifacts = status(run).artifacts
     folder = reward_folder(config.reward or reward_path(run))
-    if all(one.state == ABSENT for one in artifacts) and not is_there(folder, CONFIG):
+    if all(one.state == ABSENT for one in artifacts) and not storage_of(folder).is_there(CONFIG):
         hint = "run `sparserm extract` first, or name the run directory with --run"
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
     for name in ("evaluation", "comparison"):
         path = getattr(config, name)
-        if path is not None and size_of(path) < 0:
+        if path is not None and storage_of(path).size() < 0:
             command = {"evaluation": "evaluate", "comparison": "compare"}[name]
             raise UsageError(
                 f"--{name}", f"a file that `sparserm {command}` wrote", "none", "correct the path"
@@ -149,7 +149,7 @@ def _fitted_here(
 def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Missing:
     """Read the evaluation, which must be of this reward model."""
     path = config.evaluation or EVALUATION.path(config.run)
-    if size_of(path) < 0:
+    if storage_of(path).size() < 0:
         return Missing("no held-out evaluation: run `sparserm evaluate FILE` first")
     found = EVALUATION.read(path)
     if isinstance(reward, Missing):
@@ -162,7 +162,7 @@ def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Mi
 def _comparison(config: ReportConfig) -> Any | Missing:
     """Read the comparison, if there is one."""
     path = config.comparison or COMPARISON.path(config.run)
-    return COMPARISON.read(path) if size_of(path) >= 0 else Missing("no comparison")
+    return COMPARISON.read(path) if storage_of(path).size() >= 0 else Missing("no comparison")
 
 
 def _tokenizer(config: ReportConfig, capture: ActivationsReader | Missing) -> Any | Missing:

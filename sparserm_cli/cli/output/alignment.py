@@ -1,4 +1,4 @@
-"""What the commands around the use of a reward say: words for people, the same facts as JSON."""
+"""The output of the commands that use a reward, as text for people and as JSON."""
 
 from typing import TYPE_CHECKING
 
@@ -6,14 +6,15 @@ from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, rows_read
 
 if TYPE_CHECKING:
-    from sparserm_cli.alignment.doctor.doctor import Check, Diagnosis
+    from sparserm_cli.alignment.doctor.checks import Check
+    from sparserm_cli.alignment.doctor.doctor import Diagnosis
     from sparserm_cli.alignment.doctor.rounding import Rounding
     from sparserm_cli.alignment.response_choice.pairs import PairsSummary
     from sparserm_cli.alignment.response_choice.rank import RankSummary
 
 
 def rank(out: Output, summary: "RankSummary") -> None:
-    """Tell what best of n is worth; on stderr where the ranking itself is on stdout."""
+    """Print what best of n gains; on stderr if the ranking itself goes to stdout."""
     read = summary.accepted + summary.rejected
     data = {**summary._asdict(), "read": read, "seconds": round(summary.seconds, 3)}
     rows = rows_read(read, summary.accepted, summary.rejected)
@@ -24,7 +25,7 @@ def rank(out: Output, summary: "RankSummary") -> None:
 
 
 def pairs(out: Output, summary: "PairsSummary") -> None:
-    """Tell how many pairs there are, and why the other rows gave none."""
+    """Print the number of pairs, and the reasons why the other rows gave none."""
     from sparserm_cli.store.outputs.preferences import REASONS
 
     data = {
@@ -42,30 +43,40 @@ def pairs(out: Output, summary: "PairsSummary") -> None:
     out.result(data, "\n".join([*lines, f"{summary.output}: {made}", f"{summary.audit}: why"]))
 
 
-def doctor(out: Output, found: "Diagnosis") -> None:
+def doctor(out: Output, diagnosis: "Diagnosis") -> None:
     """Show how far everything drifts, and what to set."""
-    tables = {name: [one._asdict() for one in getattr(found, name)] for name in ("checks", "rounding")}
-    data = found._asdict() | tables
-    blocks = ", ".join(map(str, found.layers))
-    tokens = ", ".join(f"{name} {getattr(found, name) or 'none'}" for name in ("bos", "eos", "pad"))
-    title = f"{found.model} after block {blocks}, {found.responses} responses; {tokens}; tree: {found.tree}"
+    tables = {name: [row._asdict() for row in getattr(diagnosis, name)] for name in ("checks", "rounding")}
+    data = diagnosis._asdict() | tables
+    blocks = ", ".join(map(str, diagnosis.layers))
+    tokens = ", ".join(f"{name} {getattr(diagnosis, name) or 'none'}" for name in ("bos", "eos", "pad"))
+    title = (
+        f"{diagnosis.model} after block {blocks}, {diagnosis.responses} responses; "
+        f"{tokens}; tree: {diagnosis.tree}"
+    )
     columns = ["done otherwise", "largest drift", "mean", "score drift", "order turned"]
-    out.table(data, title, columns, [_check_row(one) for one in found.checks])
+    out.table(data, title, columns, [_check_row(check) for check in diagnosis.checks])
     if not out.as_json:
-        out.result({}, "\n" + "\n".join(f"{one.name}: {one.advice}" for one in found.checks) + "\n")
+        out.result({}, "\n" + "\n".join(f"{check.name}: {check.advice}" for check in diagnosis.checks) + "\n")
         title = "relative error of a response's vectors against float32, each response alone"
         columns = ["computed", "in", "vector", "median", "95 %", "times rows: median", "95 %"]
-        out.table({}, title, columns, [_rounding_row(one) for one in found.rounding])
+        out.table({}, title, columns, [_rounding_row(rounding) for rounding in diagnosis.rounding])
 
 
-def _rounding_row(one: "Rounding") -> list[str]:
+def _rounding_row(rounding: "Rounding") -> list[str]:
     """Return the cells of one way to compute vectors."""
-    times = ("", "") if one.times_rows is None else (f"{each:.2f}" for each in one.times_rows)
-    return [one.way, one.dtype, one.pooling, f"{one.median:.3%}", f"{one.high:.3%}", *times]
+    times = ("", "") if rounding.times_rows is None else (f"{each:.2f}" for each in rounding.times_rows)
+    return [
+        rounding.way,
+        rounding.dtype,
+        rounding.pooling,
+        f"{rounding.median:.3%}",
+        f"{rounding.high:.3%}",
+        *times,
+    ]
 
 
 def _check_row(check: "Check") -> list[str]:
     """Return the cells of one check; a drift is in the spread between responses, of scores in their own."""
     numbers = (check.drift, check.mean, check.score_drift)
     flips = "" if check.flips is None else str(check.flips)
-    return [check.name, *("" if one is None else f"{one:.2g}" for one in numbers), flips]
+    return [check.name, *("" if number is None else f"{number:.2g}" for number in numbers), flips]

@@ -1,8 +1,9 @@
-"""What the commands that show something say: words and coloured tokens for people, the same facts as JSON."""
+"""The output of the analysis commands, as text with coloured tokens for people and as JSON."""
 
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output
@@ -11,11 +12,14 @@ from sparserm_cli.statistics.verdict import gaps, verdict
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.compare.compare import CompareSummary
+    from sparserm_cli.analysis.describe.describe import DescribeSummary
     from sparserm_cli.analysis.report.report import ReportSummary
     from sparserm_cli.models.explanation import DirectionShare, Explanation, TokenShare
 
 LEVELS = 3
 """Strengths of a mark."""
+SHOWN_TOKENS = 3
+"""Promoted tokens of a direction that a table shows."""
 RAISES = ("black on #bcd6f2", "black on #6fa6e0", "white on #2368b8")
 LOWERS = ("black on #f6d3bb", "black on #ec9a63", "white on #a84b0a")
 """From weak to strong; both colours of text and ground are given, so any terminal shows them."""
@@ -46,31 +50,87 @@ def _verdict(run: Mapping[str, Any]) -> str:
     return sentence.replace("the reward has", f"{first['method']['name']} has", 1)
 
 
-def explain(out: Output, found: "Explanation", top: int) -> None:
+def describe(out: Output, summary: "DescribeSummary", top: int) -> None:
+    """Show the strongest directions with their names, and how many names beat chance."""
+    layers = summary.descriptions.layers
+    everything = [row for rows in layers.values() for row in rows]
+    named = sum(row["name"] is not None for row in everything)
+    data = {
+        "path": str(summary.path),
+        "digest": summary.descriptions.lineage.digest,
+        "describer": summary.descriptions.describer,
+        "directions": len(everything),
+        "named": named,
+        "layers": {str(layer): list(rows) for layer, rows in layers.items()},
+        "seconds": round(summary.seconds, 3),
+    }
+    cells = [_described_row(layer, row) for layer, rows in layers.items() for row in strongest(rows, top)]
+    columns = ["name", "direction", "side", "score", "interval", "promotes"]
+    title = (
+        f"{named:,} of {len(everything):,} directions have a name that beats chance on held-out contexts; "
+        "side + is preferred"
+    )
+    out.table(data, title, columns, cells)
+    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: {out.command('report')}")
+
+
+def strongest(rows: Sequence[Mapping[str, Any]], top: int) -> list[Mapping[str, Any]]:
+    """Return the first directions of each side, alternating; they are stored strongest first."""
+    sides = [[row for row in rows if row["side"] == side] for side in (1, -1)]
+    paired = [row for pair in zip_longest(*sides) for row in pair if row is not None]
+    return paired[:top]
+
+
+def _described_row(layer: int, row: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one direction."""
+    name = row["model"] or row["rule"]
+    score = name["score"] if name else None
+    interval = "" if score is None else f"{score['low']:.2f} to {score['high']:.2f}"
+    return [
+        row["name"] or "unnamed",
+        "random" if row["feature"] is None else f"{layer}:{row['feature']}",
+        "+" if row["side"] > 0 else "-",
+        "" if score is None else f"{score['value']:.2f}",
+        interval,
+        " ".join(token["text"].strip() for token in row["promotes"][:SHOWN_TOKENS]),
+    ]
+
+
+def explain(out: Output, explanation: "Explanation", top: int) -> None:
     """Show what raises and what lowers a score."""
     if out.as_json:
-        parts = {name: [one._asdict() for one in getattr(found, name)] for name in ("directions", "tokens")}
-        out.result({**found._asdict(), **parts}, "")
+        parts = {
+            name: [row._asdict() for row in getattr(explanation, name)] for name in ("directions", "tokens")
+        }
+        out.result({**explanation._asdict(), **parts}, "")
         return
-    shown = found.directions[:top]
-    rest = sum(one.contribution for one in found.directions[top:])
-    rows = [_direction_row(one) for one in shown]
-    more = len(found.directions) - len(shown)
+    shown = explanation.directions[:top]
+    rest = sum(share.contribution for share in explanation.directions[top:])
+    rows = [_direction_row(share) for share in shown]
+    named = any(share.name for share in shown)
+    more = len(explanation.directions) - len(shown)
     if more:
         rows.append([f"{more:,} more", "", "", "", "", "", f"{rest:+.4f}"])
-    rows.append(["mean training response", "", "", "", "", "", f"{found.intercept:+.4f}"])
-    if found.method != "exact":
-        rows.append(["missed by the integral", "", "", "", "", "", f"{found.error:+.4f}"])
-    title = f"score {found.score:+.4f} of response {found.response} of row {found.row} ({_method(found)})"
+    rows.append(["mean training response", "", "", "", "", "", f"{explanation.intercept:+.4f}"])
+    if explanation.method != "exact":
+        rows.append(["missed by the integral", "", "", "", "", "", f"{explanation.error:+.4f}"])
+    title = (
+        f"score {explanation.score:+.4f} of response {explanation.response} of row {explanation.row} "
+        f"({_method(explanation)})"
+    )
     columns = ["direction", "layer", "feature", "on chosen", "on rejected", "sd", "adds"]
+    if named:
+        columns.append("name")
+        names = [share.name or "unnamed" for share in shown]
+        rows = [[*row, name] for row, name in zip_longest(rows, names, fillvalue="")]
     out.table({}, title, columns, rows)
     coloured = _takes_colours()
-    tokens = (coloured_tokens if coloured else marked_tokens)(found.tokens)
+    tokens = (coloured_tokens if coloured else marked_tokens)(explanation.tokens)
     out.result({}, "\n" + tokens, styled=coloured)
 
 
 def report(out: Output, summary: "ReportSummary") -> None:
-    """Tell where the page is and what it does not show."""
+    """Print the path of the page, and the parts that it lacks."""
     data = {
         "path": str(summary.path),
         "bytes": summary.bytes,
@@ -85,7 +145,7 @@ def report(out: Output, summary: "ReportSummary") -> None:
 
 
 def _takes_colours() -> bool:
-    """Tell whether stdout is a terminal that can tell a weak colour from a strong one."""
+    """Return whether stdout is a terminal that shows weak and strong colours differently."""
     from rich.console import Console
 
     console = Console(file=sys.stdout)
@@ -100,9 +160,9 @@ def coloured_tokens(tokens: "Sequence[TokenShare]") -> str:
     from sparserm_cli.models.token_text import printable
 
     text = Text("tokens: blue raises the score, orange lowers it\n")
-    for one, level in zip(tokens, _levels(tokens), strict=True):
+    for token, level in zip(tokens, _levels(tokens), strict=True):
         styles = RAISES if level > 0 else LOWERS
-        text.append(printable(one.text), styles[abs(level) - 1] if level else "")
+        text.append(printable(token.text), styles[abs(level) - 1] if level else "")
     written = io.StringIO()
     Console(file=written, force_terminal=True, highlight=False).print(text, soft_wrap=True, end="")
     return written.getvalue()
@@ -113,8 +173,8 @@ def marked_tokens(tokens: "Sequence[TokenShare]") -> str:
     from sparserm_cli.models.token_text import printable
 
     parts = ["tokens: {+} to {+++} raises the score, {-} to {---} lowers it\n"]
-    for one, level in zip(tokens, _levels(tokens), strict=True):
-        text = printable(one.text)
+    for token, level in zip(tokens, _levels(tokens), strict=True):
+        text = printable(token.text)
         mark = "{" + ("+" if level > 0 else "-") * abs(level) + "}" if level else ""
         kept = len(text.rstrip())
         parts += [text[:kept], mark, text[kept:]]
@@ -123,19 +183,28 @@ def marked_tokens(tokens: "Sequence[TokenShare]") -> str:
 
 def _levels(tokens: "Sequence[TokenShare]") -> list[int]:
     """Return how strong each token is beside the strongest, from -3 to 3; 0 is up to a sixth of it."""
-    most = max((abs(one.contribution) for one in tokens), default=0.0) or 1.0
-    return [round(LEVELS * one.contribution / most) for one in tokens]
+    most = max((abs(token.contribution) for token in tokens), default=0.0) or 1.0
+    return [round(LEVELS * token.contribution / most) for token in tokens]
 
 
-def _direction_row(one: "DirectionShare") -> list[str]:
+def _direction_row(share: "DirectionShare") -> list[str]:
     """Return the cells of one direction."""
-    side = {1: "preferred", -1: "dispreferred"}.get(one.side, "direction")
-    feature = "random" if one.feature is None else str(one.feature)
-    rates = ["" if rate is None else f"{100 * rate:.1f} %" for rate in (one.rate_chosen, one.rate_rejected)]
-    pooled = side if one.pool == "mean" else f"{side} ({one.pool})"
-    return [pooled, str(one.layer), feature, *rates, f"{one.projection:+.2f}", f"{one.contribution:+.4f}"]
+    side = {1: "preferred", -1: "dispreferred"}.get(share.side, "direction")
+    feature = "random" if share.feature is None else str(share.feature)
+    rates = [
+        "" if rate is None else f"{100 * rate:.1f} %" for rate in (share.rate_chosen, share.rate_rejected)
+    ]
+    pooled = side if share.pool == "mean" else f"{side} ({share.pool})"
+    return [
+        pooled,
+        str(share.layer),
+        feature,
+        *rates,
+        f"{share.projection:+.2f}",
+        f"{share.contribution:+.4f}",
+    ]
 
 
-def _method(found: "Explanation") -> str:
+def _method(explanation: "Explanation") -> str:
     """Return how the parts were found."""
-    return found.method if found.method == "exact" else f"{found.method}, approximate"
+    return explanation.method if explanation.method == "exact" else f"{explanation.method}, approximate"

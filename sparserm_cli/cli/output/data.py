@@ -1,4 +1,4 @@
-"""What `data` says of a file of rows: words for people, the same facts as JSON."""
+"""The output of `data`, as text for people and as JSON."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ SHOWN_CHARACTERS = 300
 
 
 def data(out: Output, summary: "DataSummary", output: str | None) -> None:
-    """Tell shape, columns, counts and the first rows; on stderr where the pairs themselves are on stdout."""
+    """Print shape, columns, counts and the first rows; on stderr if the pairs themselves go to stdout."""
     lines = [summary.understood, rows_read(summary.read, summary.accepted, summary.rejected)]
-    lines += [_reason(one) for one in summary.reasons]
+    lines += [_reason(reason) for reason in summary.reasons]
     if summary.labelled:
         lines.append(
             f"{summary.pairs:,} pairs of {summary.prompts:,} prompts: {summary.identical:,} identical, "
@@ -33,21 +33,21 @@ def data(out: Output, summary: "DataSummary", output: str | None) -> None:
 
 
 def _remarks(summary: "DataSummary") -> list[str]:
-    """Say what else is worth knowing."""
-    found = []
+    """Return further remarks on the rows."""
+    remarks = []
     if summary.undecided:
         kinds = ", ".join(f"{count:,} {why}" for why, count in summary.undecided.items())
-        found.append(f"{sum(summary.undecided.values()):,} rows or prompts prefer no response: {kinds}")
+        remarks.append(f"{sum(summary.undecided.values()):,} rows or prompts prefer no response: {kinds}")
     if summary.margins:
-        found.append(f"{summary.margins:,} pairs say by how much one response is better")
+        remarks.append(f"{summary.margins:,} pairs say by how much one response is better")
     if summary.parsed:
-        found.append(f"{summary.parsed:,} rows hold messages as JSON text, which are parsed")
+        remarks.append(f"{summary.parsed:,} rows hold messages as JSON text, which are parsed")
     if summary.templated:
-        found.append(
+        remarks.append(
             f"{summary.templated:,} rows hold marks of a chat template; if it is the model's own, their text "
             "is taken as it is"
         )
-    return found
+    return remarks
 
 
 def _reason(reject: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the stages say when they are done: words for people, the same facts as JSON."""
+"""The output of the stages, as text for people and as JSON."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ SHOWN_DIRECTIONS = 5
 
 
 def extract(out: Output, summary: "ExtractSummary") -> None:
-    """Tell what a capture holds, or what it will cost.
+    """Print what a capture holds, or what it will cost.
 
     Raises:
         ResourceError: it is only planned, and the disk has no room for it.
@@ -80,13 +80,15 @@ def _sae_for(model: str) -> str:
 
 
 def _expected(estimate: "Estimate | None") -> str:
-    """Say what computing a plan will take."""
+    """Return the expected time and cost of computing a plan."""
     if estimate is None:
         return ""
     rate = f"{estimate.rate.tokens_per_second:,.0f} tokens/s, {estimate.rate.source}"
-    told = f"estimated: {duration(estimate.seconds)} on {estimate.devices} x {estimate.rate.device} at {rate}"
+    first = f", {duration(estimate.preparing)} of them to read and load," if estimate.preparing else ""
+    devices = f"{estimate.devices} x {estimate.rate.device}"
+    line = f"estimated: {duration(estimate.seconds)}{first} on {devices} at {rate}"
     price = "" if estimate.price is None else f", for {estimate.price:,.2f}"
-    return f"{told}; {estimate.flops:.2g} FLOP{price}"
+    return f"{line}; {estimate.flops:.2g} FLOP{price}"
 
 
 def _estimate_json(estimate: "Estimate | None") -> dict[str, Any] | None:
@@ -95,7 +97,7 @@ def _estimate_json(estimate: "Estimate | None") -> dict[str, Any] | None:
 
 
 def encode(out: Output, summary: "EncodeSummary") -> None:
-    """Tell what was encoded and how well the SAEs fit a sample."""
+    """Print what was encoded, and how well the SAEs fit a sample."""
     samples = {str(layer): quality._asdict() for layer, quality in summary.samples.items()}
     data = {
         "path": str(summary.path),
@@ -111,12 +113,12 @@ def encode(out: Output, summary: "EncodeSummary") -> None:
         for layer, quality in summary.samples.items()
     ]
     state = "complete" if summary.state == "complete" else "this worker is done, others are not"
-    told = f"{summary.path}: {state}, {summary.computed} units encoded in {duration(summary.seconds)}"
-    out.result(data, "\n".join([*lines, told, f"next: {out.command('frequency')}"]))
+    outcome = f"{summary.path}: {state}, {summary.computed} units encoded in {duration(summary.seconds)}"
+    out.result(data, "\n".join([*lines, outcome, f"next: {out.command('frequency')}"]))
 
 
 def frequency(out: Output, summary: "FrequencySummary") -> None:
-    """Tell what was counted and how many latents tell the sides apart."""
+    """Print what was counted, and how many latents separate the sides."""
     table, totals = summary.frequency, summary.frequency.totals
     layers = {
         str(layer): {
@@ -138,9 +140,9 @@ def frequency(out: Output, summary: "FrequencySummary") -> None:
     }
     counted = f"{totals.pairs:,} pairs of {totals.prompts:,} prompts, {sum(totals.tokens):,} tokens"
     lines = [
-        f"layer {layer}: {told['latents']:,} latents, {told['alive']:,} fire, "
-        f"{told['q_below_0.05']:,} tell the sides apart (McNemar q < 0.05)"
-        for layer, told in layers.items()
+        f"layer {layer}: {counts['latents']:,} latents, {counts['alive']:,} fire, "
+        f"{counts['q_below_0.05']:,} tell the sides apart (McNemar q < 0.05)"
+        for layer, counts in layers.items()
     ]
     out.result(data, "\n".join([f"{summary.path}: {counted}", *lines, f"next: {out.command('select')}"]))
 
@@ -155,23 +157,25 @@ def select(out: Output, summary: "SelectSummary") -> None:
         "directions": {
             str(layer): [
                 {
-                    "feature": int(one.feature[row]),
-                    "side": int(one.side[row]),
-                    "statistic": float(one.statistic[row]),
+                    "feature": int(latents.feature[row]),
+                    "side": int(latents.side[row]),
+                    "statistic": float(latents.statistic[row]),
                 }
-                for row in range(len(one.feature))
+                for row in range(len(latents.feature))
             ]
-            for layer, one in layers.items()
+            for layer, latents in layers.items()
         },
         "seconds": round(summary.seconds, 3),
     }
     rows = []
-    for layer, one in layers.items():
+    for layer, latents in layers.items():
         for side, name in ((1, "preferred"), (-1, "dispreferred")):
-            for row in [row for row in range(len(one.side)) if one.side[row] == side][:SHOWN_DIRECTIONS]:
-                rates = percent(one.rate_chosen[row]), percent(one.rate_rejected[row])
-                numbers = f"{one.statistic[row]:+.4f}", f"{one.q[row]:.1g}"
-                rows.append([name, str(layer), str(one.feature[row]), *rates, *numbers])
+            for row in [row for row in range(len(latents.side)) if latents.side[row] == side][
+                :SHOWN_DIRECTIONS
+            ]:
+                rates = percent(latents.rate_chosen[row]), percent(latents.rate_rejected[row])
+                numbers = f"{latents.statistic[row]:+.4f}", f"{latents.q[row]:.1g}"
+                rows.append([name, str(layer), str(latents.feature[row]), *rates, *numbers])
     title = f"{summary.path}: {summary.top_k} directions a side by {summary.by}; the strongest of each side"
     columns = ["side", "layer", "feature", "on chosen", "on rejected", summary.by, "q"]
     out.table(data, title, columns, rows)
@@ -180,11 +184,12 @@ def select(out: Output, summary: "SelectSummary") -> None:
 
 def fit(out: Output, summary: "FitSummary") -> None:
     """Show the settings tried, then the accuracy on the validation prompts above that of the controls."""
-    config, metrics = summary.config, [one for one in summary.config.metrics if one.split == "validation"]
+    config = summary.config
+    metrics = [metric for metric in config.metrics if metric.split == "validation"]
     data: dict[str, Any] = {
         "path": str(summary.path),
         "digest": config.lineage.digest,
-        "metrics": [vars(one) for one in config.metrics],
+        "metrics": [vars(metric) for metric in config.metrics],
         "training": {key: value for key, value in config.training.items() if key != "prompt_groups"},
         "seconds": round(summary.seconds, 3),
     }
@@ -192,8 +197,13 @@ def fit(out: Output, summary: "FitSummary") -> None:
     trained = f"{config.training['train_pairs']:,} pairs of {config.training['train_prompts']:,} prompts"
     title = f"{summary.path}: trained on {trained}; on {pairs:,} validation pairs:"
     rows = [
-        [one.scorer, percent(one.accuracy), f"{percent(one.low)} to {percent(one.high)}", str(one.ties)]
-        for one in metrics
+        [
+            metric.scorer,
+            percent(metric.accuracy),
+            f"{percent(metric.low)} to {percent(metric.high)}",
+            str(metric.ties),
+        ]
+        for metric in metrics
     ]
     choice = config.training.get("choice")
     if choice and not out.as_json:
@@ -212,5 +222,8 @@ def fit(out: Output, summary: "FitSummary") -> None:
 def _choice(out: Output, choice: Mapping[str, Any]) -> None:
     """Show the settings that were tried."""
     title = f"{choice['chosen']}: the best by {choice['folds']} folds of the training prompts"
-    rows = [[one["name"], percent(one["accuracy"]), f"{one['pairs']:,}"] for one in choice["tried"]]
+    rows = [
+        [setting["name"], percent(setting["accuracy"]), f"{setting['pairs']:,}"]
+        for setting in choice["tried"]
+    ]
     out.table({}, title, ["setting", "accuracy", "n"], rows)

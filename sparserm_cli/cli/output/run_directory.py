@@ -1,4 +1,4 @@
-"""What the commands that look after the run directory say: words for people, the same facts as JSON."""
+"""The output of the commands on the run directory, as text for people and as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -15,18 +15,19 @@ if TYPE_CHECKING:
 
 
 def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
-    """Tell which stages did something and where the reward model is."""
-    told = {
-        one.name: {
-            "state": "up to date" if one.summary.fresh else "done",
-            "seconds": round(one.seconds, 2),
+    """Print which stages ran, and the path of the reward model."""
+    outcomes = {
+        stage.name: {
+            "state": "up to date" if stage.summary.fresh else "done",
+            "seconds": round(stage.seconds, 2),
         }
-        for one in stages
+        for stage in stages
     }
-    data: dict[str, Any] = {"run": str(path), "stages": told}
+    data: dict[str, Any] = {"run": str(path), "stages": outcomes}
     lines = [
-        f"{one.name}: " + ("was up to date" if one.summary.fresh else f"done in {duration(one.seconds)}")
-        for one in stages
+        f"{stage.name}: "
+        + ("was up to date" if stage.summary.fresh else f"done in {duration(stage.seconds)}")
+        for stage in stages
     ]
     fitted = next(stage.summary for stage in stages if stage.name == "fit")
     data |= {"reward": str(fitted.path), "verdict": fit_verdict(fitted.config)}
@@ -36,45 +37,53 @@ def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
 
 
 def settings_written(out: Output, path: Path) -> None:
-    """Tell where the settings file is and what runs it."""
+    """Print the path of the settings file, and the command that runs it."""
     data = {"settings": str(path)}
     command = "sparserm run" if str(path) == "sparserm.toml" else f"sparserm run --config {path}"
     out.result(data, f"{path}: written\nnext: {command}")
 
 
-def status(out: Output, run: PurePath, found: "Status") -> None:
+def status(out: Output, run: PurePath, run_status: "Status") -> None:
     """Show the chain of artifacts as a tree."""
     data: dict[str, Any] = {
         "run": str(run),
-        "next": out.command(found.next_command.removeprefix("sparserm ")) if found.next_command else "",
+        "next": out.command(run_status.next_command.removeprefix("sparserm "))
+        if run_status.next_command
+        else "",
         "artifacts": [
             {
-                "name": one.name,
-                "state": one.state,
-                "detail": one.detail,
-                "bytes": one.bytes,
-                "created": one.created,
-                "command": one.command,
+                "name": artifact.name,
+                "state": artifact.state,
+                "detail": artifact.detail,
+                "bytes": artifact.bytes,
+                "created": artifact.created,
+                "command": artifact.command,
             }
-            for one in found.artifacts
+            for artifact in run_status.artifacts
         ],
     }
-    content = _content(run, found)
+    content = _content(run, run_status)
     data["content"] = content
     lines = [str(run), *(f"{name}: {value}" for name, value in content.items())]
-    for number, one in enumerate(found.artifacts):
-        branch = "└─" if number == len(found.artifacts) - 1 else "├─"
-        weight = size(one.bytes) if one.bytes else ""
-        lines.append(f"{branch} {one.path.name:18} {one.state:10} {weight:>10}  {one.created}".rstrip())
-        if one.detail:
-            lines.append(f"{'  ' if branch == '└─' else '│ '}   {one.detail}")
-    lines.append(f"next: {data['next']}" if found.next_command else "everything is up to date")
+    for number, artifact in enumerate(run_status.artifacts):
+        branch = "└─" if number == len(run_status.artifacts) - 1 else "├─"
+        weight = size(artifact.bytes) if artifact.bytes else ""
+        lines.append(
+            f"{branch} {artifact.path.name:18} {artifact.state:10} {weight:>10}  {artifact.created}".rstrip()
+        )
+        if artifact.detail:
+            lines.append(f"{'  ' if branch == '└─' else '│ '}   {artifact.detail}")
+    lines.append(f"next: {data['next']}" if run_status.next_command else "everything is up to date")
     out.result(data, "\n".join(lines))
 
 
-def _content(run: PurePath, found: "Status") -> dict[str, str]:
+def _content(run: PurePath, run_status: "Status") -> dict[str, str]:
     """Return what the run is about, as its artifacts say; what is not there is left out."""
-    states = {one.name: one.lineage.identity for one in found.artifacts if one.lineage is not None}
+    states = {
+        artifact.name: artifact.lineage.identity
+        for artifact in run_status.artifacts
+        if artifact.lineage is not None
+    }
     capture, latents, chosen = (states.get(name, {}) for name in ("activations", "features", "directions"))
     head = states.get("reward", {})
     facts = {
@@ -98,7 +107,9 @@ def _inputs(run: PurePath) -> str:
     store = unit_store(run, ACTIVATIONS)
     if store is None:
         return ""
-    inputs = [PurePath(one.path) for one in plan_of(str(store.root), store.plan).settings.inputs]
+    inputs = [
+        PurePath(input_file.path) for input_file in plan_of(str(store.root), store.plan).settings.inputs
+    ]
     return ", ".join(path.name if path.suffix else str(path) for path in inputs)
 
 
@@ -109,38 +120,43 @@ def _accuracy(run: PurePath) -> str:
     return fit_verdict(read_reward(reward_path(run)).config).removeprefix("verdict: ")
 
 
-def verify(out: Output, run: PurePath, found: "Verification") -> None:
-    """Tell what was checked, every damaged file by name, and stop with the store's exit code if there is one.
+def verify(out: Output, run: PurePath, verification: "Verification") -> None:
+    """Print what was checked and every damaged file, and end with the exit code of damage if there is any.
 
     Raises:
         CorruptStoreError: something is damaged.
 
     """
-    damage = [(checked.artifact.name, one) for checked in found.damaged for one in checked.damage]
+    damage = [
+        (checked.artifact.name, problem) for checked in verification.damaged for problem in checked.damage
+    ]
     data = {
         "run": str(run),
-        "deep": found.deep,
-        "checked": [one.artifact.name for one in found.artifacts],
-        "damage": [{"artifact": name, **vars(one)} for name, one in damage],
+        "deep": verification.deep,
+        "checked": [checked.artifact.name for checked in verification.artifacts],
+        "damage": [{"artifact": name, **vars(problem)} for name, problem in damage],
     }
-    how = "every byte read" if found.deep else "every file looked at"
-    names = ", ".join(one.artifact.path.name for one in found.artifacts) or "nothing there"
-    lines = [f"{name}/{one.path}: expected {one.expected}, found {one.found}" for name, one in damage]
+    how = "every byte read" if verification.deep else "every file looked at"
+    names = ", ".join(checked.artifact.path.name for checked in verification.artifacts) or "nothing there"
+    lines = [
+        f"{name}/{problem.path}: expected {problem.expected}, found {problem.found}"
+        for name, problem in damage
+    ]
     out.result(data, "\n".join([f"{run}: {names} ({how})", *(lines or ["no damage"])]))
-    found.raise_if_damaged()
+    verification.raise_if_damaged()
 
 
 def repair(out: Output, run: PurePath, mended: Sequence["Repaired"]) -> None:
-    """Tell which units were given up and what makes them whole again."""
+    """Print which units were given up, and the command that computes them again."""
     data = {
         "run": str(run),
         "repaired": [
-            {"artifact": one.artifact.name, "units": list(one.units), "command": one.command}
-            for one in mended
+            {"artifact": repaired.artifact.name, "units": list(repaired.units), "command": repaired.command}
+            for repaired in mended
         ],
     }
     lines = [
-        f"{one.artifact.path.name}: {len(one.units)} units given up; now run `{one.command}`"
-        for one in mended
+        f"{repaired.artifact.path.name}: {len(repaired.units)} units given up; now run `{repaired.command}`"
+        for repaired in mended
     ]
     out.result(data, "\n".join(lines or [f"{run}: no damage"]))

@@ -1,4 +1,4 @@
-"""What train-sae says when it is done: text for people, the same facts as JSON."""
+"""The output of train-sae, as text for people and as JSON."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def train_sae(out: Output, result: "TrainSAEResult") -> None:
-    """Tell how well the new SAE fits tokens it has not seen."""
+    """Print how well the new SAE fits tokens that it has not seen."""
     measured = {"held out": result.held_out, **result.tests}
     data = {
         "path": str(result.folder),
@@ -20,8 +20,14 @@ def train_sae(out: Output, result: "TrainSAEResult") -> None:
         "measured": {name: quality._asdict() for name, quality in measured.items()},
     }
     rows = [
-        [name, f"{one.explained_variance:.4f}", f"{one.l0:.1f}", f"{one.dead:,}", f"{one.tokens:,}"]
-        for name, one in measured.items()
+        [
+            name,
+            f"{quality.explained_variance:.4f}",
+            f"{quality.l0:.1f}",
+            f"{quality.dead:,}",
+            f"{quality.tokens:,}",
+        ]
+        for name, quality in measured.items()
     ]
     title = f"{result.folder}: trained on {result.rows:,} tokens in {duration(result.seconds)}"
     out.table(data, title, ["tokens", "explained variance", "L0", "dead latents", "n"], rows)

@@ -1,4 +1,4 @@
-"""What `score` and `evaluate` say when they are done: words for people, the same facts as JSON."""
+"""The output of `score` and `evaluate`, as text for people and as JSON."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def score(out: Output, summary: "ScoreSummary") -> None:
-    """Tell what was scored; on stderr where the scores themselves are on stdout."""
+    """Print what was scored; on stderr if the scores themselves go to stdout."""
     data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
     rows = rows_read(summary.read, summary.accepted, summary.rejected)
     scored = f"{summary.responses:,} responses scored in {duration(summary.seconds)}"
@@ -34,7 +34,7 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     if summary.benchmark == "pairs":
         columns = ["scorer", "accuracy", "95 % interval", "reward less this", "ties"]
         title = f"{metrics['pairs']:,} pairs of {scorers['reward']['prompts']:,} prompts"
-        rows = [_pair_row(name, told) for name, told in scorers.items()]
+        rows = [_pair_row(name, results) for name, results in scorers.items()]
     elif summary.benchmark == "rm-bench":
         columns, title = (
             ["scorer", "hard", "normal", "easy", "total", "95 % interval"],
@@ -42,10 +42,10 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
         )
         parts = ("hard", "normal", "easy")
         rows = []
-        for name, told in scorers.items():
-            domains = told["domains"].values()
-            means = [sum(one[part] for one in domains) / len(domains) for part in parts]
-            rows.append([name, *map(percent, means), percent(told["total"]), _interval(told)])
+        for name, results in scorers.items():
+            domains = results["domains"].values()
+            means = [sum(domain[part] for domain in domains) / len(domains) for part in parts]
+            rows.append([name, *map(percent, means), percent(results["total"]), _interval(results)])
     else:
         subsets = list(metrics["prompts"])
         columns = ["scorer", *subsets, "score", "95 % interval"]
@@ -53,11 +53,11 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
         rows = [
             [
                 name,
-                *(percent(told["subsets"][one]) for one in subsets),
-                percent(told["score"]),
-                _interval(told),
+                *(percent(results["subsets"][subset]) for subset in subsets),
+                percent(results["score"]),
+                _interval(results),
             ]
-            for name, told in scorers.items()
+            for name, results in scorers.items()
         ]
     out.note(rows_read(*(metrics[f"rows_{what}"] for what in ("read", "accepted", "rejected"))))
     out.table(data, title, columns, rows)
@@ -69,7 +69,7 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
 
 
 def _calibrated(metrics: Mapping[str, Any]) -> str:
-    """Tell what confidence is worth, and what length has to do with the reward."""
+    """Print how well confidence matches accuracy, and how the reward depends on length."""
     error, bias = metrics["reliability"]["error"], metrics["length_bias"]
     parts = [
         f"{name} chosen {percent(bias[name]['accuracy'])} right ({bias[name]['pairs']:,} pairs)"
@@ -77,25 +77,25 @@ def _calibrated(metrics: Mapping[str, Any]) -> str:
         if bias[name]["pairs"]
     ]
     correlation = bias["correlation"]
-    told = "none: one of them is constant" if correlation is None else f"{correlation:+.2f}"
+    correlation_text = "none: one of them is constant" if correlation is None else f"{correlation:+.2f}"
     return "\n".join(
         [
             f"calibration: confidence and accuracy are {100 * error:.1f} points apart on average",
-            "length: " + ", ".join([f"rank correlation with the margin {told}", *parts]),
+            "length: " + ", ".join([f"rank correlation with the margin {correlation_text}", *parts]),
         ]
     )
 
 
-def _pair_row(name: str, told: Mapping[str, Any]) -> list[str]:
+def _pair_row(name: str, results: Mapping[str, Any]) -> list[str]:
     """Return the cells of one scorer's pair accuracy."""
-    gap = told.get("reward_less_this")
+    gap = results.get("reward_less_this")
     shown = "" if gap is None else f"{_points(gap['value'])} [{_points(gap['low'])}, {_points(gap['high'])}]"
-    return [name, percent(told["accuracy"]), _interval(told), shown, str(told["ties"])]
+    return [name, percent(results["accuracy"]), _interval(results), shown, str(results["ties"])]
 
 
-def _interval(told: Mapping[str, Any]) -> str:
+def _interval(results: Mapping[str, Any]) -> str:
     """Write the ends of an interval."""
-    return f"{percent(told['low'])} to {percent(told['high'])}"
+    return f"{percent(results['low'])} to {percent(results['high'])}"
 
 
 def _points(value: float) -> str:

@@ -1,1 +1,1 @@
-"""Rendering of untrusted chat templates in a separate process with limits on time and memory."""
+"""Rendering of untrusted chat templates in a limited process of their own, and tokenising of the text."""

@@ -45,6 +45,10 @@ class RowSource:
         """Return the position of a row, for an error message."""
         return f"{self.name}:{self.unit} {number}" if self.place is None else self.place(number)
 
+    def file_of(self, number: int) -> str:
+        """Return the name of the file that a row stands in, without its folder."""
+        return Path(self.where(number).rpartition(":")[0]).name
+
 
 def open_source(source: str | Path, *, split: str = "train", offline: bool = False) -> RowSource:
     """Return the rows of a file or of a data set on the hub.

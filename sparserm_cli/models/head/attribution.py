@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.errors import ResourceError
 from sparserm_cli.models.head.heads import kind_of
 from sparserm_cli.models.head.reward_head import RewardHead
@@ -54,14 +54,14 @@ class Attribution(NamedTuple):
 
     @property
     def error(self) -> float:
-        """What the parts miss of the score: rounding, or the error of the integral."""
+        """Difference of the score from the sum of its parts: rounding, or the error of the integral."""
         return self.score - self.intercept - float(self.directions.sum())
 
 
 def attributions(
     lm: LanguageModel,
     head: RewardHead,
-    rows: Sequence[EncodedExample],
+    rows: Sequence[TokenizedExample],
     *,
     batch_tokens: int | None = None,
     deterministic: bool = False,
@@ -82,7 +82,7 @@ def attributions(
     forest = forest_of(rows)
     facts: dict[str, Any] = {}
     # Residuals are many; of each response only its parts are kept.
-    found = {
+    by_response = {
         (tree, response): attribution(head, residuals)
         for tree, response, residuals in iter_residuals(
             lm, forest.trees, batch_tokens=batch_tokens, deterministic=deterministic, facts=facts
@@ -91,7 +91,7 @@ def attributions(
     if facts["rejected"]:
         reason = facts["rejected"][0][2]
         raise ResourceError("a response", "memory for it", reason, "shorten it")
-    return [found[int(tree), int(response)] for tree, response in forest.place]
+    return [by_response[int(tree), int(response)] for tree, response in forest.place]
 
 
 def attribution(head: RewardHead, residuals: Residuals) -> Attribution:
@@ -124,7 +124,7 @@ def columns(head: RewardHead) -> Iterator[tuple[int, str, int]]:
 
 
 def method_of(head: RewardHead) -> Method:
-    """Tell how the parts of this head's scores are found."""
+    """Return the method by which the parts of this head's scores are computed."""
     return "exact" if kind_of(head.arrays.weights).exact else "integrated gradients"
 
 
@@ -134,8 +134,8 @@ def effects(head: RewardHead) -> Float64[np.ndarray, " p"]:
     The others stay at their means. For a linear head this is the weight.
     """
     steps = torch.eye(len(head.arrays.mean), dtype=torch.float32, device=head.device)
-    found = (head.score(steps) - head.score(-steps)) / 2
-    return found.cpu().double().numpy()
+    effect = (head.score(steps) - head.score(-steps)) / 2
+    return effect.cpu().double().numpy()
 
 
 def _slope(head: RewardHead, x: Float32[Tensor, " p"]) -> Float64[np.ndarray, " p"]:

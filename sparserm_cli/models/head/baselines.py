@@ -17,7 +17,7 @@ from sparserm_cli.statistics.pair_moments import moments
 
 @dataclass(frozen=True)
 class LabelledVectors:
-    """What a baseline may learn from: one layer of the training pairs."""
+    """Data that a baseline may learn from: one layer of the training pairs."""
 
     vectors: Float32[np.ndarray, "n d_in"]
     """One pooled vector per response."""
@@ -66,8 +66,8 @@ def _partial_least_squares(given: LabelledVectors, count: int, _seed: int) -> Di
     vector is divided by its standard deviation first, so that no outlier dimension leads.
     """
     scale = given.vectors[np.unique(given.pairs)].std(axis=0, dtype=np.float64) + 1e-12
-    found = moments(given.vectors, given.pairs)
-    second, start = found.second / np.outer(scale, scale), found.mean / scale
+    pair_moments = moments(given.vectors, given.pairs)
+    second, start = pair_moments.second / np.outer(scale, scale), pair_moments.mean / scale
     basis, step = np.empty((0, len(start))), start
     for _ in range(min(count, len(start))):
         before = np.linalg.norm(step)

@@ -143,8 +143,10 @@ class SparseRewardClassifier(ClassifierMixin, BaseEstimator):
 
     def _projections(self, X: Any) -> Float[np.ndarray, "n p"]:  # noqa: N803
         """Return selected latents, or projections on the directions, as float64."""
-        found: Any = X[:, self.selected_] if self.selected_ is not None else X @ np.asarray(self.directions).T
-        dense = found.toarray() if hasattr(found, "toarray") else np.asarray(found)
+        projected: Any = (
+            X[:, self.selected_] if self.selected_ is not None else X @ np.asarray(self.directions).T
+        )
+        dense = projected.toarray() if hasattr(projected, "toarray") else np.asarray(projected)
         return np.asarray(dense, np.float64)
 
     def _check_parameters(self) -> None:
@@ -197,12 +199,12 @@ def _pairs(
     if len(groups) != len(preferred):
         raise ValueError(f"{len(groups)} groups for {len(preferred)} responses")
     number = np.unique(np.asarray(groups), return_inverse=True)[1]
-    found = [np.empty((0, 2), np.int64)]
+    index_pairs = [np.empty((0, 2), np.int64)]
     for group in range(number.max() + 1):
         own = np.flatnonzero(number == group)
         chosen, rejected = own[preferred[own]], own[~preferred[own]]
-        found.append(np.stack(np.meshgrid(chosen, rejected, indexing="ij"), axis=-1).reshape(-1, 2))
-    pairs = np.concatenate(found)
+        index_pairs.append(np.stack(np.meshgrid(chosen, rejected, indexing="ij"), axis=-1).reshape(-1, 2))
+    pairs = np.concatenate(index_pairs)
     if not len(pairs):
         raise UsageError("groups", "a group with responses of both classes", "none", "check the labels")
     return pairs, number[pairs[:, 0]].astype(np.int64)

@@ -13,14 +13,14 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights
-from sparserm_cli.store.artifacts.reward import head_kind
+from sparserm_cli.store.artifacts.head_arrays import head_kind
 
 Score = Callable[[Mapping[str, Tensor], Float32[Tensor, "n p"]], Float32[Tensor, " n"]]
 
 
 @dataclass(frozen=True)
 class HeadKind:
-    """One kind of head; `store.artifacts.reward.HEAD_TENSORS` names its tensors."""
+    """One kind of head; `store.artifacts.head_arrays.HEAD_TENSORS` names its tensors."""
 
     score: Score
     """Scores standardised projections by the head's tensors; differentiable."""

@@ -29,7 +29,7 @@ from sparserm_cli.models.head.penalty import Basis, choose_penalty, solved
 
 @dataclass(frozen=True)
 class MLPRecipe:
-    """How the hidden layer is trained."""
+    """Options of the training of the hidden layer."""
 
     hidden: int = 512
     """Total number of hidden units, including the two of the linear part."""
@@ -263,16 +263,15 @@ def _copy(network: _Network) -> dict[str, Tensor]:
 def _folded(network: _Network, coordinates: Basis) -> Weights:
     """Return the network as one hidden layer on standardised projections."""
     members, p, units = network.weight_1.shape
-    with torch.no_grad():
-        weight_1 = network.weight_1.permute(1, 0, 2).reshape(p, members * units)
-        bias_1, weight_2 = network.bias_1.reshape(-1), network.weight_2.reshape(-1) / members
-        if network.linear is not None:
-            linear = network.linear.mean(0)
-            weight_1 = torch.cat([weight_1, linear, -linear], dim=1)
-            bias_1 = torch.cat([bias_1, torch.zeros(2)])
-            weight_2 = torch.cat([weight_2, torch.tensor([1.0, -1.0])])
+    weight_1 = network.weight_1.permute(1, 0, 2).reshape(p, members * units)
+    bias_1, weight_2 = network.bias_1.reshape(-1), network.weight_2.reshape(-1) / members
+    if network.linear is not None:
+        linear = network.linear.mean(0)
+        weight_1 = torch.cat([weight_1, linear, -linear], dim=1)
+        bias_1 = torch.cat([bias_1, torch.zeros(2)])
+        weight_2 = torch.cat([weight_2, torch.tensor([1.0, -1.0])])
     return {
-        "weight_1": coordinates.to @ weight_1.numpy(),
-        "bias_1": bias_1.numpy(),
-        "weight_2": weight_2.numpy(),
+        "weight_1": coordinates.to @ weight_1.detach().numpy(),
+        "bias_1": bias_1.detach().numpy(),
+        "weight_2": weight_2.detach().numpy(),
     }

@@ -58,10 +58,10 @@ def training_distances(
         drawn = np.sort(np.random.default_rng(seed).choice(len(x), _MOST, replace=False))
         x, groups = x[drawn], groups[drawn]
     whitening = whitening_of(x)
-    found = distances(x, whitening)
+    held_out = distances(x, whitening)
     folds = min(_FOLDS, len(np.unique(groups)))
     if folds > 1:
         fold = grouped_folds(groups, folds, seed)
         for number in range(folds):
-            found[fold == number] = distances(x[fold == number], whitening_of(x[fold != number]))
-    return whitening, {share: float(np.quantile(found, float(share))) for share in _QUANTILES}
+            held_out[fold == number] = distances(x[fold == number], whitening_of(x[fold != number]))
+    return whitening, {share: float(np.quantile(held_out, float(share))) for share in _QUANTILES}

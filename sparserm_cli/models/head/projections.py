@@ -35,10 +35,10 @@ def projections(
     parts = []
     for layer in layers:
         for pooling in POOLINGS[pool]:
-            found = []
+            columns = []
             for start, block in capture.iter_pooled(layer, pooling):
                 first, last = np.searchsorted(rows, [start, start + len(block)])
                 vectors = block[rows[first:last] - start]
-                found.append(vectors if directions is None else vectors @ directions[layer].T)
-            parts.append(np.concatenate(found))
+                columns.append(vectors if directions is None else vectors @ directions[layer].T)
+            parts.append(np.concatenate(columns))
     return np.concatenate(parts, axis=1)

@@ -13,7 +13,8 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from sparserm_cli.models.head.heads import kind_of
-from sparserm_cli.store.artifacts.reward import HeadArrays, RewardFiles
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.reward import RewardFiles
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]

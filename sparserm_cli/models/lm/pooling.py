@@ -1,4 +1,4 @@
-"""From tokenised rows to pooled residual vectors, in memory: what scoring needs, where no store is kept.
+"""Pooled residual vectors of tokenised rows, computed in memory as scoring needs them.
 
 Axes: n (responses, in the rows' order), d_in (width of the residual stream).
 """
@@ -10,30 +10,30 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from sparserm_cli.data.chat_template import EncodedExample
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.residuals import iter_residuals, pool
 from sparserm_cli.models.lm.trie import Tree
 from sparserm_cli.store.capture.plan import POOLED
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
-"""Layer to pooling to one vector per response."""
+"""Mapping from layer to pooling to one vector per response."""
 
 
 class Forest(NamedTuple):
-    """Unique prompts with their unique responses, and where each response of the rows has gone.
+    """Unique prompts with their unique responses, and the place of each response of the rows among them.
 
     Fields:
-        trees: every prompt once.
-        place: for each response of the rows, in order: its tree and its number there.
+        trees: the prompts, each of them once.
+        place: tree of each response of the rows, and its number within the tree.
     """
 
     trees: list[Tree]
     place: Int64[np.ndarray, "n 2"]
 
 
-def forest_of(rows: Sequence[EncodedExample]) -> Forest:
-    """Bring the responses to one prompt together, wherever they stand; equal ones are computed once."""
+def forest_of(rows: Sequence[TokenizedExample]) -> Forest:
+    """Gather the responses to one prompt, wherever they stand; equal responses are computed once."""
     numbers: dict[bytes, int] = {}
     prompts: list[np.ndarray] = []
     branches: list[dict[bytes, np.ndarray]] = []
@@ -46,13 +46,13 @@ def forest_of(rows: Sequence[EncodedExample]) -> Forest:
         key = response.response_ids.tobytes()
         branches[tree].setdefault(key, response.response_ids)
         place.append((tree, list(branches[tree]).index(key)))
-    trees = [Tree(prompt, tuple(found.values())) for prompt, found in zip(prompts, branches, strict=True)]
+    trees = [Tree(prompt, tuple(branch.values())) for prompt, branch in zip(prompts, branches, strict=True)]
     return Forest(trees, np.array(place, dtype=np.int64).reshape(-1, 2))
 
 
 def pooled_vectors(
     lm: LanguageModel,
-    rows: Sequence[EncodedExample],
+    rows: Sequence[TokenizedExample],
     *,
     batch_tokens: int | None = None,
     deterministic: bool = False,
@@ -63,7 +63,7 @@ def pooled_vectors(
         lm: the loaded model.
         rows: tokenised rows; none may have a response without tokens.
         batch_tokens: most tokens in one forward pass; None chooses by the machine.
-        deterministic: compute each prompt alone, so that vectors are equal to the bit in any company.
+        deterministic: compute each prompt alone, so that no bit of a vector depends on the other rows.
 
     """
     forest = forest_of(rows)
@@ -78,9 +78,9 @@ def pooled_vectors(
     return {
         layer: {
             name: np.stack(
-                [found[int(tree), int(response)][which].numpy() for tree, response in forest.place]
+                [layer_vectors[int(tree), int(response)][which].numpy() for tree, response in forest.place]
             )
             for which, name in enumerate(POOLED)
         }
-        for layer, found in vectors.items()
+        for layer, layer_vectors in vectors.items()
     }

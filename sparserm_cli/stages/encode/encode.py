@@ -31,7 +31,7 @@ from sparserm_cli.store.features.plan import (
 from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.features.writer import FeaturesWriter
 from sparserm_cli.store.io.atomic import sweep
-from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage, check_parent, check_same_plan
 from sparserm_cli.store.run.artifacts import is_made
 from sparserm_cli.store.run.locks import plan_lock, run_lock, worker_lock
@@ -127,7 +127,7 @@ def finished_features(
     root: PurePath, capture: ActivationsReader, names: Mapping[int, str]
 ) -> EncodeSummary | None:
     """Return the summary of complete features of these SAEs and this capture, else None, without weights."""
-    if size_of(root / MANIFEST) < 0:
+    if storage_of(root / MANIFEST).size() < 0:
         return None
     facts = []
     for layer, name in names.items():

@@ -20,13 +20,14 @@ from sparserm_cli.stages.engine.engine import Engine
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.stages.extract.estimate import Estimate, estimate
 from sparserm_cli.stages.extract.fused import FusedWorker, finish_latents, plan_latents
-from sparserm_cli.stages.extract.request import Request, check_request, request_of, tried_saes, write_plan
+from sparserm_cli.stages.extract.planning import write_plan
+from sparserm_cli.stages.extract.request import Request, check_request, request_of, tried_saes
 from sparserm_cli.stages.extract.worker import CaptureWorker
 from sparserm_cli.store.capture.artifact import capture_path, remove_capture
 from sparserm_cli.store.capture.plan import ExtractPlan, check_space
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import sweep
-from sparserm_cli.store.io.storage import free_bytes
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.run.locks import plan_lock, run_lock, worker_lock
 from sparserm_cli.store.units.records import Manifest
 from sparserm_cli.store.units.unit_store import is_planned
@@ -111,7 +112,7 @@ def extract(
         # 3. Compute the units without a record; the worker that completes the last one writes the manifest.
         manifest, engine = _fill(request, writer, trials, progress, note)
     state, digest = ("partial", "") if manifest is None else ("complete", manifest.digest)
-    free = free_bytes(config.run)
+    free = storage_of(config.run).free_bytes()
     return ExtractSummary(root, writer.plan, state, engine.computed, engine.seconds, free, digest)
 
 
@@ -178,9 +179,11 @@ def _ensure_plan(root: PurePath, request: Request, note: Note) -> None:
 def _priced(root: PurePath, request: Request, note: Note) -> ExtractSummary:
     """Write the plan into a temporary folder, and estimate what computing it takes."""
     with tempfile.TemporaryDirectory(prefix="sparserm-dry-run-") as folder:
+        begun = time.monotonic()
         plan = write_plan(capture_path(Path(folder)), request, note)
-        expected = estimate(request, ActivationsWriter(capture_path(Path(folder))))
-    return ExtractSummary(root, plan, "planned", 0, 0.0, free_bytes(root.parent), "", expected)
+        planning = time.monotonic() - begun
+        expected = estimate(request, ActivationsWriter(capture_path(Path(folder))), planning)
+    return ExtractSummary(root, plan, "planned", 0, 0.0, storage_of(root.parent).free_bytes(), "", expected)
 
 
 def _price(plan: ExtractPlan) -> str:

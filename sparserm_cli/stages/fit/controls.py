@@ -15,7 +15,7 @@ from sparserm_cli.config import HeadSetting, Progress
 from sparserm_cli.models.head.baselines import BASELINES, LabelledVectors, difference_of_means
 from sparserm_cli.models.head.projections import DENSE_PAIRS, Rows, projections
 from sparserm_cli.stages.fit.split import Split
-from sparserm_cli.store.artifacts.reward import HeadArrays
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.capture.reader import ActivationsReader
 
 DENSE, MEANS = "dense", "difference of means"

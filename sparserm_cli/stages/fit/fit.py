@@ -35,11 +35,11 @@ from sparserm_cli.stages.fit.model_selection import (
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward import (
     TYPE,
     VERSION,
-    HeadArrays,
     Metric,
     RewardConfig,
     RewardFiles,

@@ -31,7 +31,7 @@ from sparserm_cli.store.capture.artifact import open_capture
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.io.atomic import sweep
-from sparserm_cli.store.io.storage import part_name
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage
 from sparserm_cli.store.run.artifacts import is_made
 from sparserm_cli.store.run.locks import run_lock
@@ -86,7 +86,7 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         table = read_frequency(config.run)
         left_out = pairs - table.totals.pairs
         return FrequencySummary(path, table, left_out, time.monotonic() - begun, fresh=True)
-    with run_lock(config.run), ScratchFolder(part_name(path.with_name("pairs"))) as scratch:
+    with run_lock(config.run), ScratchFolder(storage_of(path.with_name("pairs")).part_name()) as scratch:
         sweep(config.run, everything=False)
         # 2. Find the pairs of training prompts, which are counted.
         rule = Rule(capture.rejected, config.val_fraction, config.seed)

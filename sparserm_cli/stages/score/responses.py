@@ -9,10 +9,11 @@ from itertools import islice
 from typing import Any
 
 from sparserm_cli.config import Progress, ResponsesConfig, column_map
-from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.data.shapes.table import Purpose
-from sparserm_cli.data.tokenized_rows import encoded_rows
+from sparserm_cli.data.tokenized_rows import tokenized_rows
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.reward import reward_folder, reward_path
 
@@ -47,7 +48,7 @@ def load_reward(config: ResponsesConfig) -> RewardModel:
 
 def windows(
     model: RewardModel, reader: Reader, config: ResponsesConfig, progress: Progress
-) -> Iterator[list[EncodedExample]]:
+) -> Iterator[list[TokenizedExample]]:
     """Yield tokenised rows, one window at a time; progress counts a window once the next is requested.
 
     Args:
@@ -66,7 +67,7 @@ def windows(
 
 def text_windows(
     template: PromptTemplate, max_length: int, reader: Reader, config: ResponsesConfig
-) -> Iterator[list[EncodedExample]]:
+) -> Iterator[list[TokenizedExample]]:
     """Yield tokenised rows, one window at a time.
 
     Args:
@@ -77,6 +78,6 @@ def text_windows(
 
     """
     # The end of a response matters, so nothing is truncated: a row that is too long is a bad row.
-    rows = encoded_rows(reader, template, max_length=max_length, too_long=config.on_bad_row)
+    rows = tokenized_rows(reader, template, max_length=max_length, too_long=config.on_bad_row)
     while window := list(islice(rows, WINDOW_ROWS)):
         yield window

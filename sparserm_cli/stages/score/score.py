@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from sparserm_cli.config import Note, Progress, ScoreConfig
 from sparserm_cli.stages.score.windows import all_rows, score_log
-from sparserm_cli.store.outputs.json_lines import writing_lines
+from sparserm_cli.store.outputs.json_lines import replacement_note, writing_lines
 from sparserm_cli.store.outputs.scores import score_line, scores_path
 
 
@@ -67,6 +67,8 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     begun = time.monotonic()
     counts = _ScoreCounts()
     output = config.output or str(scores_path(config.run))
+    if replaced := replacement_note(output, "scores"):
+        note(replaced)
     # Known rows come first; each further line is written as soon as its window is done.
     with score_log(config, note) as log, writing_lines(output) as write:
         for row in all_rows(log, config, progress=progress, note=note):

@@ -12,10 +12,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparserm_cli.config import Guards, Note, Progress, ScoreConfig
-from sparserm_cli.data.chat_template import EncodedExample, PromptTemplate
+from sparserm_cli.config import Note, Progress, ScoreConfig, ScoreLimits
+from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Reject
 from sparserm_cli.data.reader import Reader
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.errors import PartialError
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.engine.engine import Lost
@@ -58,7 +59,7 @@ class Window(NamedTuple):
 
     number: int
     """Number of the window, from 0, in the order of the file."""
-    rows: list[EncodedExample]
+    rows: list[TokenizedExample]
     """The tokenised rows."""
     refused: list[dict[str, Any]]
     """Rows before the window's last row that could not be scored, in the form of the log."""
@@ -162,8 +163,8 @@ def _fill(log: ScoreLog, config: ScoreConfig, progress: Progress, note: Note) ->
     log.finish([file.sha256 for file in reader.inputs], reader.shape)
 
 
-def _before(rows: list[EncodedExample], refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take the refused rows before a window's last row; later ones stay, since the reader runs ahead."""
+def _before(rows: list[TokenizedExample], refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return and remove the refused rows before a window's last row; later ones stay."""
     last = rows[-1].example.row
     early = [line for line in refused if line["row"] < last]
     refused[:] = [line for line in refused if line["row"] > last]
@@ -182,7 +183,7 @@ def _given_up(log: ScoreLog, failed: Mapping[int, tuple[Window, str]]) -> Partia
 
 
 def scored_window(
-    model: RewardModel, window: list[EncodedExample], config: ScoreConfig
+    model: RewardModel, window: list[TokenizedExample], config: ScoreConfig
 ) -> list[dict[str, Any]]:
     """Return the rows of a window with their scores, in the form of the log."""
     how: dict[str, Any] = {"batch_tokens": config.batch_tokens, "deterministic": config.deterministic}
@@ -214,5 +215,5 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
         "deterministic": config.deterministic,
         "reward": read_reward(reward_folder(config.reward or reward_path(config.run))).config.lineage.digest,
         "tokens": config.tokens,
-        **{guard.name: getattr(config, guard.name) for guard in fields(Guards)},
+        **{guard.name: getattr(config, guard.name) for guard in fields(ScoreLimits)},
     }

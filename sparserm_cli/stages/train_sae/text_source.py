@@ -42,7 +42,7 @@ class TokenSource(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the SAE's metadata record: model, revision, hook, data."""
+        """Facts for the SAE's metadata: model, revision, hook and data."""
 
     def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "_ d_in"]]:
         """Start one pass over the training part or the held-out part."""
@@ -90,7 +90,7 @@ class TextSource:
 
 @dataclass(frozen=True)
 class TextReading:
-    """How text becomes documents: the same for training and test data."""
+    """Options that turn text into documents, the same for training and test data."""
 
     lm: LanguageModel
     """The model, loaded up to the layer that the SAE is for."""
@@ -185,7 +185,7 @@ def _conversations(reader: Reader, prompts: PromptTemplate, context_size: int) -
     """Turn examples into documents: a prompt's first response with the prompt, the others without it."""
     rows: list[tuple[int, UInt32[np.ndarray, " p"], UInt32[np.ndarray, " r"]]] = []
     for examples in _groups_of(reader, EXAMPLES_AT_ONCE):
-        for encoded in prompts.encode(examples):
+        for encoded in prompts.tokenize(examples):
             key = group_key(encoded.prompt_text)
             rows += [(key, response.prompt_ids, response.response_ids) for response in encoded.responses]
     shared = _shared_start([prompt for _, prompt, _ in rows])

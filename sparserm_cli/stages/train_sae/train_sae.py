@@ -35,7 +35,7 @@ SINK_SAMPLE_ROWS = 16384
 """Number of tokens whose norms the sink rule is fitted on."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, in all); in all is 0 where it is not known."""
+"""Called with the current activity, the work done and all work; the latter is 0 where it is not known."""
 
 
 class TrainSAEResult(NamedTuple):
@@ -43,9 +43,9 @@ class TrainSAEResult(NamedTuple):
 
     Fields:
         folder: folder of the SAE.
-        rows: training tokens held in memory, sinks left out.
-        epochs: how often each was seen on average, if they are all there are.
-        seconds: duration of the training steps.
+        rows: number of training tokens held in memory, without sink tokens.
+        epochs: how often each of them was seen on average, if they are all training tokens.
+        seconds: duration of the training steps in seconds.
         held_out: fit to the held-out documents of the training data.
         tests: fit to each further source, by name.
     """
@@ -83,18 +83,18 @@ def train_sae(
     Args:
         data: files or data sets: preferences or responses of any shape, rows with a `text`, `.txt` files.
         output: folder of the SAE; an existing one is replaced when the new one is complete.
-        run: run directory whose captured tokens are taken if `data` is empty; model and template are its own.
+        run: run directory whose captured tokens are taken if `data` is empty; its model and template apply.
         model: language model, as `extract` takes it.
-        layer: block after which the residual stream is taken, counted from 0; of a run the only one if None.
-        recipe: what to train; None is the default recipe.
-        start: SAE whose training is continued; its layer is the one where `layer` is None.
+        layer: block, from 0, after which the residual stream is taken; None for the only layer of a run.
+        recipe: size, sparsity and schedule of the training; None is the default recipe.
+        start: SAE whose training is continued; where `layer` is None, its layer is taken.
         tests: further files that are only measured; needs `data`, since a run has no model loaded.
         test_limit: most rows read of each of these.
         limit: most rows read of each of `data`.
         split: split of a Hugging Face data set.
         template: chat template, as `extract` takes it.
-        dtype: type the model computes in.
-        device: torch device of model and SAE.
+        dtype: floating-point type in which the model computes.
+        device: torch device of the model and the SAE.
         allow_pickle: read pickled weights of `start`.
         offline: never call the hub.
         progress: called with the current activity, work done and work in all.
@@ -111,27 +111,54 @@ def train_sae(
     settle(recipe, first)
     if layer is None and first is not None:
         layer = first.metadata.layer
-    # 2. A run holds activations already.
+    # 2. A run holds activations already, so no model is loaded.
     if not data:
-        if run is None or tests:
-            found = "--test without DATA" if tests else "neither"
-            raise UsageError("train-sae", "DATA, or a run directory alone", found, "give text to train on")
-        held = RunSource(run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed)
-        _check_start(first, held.layer, held.d_in)
-        return fit_sae(held, output, recipe, start=first, device=choose_device(device), progress=progress)
-    # 3. Text runs through the model, up to the layer. Of the training data a share is held out, of tests all.
-    if layer is None:
-        raise UsageError("--layer", "a layer", "none", "give --layer, such as the middle one")
-    identity = resolve_model(model, offline=offline)
-    _check_start(first, layer, check_layers(identity, (layer,)).d_in)
-    lm = LanguageModel.load(identity, layers=[layer], dtype=dtype, device=device)
-    reading = TextReading(lm, load_tokenizer(identity), recipe.context_size, template, split, offline)
+        captured = _run_source(run, layer, tests, recipe)
+        _check_start(first, captured.layer, captured.d_in)
+        return fit_sae(captured, output, recipe, start=first, device=choose_device(device), progress=progress)
+    # 3. Text runs through the model up to the layer.
+    lm = _load_model(model, layer, first, offline=offline, dtype=dtype, device=device)
+    reading = TextReading(lm, load_tokenizer(lm.identity), recipe.context_size, template, split, offline)
+    # A share of the training documents is held out; all documents of the tests are.
     source = text_source(
         reading, data, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed, limit=limit
     )
     measured = {name: text_source(reading, [name], held_out_fraction=1.0, limit=test_limit) for name in tests}
-    # 4. Training, and measuring what was saved.
+    # 4. The SAE is trained and saved, and the saved one is measured.
     return fit_sae(source, output, recipe, start=first, tests=measured, device=lm.device, progress=progress)
+
+
+def _run_source(
+    run: PurePath | None, layer: int | None, tests: Sequence[str], recipe: SAERecipe
+) -> RunSource:
+    """Return the captured tokens of a run; raises UsageError without a run, or with tests."""
+    if run is None or tests:
+        found = "--test without DATA" if tests else "neither"
+        raise UsageError("train-sae", "DATA, or a run directory alone", found, "give text to train on")
+    return RunSource(run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed)
+
+
+def _load_model(
+    model: str,
+    layer: int | None,
+    start: SparseAutoencoder | None,
+    *,
+    offline: bool,
+    dtype: DType,
+    device: str,
+) -> LanguageModel:
+    """Load a model up to a layer, after the SAE to start from was checked against it.
+
+    Raises:
+        UsageError: no layer is named, or the model does not have it.
+        IncompatibleError: the SAE to start from is for another layer or width.
+
+    """
+    if layer is None:
+        raise UsageError("--layer", "a layer", "none", "give --layer, such as the middle one")
+    identity = resolve_model(model, offline=offline)
+    _check_start(start, layer, check_layers(identity, (layer,)).d_in)
+    return LanguageModel.load(identity, layers=[layer], dtype=dtype, device=device)
 
 
 def _check_start(start: SparseAutoencoder | None, layer: int, d_in: int) -> None:
@@ -162,9 +189,9 @@ def fit_sae(
     Args:
         source: activations, split into training and held-out documents.
         output: folder of the SAE.
-        recipe: what to train.
-        start: the SAE whose training is continued; None is random weights.
-        tests: sources that are only measured: all of their documents must be held out.
+        recipe: size, sparsity and schedule of the training.
+        start: the SAE whose training is continued; None starts from random weights.
+        tests: sources that are only measured; all of their documents must be held out.
         device: torch device of the SAE.
         progress: called with the current activity, work done and work in all.
 
@@ -187,10 +214,10 @@ def fit_sae(
     )
     rows = len(batches.rows)
     epochs = recipe.steps * recipe.batch_rows / rows
-    # 3. SAELens trains.
+    # 3. SAELens trains the SAE.
     trained = train(batches, recipe, start=start, device=device, progress=_training_progress(say, recipe))
     del batches
-    # 4. What will be on disk is measured on tokens the training has not seen; the folder appears when whole.
+    # 4. The SAE as saved is measured on tokens that the training has not seen; the folder appears when whole.
     facts = {**source.facts, "sink_rule": rule._asdict(), "training_tokens": rows, "scale": trained.scale}
     if start is not None:
         facts["from"] = {"name": start.metadata.name, "digest": start.digest}
@@ -217,7 +244,7 @@ def _training_progress(say: Progress, recipe: SAERecipe) -> Callable[[int, int, 
 
 
 def _metadata(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return SAELens' own fields; everything it has no name for stands under `sparserm`."""
+    """Return the metadata fields that SAELens defines; `_own` returns the others."""
     return {
         "model_name": facts["model_name"],
         "hook_name": facts["hook_name"],
@@ -230,15 +257,16 @@ def _metadata(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that SAELens has no field for; they stand under `sparserm`."""
     theirs = {"model_name", "hook_name", "prepend_bos"}
     return {**{key: value for key, value in facts.items() if key not in theirs}, "recipe": asdict(recipe)}
 
 
 def _sample(source: TokenSource) -> Float[Tensor, "rows d_in"]:
-    """Return the first training tokens.
+    """Return the first training tokens, about SINK_SAMPLE_ROWS of them.
 
     Raises:
-        BadInputError: there are none.
+        BadInputError: there are no training tokens.
 
     """
     parts: list[Tensor] = []
@@ -252,6 +280,7 @@ def _sample(source: TokenSource) -> Float[Tensor, "rows d_in"]:
 
 
 def _without_sinks(blocks: Iterable[Tensor], rule: SinkRule) -> Iterator[Float[Tensor, "_ d_in"]]:
+    """Yield the blocks without the tokens that the rule takes for sinks."""
     for block in blocks:
         yield block[rule.keeps(block)]
 

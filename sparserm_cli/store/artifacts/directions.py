@@ -29,7 +29,7 @@ from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
-from sparserm_cli.store.io.storage import is_there, read_cached
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage, check_version, now
 
 FOLDER = "directions"
@@ -105,14 +105,14 @@ def read_directions(run: PurePath) -> Directions:
 
     """
     folder = directions_path(run)
-    if not is_there(folder, JSON):
+    if not storage_of(folder).is_there(JSON):
         raise IncompatibleError(str(folder), "preference directions", "no folder", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
     head = read_sealed(folder / JSON, again)
     check_version(str(folder), TYPE, head, VERSION)
     lineage = Lineage.from_json(str(folder / JSON), head)
     try:
-        tensors = load(read_cached(folder / _TENSORS))
+        tensors = load(storage_of(folder / _TENSORS).read_cached())
     except (OSError, SafetensorError) as error:
         found = type(error).__name__
         raise CorruptStoreError(str(folder / _TENSORS), "the decoder rows", found, again) from None

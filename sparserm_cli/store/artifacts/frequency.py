@@ -27,7 +27,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.arrays.sealed_parquet import read_sealed_table, write_sealed_table
-from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage, check_version, now
 
 FREQUENCY = "frequency.parquet"
@@ -142,7 +142,7 @@ def read_frequency(run: PurePath) -> Frequency:
 
     """
     path = frequency_path(run)
-    if size_of(path) < 0:
+    if storage_of(path).size() < 0:
         raise IncompatibleError(str(path), "the table of frequencies", "no file", f"run `{COMMAND}` first")
     again = f"run `{COMMAND}` again"
     table, head = read_sealed_table(path, 2, again)

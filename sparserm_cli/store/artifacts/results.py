@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
-from sparserm_cli.store.io.storage import make_folder
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import check_version
 
 
@@ -35,7 +35,7 @@ class Results:
             ResourceError: the disk is full or the folder cannot be written.
 
         """
-        make_folder(path.parent)
+        storage_of(path.parent).make_folder()
         write_sealed(path, {"type": self.type, "version": self.version, **measurements})
 
     def read(self, path: PurePath) -> Mapping[str, Any]:

@@ -20,24 +20,30 @@ of a response from those of the fit is the root mean square of `x @ whitening`.
 | weight_1, bias_1, weight_2, bias | [projections, hidden], [hidden], [hidden], [1] | a layer of ReLUs |
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-import xxhash
 from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.store.artifacts.head_arrays import (
+    HeadArrays,
+    head_of_tensors,
+    tensors_digest,
+    tensors_of_head,
+    tensors_under,
+)
 from sparserm_cli.store.artifacts.reward_card import card
 from sparserm_cli.store.artifacts.reward_checks import check_fields, check_head
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.file_facts import files_to_json, inventory
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
-from sparserm_cli.store.io.storage import is_there, read_cached, size_of, write_atomic
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage, check_version, now
 
 FOLDER = "reward"
@@ -46,30 +52,6 @@ COMMAND = "sparserm fit"
 
 CONFIG = "config.json"
 _MODEL, _CONTROLS, _CARD = "model.safetensors", "controls.safetensors", "README.md"
-HEAD_TENSORS: dict[str, tuple[str, ...]] = {
-    "linear": ("weight", "bias"),
-    "mlp": ("weight_1", "bias_1", "weight_2", "bias"),
-}
-"""Mapping from head to the names of its tensors; the first has one row per projection."""
-
-
-@dataclass(frozen=True)
-class HeadArrays:
-    """A head as arrays."""
-
-    mean: Float32[np.ndarray, " projections"]
-    """Mean of each projection over the training responses."""
-    std: Float32[np.ndarray, " projections"]
-    """Standard deviation of each projection over the training responses."""
-    weights: Mapping[str, Float32[np.ndarray, "..."]]
-    """The tensors of a linear head or of one with a hidden layer."""
-    directions: Mapping[int, Float32[np.ndarray, "directions d_in"]] = field(default_factory=dict)
-    """Layer to directions; empty where the pooled vectors themselves are scored."""
-
-    @property
-    def parameters(self) -> int:
-        """Number of trained parameters."""
-        return sum(values.size for values in self.weights.values())
 
 
 @dataclass(frozen=True)
@@ -133,7 +115,7 @@ class RewardConfig:
     val_fraction: float = 0.0
     """Share of prompts that chose the regularisation."""
     selection: Mapping[str, Any] = field(default_factory=dict)
-    """How the directions were chosen, and layer to their latents and sides."""
+    """How the directions were chosen, and the mapping from layer to their latents and sides."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Digests of the data, numbers of pairs, what the fit has chosen."""
     metrics: Sequence[Metric] = ()
@@ -177,7 +159,7 @@ def reward_path(run: PurePath) -> PurePath:
 def reward_folder(path: PurePath) -> PurePath:
     """Return the folder of the reward model that a path means: a run directory's `reward/`, else itself."""
     inside = reward_path(path)
-    return inside if size_of(path / CONFIG) < 0 <= size_of(inside / CONFIG) else path
+    return inside if storage_of(path / CONFIG).size() < 0 <= storage_of(inside / CONFIG).size() else path
 
 
 def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
@@ -187,22 +169,22 @@ def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
         ResourceError: the disk is full or the folder cannot be written.
 
     """
-    model = _tensors(files.head)
+    model = tensors_of_head(files.head)
     if files.whitening is not None:
         model["whitening"] = np.ascontiguousarray(files.whitening, np.float32)
     controls = {
         f"{name}/{key}": values
         for name, head in files.controls.items()
-        for key, values in _tensors(head).items()
+        for key, values in tensors_of_head(head).items()
     }
-    lineage = replace(files.config.lineage, digest=_digest(model, controls), created=now())
+    lineage = replace(files.config.lineage, digest=tensors_digest(model, controls), created=now())
     config = replace(files.config, lineage=lineage)
     size = sum(tensor.nbytes for tensor in [*model.values(), *controls.values()])
     with atomic_folder(path, size, sealed_by=CONFIG) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
         record = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
-        write_atomic(part / _CARD, card(record["reward"]).encode())
+        storage_of(part / _CARD).write_atomic(card(record["reward"]).encode())
         write_sealed(part / CONFIG, {**record, "files": files_to_json(inventory(part))})
     return replace(files, config=config)
 
@@ -215,9 +197,9 @@ def read_reward(path: PurePath) -> RewardFiles:
         CorruptStoreError: a file is missing, cut or changed.
 
     """
-    if not is_there(path, CONFIG):
+    if not storage_of(path).is_there(CONFIG):
         raise IncompatibleError(str(path), "a fitted reward model", "no folder", f"run `{COMMAND}` first")
-    if size_of(path / CONFIG) < 0 and size_of(path / _MODEL) < 0:
+    if storage_of(path / CONFIG).size() < 0 and storage_of(path / _MODEL).size() < 0:
         hint = f"name its folder, or run `{COMMAND}` first"
         raise IncompatibleError(str(path), "a fitted reward model", "a folder that holds none", hint)
     again = f"run `{COMMAND}` again"
@@ -225,13 +207,13 @@ def read_reward(path: PurePath) -> RewardFiles:
     check_version(str(path), TYPE, head, VERSION)
     lineage = Lineage.from_json(str(path / CONFIG), head)
     model, controls = _load(path / _MODEL, again), _load(path / _CONTROLS, again)
-    digest = _digest(model, controls)
+    digest = tensors_digest(model, controls)
     if digest != lineage.digest:
         raise CorruptStoreError(str(path), f"xxh3-128 {lineage.digest}", f"xxh3-128 {digest}", again)
     try:
         config = _config(lineage, head["reward"])
-        heads = {name: _head(_below(controls, name)) for name in head["controls"]}
-        files = RewardFiles(config, _head(model), heads, _whitening(model))
+        heads = {name: head_of_tensors(tensors_under(controls, name)) for name in head["controls"]}
+        files = RewardFiles(config, head_of_tensors(model), heads, _whitening(model))
         for name, arrays in {"": files.head, **heads}.items():
             check_head(arrays, config, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -243,52 +225,9 @@ def read_reward(path: PurePath) -> RewardFiles:
 def _load(path: PurePath, hint: str) -> dict[str, np.ndarray]:
     """Read a safetensors file."""
     try:
-        return dict(load(read_cached(path)))
+        return dict(load(storage_of(path).read_cached()))
     except (OSError, SafetensorError) as error:
         raise CorruptStoreError(str(path), "a safetensors file", type(error).__name__, hint) from None
-
-
-def _tensors(head: HeadArrays) -> dict[str, np.ndarray]:
-    """Return the tensors of a head by name."""
-    directions = {f"directions.{layer}": rows for layer, rows in head.directions.items()}
-    tensors = {**directions, "mean": head.mean, "std": head.std, **head.weights}
-    return {name: np.ascontiguousarray(values, np.float32) for name, values in tensors.items()}
-
-
-def _head(tensors: Mapping[str, np.ndarray]) -> HeadArrays:
-    """Read a head from its tensors.
-
-    Raises:
-        ValueError: they are not those of a head, or do not fit together.
-
-    """
-    layers = sorted(
-        int(name.removeprefix("directions.")) for name in tensors if name.startswith("directions.")
-    )
-    known = {name for names in HEAD_TENSORS.values() for name in names}
-    weights = {name: values for name, values in tensors.items() if name in known}
-    kind = head_kind(weights)
-    head = HeadArrays(
-        tensors["mean"], tensors["std"], weights, {layer: tensors[f"directions.{layer}"] for layer in layers}
-    )
-    projections = len(weights[HEAD_TENSORS[kind][0]])
-    if not len(head.mean) == len(head.std) == projections:
-        raise ValueError(f"{projections} weights for {len(head.mean)} projections")
-    return head
-
-
-def head_kind(weights: Iterable[str]) -> str:
-    """Return which of HEAD_TENSORS has exactly these tensors.
-
-    Raises:
-        ValueError: none has.
-
-    """
-    present = set(weights)
-    for kind, names in HEAD_TENSORS.items():
-        if present == set(names):
-            return kind
-    raise ValueError(f"weights {sorted(present)}")
 
 
 def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
@@ -304,23 +243,6 @@ def _whitening(tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
     if whitening is not None and whitening.shape != (len(tensors["mean"]),) * 2:
         raise ValueError(f"a whitening of shape {whitening.shape} for {len(tensors['mean'])} projections")
     return whitening
-
-
-def _below(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Return the tensors of one control."""
-    return {
-        key.removeprefix(f"{name}/"): tensor for key, tensor in tensors.items() if key.startswith(f"{name}/")
-    }
-
-
-def _digest(*groups: Mapping[str, np.ndarray]) -> str:
-    """Return the xxh3-128 of all tensors with their names and shapes."""
-    hasher = xxhash.xxh3_128()
-    for tensors in groups:
-        for name in sorted(tensors):
-            hasher.update(f"{name} {tensors[name].dtype} {tensors[name].shape}".encode())
-            hasher.update(np.ascontiguousarray(tensors[name]).data)
-    return hasher.hexdigest()
 
 
 def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:

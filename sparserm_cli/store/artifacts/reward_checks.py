@@ -1,4 +1,4 @@
-"""What must hold of a reward model that somebody else sealed: the seal only says that it was not damaged.
+"""Checks of a reward model that somebody else has made; its seal only proves that it was not damaged.
 
 Every check raises ValueError with the field and the value, before anything is computed with it.
 """
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from sparserm_cli.store.artifacts.reward import HeadArrays, RewardConfig
+    from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+    from sparserm_cli.store.artifacts.reward import RewardConfig
 
 BORDER = "0.99"
 """The quantile of the training distances that counts as 1."""

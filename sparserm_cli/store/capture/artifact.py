@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 from sparserm_cli.store.capture.reader import ActivationsReader, TokenBlock
 from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
-from sparserm_cli.store.io.atomic import remove_folder
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.unit_store import MANIFEST, PLAN
 
 __all__ = [
@@ -42,4 +42,4 @@ def open_capture(run: PurePath) -> ActivationsReader:
 
 def remove_capture(root: PurePath) -> None:
     """Remove a capture; a crash leaves the whole capture or none."""
-    remove_folder(root, MANIFEST, PLAN)
+    storage_of(root).remove_artifact(MANIFEST, PLAN)

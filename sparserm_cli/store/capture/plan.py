@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError, UsageError
 from sparserm_cli.store.arrays.bfloat16 import ITEM_BYTES
 from sparserm_cli.store.io.local_disk import sha256_file
-from sparserm_cli.store.io.storage import free_bytes
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import first_difference
 from sparserm_cli.store.units.records import Plan
 
@@ -29,7 +29,7 @@ class InputFact(NamedTuple):
     """The recorded path, size and digest of one input file."""
 
     path: str
-    """Its path; relative to a local run directory if it was given so, so that both may move together."""
+    """Its path; a relative path is relative to a local run directory, so that both may be moved together."""
     bytes: int
     """Its size in bytes."""
     sha256: str
@@ -64,7 +64,7 @@ class ExtractSettings:
     max_length: int = 0
     """Largest accepted length of prompt and response together, in tokens; 0 for the model's limit."""
     too_long: str = "error"
-    """What happens to longer pairs, such as `error`."""
+    """Treatment of longer pairs, such as `error`."""
     batch_tokens: int = 4_096
     """Number of tokens per batch."""
     unit_tokens: int = UNIT_TOKENS
@@ -247,7 +247,7 @@ def check_space(folder: PurePath, needed: int) -> None:
         ResourceError: less than 1.1 times `needed` bytes are free.
 
     """
-    wanted, free = int(needed * _SPACE_FACTOR), free_bytes(folder)
+    wanted, free = int(needed * _SPACE_FACTOR), storage_of(folder).free_bytes()
     if free is not None and free < wanted:
         hint = "free space, choose another --run directory, or use --positions pooled"
         raise ResourceError(str(folder), f"{wanted:,} bytes free", f"{free:,}", hint)

@@ -25,11 +25,11 @@ from sparserm_cli.store.arrays.checked_zarr import SafeStore
 from sparserm_cli.store.arrays.external_sort import DiskTable
 from sparserm_cli.store.capture.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, Layout
-from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED, sizes, write_array
+from sparserm_cli.store.capture.row_arrays import STRADDLED, TRUNCATED, sizes, write_array
 from sparserm_cli.store.capture.spool import Spool, distinct
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point
-from sparserm_cli.store.io.storage import make_folder, part_name
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.records import REJECTS
 from sparserm_cli.store.units.unit_store import INNER, PLAN
 
@@ -62,7 +62,7 @@ class PlanWriter:
 
     def __init__(self, root: PurePath, settings: ExtractSettings) -> None:
         self.root, self.settings = root, settings
-        self._spool = Spool(part_name(root.with_name(f"{root.name}.spool")))
+        self._spool = Spool(storage_of(root.with_name(f"{root.name}.spool")).part_name())
         self._prompt_key = b""
 
     def __enter__(self) -> Self:
@@ -154,7 +154,7 @@ class PlanWriter:
             create_arrays(store, plan)
             self._write_rows(store, order, plan.layout)
             fault_point("plan-rows-written")
-            make_folder(part / INNER)
+            storage_of(part / INNER).make_folder()
             self._spool.rejects.copy(part / REJECTS)
             frozen = freeze(part, plan, plan.settings.identity())
             self._spool.remove()

@@ -1,8 +1,8 @@
-"""Where the features of a run lie, and how they are removed."""
+"""The path of a run's features, and their removal."""
 
 from pathlib import PurePath
 
-from sparserm_cli.store.io.atomic import remove_folder
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.unit_store import MANIFEST, PLAN
 
 FOLDER = "features.zarr"
@@ -15,4 +15,4 @@ def features_path(run: PurePath) -> PurePath:
 
 def remove_features(root: PurePath) -> None:
     """Remove an encoding; a crash leaves the whole encoding or none."""
-    remove_folder(root, MANIFEST, PLAN)
+    storage_of(root).remove_artifact(MANIFEST, PLAN)

@@ -15,13 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 from sparserm_cli.store.io import local_disk as disk
-from sparserm_cli.store.io import object_store as remote
-from sparserm_cli.store.io import storage as places
-from sparserm_cli.store.io.fault_points import fault_point, operation
+from sparserm_cli.store.io.fault_points import operation
 from sparserm_cli.store.io.local_disk import disk_errors
 from sparserm_cli.store.io.process_id import token_is_dead
+from sparserm_cli.store.io.storage import storage_of
 
-OLD = ".old"
 _ENDINGS = (".part", ".old", ".partial")
 _LEFTOVER = re.compile(
     r"(?P<final>.+)\.(?:(?P<process>\d+-[^.]+)\.\d+\.(?P<kind>part|old)|[0-9a-f]{32}\.partial)"
@@ -42,7 +40,8 @@ def atomic_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
         ResourceError: as `write_atomic`.
 
     """
-    part = places.part_name(final)
+    storage = storage_of(final)
+    part = storage.part_name()
     with disk_errors(final, needed):
         for path in part.parent.glob(f"{glob.escape(final.name)}.*.part"):
             leftover = _LEFTOVER.fullmatch(path.name)
@@ -50,23 +49,10 @@ def atomic_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
                 disk.remove(path)
         try:
             yield part
-            _finish_file(part, final)
+            storage.put_file(part)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-
-
-def _finish_file(part: Path, final: PurePath) -> None:
-    """Move a finished file to its final path."""
-    if not isinstance(final, Path):
-        remote.put(final, part.read_bytes())
-        part.unlink()
-        return
-    operation("fsync")
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    disk.rename(part, final)
-    disk.sync_folder(final.parent)
 
 
 @contextmanager
@@ -83,31 +69,18 @@ def atomic_folder(final: PurePath, needed: int = 0, *, sealed_by: str = "") -> I
         ResourceError: as `write_atomic`.
 
     """
-    part = places.part_name(final)
-    places.make_folder(final.parent)
+    storage = storage_of(final)
+    part = storage.part_name()
+    storage_of(final.parent).make_folder()
     with disk_errors(final, needed):
         try:
             operation("mkdir")
             part.mkdir()
             yield part
-            if isinstance(final, Path):
-                replace_folder(part, final)
-            else:
-                _put_folder(part, final, sealed_by)
+            storage.put_folder(part, sealed_by)
         except BaseException:
             _discard(part)
             raise
-
-
-def _put_folder(built: Path, final: PurePath, sealed_by: str) -> None:
-    """Upload a folder to an object store; until the last file is there, readers see no artifact."""
-    remote.remove(final / sealed_by)
-    files = [path.relative_to(built) for path in built.rglob("*") if path.is_file()]
-    rest = [path for path in files if path != Path(sealed_by)]
-    remote.side_by_side(lambda path: remote.put(final / path, (built / path).read_bytes()), rest)
-    fault_point("folder-put")
-    remote.put(final / sealed_by, (built / sealed_by).read_bytes())
-    _discard(built)
 
 
 def _discard(part: Path) -> None:
@@ -115,42 +88,6 @@ def _discard(part: Path) -> None:
     for _ in range(5):
         shutil.rmtree(part, ignore_errors=True)
         time.sleep(0.02)
-
-
-def replace_folder(built: Path, final: Path) -> None:
-    """Replace the folder `final` by the folder `built`.
-
-    Two renames are needed where `final` exists. A crash between them leaves `<final>.*.old`, which `sweep`
-    renames back, so that either the old or the new folder is complete.
-    """
-    disk.sync_tree(built)
-    old = disk.part_name(final).with_suffix(OLD)
-    if final.exists():
-        disk.rename(final, old)
-        fault_point("folder-old-moved")
-    disk.rename(built, final)
-    disk.sync_folder(final.parent)
-    if old.exists():
-        disk.remove(old)
-
-
-def remove_folder(folder: PurePath, *seals: str) -> None:
-    """Remove an artifact in an order in which a crash never leaves a part that looks complete.
-
-    Args:
-        folder: the folder or prefix of the artifact.
-        seals: the files that prove others complete, in the order in which an object store removes them.
-
-    """
-    if not isinstance(folder, Path):
-        for seal in seals:
-            remote.remove(folder / seal)
-        remote.remove_below(folder)
-    elif folder.exists():
-        leftover = disk.part_name(folder)
-        disk.rename(folder, leftover)
-        disk.sync_folder(folder.parent)
-        disk.remove(leftover)
 
 
 def sweep(root: PurePath, *, everything: bool) -> list[Path]:
@@ -165,10 +102,10 @@ def sweep(root: PurePath, *, everything: bool) -> list[Path]:
         the paths that were removed or renamed back.
 
     """
-    if not isinstance(root, Path):
-        root, everything = places.parts_folder(), False  # other runs have pending uploads there too
-    swept = []
-    for folder, folders, files in os.walk(root):
+    swept: list[Path] = []
+    top = storage_of(root).parts_folder()
+    everything = everything and top == root  # other runs have pending uploads in a folder elsewhere
+    for folder, folders, files in os.walk(top):
         here = Path(folder)
         for name in sorted(name for name in folders + files if name.endswith(_ENDINGS)):
             leftover = _LEFTOVER.fullmatch(name)

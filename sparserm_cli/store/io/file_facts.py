@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sparserm_cli.store.io.storage import digest_file, size_of
+from sparserm_cli.store.io.local_disk import digest_file, size_of
 
 
 class FileFact(NamedTuple):

@@ -106,13 +106,18 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Sync a file that another library wrote."""
+    operation("fsync")
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_tree(root: Path) -> None:
     """Sync every file and folder below `root`, for files that other libraries wrote."""
     for folder, _, files in os.walk(root):
         for name in files:
-            operation("fsync")
-            with Path(folder, name).open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(Path(folder, name))
         sync_folder(Path(folder))
 
 

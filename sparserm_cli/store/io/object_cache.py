@@ -6,31 +6,17 @@ removed at any time, and it is emptied when it would grow beyond `MOST_BYTES`.
 
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import PurePath
 
 import xxhash
 
 from sparserm_cli.errors import ResourceError
 from sparserm_cli.locations import cache_folder
 from sparserm_cli.store.io import local_disk as disk
-from sparserm_cli.store.io import object_store as remote
 
 MOST_BYTES = 8 * 2**30
 """Largest total size of all copies, in bytes."""
 
 _DIGEST_BYTES = 16
-
-
-def read(path: PurePath) -> bytes:
-    """Return the bytes of an object, from the local copy if the object has not changed.
-
-    Raises:
-        FileNotFoundError: there is no such object.
-        IncompatibleError, TemporaryError: as `remote.remote_errors`.
-
-    """
-    key = f"{path} {remote.version(path)}".encode()
-    return kept(xxhash.xxh3_128_hexdigest(key), lambda: remote.read(path))
 
 
 def kept(key: str, fetch: Callable[[], bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""JSON files, plain and sealed, and the operations on files that other packages may use."""
+"""JSON files, plain and sealed with a digest."""
 
 import json
 from collections.abc import Mapping
@@ -8,46 +8,7 @@ from typing import Any
 import xxhash
 
 from sparserm_cli.errors import CorruptStoreError
-from sparserm_cli.store.io.atomic import atomic_file, atomic_folder, remove_folder, replace_folder, sweep
-from sparserm_cli.store.io.fault_points import fault_point, operation
-from sparserm_cli.store.io.local_disk import disk_errors, probe_writable, sha256_file
-from sparserm_cli.store.io.storage import (
-    digest_file,
-    free_bytes,
-    make_folder,
-    read_bytes,
-    remove,
-    size_of,
-    sync_folder,
-    write_atomic,
-)
-
-__all__ = [
-    "atomic_file",
-    "atomic_folder",
-    "canonical_json",
-    "digest_file",
-    "disk_errors",
-    "fault_point",
-    "free_bytes",
-    "json_object",
-    "make_folder",
-    "operation",
-    "probe_writable",
-    "read_bytes",
-    "read_json",
-    "read_sealed",
-    "remove",
-    "remove_folder",
-    "replace_folder",
-    "sha256_file",
-    "size_of",
-    "sweep",
-    "sync_folder",
-    "write_atomic",
-    "write_json_atomic",
-    "write_sealed",
-]
+from sparserm_cli.store.io.storage import storage_of
 
 SEAL = "seal"
 
@@ -70,7 +31,7 @@ def write_json_atomic(path: PurePath, value: Mapping[str, Any]) -> None:
         ResourceError: as `write_atomic`.
 
     """
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii"))
+    storage_of(path).write_atomic((json.dumps(value, indent=2, allow_nan=False) + "\n").encode("ascii"))
 
 
 def read_json(path: PurePath, hint: str = "remove it and run the stage again") -> dict[str, Any]:
@@ -86,7 +47,7 @@ def read_json(path: PurePath, hint: str = "remove it and run the stage again") -
 
     """
     try:
-        data = read_bytes(path)
+        data = storage_of(path).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise CorruptStoreError(str(path), "a JSON object", "no file", hint) from None
     return json_object(data, str(path), hint)
@@ -132,7 +93,7 @@ def write_sealed(path: PurePath, value: Mapping[str, Any]) -> None:
     """
     sealed = {**value, SEAL: _seal(value)}
     fields = (f"{json.dumps(name)}: {json.dumps(item, allow_nan=False)}" for name, item in sealed.items())
-    write_atomic(path, ("{\n" + ",\n".join(fields) + "\n}\n").encode("ascii"))
+    storage_of(path).write_atomic(("{\n" + ",\n".join(fields) + "\n}\n").encode("ascii"))
 
 
 def read_sealed(path: PurePath, hint: str = "remove it and run the stage again") -> dict[str, Any]:

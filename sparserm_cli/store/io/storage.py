@@ -1,205 +1,117 @@
-"""Reading and writing files on a local disk or on an object store, by the type of the path.
+"""The operations of the store on one location, the same on a local disk and on an object store.
 
-| | disk | object store |
+| | `LocalStorage` | `ObjectStorage` |
 |---|---|---|
 | a file appears | by rename, after a sync | by one upload |
 | a file appears only if it was absent | by a hard link | by a conditional upload |
 | temporary files lie | beside the file | in the cache folder of this machine |
 """
 
-import errno
-import os
-import shutil
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
-import xxhash
-
-from sparserm_cli.errors import SparseRMError
-from sparserm_cli.locations import cache_folder
-from sparserm_cli.store.io import local_disk as disk
-from sparserm_cli.store.io import object_cache as remote_cache
-from sparserm_cli.store.io import object_store as remote
-from sparserm_cli.store.io.fault_points import operation
+from sparserm_cli.store.io.local_storage import LocalStorage
+from sparserm_cli.store.io.object_store import ObjectStorage
 
 T = TypeVar("T")
 U = TypeVar("U")
 
-_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
+@runtime_checkable
+class Storage(Protocol):
+    """One location: a file, a folder or a prefix, whether or not it exists.
 
-def write_atomic(path: PurePath, data: bytes | memoryview, *, sync: bool = True) -> None:
-    """Write `data` to `path`; after a crash the file has its complete old or new content.
-
-    Args:
-        path: the file; on a disk its folder must exist.
-        data: the complete content.
-        sync: sync the file at once; false only in a folder that is synced as a whole before its rename.
-
-    Raises:
-        ResourceError: the disk or quota is full, or the bucket does not exist.
-        IncompatibleError, TemporaryError: as `object_store.remote_errors`.
-
+    The errors of an object store are `TemporaryError` and `IncompatibleError`, as `remote_errors` states.
     """
-    if isinstance(path, Path):
-        disk.write_atomic(path, data, sync=sync)
-    else:
-        remote.put(path, data)
+
+    def write_atomic(self, data: bytes | memoryview, *, sync: bool = True) -> None:
+        """Write the file; after a crash it has its complete old or new content.
+
+        Args:
+            data: the complete content; on a disk the file's folder must exist.
+            sync: sync at once; false only in a folder that is synced as a whole before its rename.
+
+        Raises:
+            ResourceError: the disk or quota is full, or the bucket does not exist.
+
+        """
+
+    def create(self, data: bytes) -> bool:
+        """Create the file with `data`, unique to the caller, unless it exists; return whether it did."""
+
+    def rename(self, name: str) -> None:
+        """Rename the file within its folder; on an object store both names exist for a moment."""
+
+    def read_bytes(self) -> bytes:
+        """Read the whole file; raises FileNotFoundError."""
+
+    def read_cached(self) -> bytes:
+        """Read the whole file, or this machine's copy of an unchanged object; raises FileNotFoundError."""
+
+    def size(self, below: str = "") -> int:
+        """Return the size in bytes of the file, or of the one at the relative path `below`; -1 if absent."""
+
+    def digest(self) -> str:
+        """Return the xxh3-128 of the file in hexadecimal; it detects damage, not deliberate forgery."""
+
+    def is_link(self) -> bool:
+        """Return whether this is a symbolic link."""
+
+    def is_there(self, sealed_by: str) -> bool:
+        """Return whether an artifact exists, even if damaged, given its file that is uploaded last."""
+
+    def names(self) -> list[str]:
+        """Return the names in the folder, none if it is absent; a listing of objects may lag behind."""
+
+    def bytes_below(self) -> int:
+        """Return the size in bytes of the file, or of all files in the folder together."""
+
+    def free_bytes(self) -> int | None:
+        """Return the free bytes where the folder lies or will lie; None if there is no limit."""
+
+    def absolute(self) -> PurePath:
+        """Return the path, made independent of the working directory."""
+
+    def make_folder(self) -> None:
+        """Create the folder and its parents and sync them; object stores have no folders."""
+
+    def sync_folder(self) -> None:
+        """Sync the entries of the folder, so that a rename survives a power loss."""
+
+    def log_folder(self) -> Path:
+        """Return the folder of this machine for a run's files that grow, which no object can."""
+
+    def parts_folder(self) -> Path:
+        """Return the folder of this machine that has the temporary files of everything in the folder."""
+
+    def part_name(self) -> Path:
+        """Return a temporary path of this machine, unique to this call, whose name contains the process."""
+
+    def put_file(self, part: Path) -> None:
+        """Let the finished file at `part` appear here and remove `part`."""
+
+    def put_folder(self, part: Path, sealed_by: str) -> None:
+        """Let the finished folder at `part` appear here; an object store receives `sealed_by` last."""
+
+    def remove(self) -> None:
+        """Remove the file, or on a disk the whole folder; an absent one is no error."""
+
+    def remove_artifact(self, *seals: str) -> None:
+        """Remove the folder so that a crash leaves nothing that looks complete.
+
+        Args:
+            seals: the files that prove others complete, in the order in which an object store removes them.
+
+        """
+
+    def discard(self) -> None:
+        """Remove a folder that is no longer needed; failures are ignored."""
+
+    def for_each(self, act: Callable[[T], U], items: Sequence[T]) -> list[U]:
+        """Apply `act`, which works here, to every item; on an object store concurrently."""
 
 
-def create(path: PurePath, data: bytes) -> bool:
-    """Create a file with its content atomically, unless it exists; `data` must be unique to the caller.
-
-    Returns:
-        whether it was created.
-
-    """
-    return _link(path, data) if isinstance(path, Path) else remote.put_new(path, data)
-
-
-def _link(path: Path, data: bytes) -> bool:
-    """Create a file by a hard link, or by exclusive creation where there are no hard links."""
-    part = disk.part_name(path)
-    try:
-        operation("write")
-        part.write_bytes(data)
-        operation("link")
-        path.hardlink_to(part)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        return _create_exclusively(path, data)
-    finally:
-        part.unlink(missing_ok=True)
-    return True
-
-
-def _create_exclusively(path: Path, data: bytes) -> bool:
-    """Create a file exclusively; return False if it exists."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "wb") as out:
-        out.write(data)
-    return True
-
-
-def rename(source: PurePath, target: PurePath) -> None:
-    """Rename a file; on an object store both names exist for a moment."""
-    if isinstance(source, Path) and isinstance(target, Path):
-        disk.rename(source, target)
-    else:
-        remote.put(target, remote.read(source))
-        remote.remove(source)
-
-
-def read_bytes(path: PurePath) -> bytes:
-    """Read a whole file; raises FileNotFoundError."""
-    return disk.read_bytes(path) if isinstance(path, Path) else remote.read(path)
-
-
-def read_cached(path: PurePath) -> bytes:
-    """Read a whole file, or the local copy of an object that has not changed.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-
-    """
-    return disk.read_bytes(path) if isinstance(path, Path) else remote_cache.read(path)
-
-
-def size_of(path: PurePath | str) -> int:
-    """Return the size of a file in bytes, or -1 if it does not exist. A string is a local path."""
-    return disk.size_of(path) if isinstance(path, str | Path) else remote.size(path)
-
-
-def digest_file(path: PurePath) -> str:
-    """Return the xxh3-128 of a file in hexadecimal; it detects damage, not deliberate forgery."""
-    if isinstance(path, Path):
-        return disk.digest_file(path)
-    return xxhash.xxh3_128_hexdigest(remote.read(path))
-
-
-def is_there(folder: PurePath, sealed_by: str) -> bool:
-    """Return whether an artifact exists, even if it is damaged.
-
-    Args:
-        folder: the artifact's folder or prefix; on a disk it appears as a whole, by rename.
-        sealed_by: the object that is uploaded last.
-
-    """
-    return folder.exists() if isinstance(folder, Path) else remote.size(folder / sealed_by) >= 0
-
-
-def names(folder: PurePath) -> list[str]:
-    """Return the names in a folder, none if it is absent; the listing of an object store may lag behind."""
-    if not isinstance(folder, Path):
-        return remote.names(folder)
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
-
-
-def bytes_below(path: PurePath) -> int:
-    """Return the size in bytes of a file, or of all files in a folder together."""
-    return disk.bytes_below(path) if isinstance(path, Path) else remote.bytes_below(path)
-
-
-def remove(path: PurePath) -> None:
-    """Remove a file, or on a disk a whole folder; an absent path is no error."""
-    if isinstance(path, Path):
-        disk.remove(path)
-    else:
-        remote.remove(path)
-
-
-def discard(folder: PurePath) -> None:
-    """Remove a folder that is no longer needed; failures are ignored."""
-    if isinstance(folder, Path):
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        with suppress(SparseRMError):
-            remote.remove_below(folder)
-
-
-def make_folder(folder: PurePath) -> None:
-    """Create `folder` and its parents and sync them; object stores have no folders."""
-    if isinstance(folder, Path):
-        disk.make_folder(folder)
-
-
-def sync_folder(folder: PurePath) -> None:
-    """Sync the entries of `folder`, so that a rename survives a power loss."""
-    if isinstance(folder, Path):
-        disk.sync_folder(folder)
-
-
-def part_name(final: PurePath) -> Path:
-    """Return a temporary local path, unique to this call, whose name contains the process."""
-    if isinstance(final, Path):
-        return disk.part_name(final)
-    disk.make_folder(parts_folder())
-    return disk.part_name(parts_folder() / final.name)
-
-
-def parts_folder() -> Path:
-    """Return the local folder of files that wait for their upload to an object store."""
-    return cache_folder() / "parts"
-
-
-def free_bytes(folder: PurePath) -> int | None:
-    """Return the free bytes where `folder` lies or will lie; None on an object store, which has no limit."""
-    return disk.free_bytes(folder) if isinstance(folder, Path) else None
-
-
-def absolute(folder: PurePath) -> PurePath:
-    """Return a path that does not depend on the working directory."""
-    return folder.resolve() if isinstance(folder, Path) else folder
-
-
-def for_each(folder: PurePath, act: Callable[[T], U], items: Sequence[T]) -> list[U]:
-    """Apply `act` to every item: in turn on a disk, concurrently on an object store."""
-    return [act(item) for item in items] if isinstance(folder, Path) else remote.side_by_side(act, items)
+def storage_of(location: PurePath) -> Storage:
+    """Return the storage of a location, by its type, which `parse_location` decides."""
+    return LocalStorage(location) if isinstance(location, Path) else ObjectStorage(location)

@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.artifacts import directions, frequency, reward
+from sparserm_cli.store.artifacts import descriptions, directions, frequency, reward
 from sparserm_cli.store.capture import artifact as activations
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.layout import VERSION as ACTIVATIONS_VERSION
@@ -18,7 +18,7 @@ from sparserm_cli.store.features.plan import FEATURES
 from sparserm_cli.store.features.plan import VERSION as FEATURES_VERSION
 from sparserm_cli.store.io.file_facts import FileFact, files_from_json
 from sparserm_cli.store.io.sealed_json import read_sealed
-from sparserm_cli.store.io.storage import bytes_below, is_there, names, size_of
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage, first_difference
 from sparserm_cli.store.units.integrity import open_complete
 from sparserm_cli.store.units.unit_store import INNER, MANIFEST, PLAN, UnitStore
@@ -65,13 +65,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How to find and read one kind of artifact."""
+    """Functions that find and read one kind of artifact."""
 
     path: Callable[[PurePath], PurePath]
     command: str
     lineage: Callable[[PurePath], Lineage] | None = None
     version: int = 0
     described_in: str = PLAN
+    optional: bool = False
 
 
 _KINDS: Mapping[str, _Kind] = {
@@ -95,8 +96,17 @@ _KINDS: Mapping[str, _Kind] = {
         lambda run: reward.read_reward(reward.reward_path(run)).config.lineage,
         described_in=reward.CONFIG,
     ),
+    descriptions.TYPE: _Kind(
+        descriptions.descriptions_path,
+        descriptions.COMMAND,
+        lambda run: descriptions.read_descriptions(run).lineage,
+        described_in="",
+        optional=True,
+    ),
 }
 NAMES = tuple(_KINDS)
+OPTIONAL = tuple(name for name, kind in _KINDS.items() if kind.optional)
+"""Names of the artifacts that no other stage needs; they are listed only where they are there."""
 
 
 def unit_store(run: PurePath, name: str) -> UnitStore | None:
@@ -115,17 +125,18 @@ def read_artifact(run: PurePath, name: str) -> Artifact:
     """Return an artifact of a run directory; its faults become its state, not errors."""
     kind = _KINDS[name]
     artifact = Artifact(name, kind.path(run), kind.command)
-    if not is_there(artifact.path, kind.described_in):
+    storage = storage_of(artifact.path)
+    if not storage.is_there(kind.described_in):
         return artifact
     try:
         if kind.lineage is None:
             return _read_units(run, artifact)
-        lineage, size = kind.lineage(run), bytes_below(artifact.path)
+        lineage, size = kind.lineage(run), storage.bytes_below()
         return replace(artifact, state=COMPLETE, lineage=lineage, bytes=size, created=lineage.created)
     except CorruptStoreError as error:
-        return replace(artifact, state=CORRUPT, detail=str(error), bytes=bytes_below(artifact.path))
+        return replace(artifact, state=CORRUPT, detail=str(error), bytes=storage.bytes_below())
     except IncompatibleError as error:
-        return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=bytes_below(artifact.path))
+        return replace(artifact, state=INCOMPATIBLE, detail=str(error), bytes=storage.bytes_below())
 
 
 def _read_units(run: PurePath, artifact: Artifact) -> Artifact:
@@ -135,11 +146,13 @@ def _read_units(run: PurePath, artifact: Artifact) -> Artifact:
         raise ValueError(f"{artifact.name} has no units")
     metadata: Mapping[str, Any] = store.plan.metadata
     artifact = replace(artifact, units=store.plan.units, created=str(metadata.get("created", "")))
-    if size_of(store.root / MANIFEST) < 0:
-        done, failed = store.done(), len(names(store.root / INNER / "failures"))
+    if storage_of(store.root / MANIFEST).size() < 0:
+        done, failed = store.done(), len(storage_of(store.root / INNER / "failures").names())
         detail = f"{done} of {store.plan.units} units" + (f", {failed} failed" if failed else "")
         state = PARTIAL if done else PLANNED
-        return replace(artifact, state=state, detail=detail, done=done, bytes=bytes_below(artifact.path))
+        return replace(
+            artifact, state=state, detail=detail, done=done, bytes=storage_of(artifact.path).bytes_below()
+        )
     manifest = open_complete(store)
     size = manifest.bytes + sum(file.size for file in store.plan.files)
     lineage = store.lineage(manifest)

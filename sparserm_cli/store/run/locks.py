@@ -1,7 +1,7 @@
 """Locks on a run directory: either one full run or several workers may work in it, never both.
 
 A lock is a file that names its owner process. It is created atomically and only if it is absent
-(`storage.create`), so that one of two competitors gets it. flock is not used, since it is unreliable on
+(`Storage.create`), so that one of two competitors gets it. flock is not used, since it is unreliable on
 network file systems.
 
 The lock of a dead owner is taken over so that at no moment nobody or two processes hold it. The successor is
@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import NamedTuple
 
 from sparserm_cli.errors import CorruptStoreError, TemporaryError
@@ -24,7 +24,7 @@ from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.local_disk import disk_errors
 from sparserm_cli.store.io.process_id import ProcessId, is_dead, this_process
 from sparserm_cli.store.io.sealed_json import canonical_json
-from sparserm_cli.store.io.storage import create, make_folder, names, read_bytes, remove, rename, size_of
+from sparserm_cli.store.io.storage import storage_of
 
 
 class LockOwner(NamedTuple):
@@ -83,7 +83,7 @@ def run_lock(folder: PurePath, run_id: str = "") -> Iterator[None]:
 
     """
     with lock(folder, RUN_LOCK, run_id):
-        for name in sorted(fnmatch.filter(names(folder), _WORKER_LOCKS)):
+        for name in sorted(fnmatch.filter(storage_of(folder).names(), _WORKER_LOCKS)):
             refuse_if_held(folder / name)
         yield
 
@@ -132,7 +132,7 @@ def lock(folder: PurePath, name: str, run_id: str = "", wait_seconds: float = 0.
         ResourceError: the folder cannot be written.
 
     """
-    make_folder(folder)
+    storage_of(folder).make_folder()
     path = folder / name
     mine = canonical_json({**this_process()._asdict(), "run_id": run_id, "nonce": uuid.uuid4().hex})
     deadline = time.monotonic() + wait_seconds
@@ -168,7 +168,7 @@ def _acquire(path: PurePath, mine: bytes) -> LockOwner | None:
         owner = None if content is None else parse_owner(content)
         if owner is not None:
             return owner
-        if content is not None or not create(claim, mine):
+        if content is not None or not storage_of(claim).create(mine):
             continue
         if claim == path:
             return None
@@ -176,11 +176,11 @@ def _acquire(path: PurePath, mine: bytes) -> LockOwner | None:
         fault_point("lock-claimed")
         if _end_of_chain(path) == (claim, mine):
             dead = list(_chain(path))
-            rename(claim, path)
+            storage_of(claim).rename(path.name)
             for old in dead[1:-1]:
-                remove(old)
+                storage_of(old).remove()
             return None
-        remove(claim)
+        storage_of(claim).remove()
 
 
 def _chain(path: PurePath) -> Iterator[PurePath]:
@@ -208,15 +208,16 @@ def _content(path: PurePath) -> bytes | None:
 
     """
     hint = "move it away and run the same command again"
-    if isinstance(path, Path) and path.is_symlink():
+    file = storage_of(path)
+    if file.is_link():
         raise CorruptStoreError(str(path), "a lock", "a link", hint)
-    if size_of(path) > _MOST_BYTES:
-        found = f"{size_of(path):,} bytes"
+    if (size := file.size()) > _MOST_BYTES:
+        found = f"{size:,} bytes"
         raise CorruptStoreError(str(path), f"a lock of at most {_MOST_BYTES:,} bytes", found, hint)
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
         try:
-            content = read_bytes(path)
+            content = file.read_bytes()
         except FileNotFoundError:
             return None
         if parse_owner(content) is not None or time.monotonic() > deadline:
@@ -233,4 +234,4 @@ def _is_stale(content: bytes) -> bool:
 def _release(path: PurePath, mine: bytes) -> None:
     """Remove the lock if this process still owns it."""
     if _content(path) == mine:
-        remove(path)
+        storage_of(path).remove()

@@ -7,12 +7,14 @@ from pathlib import PurePath
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.plan import ExtractPlan, check_inputs, input_path, plan_of
-from sparserm_cli.store.io.storage import size_of
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import parent_difference
 from sparserm_cli.store.run.artifacts import (
+    ABSENT,
     COMPLETE,
     CORRUPT,
     NAMES,
+    OPTIONAL,
     STALE,
     Artifact,
     read_artifact,
@@ -48,6 +50,8 @@ def status(run: PurePath, *, deep: bool = False) -> Status:
     seen: dict[str, Artifact] = {}
     for name in NAMES:
         artifact = read_artifact(run, name)
+        if artifact.state == ABSENT and name in OPTIONAL:
+            continue
         if artifact.state == COMPLETE and name == ACTIVATIONS:
             artifact = _beside_inputs(run, artifact, deep=deep)
         elif artifact.state == COMPLETE:
@@ -100,7 +104,7 @@ def _changed_size(plan: ExtractPlan, run: PurePath) -> str:
     """Return a text that names an input file whose size has changed; "" if there is none."""
     for recorded in plan.settings.inputs:
         path = input_path(run, recorded)
-        size = size_of(path)
+        size = storage_of(path).size()
         if size not in (-1, recorded.bytes):
             return f"{path}: {recorded.bytes:,} bytes were read, is {size:,} bytes"
     return ""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.io.storage import names
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.run.artifacts import (
     ABSENT,
     CORRUPT,
@@ -92,7 +92,7 @@ def verify(run: PurePath, *, deep: bool = False) -> Verification:
     """
     artifacts = status(run).artifacts
     if all(artifact.state == ABSENT for artifact in artifacts):
-        there = names(run)
+        there = storage_of(run).names()
         found = f"{len(there)} other entries" if there else "nothing"
         hint = "correct --run, or run `sparserm extract` first"
         raise IncompatibleError(str(run), "a run directory with artifacts", found, hint)

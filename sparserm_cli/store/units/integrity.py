@@ -6,12 +6,12 @@ every byte and reads every receipt.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.io.file_facts import FileFact
 from sparserm_cli.store.io.sealed_json import read_sealed
-from sparserm_cli.store.io.storage import digest_file, for_each, size_of
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.records import Manifest, Receipt, UnitRecord
 from sparserm_cli.store.units.unit_store import INNER, MANIFEST, UnitStore
 
@@ -69,7 +69,7 @@ def check(store: UnitStore, *, deep: bool) -> list[Damage]:
     def check_unit(unit: int) -> list[Damage]:
         return list(_check_unit(store, unit, records.get(unit), deep=deep))
 
-    for unit_damage in for_each(store.root, check_unit, range(store.plan.units)):
+    for unit_damage in storage_of(store.root).for_each(check_unit, range(store.plan.units)):
         damage += unit_damage
     if manifest is not None and len(manifest.units) != store.plan.units:
         units = f"{store.plan.units} units", f"{len(manifest.units)}"
@@ -81,7 +81,7 @@ def _check_unit(store: UnitStore, unit: int, record: UnitRecord | None, *, deep:
     """Yield the damage to one unit and to its receipt; a unit without either is pending, not damaged."""
     path = f"{INNER}/receipts/{unit:05d}.json"
     receipt = None
-    if size_of(store.root / path) >= 0:
+    if storage_of(store.root / path).size() >= 0:
         if deep or record is None:
             receipt, broken = _read_receipt(store, unit, path)
             yield from broken
@@ -110,14 +110,14 @@ def check_files(
     root: PurePath, files: Sequence[FileFact], unit: int | None, *, deep: bool
 ) -> Iterator[Damage]:
     """Yield the files below `root` whose size, or with `deep` whose digest, differs from its record."""
-    folder = str(root)
+    storage = storage_of(root)
     for file in files:
-        size = size_of(f"{folder}/{file.path}" if isinstance(root, Path) else root / file.path)
+        size = storage.size(file.path)
         if size != file.size:
             found = "no file" if size < 0 else f"{size:,} bytes"
             yield Damage(file.path, unit, f"{file.size:,} bytes", found)
         elif deep:
-            digest = digest_file(root / file.path)
+            digest = storage_of(root / file.path).digest()
             if digest != file.xxh3_128:
                 yield Damage(file.path, unit, f"xxh3-128 {file.xxh3_128}", digest)
 
@@ -147,7 +147,7 @@ def open_complete(store: UnitStore) -> Manifest:
     def check_unit(unit: int) -> list[Damage]:
         return list(check_files(store.root, manifest.units[unit].files, unit, deep=False))
 
-    for damaged in for_each(store.root, check_unit, range(store.plan.units)):
+    for damaged in storage_of(store.root).for_each(check_unit, range(store.plan.units)):
         damage += damaged
     if damage:
         raise damage_error(store, damage)

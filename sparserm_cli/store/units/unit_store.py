@@ -23,18 +23,7 @@ from sparserm_cli.store.io.file_facts import FileFact
 from sparserm_cli.store.io.local_disk import disk_errors
 from sparserm_cli.store.io.process_id import this_process, token
 from sparserm_cli.store.io.sealed_json import read_json, read_sealed, write_sealed
-from sparserm_cli.store.io.storage import (
-    create,
-    digest_file,
-    discard,
-    for_each,
-    is_there,
-    make_folder,
-    names,
-    remove,
-    size_of,
-    sync_folder,
-)
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import Lineage, check_version, now, package_versions
 from sparserm_cli.store.units.records import Manifest, Plan, Receipt, UnitFacts, UnitRecord
 
@@ -47,7 +36,7 @@ _REPAIR = "run `sparserm verify --deep`, then the stage again"
 
 def write_plan(folder: Path, plan: Plan) -> None:
     """Write plan.json, as the last file of a folder that has not yet its final name (`atomic_folder`)."""
-    make_folder(folder / INNER)
+    storage_of(folder / INNER).make_folder()
     fault_point("plan-before")
     write_sealed(folder / PLAN, plan.to_json())
     fault_point("plan-written")
@@ -55,7 +44,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
 
 def is_planned(root: PurePath) -> bool:
     """Return whether a store exists at `root`, even if it is damaged."""
-    return is_there(root, PLAN)
+    return storage_of(root).is_there(PLAN)
 
 
 class UnitStore:
@@ -95,17 +84,17 @@ class UnitStore:
         if self.manifest() is not None:
             return []
         units = range(rank, self.plan.units, world)
-        receipts = for_each(self.root, self.receipt, units)
+        receipts = storage_of(self.root).for_each(self.receipt, units)
         return [unit for unit, receipt in zip(units, receipts, strict=True) if receipt is None]
 
     def start(self, unit: int) -> None:
         """Record the start of an attempt at `unit`; `finalize` hashes units that were started twice."""
-        make_folder(self.root / INNER / "started")
+        storage_of(self.root / INNER / "started").make_folder()
         mine = f"{token(this_process())} {uuid.uuid4().hex}".encode()
         number = self._attempts.get(unit, 0) + 1
         with disk_errors(self.root, len(mine)):
             operation("mark")
-            while not create(self._marker(unit, number), mine):
+            while not storage_of(self._marker(unit, number)).create(mine):
                 number += 1
         self._attempts[unit] = number
         fault_point("unit-started")
@@ -136,16 +125,17 @@ class UnitStore:
         receipt = Receipt(
             unit, self.plan_hash, facts, facts_read_back, self.run_id, self._attempts.get(unit, 1)
         )
-        make_folder(self.root / INNER / "receipts")
+        storage_of(self.root / INNER / "receipts").make_folder()
         write_sealed(self._receipt_path(unit), receipt.to_json())
         fault_point("receipt-written")
-        remove(self._failure_path(unit))
+        storage_of(self._failure_path(unit)).remove()
         return receipt
 
     def _read_back(self, unit: int, path: str, written: Mapping[str, FileFact]) -> FileFact:
         """Return the facts of the file at `path`, which must agree with those that were written."""
-        size = size_of(self.root / path)
-        fact = FileFact(path, size, digest_file(self.root / path) if size >= 0 else "")
+        file = storage_of(self.root / path)
+        size = file.size()
+        fact = FileFact(path, size, file.digest() if size >= 0 else "")
         expected = written.get(path, fact)
         if size < 0 or fact != expected:
             where = f"{self.root / path} (unit {unit})"
@@ -157,7 +147,7 @@ class UnitStore:
         """Record why `unit` failed; return whether this run gives it up, which it does after three tries."""
         path = self._failure_path(unit)
         before = self.failures(unit)
-        make_folder(path.parent)
+        storage_of(path.parent).make_folder()
         tries = [*before, {"run_id": self.run_id, "error": error}]
         write_sealed(path, {"unit": unit, "tries": tries})
         return sum(failure["run_id"] == self.run_id for failure in tries) >= TRIES
@@ -184,18 +174,18 @@ class UnitStore:
             ResourceError: the disk is full.
 
         """
-        receipts = for_each(self.root, self._checked_receipt, range(self.plan.units))
+        receipts = storage_of(self.root).for_each(self._checked_receipt, range(self.plan.units))
         done = [receipt for receipt in receipts if receipt is not None]
         return self._write_manifest(done, parents or {}) if len(done) == self.plan.units else None
 
     def _checked_receipt(self, unit: int) -> Receipt | None:
         """Return the valid receipt of a unit; remove it if its bytes differ after a second start."""
         receipt = self.receipt(unit)
-        if receipt is None or size_of(self._marker(unit, 2)) < 0:
+        if receipt is None or storage_of(self._marker(unit, 2)).size() < 0:
             return receipt
-        if all(digest_file(self.root / file.path) == file.xxh3_128 for file in receipt.files):
+        if all(storage_of(self.root / file.path).digest() == file.xxh3_128 for file in receipt.files):
             return receipt
-        remove(self._receipt_path(unit))
+        storage_of(self._receipt_path(unit)).remove()
         return None
 
     def _write_manifest(self, receipts: Sequence[Receipt], parents: Mapping[str, str]) -> Manifest:
@@ -221,7 +211,7 @@ class UnitStore:
     def tidy(self) -> None:
         """Remove the folders that only unfinished stores need."""
         for name in ("started", "failures"):
-            discard(self.root / INNER / name)
+            storage_of(self.root / INNER / name).discard()
 
     # --- reading ---
 
@@ -243,7 +233,7 @@ class UnitStore:
 
         """
         path = self.root / MANIFEST
-        if size_of(path) < 0:
+        if storage_of(path).size() < 0:
             return None
         manifest = Manifest.from_json(str(path), read_sealed(path, _REPAIR))
         if manifest.plan_hash != self.plan_hash:
@@ -259,20 +249,21 @@ class UnitStore:
             return None
         if receipt.plan_hash != self.plan_hash or receipt.unit != unit:
             return None
-        sizes_agree = all(size_of(self.root / file.path) == file.size for file in receipt.files)
+        storage = storage_of(self.root)
+        sizes_agree = all(storage.size(file.path) == file.size for file in receipt.files)
         return receipt if sizes_agree else None
 
     def done(self) -> int:
         """Return how many units have a receipt, from a listing, which serves people but not decisions."""
-        return sum(name.endswith(".json") for name in names(self.root / INNER / "receipts"))
+        return sum(name.endswith(".json") for name in storage_of(self.root / INNER / "receipts").names())
 
     def drop(self, units: Sequence[int]) -> None:
         """Remove the manifest and the receipts of damaged units, so that the stage recomputes them."""
-        remove(self.root / MANIFEST)
+        storage_of(self.root / MANIFEST).remove()
         fault_point("repair-manifest-removed")
         for unit in units:
-            remove(self._receipt_path(unit))
-        sync_folder(self.root / INNER)
+            storage_of(self._receipt_path(unit)).remove()
+        storage_of(self.root / INNER).sync_folder()
 
     def _receipt_path(self, unit: int) -> PurePath:
         """Return the path of the receipt of `unit`."""

@@ -28,7 +28,7 @@ def test_errors_are_relative_and_compared_within_a_type():
 
 def test_what_is_not_finite_is_no_small_error():
     """NaN counts as infinitely wrong."""
-    exact, bad = ({0: {"last": np.array([[1.0], [one]], np.float32)}} for one in (1.0, np.nan))
+    exact, bad = ({0: {"last": np.array([[1.0], [value]], np.float32)}} for value in (1.0, np.nan))
     (row,) = rounding_table(exact, {("b", ROWS): bad})
     assert row.high == np.inf
 
@@ -41,14 +41,14 @@ def test_a_model_without_a_chat_template(tiny_model, tmp_path):
     stated = json.loads(settings.read_text())
     stated.pop("chat_template", None)
     settings.write_text(json.dumps(stated))
-    found = doctor(DoctorConfig(model=str(folder)), note=shared.QUIET["note"])
-    advice = {check.name: check.advice for check in found.checks}
+    diagnosis = doctor(DoctorConfig(model=str(folder)), note=shared.QUIET["note"])
+    advice = {check.name: check.advice for check in diagnosis.checks}
     assert advice["without the chat template"] == "the model has no chat template: give --template raw"
-    shown = [(one.dtype, one.way, one.pooling) for one in found.rounding]
+    shown = [(rounding.dtype, rounding.way, rounding.pooling) for rounding in diagnosis.rounding]
     assert shown == [
         (dtype, way, pooling)
         for dtype, way in (("float32", TRIE), ("bfloat16", ROWS), ("bfloat16", TRIE))
         for pooling in ("last", "mean")
     ]
-    assert all(one.high < 1e-4 for one in found.rounding[:2])
-    assert all(1e-4 < one.median < 0.1 for one in found.rounding[2:])
+    assert all(rounding.high < 1e-4 for rounding in diagnosis.rounding[:2])
+    assert all(1e-4 < rounding.median < 0.1 for rounding in diagnosis.rounding[2:])

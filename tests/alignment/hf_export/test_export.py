@@ -147,13 +147,15 @@ def test_trl_takes_it_as_a_reward_model(fitted_run, loaded, grpo: Callable):
     exported, tokenizer = loaded
     seen: list[tuple[str, float]] = []
 
-    def remember(_module: object, _inputs: object, asked: dict, found: object) -> None:
-        for ids, mask, score in zip(asked["input_ids"], asked["attention_mask"], found.logits, strict=True):
+    def remember(_module: object, _inputs: object, inputs: dict, output: object) -> None:
+        for ids, mask, score in zip(
+            inputs["input_ids"], inputs["attention_mask"], output.logits, strict=True
+        ):
             seen.append((tokenizer.decode(ids[mask.bool()]), score.item()))
 
     handle = exported.register_forward_hook(remember, with_kwargs=True)
-    asked = [[{"role": "user", "content": text}] for text in ("Question 1?", "Question 2?")]
-    grpo(exported, {"prompt": asked}, reward_processing_classes=tokenizer)
+    prompts = [[{"role": "user", "content": text}] for text in ("Question 1?", "Question 2?")]
+    grpo(exported, {"prompt": prompts}, reward_processing_classes=tokenizer)
     handle.remove()
     model = RewardModel.load(fitted_run / "reward")
     cuts = [ConversationText(model.template).cut(text) for text, _ in seen]
@@ -185,6 +187,22 @@ def test_other_architectures(arch, tiny_model: Callable, loaded, tmp_path):
     np.testing.assert_allclose(logits, model.score(PROMPTS, RESPONSES), atol=1e-4)
 
 
+def test_constant_tensors_of_an_architecture_are_in_the_weights_file(tiny_model: Callable, loaded, tmp_path):
+    """Transformers leaves the multipliers of this one unset where a model comes with its own code."""
+    sizes = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
+    run = shared.fit_tiny(
+        tmp_path, tiny_model("falcon_h1", ssm_multipliers=[0.5, 2.0, 0.25, 3.0, 0.75], **sizes)
+    )
+    target = tmp_path / "hf"
+    export_hf(ExportConfig(target=target, to="hf", run=run), note=shared.QUIET["note"])
+    model = AutoModelForSequenceClassification.from_pretrained(target, trust_remote_code=True)
+    assert model.config.buffers == [f"layers.{block}.mamba.mup_vector" for block in range(2)]
+    with torch.no_grad():
+        logits = model(**batch(loaded[1], "left")).logits[:, 0].numpy()
+    expected = RewardModel.load(run / "reward").score(PROMPTS, RESPONSES)
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
 def test_a_model_whose_longest_row_changes_the_others(tiny_model: Callable, loaded, tmp_path):
     """Rotary angles that depend on the longest row of a batch: every row is scored as if it were alone."""
     rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
@@ -193,13 +211,13 @@ def test_a_model_whose_longest_row_changes_the_others(tiny_model: Callable, load
     model = RewardModel.load(run / "reward")
     exported = build(model, load_tokenizer(model.lm.identity))
     assert exported.config.runs_alone
-    asked = batch(loaded[1], "left")
-    lengths = asked["attention_mask"].sum(dim=1)
+    inputs = batch(loaded[1], "left")
+    lengths = inputs["attention_mask"].sum(dim=1)
     assert lengths.min() < 96 < lengths.max()
     with torch.no_grad():
-        logits = exported(**asked).logits[:, 0].numpy()
+        logits = exported(**inputs).logits[:, 0].numpy()
         exported.config.runs_alone = False
-        together = exported(**asked).logits[:, 0].numpy()
+        together = exported(**inputs).logits[:, 0].numpy()
     expected = model.score(PROMPTS, RESPONSES)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     assert np.abs(together - expected).max() > 1e-3
@@ -263,7 +281,7 @@ def test_row_27_without_a_template_a_mask_tells_the_response(raw, side):
     inputs = marked(loaded, RAW_ROWS, side)
     first = torch.full((len(RAW_ROWS), 1), 65)
     before = {"input_ids": first, "attention_mask": first * 0, "response_mask": first * 0}
-    doubled = {name: torch.cat([before[name], one], 1) for name, one in inputs.items()}
+    doubled = {name: torch.cat([before[name], tensor], 1) for name, tensor in inputs.items()}
     prompts, responses = zip(*RAW_ROWS, strict=True)
     expected = RewardModel.load(run / "reward").score(prompts, responses)
     for given in (inputs, doubled):
@@ -412,7 +430,7 @@ def test_a_hub_folder_has_a_card_and_the_reward_model(fitted_run, tmp_path):
     assert card.data.to_dict()["base_model"] == "org/tiny"
     assert (card.data.license, card.data.datasets) == ("apache-2.0", ["org/pairs"])
     assert card.data.pipeline_tag == "text-classification"
-    values = {one.dataset_name: one.metric_value for one in card.data.eval_results}
+    values = {result.dataset_name: result.metric_value for result in card.data.eval_results}
     assert values["held out"] == measured["scorers"]["reward"]["accuracy"]
     assert "| random directions | held out |" in card.text
     digest = read_reward(fitted_run / "reward").config.lineage.digest

@@ -26,8 +26,8 @@ def example(*responses, sides=None):
 
 def picked(responses, scores, sides=None, ood=None, **limits):
     """Choose among responses and return the choice."""
-    found = (np.array(one, np.float32) for one in (scores, ood or [0.5] * len(scores)))
-    return choose(Scored(example(*responses, sides=sides), *found), PairsConfig(**limits))
+    arrays = (np.array(values, np.float32) for values in (scores, ood or [0.5] * len(scores)))
+    return choose(Scored(example(*responses, sides=sides), *arrays), PairsConfig(**limits))
 
 
 def test_best_and_worst():
@@ -82,9 +82,9 @@ def test_length_matching_takes_the_best_matching_pair():
     st.sampled_from([0.0, 1.0, 2.5]),
     st.sampled_from([None, 1.0, 2.0]),
 )
-def test_choice_is_the_best_by_trying_all(found, margin, ratio):
+def test_choice_is_the_best_by_trying_all(scored_texts, margin, ratio):
     """Against a plain loop over all pairs: the same margin, and a reason exactly if there is none."""
-    texts, scores = zip(*found, strict=True)
+    texts, scores = zip(*scored_texts, strict=True)
     choice = picked(texts, scores, margin=margin, length_ratio=ratio)
     gaps = [
         scores[i] - scores[j]
@@ -104,7 +104,7 @@ def test_choice_is_the_best_by_trying_all(found, margin, ratio):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"margin": -1.0}, "--margin: expected a number of at least 0, found -1.0; correct the option"),
         (
@@ -114,11 +114,11 @@ def test_choice_is_the_best_by_trying_all(found, margin, ratio):
         ({"to": "x"}, "--to: expected one of trl, openrlhf, verl, found 'x'; correct the option"),
     ],
 )
-def test_options_out_of_range(options, told):
+def test_options_out_of_range(options, message):
     """Limits that no pair can mean are refused."""
     with pytest.raises(UsageError) as caught:
         PairsConfig(**options)
-    assert str(caught.value) == told
+    assert str(caught.value) == message
 
 
 TURNS = [{"role": "system", "content": "Be good."}, {"role": "user", "content": "New?"}]

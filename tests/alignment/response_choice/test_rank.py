@@ -37,25 +37,25 @@ def ranked(run, folder, rows, **options):
 
 def test_order_and_best_by_hand(fitted_run, tmp_path):
     """Ids and rows are kept, the order is that of the model's own scores, the best is its first."""
-    summary, found = ranked(fitted_run, tmp_path, GROUPS)
+    summary, rankings = ranked(fitted_run, tmp_path, GROUPS)
     model = RewardModel.load(fitted_run / "reward")
-    assert [line["id"] for line in found] == [row["id"] for row in GROUPS]
-    assert [line["row"] for line in found] == list(range(1, 13))
-    for line, row in zip(found, GROUPS, strict=True):
+    assert [line["id"] for line in rankings] == [row["id"] for row in GROUPS]
+    assert [line["row"] for line in rankings] == list(range(1, 13))
+    for line, row in zip(rankings, GROUPS, strict=True):
         expected = model.score([row["prompt"]] * 3, row["responses"])
         np.testing.assert_allclose(line["scores"], expected, atol=1e-4)
         assert line["order"] == np.argsort(-expected, kind="stable").tolist()
         assert line["response"] == row["responses"][line["order"][0]]
         assert line["score"] == max(line["scores"])
         assert line["prompt"] == row["prompt"]
-    assert summary.best == pytest.approx(np.mean([line["score"] for line in found]))
-    assert summary.mean == pytest.approx(np.mean([line["scores"] for line in found]))
+    assert summary.best == pytest.approx(np.mean([line["score"] for line in rankings]))
+    assert summary.mean == pytest.approx(np.mean([line["scores"] for line in rankings]))
 
 
 def test_equal_scores_keep_the_order_of_the_row(fitted_run, tmp_path):
     """Two equal responses are a tie, and the first one wins."""
-    _, found = ranked(fitted_run, tmp_path, [{"prompt": "a", "responses": ["x", "x", "x"]}])
-    assert found[0]["order"] == [0, 1, 2]
+    _, rankings = ranked(fitted_run, tmp_path, [{"prompt": "a", "responses": ["x", "x", "x"]}])
+    assert rankings[0]["order"] == [0, 1, 2]
 
 
 def test_bad_rows_are_counted_and_leave_the_others(fitted_run, tmp_path):
@@ -63,11 +63,12 @@ def test_bad_rows_are_counted_and_leave_the_others(fitted_run, tmp_path):
     rows = [GROUPS[0], {"prompt": "a"}, "{", {"prompt": "a", "responses": ["x" * 600]}, GROUPS[1]]
     with pytest.raises(BadInputError, match=r"g\.jsonl:line 2"):
         ranked(fitted_run, tmp_path, rows)
-    summary, found = ranked(fitted_run, tmp_path, rows, on_bad_row="reject")
+    summary, rankings = ranked(fitted_run, tmp_path, rows, on_bad_row="reject")
     assert (summary.accepted, summary.rejected) == (2, 3)
-    assert [line["row"] for line in found] == [1, 5]
+    assert [line["row"] for line in rankings] == [1, 5]
 
 
+@pytest.mark.slow
 def test_row_05_a_killed_run_goes_on_where_it_was(fitted_run, tmp_path, monkeypatch):
     """After a real SIGKILL no ranking is there; the next run computes only what is missing."""
     rows = [*GROUPS[:3], {"prompt": "bad"}, *GROUPS[3:]]
@@ -103,13 +104,13 @@ def test_data_that_change_meanwhile_are_noticed(fitted_run, tmp_path):
     """Between scoring and reading again nobody may touch the file."""
     file = Path(write(tmp_path / "g.jsonl", GROUPS[:2]))
     config = RankConfig(file=str(file), run=tmp_path / "run", reward=fitted_run / "reward")
-    found = score_file(config, **QUIET)
+    scored_rows = score_file(config, **QUIET)
     file.write_text(file.read_text().replace("so so", "sosos"))
     with pytest.raises(IncompatibleError, match="expected the data that were scored, found another content"):
-        list(found)
+        list(scored_rows)
     file.write_text(file.read_text().splitlines()[0] + "\n")
     with pytest.raises(IncompatibleError, match="expected the data that were scored, found another row 2"):
-        list(found)
+        list(scored_rows)
 
 
 def test_row_08_two_runs_on_one_file(fitted_run, tmp_path):
@@ -123,13 +124,15 @@ def test_row_08_two_runs_on_one_file(fitted_run, tmp_path):
 def test_rows_of_one_response_each_are_ranked_by_prompt(fitted_run, tmp_path):
     """Rows of one prompt next to each other are ranked as if they were one row; a bad one is counted."""
     whole, expected = ranked(fitted_run, tmp_path, GROUPS[:2])
-    single = [{"prompt": row["prompt"], "response": one} for row in GROUPS[:2] for one in row["responses"]]
+    single = [
+        {"prompt": row["prompt"], "response": response} for row in GROUPS[:2] for response in row["responses"]
+    ]
     rows = [*single[:2], {"prompt": single[0]["prompt"]}, *single[2:]]
-    summary, found = ranked(fitted_run, tmp_path, rows, on_bad_row="reject")
-    assert [line["row"] for line in found] == [1, 5]
-    told = ("response", "order")
-    assert [[line[key] for key in told] for line in found] == [
-        [line[key] for key in told] for line in expected
+    summary, rankings = ranked(fitted_run, tmp_path, rows, on_bad_row="reject")
+    assert [line["row"] for line in rankings] == [1, 5]
+    fields = ("response", "order")
+    assert [[line[key] for key in fields] for line in rankings] == [
+        [line[key] for key in fields] for line in expected
     ]
     assert (summary.accepted, summary.rejected, summary.responses) == (6, 1, 6)
     assert (summary.best, summary.mean) == pytest.approx((whole.best, whole.mean))

@@ -57,34 +57,34 @@ def test_classify_takes_what_verl_posts(
 def test_embeddings_are_what_sglang_answers(server: Any, model: RewardModel, expected: list[float]) -> None:
     """The score is `data[-1].embedding[-1]`, of each text or conversation."""
     for body in (
-        {"model": "any", "input": [templated(model, one) for one in RESPONSES]},
-        {"messages": [conversation(one) for one in RESPONSES]},
+        {"model": "any", "input": [templated(model, response) for response in RESPONSES]},
+        {"messages": [conversation(response) for response in RESPONSES]},
     ):
         answer = ask(server, "/v1/embeddings", body)
-        np.testing.assert_allclose([one["embedding"][-1] for one in answer["data"]], expected, atol=1e-5)
-        assert {one["object"] for one in answer["data"]} == {"embedding"}
+        np.testing.assert_allclose([entry["embedding"][-1] for entry in answer["data"]], expected, atol=1e-5)
+        assert {entry["object"] for entry in answer["data"]} == {"embedding"}
 
 
 def test_classify_takes_lists_and_messages(server: Any, model: RewardModel, expected: list[float]) -> None:
     """Several texts, one conversation or several: the same scores."""
     bodies = [
-        {"input": [templated(model, one) for one in RESPONSES]},
-        {"messages": [conversation(one) for one in RESPONSES]},
+        {"input": [templated(model, response) for response in RESPONSES]},
+        {"messages": [conversation(response) for response in RESPONSES]},
     ]
     for body in bodies:
         data = ask(server, "/classify", body)["data"]
-        assert [one["index"] for one in data] == [0, 1, 2]
-        np.testing.assert_allclose([one["probs"][0] for one in data], expected, atol=1e-5)
+        assert [entry["index"] for entry in data] == [0, 1, 2]
+        np.testing.assert_allclose([entry["probs"][0] for entry in data], expected, atol=1e-5)
     alone = ask(server, "/classify", {"messages": conversation(RESPONSES[1])})["data"]
     assert alone[0]["probs"][0] == pytest.approx(expected[1], abs=1e-5)
 
 
 def test_an_activation_is_the_logistic_function(server: Any, expected: list[float]) -> None:
     """Only where it is asked for."""
-    body = {"messages": [conversation(one) for one in RESPONSES], "use_activation": True}
+    body = {"messages": [conversation(response) for response in RESPONSES], "use_activation": True}
     data = ask(server, "/classify", body)["data"]
-    found = [one["probs"][0] for one in data]
-    np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(expected))), atol=1e-5)
+    probabilities = [entry["probs"][0] for entry in data]
+    np.testing.assert_allclose(probabilities, 1 / (1 + np.exp(-np.array(expected))), atol=1e-5)
 
 
 @pytest.mark.parametrize("path", ["/score", "/v1/score"])
@@ -95,14 +95,14 @@ def test_score_takes_what_vllm_takes(
     """One prompt for all responses, or one each."""
     for prompts in (PROMPT, [PROMPT], [PROMPT] * 3):
         data = ask(server, path, {names[0]: prompts, names[1]: RESPONSES})["data"]
-        assert [one["object"] for one in data] == ["score"] * 3
-        np.testing.assert_allclose([one["score"] for one in data], expected, atol=1e-5)
+        assert [entry["object"] for entry in data] == ["score"] * 3
+        np.testing.assert_allclose([entry["score"] for entry in data], expected, atol=1e-5)
 
 
 def test_get_reward_takes_what_openrlhf_posts(server: Any, model: RewardModel, expected: list[float]) -> None:
     """Rollouts that stop at their end token; with prompts or without."""
     prompt = model.template.render(PROMPT)
-    queries = [f"{prompt}{one}<|im_end|>" for one in RESPONSES]
+    queries = [f"{prompt}{response}<|im_end|>" for response in RESPONSES]
     for prompts in ([prompt] * 3, []):
         body = {"query": queries, "prompts": prompts, "labels": [None, 1, "x"]}
         answer = ask(server, "/get_reward", body)
@@ -122,27 +122,27 @@ def test_get_reward_answers_empty_lists(server: Any) -> None:
 def test_token_rewards_add_up(server: Any, model: RewardModel, path: str) -> None:
     """Where they are asked for, on every route."""
     body = {
-        "messages": [conversation(one) for one in RESPONSES],
+        "messages": [conversation(response) for response in RESPONSES],
         "queries": PROMPT,
         "documents": RESPONSES,
-        "query": [templated(model, one) for one in RESPONSES],
+        "query": [templated(model, response) for response in RESPONSES],
         "token_rewards": True,
     }
     answer = ask(server, path, body)
     data = answer.get("data")
     names = {"score", "probs", "embedding"}
-    scores = answer["rewards"] if data is None else [one[(names & one.keys()).pop()] for one in data]
-    tokens = answer["tokens"] if data is None else [one["tokens"] for one in data]
-    for score, one in zip(scores, tokens, strict=True):
-        assert one["method"] == "exact"
-        assert len(one["ids"]) == len(one["rewards"])
-        assert sum(one["rewards"]) == pytest.approx(np.ravel(score)[0], abs=2e-5)
+    scores = answer["rewards"] if data is None else [entry[(names & entry.keys()).pop()] for entry in data]
+    tokens = answer["tokens"] if data is None else [entry["tokens"] for entry in data]
+    for score, token_rewards in zip(scores, tokens, strict=True):
+        assert token_rewards["method"] == "exact"
+        assert len(token_rewards["ids"]) == len(token_rewards["rewards"])
+        assert sum(token_rewards["rewards"]) == pytest.approx(np.ravel(score)[0], abs=2e-5)
 
 
 def test_guards_of_the_server(reward: Any, model: RewardModel) -> None:
     """Normalised, clipped, and null for what is far away; token rewards are null then as well."""
     live = live_server.live
-    plain = model.rewards(model.encode([PROMPT] * 2, ["Yes, 3 is good", "\x01\x02~~~^^^"]))
+    plain = model.rewards(model.tokenize([PROMPT] * 2, ["Yes, 3 is good", "\x01\x02~~~^^^"]))
     limit = float(plain.ood.mean())
     assert plain.ood[0] < limit < plain.ood[1]
     with live(reward, normalize=True, clip=0.01, abstain=limit) as server:
@@ -162,7 +162,7 @@ def test_what_the_server_tells_about_itself(server: Any, model: RewardModel) -> 
     listed = server.ask("/v1/models")[1]["data"]
     info = server.ask("/info")[1]
     ready = server.ask("/ready")[1]
-    assert [one["id"] for one in listed] == [info["model"]] == [server.service.name]
+    assert [model["id"] for model in listed] == [info["model"]] == [server.service.name]
     assert info["digest"] == model.config.lineage.digest
     assert info["hook_names"] == ["blocks.1.hook_resid_post"]
     assert ready["probe"]["found"] == pytest.approx(ready["probe"]["expected"], abs=1e-4)
@@ -179,7 +179,8 @@ def test_later_responses_find_their_prompt(server: Any, model: RewardModel) -> N
     prompt = "A prompt of its own?"
     before = server.service._cache.hits
     scores = [
-        ask(server, "/score", {"queries": prompt, "documents": one})["data"][0]["score"] for one in RESPONSES
+        ask(server, "/score", {"queries": prompt, "documents": response})["data"][0]["score"]
+        for response in RESPONSES
     ]
     assert server.service._cache.hits == before + 2
     np.testing.assert_allclose(scores, model.score([prompt] * 3, RESPONSES), atol=1e-5)
@@ -204,8 +205,8 @@ BAD = [
 @pytest.mark.parametrize(("body", "status", "said"), BAD, ids=range(len(BAD)))
 def test_bad_requests_are_told_what_is_wrong(server: Any, body: bytes, status: int, said: str) -> None:
     """In one shape, and without repeating what was sent."""
-    found, answer = server.ask("/score", raw=body)
-    assert found == status, answer
+    code, answer = server.ask("/score", raw=body)
+    assert code == status, answer
     assert answer["error"]["code"] == status
     assert said in answer["error"]["message"]
     assert len(json.dumps(answer)) < 500

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from sparserm_cli.alignment.server.batches import Batcher, FullError, Kind
-from sparserm_cli.data.chat_template import EncodedExample, EncodedResponse
 from sparserm_cli.data.example import Example
+from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample, TokenizedResponse
 from sparserm_cli.models.reward_model import Rewards
 
 
-def row(prompt: list[int], response: list[int]) -> EncodedExample:
+def row(prompt: list[int], response: list[int]) -> TokenizedExample:
     """Make a tokenised row."""
-    ids = (np.array(one, np.uint32) for one in (prompt, response))
-    return EncodedExample(
-        Example(1, None, "", ("",), (0,), None, {}), "", (EncodedResponse(*ids, False, 0, False),)
+    ids = (np.array(ids, np.uint32) for ids in (prompt, response))
+    return TokenizedExample(
+        Example(1, None, "", ("",), (0,), None, {}), "", (TokenizedResponse(*ids, False, 0, False),)
     )
 
 
@@ -29,16 +29,16 @@ class Model:
         self.kinds: list[bool] = []
         self.entered, self.go = threading.Semaphore(0), threading.Event()
 
-    def __call__(self, rows: Sequence[EncodedExample], kind: Kind) -> Rewards:
+    def __call__(self, rows: Sequence[TokenizedExample], kind: Kind) -> Rewards:
         """Wait, then score."""
         self.batches.append(len(rows))
         self.kinds.append(kind.by_token)
         self.entered.release()
         assert self.go.wait(10)
-        ids = [one.responses[0].response_ids for one in rows]
-        if any(13 in found for found in ids):
+        ids = [row.responses[0].response_ids for row in rows]
+        if any(13 in response_ids for response_ids in ids):
             raise ArithmeticError("unlucky")
-        scores = np.array([found.sum() for found in ids], np.float32)
+        scores = np.array([response_ids.sum() for response_ids in ids], np.float32)
         return Rewards(scores, np.zeros(len(rows), np.float32))
 
 
@@ -141,7 +141,7 @@ def test_closing_computes_what_waits_and_takes_nothing_more(model: Model) -> Non
 def test_batches_are_observed(model: Model) -> None:
     """Responses, and tokens with each prompt once."""
     seen: list[tuple[int, int]] = []
-    batcher = Batcher(model, most_waiting=100, observe=lambda *one: seen.append(one))
+    batcher = Batcher(model, most_waiting=100, observe=lambda *batch: seen.append(batch))
     model.go.set()
     batcher.submit([row([1, 2, 3], [4]), row([1, 2, 3], [5, 6])]).result(10)
     batcher.close()

@@ -65,8 +65,8 @@ def test_row_64_validation_stops_at_the_first_wrong_values(
     """A short answer to a million wrong values, not a million errors."""
     raw = json.dumps(body, separators=(",", ":")).encode()
     assert len(raw) <= server.service.config.max_body
-    found, answer = server.ask(path, raw=raw)
-    assert found == status, answer
+    code, answer = server.ask(path, raw=raw)
+    assert code == status, answer
     assert said in answer["error"]["message"]
     assert len(json.dumps(answer)) < 500
 

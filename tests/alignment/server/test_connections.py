@@ -95,7 +95,7 @@ def test_row_66_half_sent_headers_shut_nobody_out(reward: Path) -> None:
         held = [server.open() for _ in range(20)]
         assert server.ask("/health")[0] == 200
         assert server.ask("/score", {"queries": "Q?", "documents": "good"})[0] == 200
-        assert all(ended(one, 503) for one in held[:10])
+        assert all(ended(connection, 503) for connection in held[:10])
         assert is_open(held[-1])
 
 
@@ -104,7 +104,7 @@ def test_row_66_one_client_does_not_use_up_the_connections_of_others(reward: Pat
     with serving(reward, max_connections=8, max_client_connections=3) as server:
         other = server.open(source="127.0.0.2")
         held = [server.open() for _ in range(12)]
-        assert all(ended(one, 503) for one in held[:9])
+        assert all(ended(connection, 503) for connection in held[:9])
         assert is_open(other)
         assert is_open(held[-1])
 
@@ -119,16 +119,16 @@ def test_row_66_connections_at_work_are_never_ended_for_others(reward: Path) -> 
             assert time.monotonic() < until
             time.sleep(0.01)
         assert ended(server.open(WHOLE), 503)
-        assert all(is_open(one) for one in working)
+        assert all(is_open(connection) for connection in working)
 
 
 def test_row_66_connections_fit_into_the_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the process may open is less than what was asked for: 256 are left for everything else."""
-    found = []
+    limits = []
     for files in (1024, 512, 100, resource.RLIM_INFINITY):
         monkeypatch.setattr(resource, "getrlimit", lambda _, files=files: (files, files))
-        found.append(module.room_for(ServeConfig(max_connections=640)))
-    assert found == [640, 256, 1, 640]
+        limits.append(module.room_for(ServeConfig(max_connections=640)))
+    assert limits == [640, 256, 1, 640]
 
 
 def test_row_67_a_message_is_logged_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_row_67_the_filter_is_where_a_server_logs() -> None:
     loggers = [logging.getLogger(name) for name in ("asyncio", "uvicorn.error")]
     module.log_sparingly()
     try:
-        assert all(isinstance(one.filters[-1], module.OncePerSecond) for one in loggers)
+        assert all(isinstance(logger.filters[-1], module.OncePerSecond) for logger in loggers)
     finally:
-        for one in loggers:
-            one.removeFilter(one.filters[-1])
+        for logger in loggers:
+            logger.removeFilter(logger.filters[-1])

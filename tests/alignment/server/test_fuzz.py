@@ -15,6 +15,8 @@ import pytest
 from helpers import live_server
 from hypothesis import HealthCheck, Phase, given, settings
 
+pytestmark = pytest.mark.slow
+
 REQUESTS = int(os.environ.get("SPARSERM_FUZZ_REQUESTS", "300"))
 KEY = "key-that-no-answer-repeats"
 SCORES = {
@@ -68,16 +70,16 @@ def test_no_made_up_request_ends_in_a_500(
     with caplog.at_level(logging.DEBUG), live_server.live(reward, key=KEY) as server:
         described = server.ask("/openapi.json")[1]
         schema = schemathesis.openapi.from_dict(described)
-        found = [one.ok() for one in schema.get_all_operations()]
-        posts = [one for one in found if one.path in SCORES]
-        assert {one.path for one in posts} == SCORES
+        operations = [result.ok() for result in schema.get_all_operations()]
+        posts = [operation for operation in operations if operation.path in SCORES]
+        assert {operation.path for operation in posts} == SCORES
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            for one in posts:
-                send(one, mode, REQUESTS // (2 * len(posts)), server.url, seen)
+            for operation in posts:
+                send(operation, mode, REQUESTS // (2 * len(posts)), server.url, seen)
         assert server.ask("/score", {"queries": "Q?", "documents": "good"})[0] == 200
     assert sum(seen.values()) >= 0.9 * REQUESTS
     assert seen[200]
     assert KEY not in caplog.text
-    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     with capsys.disabled():
         print(f"\n{sum(seen.values()):,} fuzzed requests: {dict(sorted(seen.items()))}")  # noqa: T201

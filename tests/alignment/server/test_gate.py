@@ -57,7 +57,7 @@ def open_post(server: Any, length: int, body: bytes = b"") -> socket.socket:
 def test_row_47_wrong_keys_score_nothing(server: Any, monkeypatch: Any, path: str, key: str) -> None:
     """401 before the tokenizer sees anything."""
     seen: list[Any] = []
-    monkeypatch.setattr(server.service.model, "tokenise", lambda *one: seen.append(one))
+    monkeypatch.setattr(server.service.model, "tokenize", lambda *arguments, **_: seen.append(arguments))
     key = key.encode().decode("latin-1")
     status, answer, headers = server.ask_fully(path, BODY, key=key)
     assert (status, headers["www-authenticate"]) == (401, "Bearer")
@@ -79,7 +79,9 @@ def test_row_47_keys_are_compared_in_constant_time(server: Any, monkeypatch: Any
 
     compared: list[Any] = []
     real = hmac.compare_digest
-    monkeypatch.setattr(hmac, "compare_digest", lambda *one: compared.append(one) or real(*one))
+    monkeypatch.setattr(
+        hmac, "compare_digest", lambda *arguments: compared.append(arguments) or real(*arguments)
+    )
     server.ask("/info", key="wrong")
     assert compared == [(b"wrong", b"a-secret-key")]
 
@@ -126,7 +128,7 @@ def test_row_44_too_many_inputs_are_refused_before_tokenising(
     with serving(max_inputs=3) as server:
         assert server.ask("/score", {"queries": "Q?", "documents": ["a"] * 3})[0] == 200
         seen: list[Any] = []
-        monkeypatch.setattr(server.service.model, "tokenise", lambda *one: seen.append(one))
+        monkeypatch.setattr(server.service.model, "tokenize", lambda *arguments, **_: seen.append(arguments))
         status, answer = server.ask("/score", {"queries": "Q?", "documents": ["a"] * 4})
         assert (status, answer["error"]["message"]) == (413, "4 inputs, where 3 are the most")
         assert seen == []
@@ -163,13 +165,13 @@ def test_row_43_overload_is_refused_at_once(serving: Callable[..., Any]) -> None
         first = pool.submit(server.ask, "/score", BODY)
         assert held.entered.acquire(timeout=20)
         others = [pool.submit(server.ask_fully, "/score", BODY) for _ in range(19)]
-        wait_until(lambda: sum(one.done() for one in others) >= 10)
+        wait_until(lambda: sum(future.done() for future in others) >= 10)
         assert server.ask("/health")[0] == server.ask("/ready")[0] == 200
         held.go.set()
-        found = [one.result(20) for one in others]
+        answers = [future.result(20) for future in others]
         assert first.result(20)[0] == 200
-        refused = [headers["retry-after"] for status, _, headers in found if status == 503]
-        assert sorted({status for status, _, _ in found}) == [200, 503]
+        refused = [headers["retry-after"] for status, _, headers in answers if status == 503]
+        assert sorted({status for status, _, _ in answers}) == [200, 503]
         assert refused == ["1"] * len(refused)
         assert f'status="503"}} {len(refused)}.0' in server.ask("/metrics")[1]
         assert server.ask("/score", BODY)[0] == 200
@@ -205,14 +207,14 @@ def test_row_49_while_loading_and_draining(serving: Callable[..., Any]) -> None:
         assert server.ask("/health")[0] == 200
     with serving() as server, ThreadPoolExecutor() as pool:
         held = Held(server)
-        asked = pool.submit(server.ask, "/score", BODY)
+        future = pool.submit(server.ask, "/score", BODY)
         assert held.entered.acquire(timeout=20)
         drained = pool.submit(server.service.drain)
         wait_until(lambda: server.service.state == "draining")
         assert server.ask("/ready")[1]["error"]["message"] == "the server is draining; try again"
         assert server.ask("/score", BODY)[0] == 503
         held.go.set()
-        assert asked.result(20)[0] == 200
+        assert future.result(20)[0] == 200
         assert drained.result(20) is True
 
 
@@ -220,11 +222,11 @@ def test_draining_has_an_end(serving: Callable[..., Any]) -> None:
     """What hangs does not hold up the end for longer than agreed."""
     with serving(drain_seconds=0.1) as server, ThreadPoolExecutor() as pool:
         held = Held(server)
-        asked = pool.submit(server.ask, "/score", BODY)
+        future = pool.submit(server.ask, "/score", BODY)
         assert held.entered.acquire(timeout=20)
         assert server.service.drain() is False
         held.go.set()
-        assert asked.result(20)[0] == 200
+        assert future.result(20)[0] == 200
 
 
 def wait_until(done: Callable[[], bool]) -> None:

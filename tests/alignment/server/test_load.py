@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 from helpers import live_server
 
 from sparserm_cli.models.reward_model import Rewards
+
+pytestmark = pytest.mark.slow
 
 SECONDS = 3.0
 CAPACITY = 25
@@ -47,15 +50,15 @@ async def overload(server: Any) -> tuple[list[tuple[int, float]], list[tuple[int
 
 def test_row_43_four_times_the_capacity(reward: Path) -> None:
     """For three seconds, from another thread of this process."""
-    most, found = 1000, []
+    most, outcomes = 1000, []
     with live_server.live(reward, max_waiting=most) as server:
         server.service._batches._compute = slow
         before = psutil.Process().memory_info().rss
-        thread = threading.Thread(target=lambda: found.append(asyncio.run(overload(server))))
+        thread = threading.Thread(target=lambda: outcomes.append(asyncio.run(overload(server))))
         thread.start()
         thread.join(90)
         after = psutil.Process().memory_info().rss
-        ((answers, probes, waiting),) = found
+        ((answers, probes, waiting),) = outcomes
         statuses = Counter(status for status, _ in answers)
         # The last answers are counted off just after they were sent.
         given_up = time.monotonic() + 20

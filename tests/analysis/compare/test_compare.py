@@ -47,15 +47,18 @@ def sample_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sample]
     return make
 
 
+@pytest.mark.slow
 def test_every_sweep_is_there_and_json(sample_of: Callable[..., Sample]):
     """A run of two layers and another of the same prompts: all points, and JSON without NaN."""
     samples = [sample_of(name, layers=(3, 5), seed=seed) for seed, name in enumerate(("one", "two"))]
     steps: list[tuple[str, int, int]] = []
     notes: list[str] = []
     config = CompareConfig(top_k=(2, 3, 500), folds=2)
-    found = compare_samples(samples, config, progress=lambda *step: steps.append(step), note=notes.append)
+    comparison = compare_samples(
+        samples, config, progress=lambda *step: steps.append(step), note=notes.append
+    )
     assert notes[0].startswith("directions, 500: left out: ")
-    assert [one.partition(":")[0] for one in notes] == [
+    assert [line.partition(":")[0] for line in notes] == [
         "directions, 500",
         "methods, all",
         "variants, all",
@@ -67,7 +70,7 @@ def test_every_sweep_is_there_and_json(sample_of: Callable[..., Sample]):
     assert steps[0] == ("comparing", 1, steps[0][2])
     config = CompareConfig(top_k=(2, 3), folds=2, sweep=("methods", "variants", "layers", "transfer"))
     more = compare_samples(samples, config, progress=lambda *step: steps.append(step), note=notes.append)
-    run = json.loads(json.dumps(found, allow_nan=False))["runs"]["one"]
+    run = json.loads(json.dumps(comparison, allow_nan=False))["runs"]["one"]
     assert (run["pairs"], run["prompts"]) == (40, 40)
     assert list(run["saes"]) == ["one"]
     assert run["saes"]["one"]["3"]["d_sae"] == planted.D_SAE
@@ -118,10 +121,10 @@ def test_saes_are_compared_on_one_capture(sample_of: Callable[..., Sample]):
     turned = {3: lambda latents: sample.decoder(3, latents)[:, ::-1]}
     other = replace(sample, name="turned", decoder=lambda layer, latents: turned[layer](latents).copy())
     config = CompareConfig(top_k=(2,), folds=2, sweep=("saes", "transfer"))
-    found = compare_samples([sample, other], config, progress=quiet, note=quiet)["runs"]["one"]
-    assert list(found["sweeps"]) == ["saes"]
-    assert list(found["saes"]) == ["one", "turned"]
-    own, others = (found["sweeps"]["saes"][name][0]["accuracy"]["accuracy"] for name in ("one", "turned"))
+    compared = compare_samples([sample, other], config, progress=quiet, note=quiet)["runs"]["one"]
+    assert list(compared["sweeps"]) == ["saes"]
+    assert list(compared["saes"]) == ["one", "turned"]
+    own, others = (compared["sweeps"]["saes"][name][0]["accuracy"]["accuracy"] for name in ("one", "turned"))
     assert own > others
 
 
@@ -153,6 +156,7 @@ def test_some_of_the_layers_are_used(sample_of: Callable[..., Sample]):
     assert str(caught.value) == "--layer: expected some of 3, 5 (one), found 7; capture and encode that layer"
 
 
+@pytest.mark.slow
 def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sample]):
     """SparseRM, its strongest control and the dense probe choose among as many settings, and tell which."""
     sample = sample_of("one", layers=(3, 5))
@@ -162,7 +166,7 @@ def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sa
     assert [row["method"]["kind"] for row in choosing] == ["selected", "pair-components", "dense"]
     assert usual["method"]["name"] == method_sets.DEFAULTS.name
     for row in choosing:
-        settings = [one["name"] for one in row["method"]["among"]]
+        settings = [setting["name"] for setting in row["method"]["among"]]
         assert settings == [
             f"{setting}, layers {layers}"
             for layers in ("3", "5", "3, 5")
@@ -172,8 +176,8 @@ def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sa
         assert set(row["chosen"]) <= set(settings)
     shown = markdown({"runs": {"one": json.loads(json.dumps(run))}})
     first = choosing[0]["chosen"]
-    told = f"{first[0]} (2)" if first[0] == first[1] else f"{first[0]} (1); {first[1]} (1)"
-    assert f"\n\nSparseRM, best setting: {told}\n" in shown
+    settings_text = f"{first[0]} (2)" if first[0] == first[1] else f"{first[0]} (1); {first[1]} (1)"
+    assert f"\n\nSparseRM, best setting: {settings_text}\n" in shown
 
 
 def test_other_layers_cannot_be_tested_on(sample_of: Callable[..., Sample]):
@@ -250,10 +254,15 @@ def test_markdown_marks_who_is_surely_ahead():
 def test_the_comparison_holds_the_controls_that_must_be_there():
     """Random directions, components, latents, dense, length and chance stand in every comparison, once."""
     methods = method_sets.all_methods(CompareConfig())
-    assert {one.kind for one in methods} >= {"random-latents", "random-directions", "components"}
-    assert {one.kind for one in methods} >= {"pair-components", "latent-means", "latent-maxima", "dense"}
-    assert {one.kind for one in methods} >= {"means", "length", "chance"}
-    names = [one.name for one in methods]
+    assert {method.kind for method in methods} >= {"random-latents", "random-directions", "components"}
+    assert {method.kind for method in methods} >= {
+        "pair-components",
+        "latent-means",
+        "latent-maxima",
+        "dense",
+    }
+    assert {method.kind for method in methods} >= {"means", "length", "chance"}
+    names = [method.name for method in methods]
     assert len(set(names)) == len(names)
 
 
@@ -261,8 +270,8 @@ def test_variants_differ_from_the_method_itself():
     """What changes nothing is not tried twice."""
     first, *others = method_sets.variants(CompareConfig(pool="both"))
     assert first.pool == "both"
-    assert "SparseRM, mean and last" not in {one.name for one in others}
-    assert "SparseRM, mean" in {one.name for one in others}
+    assert "SparseRM, mean and last" not in {method.name for method in others}
+    assert "SparseRM, mean" in {method.name for method in others}
 
 
 def test_defaults_are_those_of_the_commands():

@@ -43,7 +43,7 @@ def noise(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 def test_latents_of_responses_by_the_definition(tmp_path: Path):
     """Counts, means and maxima are those of the features' rows, whatever the units."""
     made = planted.plant(tmp_path, prompts=12, unit_tokens=40)
-    found = load_sample("x", made.run, decoder=made.decoder).latents[3]
+    latents = load_sample("x", made.run, decoder=made.decoder).latents[3]
     for block in made.features.iter_blocks(3):
         ends = np.concatenate([[0], np.cumsum(block.lengths)])
         for place, response in enumerate(block.responses):
@@ -51,9 +51,9 @@ def test_latents_of_responses_by_the_definition(tmp_path: Path):
             for row in range(len(dense)):
                 part = slice(*block.csr.indptr[ends[place] + row : ends[place] + row + 2])
                 dense[row, block.csr.indices[part]] = block.csr.data[part]
-            assert np.array_equal(found.tokens[[response]].toarray()[0], (dense > 0).sum(axis=0))
-            assert found.mean[[response]].toarray()[0] == pytest.approx(dense.mean(axis=0), abs=1e-6)
-            assert np.array_equal(found.largest[[response]].toarray()[0], dense.max(axis=0))
+            assert np.array_equal(latents.tokens[[response]].toarray()[0], (dense > 0).sum(axis=0))
+            assert latents.mean[[response]].toarray()[0] == pytest.approx(dense.mean(axis=0), abs=1e-6)
+            assert np.array_equal(latents.largest[[response]].toarray()[0], dense.max(axis=0))
 
 
 @pytest.mark.parametrize("unit", ["token", "response"])
@@ -69,12 +69,12 @@ def test_counts_in_memory_are_those_of_the_stream(tmp_path: Path, unit: str):
         ends = np.concatenate([[0], np.cumsum(block.lengths)])
         part = planted.part_of(counted, block.responses.start, block.responses.stop)
         stream.add(part, block.csr.indptr[ends], block.csr.indices)
-    expected, found = stream.result(), count(sample.latents[3], counted, unit)
+    expected, counts = stream.result(), count(sample.latents[3], counted, unit)
     for name, value in expected._asdict().items():
         if isinstance(value, np.ndarray):
-            assert getattr(found, name) == pytest.approx(value), name
+            assert getattr(counts, name) == pytest.approx(value), name
         else:
-            assert getattr(found, name) == value, name
+            assert getattr(counts, name) == value, name
 
 
 @pytest.mark.parametrize("kind", ["random-in-turn", "components-in-turn"])
@@ -98,33 +98,33 @@ def test_planted_directions_win(sample: Sample):
     ]
     results = crossvalidate(sample, methods)
     results = compared(results, results[0], sample)
-    found = {one.method.name: one for one in results}
-    assert found["sparserm"].accuracy.accuracy > 0.9
-    assert found["random"].against.low > 0
-    assert found["random latents"].against.low > 0
-    assert abs(found["dense"].accuracy.accuracy - found["sparserm"].accuracy.accuracy) < 0.05
-    assert found["length"].accuracy.accuracy < 0.5  # equal lengths are ties
-    assert found["chance"].accuracy.accuracy == 0.5
-    assert found["sparserm"].parameters == 5
-    assert found["dense"].parameters == planted.D_IN + 1
-    assert found["sparserm"].accuracy.pairs == 400
-    assert found["sparserm"].against is None
+    by_name = {result.method.name: result for result in results}
+    assert by_name["sparserm"].accuracy.accuracy > 0.9
+    assert by_name["random"].against.low > 0
+    assert by_name["random latents"].against.low > 0
+    assert abs(by_name["dense"].accuracy.accuracy - by_name["sparserm"].accuracy.accuracy) < 0.05
+    assert by_name["length"].accuracy.accuracy < 0.5  # equal lengths are ties
+    assert by_name["chance"].accuracy.accuracy == 0.5
+    assert by_name["sparserm"].parameters == 5
+    assert by_name["dense"].parameters == planted.D_IN + 1
+    assert by_name["sparserm"].accuracy.pairs == 400
+    assert by_name["sparserm"].against is None
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "means"])
 def test_every_method_finds_the_signal(sample: Sample, kind: str):
     """Each kind of numbers tells the sides apart once it has enough of them."""
     top_k = None if kind in {"dense", "means"} else 10
-    (found,) = crossvalidate(sample, [Method(kind, kind=kind, top_k=top_k)])
-    assert found.accuracy.accuracy > 0.65
+    (result,) = crossvalidate(sample, [Method(kind, kind=kind, top_k=top_k)])
+    assert result.accuracy.accuracy > 0.65
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "means"])
 def test_nothing_is_found_where_nothing_is(noise: Sample, kind: str):
     """No method beats chance on unseen prompts without a signal: nothing of the test folds leaks."""
     top_k = None if kind in {"dense", "means"} else 10
-    (found,) = crossvalidate(noise, [Method(kind, kind=kind, top_k=top_k)])
-    assert 0.38 < found.accuracy.accuracy < 0.62
+    (result,) = crossvalidate(noise, [Method(kind, kind=kind, top_k=top_k)])
+    assert 0.38 < result.accuracy.accuracy < 0.62
 
 
 def test_test_pairs_have_no_part_in_the_fit(sample: Sample):
@@ -134,7 +134,8 @@ def test_test_pairs_have_no_part_in_the_fit(sample: Sample):
     turned = np.where((fold == 0)[:, None], sample.pairs[:, ::-1], sample.pairs)
     other = Sample(**{**vars(sample), "pairs": turned})
     scores = [
-        fit_method(SELECTED, training_of(one, kept, Protocol())).score(sample) for one in (sample, other)
+        fit_method(SELECTED, training_of(fitted_on, kept, Protocol())).score(sample)
+        for fitted_on in (sample, other)
     ]
     assert np.array_equal(scores[0], scores[1])
 
@@ -152,6 +153,7 @@ def test_folds_keep_prompts_together(sample: Sample):
 WEAK = Method("weak", kind="random-directions", top_k=1)
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_fitted(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """The better one is chosen in every fold, from few pairs, and fitted on all as if it were alone."""
     monkeypatch.setattr("sparserm_cli.analysis.compare.fit_method.INNER_PAIRS", 150)
@@ -161,11 +163,12 @@ def test_the_best_of_several_is_fitted(sample: Sample, monkeypatch: pytest.Monke
     assert np.array_equal(chosen.margins, alone.margins)
 
 
+@pytest.mark.slow
 def test_test_pairs_have_no_part_in_the_choice(noise: Sample):
     """Where nothing is to be found the best of several is no better than chance on unseen prompts."""
     among = tuple(Method(str(k), kind="random-directions", top_k=k) for k in range(1, 9))
-    (found,) = crossvalidate(noise, [Method("best", among=among)])
-    assert 0.38 < found.accuracy.accuracy < 0.62
+    (result,) = crossvalidate(noise, [Method("best", among=among)])
+    assert 0.38 < result.accuracy.accuracy < 0.62
     training = training_of(noise, np.arange(150), Protocol())
     turned = training._replace(pairs=training.pairs[:, ::-1])
     assert inner_accuracy(WEAK, training) == pytest.approx(inner_accuracy(WEAK, turned), abs=0.02)
@@ -205,8 +208,8 @@ def test_transfer_to_other_prompts(sample: Sample, noise: Sample):
     """What was learned on one run serves on another with the same latents, and is lost on noise."""
     apart = replace(sample, groups=sample.groups + np.uint64(1))
     strange = replace(noise, groups=noise.groups + np.uint64(1))
-    found, lost = (crossvalidate(sample, [SELECTED], target=one)[0] for one in (apart, strange))
-    assert found.accuracy.accuracy > 0.9
+    kept, lost = (crossvalidate(sample, [SELECTED], target=target)[0] for target in (apart, strange))
+    assert kept.accuracy.accuracy > 0.9
     assert 0.35 < lost.accuracy.accuracy < 0.65
     assert np.isnan(lost.fold_sd)
     assert lost.to_json()["fold_sd"] is None
@@ -222,9 +225,9 @@ def test_a_prompt_is_never_tested_by_what_was_trained_on_it(sample: Sample):
             "groups": np.concatenate([sample.groups, np.array([7, 8], np.uint64)]),
         }
     )
-    (found,) = crossvalidate(sample, [SELECTED], target=twice)
-    assert found.margins[:-2] == pytest.approx(own.margins, abs=1e-4)  # other batches round otherwise
-    assert found.margins[-2:].all()
+    (result,) = crossvalidate(sample, [SELECTED], target=twice)
+    assert result.margins[:-2] == pytest.approx(own.margins, abs=1e-4)  # other batches round otherwise
+    assert result.margins[-2:].all()
 
 
 def test_the_seed_fixes_everything(sample: Sample):

@@ -17,6 +17,8 @@ from sparserm_cli.analysis.compare.run_sample import Sample, load_sample
 from sparserm_cli.config import CompareConfig
 from sparserm_cli.errors import IncompatibleError
 
+pytestmark = pytest.mark.slow
+
 quiet = tiny_run.quiet
 needs_align = pytest.mark.skipif(missing_packages() is not None, reason=str(missing_packages()))
 
@@ -70,7 +72,7 @@ def test_padding_does_not_change_scores(sample: Sample, monkeypatch: pytest.Monk
 
 def test_another_model_is_refused(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """The model that is found has to be the one that was captured."""
-    found = sample.capture.plan.settings
+    settings = sample.capture.plan.settings
     monkeypatch.setattr("sparserm_cli.analysis.compare.lora.resolve_model", lambda name: resolved(name))
     from sparserm_cli.models.checkpoints.resolve import resolve_model
 
@@ -80,7 +82,7 @@ def test_another_model_is_refused(sample: Sample, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(IncompatibleError) as caught:
         fit_lora(training_of(sample, np.arange(8), Protocol()))
     assert str(caught.value) == (
-        f"model {found.model}: expected revision {found.model_revision}, found another; capture again"
+        f"model {settings.model}: expected revision {settings.model_revision}, found another; capture again"
     )
 
 
@@ -89,17 +91,17 @@ def test_without_its_packages_it_is_left_out(sample: Sample, monkeypatch: pytest
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     notes: list[str] = []
     config = CompareConfig(sweep=("lora", "labels"), top_k=(2,), folds=2)
-    found = compare_samples([sample], config, progress=quiet, note=notes.append)
+    comparison = compare_samples([sample], config, progress=quiet, note=notes.append)
     assert notes == ["lora: left out: trl and peft not found; run pip install 'sparserm[align]'"]
-    assert list(found["runs"]["tiny"]["sweeps"]) == ["labels"]
+    assert list(comparison["runs"]["tiny"]["sweeps"]) == ["labels"]
 
 
 @needs_align
 def test_it_stands_beside_sparserm_on_the_same_pairs(sample: Sample):
     """One point with the product's methods, few training pairs, every pair tested."""
     config = CompareConfig(sweep=("lora",), top_k=(2,), folds=2, train_pairs=8)
-    found = compare_samples([sample], config, progress=quiet, note=quiet)
-    rows = found["runs"]["tiny"]["sweeps"]["lora"]["all"]
+    comparison = compare_samples([sample], config, progress=quiet, note=quiet)
+    rows = comparison["runs"]["tiny"]["sweeps"]["lora"]["all"]
     assert [row["method"]["name"] for row in rows][-1] == method_sets.LORA.name
     assert {row["accuracy"]["pairs"] for row in rows} == {40}
     assert rows[-1]["against"] is not None

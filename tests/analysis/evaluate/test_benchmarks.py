@@ -20,12 +20,12 @@ def test_rm_bench_matrix_by_hand():
     """Two prompts; a tie is wrong; hard is above the diagonal, easy below."""
     chosen = np.array([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])
     rejected = np.array([[0.0, 2.0, 2.5], [4.0, 6.0, 5.0]])
-    found = rm_bench(chosen, rejected)
+    result = rm_bench(chosen, rejected)
     # first prompt: [[1,0,0],[1,0,0],[1,1,1]]; second: [[1,0,0]] * 3
-    np.testing.assert_array_equal(found.matrix, [[1, 0, 0], [1, 0, 0], [1, 0.5, 0.5]])
-    assert (found.hard, found.normal, found.n) == (0.0, 0.5, 2)
-    assert found.easy == pytest.approx(2.5 / 3)
-    assert found.mean == pytest.approx((0 + 0.5 + 2.5 / 3) / 3)
+    np.testing.assert_array_equal(result.matrix, [[1, 0, 0], [1, 0, 0], [1, 0.5, 0.5]])
+    assert (result.hard, result.normal, result.n) == (0.0, 0.5, 2)
+    assert result.easy == pytest.approx(2.5 / 3)
+    assert result.mean == pytest.approx((0 + 0.5 + 2.5 / 3) / 3)
     assert rm_bench_points(chosen, rejected) == pytest.approx([(0 + 2 / 3 + 1) / 3, (0 + 1 / 3 + 2 / 3) / 3])
 
 
@@ -38,6 +38,18 @@ def test_rm_bench_domains_merge_safety():
         None,
         None,
     ]
+
+
+def test_files_of_rm_bench_name_their_domain():
+    """The names of RM-Bench's own files begin with the domain; a longer word names none."""
+    files = (
+        "chat_filtered.json",
+        "safety-refuse_filtered.json",
+        "Math.jsonl",
+        "codellama.jsonl",
+        "my-chat.json",
+    )
+    assert [rm_bench_domain(name) for name in files] == ["chat", "safety", "math", None, None]
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ def scored(name, folder):
 def test_ranked_answers_make_all_ordered_pairs(tmp_path):
     """Three answers of a rank each make three pairs, all won by the first scorer and lost by the other."""
     rows = scored("shapes/nectar.parquet", tmp_path)
-    found = RULES["pairs"](rows, [REWARD, LENGTH])
-    assert found["pairs"] == 3 * len(rows)
-    assert [found["scorers"][name]["accuracy"] for name in (REWARD, LENGTH)] == [1.0, 0.0]
+    result = RULES["pairs"](rows, [REWARD, LENGTH])
+    assert result["pairs"] == 3 * len(rows)
+    assert [result["scorers"][name]["accuracy"] for name in (REWARD, LENGTH)] == [1.0, 0.0]
     assert rows[0].margins(REWARD).tolist() == [1.0, 2.0, 1.0]
 
 

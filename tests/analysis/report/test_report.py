@@ -108,9 +108,9 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def do(run: Path, **asked: Any) -> ReportSummary:
+def do(run: Path, **options: Any) -> ReportSummary:
     """Report quietly."""
-    return report(ReportConfig(run=run, **asked), progress=quiet, note=quiet)
+    return report(ReportConfig(run=run, **options), progress=quiet, note=quiet)
 
 
 def page_of(run: Path) -> Parsed:
@@ -124,8 +124,8 @@ def test_every_section_and_figure_is_there(whole: Path) -> None:
     assert summary.missing == {}
     assert (summary.path, summary.bytes) == (whole / "report.html", (whole / "report.html").stat().st_size)
     assert summary.pairs == 40
-    assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
-    assert {one for one in page.ids() if one in FIGURES} == FIGURES
+    assert [section for section in page.ids() if section in SECTIONS] == SECTIONS
+    assert {figure for figure in page.ids() if figure in FIGURES} == FIGURES
     drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
     assert len(drawings) == len(FIGURES) + 2  # the frequencies of both layers are drawn on two kinds of axes
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawings)
@@ -140,9 +140,9 @@ def test_headline_is_the_held_out_accuracy_beside_the_best_control(whole: Path) 
     own = scorers["reward"]
     interval = f"{100 * own['low']:.1f} to {100 * own['high']:.1f} %"
     assert f"Held-out accuracy{100 * own['accuracy']:.1f} %{interval}, 30 pairs" in text
-    best = max(one["accuracy"] for name, one in scorers.items() if name != "reward")
+    best = max(scorer["accuracy"] for name, scorer in scorers.items() if name != "reward")
     assert f"Best control{100 * best:.1f} %" in text
-    for name in [*scorers, *(one.scorer for one in read_reward(reward_path(whole)).config.metrics)]:
+    for name in [*scorers, *(metric.scorer for metric in read_reward(reward_path(whole)).config.metrics)]:
         assert name in text
 
 
@@ -160,13 +160,19 @@ def test_nothing_is_loaded_from_anywhere(whole: Path) -> None:
     """No address in any attribute or style, and the page itself forbids every request."""
     page = page_of(whole)
     addresses = ("src", "href", "action", "srcset", "poster", "data", "formaction", "background")
-    found = [value for _, one in page.elements for name, value in one.items() if name in addresses]
-    assert found
-    assert all(value is not None and value.startswith("#") for value in found)
+    links = [
+        value for _, attributes in page.elements for name, value in attributes.items() if name in addresses
+    ]
+    assert links
+    assert all(value is not None and value.startswith("#") for value in links)
     text = (whole / "report.html").read_text(encoding="utf-8")
     style = text[text.index("<style>") : text.index("</style>")]
     assert not re.search(r"url\(|@import|https?:", style)
-    (policy,) = [one["content"] for tag, one in page.elements if "http-equiv" in one and tag == "meta"]
+    (policy,) = [
+        attributes["content"]
+        for tag, attributes in page.elements
+        if "http-equiv" in attributes and tag == "meta"
+    ]
     assert policy is not None
     assert policy.startswith("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';")
 
@@ -174,12 +180,16 @@ def test_nothing_is_loaded_from_anywhere(whole: Path) -> None:
 def test_each_direction_has_its_row_and_its_texts(whole: Path) -> None:
     """Sixteen directions: three contexts and three responses at either end, the head's weight."""
     page = page_of(whole)
-    rows = [one for tag, one in page.elements if tag == "details" and one.get("class") == "direction"]
+    rows = [
+        attributes
+        for tag, attributes in page.elements
+        if tag == "details" and attributes.get("class") == "direction"
+    ]
     assert len(rows) == 16
     headings = ("Fires most", "Fires least", "Responses furthest along it", "Responses furthest against it")
-    assert [page.text.count(one) for one in headings] == [16] * 4
-    marks = [one for tag, one in page.elements if tag == "mark"]
-    assert len([one for one in marks if one.get("class") == "peak"]) == 16 * 6
+    assert [page.text.count(heading) for heading in headings] == [16] * 4
+    marks = [attributes for tag, attributes in page.elements if tag == "mark"]
+    assert len([mark for mark in marks if mark.get("class") == "peak"]) == 16 * 6
     weights = read_reward(reward_path(whole)).head.weights["weight"]
     for weight in weights:
         assert f"{weight:+.3f}" in page.text
@@ -217,9 +227,9 @@ def test_without_evaluation_the_validation_pairs_lead(run: Path) -> None:
 
 def test_evaluation_of_another_reward_model_is_not_shown(run: Path) -> None:
     """Its figures would stand beside the wrong directions."""
-    told = json.loads(EVALUATION.path(run).read_text())
-    del told["seal"]
-    EVALUATION.write(EVALUATION.path(run), {**told, "reward": "another"})
+    evaluation = json.loads(EVALUATION.path(run).read_text())
+    del evaluation["seal"]
+    EVALUATION.write(EVALUATION.path(run), {**evaluation, "reward": "another"})
     assert do(run).missing == {
         "evaluation": f"{EVALUATION.path(run)} is of another reward model: run `sparserm evaluate FILE` again"
     }
@@ -227,12 +237,12 @@ def test_evaluation_of_another_reward_model_is_not_shown(run: Path) -> None:
 
 def test_calibration_and_length_on_held_out_pairs_come_first(run: Path) -> None:
     """What `evaluate` measured stands before what the fitted pairs show."""
-    told = json.loads(EVALUATION.path(run).read_text())
-    del told["seal"]
+    evaluation = json.loads(EVALUATION.path(run).read_text())
+    del evaluation["seal"]
     accuracy = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "pairs": 9, "prompts": 9, "ties": 0}
     measured = {"bins": [{"confidence": 0.75, "right": accuracy}], "error": 0.25}
-    lengths = {**told["length_bias"], "correlation": 0.43}
-    EVALUATION.write(EVALUATION.path(run), {**told, "reliability": measured, "length_bias": lengths})
+    lengths = {**evaluation["length_bias"], "correlation": 0.43}
+    EVALUATION.write(EVALUATION.path(run), {**evaluation, "reliability": measured, "length_bias": lengths})
     do(run)
     page = page_of(run)
     assert "Expected calibration error on held-out pairs: 25.0 %." in page.text
@@ -246,18 +256,18 @@ def test_calibration_and_length_on_held_out_pairs_come_first(run: Path) -> None:
 @pytest.mark.parametrize("benchmark", ["rm-bench", "reward-bench-2"])
 def test_other_benchmarks_have_their_tables(benchmark: str, run: Path) -> None:
     """Hard, normal, easy; or a column a subset."""
-    told = json.loads(EVALUATION.path(run).read_text())
-    del told["seal"]
+    evaluation = json.loads(EVALUATION.path(run).read_text())
+    del evaluation["seal"]
     if benchmark == "rm-bench":
         parts = {"hard": 0.25, "normal": 0.5, "easy": 0.75}
-        one: dict[str, Any] = {"domains": {"chat": parts, "math": parts}, "total": 0.5}
+        results: dict[str, Any] = {"domains": {"chat": parts, "math": parts}, "total": 0.5}
         expected = ["hard", "normal", "easy", "total", "25.0 %", "31.0 to 71.0 %"]
     else:
-        told["prompts"] = {"factuality": 7}
-        one = {"subsets": {"factuality": 0.625}, "score": 0.625}
+        evaluation["prompts"] = {"factuality": 7}
+        results = {"subsets": {"factuality": 0.625}, "score": 0.625}
         expected = ["factuality", "score", "62.5 %", "31.0 to 71.0 %"]
-    scorers = {name: {**one, "low": 0.31, "high": 0.71} for name in told["scorers"]}
-    EVALUATION.write(EVALUATION.path(run), {**told, "benchmark": benchmark, "scorers": scorers})
+    scorers = {name: {**results, "low": 0.31, "high": 0.71} for name in evaluation["scorers"]}
+    EVALUATION.write(EVALUATION.path(run), {**evaluation, "benchmark": benchmark, "scorers": scorers})
     assert do(run).missing == {}
     text = page_of(run).text
     assert f"by the rules of {benchmark}" in text
@@ -285,7 +295,7 @@ def test_before_the_fit_there_are_frequencies_and_contexts(run: Path) -> None:
     assert {"fit", "length", "wrong", "ends of directions", "score figure"} <= set(summary.missing)
     assert {name for name in page.ids() if name in FIGURES} == {"frequency-figure-1", "frequency-figure-2"}
     assert "Fires most" in page.text
-    assert [one for one in page.ids() if one in SECTIONS] == SECTIONS
+    assert [section for section in page.ids() if section in SECTIONS] == SECTIONS
 
 
 def test_a_capture_alone_is_a_report(run: Path) -> None:
@@ -348,7 +358,7 @@ def swept(names: tuple[str, ...], value: float) -> list[dict[str, Any]]:
 def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
     """A line a method along each sweep, the table of methods, the other data; names may be anything."""
     names = ("SparseRM", "random <directions>")
-    one = {
+    compared_run = {
         "pairs": 1234,
         "prompts": 99,
         "sweeps": {
@@ -358,12 +368,12 @@ def test_a_comparison_is_shown_with_its_curves(run: Path) -> None:
             "transfer": {"other": swept(names, 0.65)},
         },
     }
-    told = {"protocol": {"folds": 5}, "runs": {"my run/é": one}}
-    COMPARISON.write(COMPARISON.path(run), told)
+    comparison = {"protocol": {"folds": 5}, "runs": {"my run/é": compared_run}}
+    COMPARISON.write(COMPARISON.path(run), comparison)
     assert do(run).missing == {}
     page = page_of(run)
     assert "comparison" in page.ids()
-    curves = sweep_figures(told)
+    curves = sweep_figures(comparison)
     assert set(curves) == {"sweep-directions-my_20_run_2f__e9_", "sweep-labels-my_20_run_2f__e9_"}
     assert set(curves) <= set(page.ids())
     first, second = curves["sweep-directions-my_20_run_2f__e9_"]["data"]
@@ -387,10 +397,10 @@ def test_no_two_lines_look_alike() -> None:
         sweep_figure({"4": swept(tuple(map(str, range(number))), 0.7)}, "directions a side")
         for number in (6, 9)
     )
-    looks = {(one["line"]["color"], one["line"]["dash"]) for one in many["data"]}
+    looks = {(trace["line"]["color"], trace["line"]["dash"]) for trace in many["data"]}
     assert len(looks) == 9
-    assert {one["line"]["dash"] for one in few["data"]} == {"solid"}
-    plots = [one["layout"]["height"] - one["layout"]["margin"]["t"] for one in (few, many)]
+    assert {trace["line"]["dash"] for trace in few["data"]} == {"solid"}
+    plots = [figure["layout"]["height"] - figure["layout"]["margin"]["t"] for figure in (few, many)]
     assert plots[0] == plots[1]
     assert many["layout"]["height"] > few["layout"]["height"]
 
@@ -433,9 +443,9 @@ def test_a_browser_draws_every_figure_without_a_complaint(scheme: str, whole: Pa
     dom, console = browse(whole / "report.html", tmp_path / "profile", f"--log-net-log={log}", *dark)
     assert console == ""
     page = Parsed(dom)
-    figures = {one["id"] for tag, one in page.elements if tag == "figure"}
+    figures = {attributes["id"] for tag, attributes in page.elements if tag == "figure"}
     assert figures == FIGURES
-    (shown,) = (one for tag, one in page.elements if tag == "output")
+    (shown,) = (attributes for tag, attributes in page.elements if tag == "output")
     assert shown["id"] == "shown"
     assert "8 of 8 shown" in page.text.replace("16 of 16", "8 of 8")
     assert requested_by_page(log) == []
@@ -460,20 +470,20 @@ def test_axe_finds_no_fault(
     (tmp_path / "axe.html").write_text(page.replace("</body>", f"{scripts}</body>"), encoding="utf-8")
     dark = ("--blink-settings=preferredColorScheme=0",) if scheme == "dark" else ()
     dom, _ = browse(tmp_path / "axe.html", tmp_path / "profile", *dark)
-    found = Parsed(dom).text.split("AXE")[1].split("END")[0]
-    assert [name for name, _ in json.loads(found)] == failures
+    violations = Parsed(dom).text.split("AXE")[1].split("END")[0]
+    assert [name for name, _ in json.loads(violations)] == failures
 
 
 def requested_by_page(log: Path) -> list[str]:
     """Return the addresses on a network that a file's page asked for, from Chromium's own record."""
     text = log.read_text(encoding="utf-8")
-    told = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")
-    found = []
-    for event in told["events"]:
+    netlog = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "]}")
+    addresses = []
+    for event in netlog["events"]:
         params = event.get("params", {})
         if str(params.get("initiator", "")).startswith(("file:", "null")) and "url" in params:
-            found.append(params["url"])
-    return [url for url in found if url.startswith(("http", "ws"))]
+            addresses.append(params["url"])
+    return [url for url in addresses if url.startswith(("http", "ws"))]
 
 
 @pytest.mark.browser
@@ -483,13 +493,13 @@ def test_the_browser_would_notice(whole: Path, tmp_path: Path) -> None:
     address = "http://127.0.0.1:59999/x.png"
     text = (whole / "report.html").read_text(encoding="utf-8")
     text = text.replace("</body>", f'<img src="{address}"><script>nothing.there</script></body>')
-    found = {}
+    outcomes = {}
     for name, page in (("with", text), ("without", text.replace("Content-Security-Policy", "nothing"))):
         (tmp_path / f"{name}.html").write_text(page, encoding="utf-8")
         log = tmp_path / f"{name}.json"
         _, console = browse(tmp_path / f"{name}.html", tmp_path / "profile", f"--log-net-log={log}")
         assert "ReferenceError: nothing is not defined" in console
-        found[name] = ("violates the following Content Security Policy" in console, requested_by_page(log))
-    assert found["with"] == (True, [])
-    assert found["without"][0] is False
-    assert set(found["without"][1]) == {address}
+        outcomes[name] = ("violates the following Content Security Policy" in console, requested_by_page(log))
+    assert outcomes["with"] == (True, [])
+    assert outcomes["without"][0] is False
+    assert set(outcomes["without"][1]) == {address}

@@ -36,7 +36,7 @@ def render(renderer: Renderer, template: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("template", "found"),
+    ("template", "message"),
     [
         (ENDLESS, "computes for more than"),
         ("{{ (9 ** (9 ** 9)) % 2 }}", "computes for more than 0.3 s"),
@@ -50,11 +50,11 @@ def render(renderer: Renderer, template: str) -> str:
     ],
     ids=["loops", "power", "memory", "length", "recursion", "fault", "refusal", "way out", "no template"],
 )  # fmt: skip
-def test_row_90_a_template_without_end_is_ended(quick: Renderer, template: str, found: str) -> None:
+def test_row_90_a_template_without_end_is_ended(quick: Renderer, template: str, message: str) -> None:
     """In one sentence, and the next template is rendered."""
     with pytest.raises(RenderError) as caught:
         render(quick, template)
-    assert found in str(caught.value)
+    assert message in str(caught.value)
     assert render(quick, PLAIN) == "Is 3 good? 🙂Yes"
 
 
@@ -101,18 +101,18 @@ def test_row_90_the_text_is_that_of_transformers(template: str, continued: bool)
 
 def test_row_90_threads_get_their_own_texts(quick: Renderer) -> None:
     """However many ask at the same time."""
-    found: dict[int, str] = {}
+    rendered: dict[int, str] = {}
 
     def ask(number: int) -> None:
         turns = [{"role": "user", "content": str(number)}]
-        found[number] = quick.render(RenderRequest(PLAIN, turns, {}))
+        rendered[number] = quick.render(RenderRequest(PLAIN, turns, {}))
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {number: str(number) for number in range(50)}
+    assert rendered == {number: str(number) for number in range(50)}
 
 
 def test_row_90_an_interrupted_answer_is_not_the_next_one() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.data.chat_template import PromptTemplate, Rendered
-from sparserm_cli.data.example import Example, Message
+from sparserm_cli.data.chat_template import PromptTemplate
+from sparserm_cli.data.example import Example, Message, Rendered
 from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError
 
@@ -43,7 +43,7 @@ def template_of(name: str, *, adds_bos: bool = False) -> PromptTemplate:
 
 def ids(template: PromptTemplate, prompt: Any, response: str) -> tuple[list[int], list[int]]:
     """Return the token ids of prompt and response."""
-    (row,) = template.encode([Example(1, None, prompt, (response,), (0,), None, {})])
+    (row,) = template.tokenize([Example(1, None, prompt, (response,), (0,), None, {})])
     return row.responses[0].prompt_ids.tolist(), row.responses[0].response_ids.tolist()
 
 

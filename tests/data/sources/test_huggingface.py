@@ -56,8 +56,8 @@ def test_rows_and_digest_of_a_data_set(monkeypatch: pytest.MonkeyPatch):
     text = (
         '{"chosen": "b", "prompt": "a?", "rejected": "c"}\n{"chosen": "e", "prompt": "d?", "rejected": "f"}\n'
     )
-    (found,) = reader.inputs
-    assert found == ("acme/pairs:small@v1#test", len(text), hashlib.sha256(text.encode()).hexdigest())
+    (input_file,) = reader.inputs
+    assert input_file == ("acme/pairs:small@v1#test", len(text), hashlib.sha256(text.encode()).hexdigest())
 
 
 def test_row_38_offline_never_calls_out(monkeypatch: pytest.MonkeyPatch):
@@ -78,16 +78,16 @@ def test_row_38_unreachable_hub_is_temporary(monkeypatch: pytest.MonkeyPatch):
         ConnectionError("Couldn't reach it"),
         httpx.ConnectError("Couldn't reach it", request=request),
     ):
-        found = refusal(monkeypatch, error)
-        assert isinstance(found, TemporaryError)
-        assert found.exit_code == 75
-        assert str(found) == (
+        refused = refusal(monkeypatch, error)
+        assert isinstance(refused, TemporaryError)
+        assert refused.exit_code == 75
+        assert str(refused) == (
             "data set acme/pairs: expected the hub or a cached copy, found no answer: Couldn't reach it; "
             "try again online, or give a local file"
         )
-    found = refusal(monkeypatch, FileNotFoundError("not cached"), offline=True)
-    assert isinstance(found, TemporaryError)
-    assert found.found == "no copy in the cache"
+    refused = refusal(monkeypatch, FileNotFoundError("not cached"), offline=True)
+    assert isinstance(refused, TemporaryError)
+    assert refused.found == "no copy in the cache"
 
 
 def test_row_38_gated_data_set_is_a_matter_of_access(monkeypatch: pytest.MonkeyPatch):
@@ -95,9 +95,9 @@ def test_row_38_gated_data_set_is_a_matter_of_access(monkeypatch: pytest.MonkeyP
     response = httpx.Response(403, request=httpx.Request("GET", "https://hub.invalid"))
     gated = datasets.exceptions.DatasetNotFoundError("Dataset 'acme/pairs' is a gated dataset on the Hub.")
     for error in (gated, GatedRepoError("no", response=response)):
-        found = refusal(monkeypatch, error)
-        assert isinstance(found, IncompatibleError)
-        assert str(found) == (
+        refused = refusal(monkeypatch, error)
+        assert isinstance(refused, IncompatibleError)
+        assert str(refused) == (
             "data set acme/pairs: expected access to it, found a gated or private data set; "
             "accept its terms on the hub and run `hf auth login`"
         )
@@ -105,9 +105,11 @@ def test_row_38_gated_data_set_is_a_matter_of_access(monkeypatch: pytest.MonkeyP
 
 def test_row_41_loading_scripts_are_never_run(monkeypatch: pytest.MonkeyPatch):
     """Nothing is passed that would allow it, and the refusal says what to do instead."""
-    found = refusal(monkeypatch, RuntimeError("Dataset scripts are no longer supported, but found pairs.py"))
-    assert isinstance(found, IncompatibleError)
-    assert found.found == "a loading script, which is never run"
+    refused = refusal(
+        monkeypatch, RuntimeError("Dataset scripts are no longer supported, but found pairs.py")
+    )
+    assert isinstance(refused, IncompatibleError)
+    assert refused.found == "a loading script, which is never run"
     hub = install(monkeypatch, iter(ROWS))
     list(HubRows("acme/pairs", split="train", offline=False).rows())
     assert "trust_remote_code" not in hub.calls[0][1]

@@ -60,7 +60,7 @@ def test_one_row_and_misnamed_json_lines(path: Path):
     """A single object is a row, also one of messages; several objects are lines with their numbers."""
     turns = [{"role": "user", "content": "x"}]
     for row in (ROWS[0], {"chosen": turns, "rejected": turns}, {"messages": turns}):
-        assert [found.value for found in read(path, json.dumps(row))] == [row]
+        assert [line.value for line in read(path, json.dumps(row))] == [row]
     lines = read(path, json.dumps(ROWS[0]) + "\n\n" + json.dumps(ROWS[1]) + "\n")
     assert [(row.number, row.value) for row in lines] == [(1, ROWS[0]), (3, ROWS[1])]
 

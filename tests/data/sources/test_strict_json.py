@@ -41,8 +41,8 @@ def test_lines_carry_number_and_byte_offset():
 def test_row_17_bom_crlf_and_blank_lines_are_accepted():
     """They are no rows and no errors, and later offsets still count their bytes."""
     data = b'\xef\xbb\xbf{"a": 1}\r\n\r\n   \n\t\n{"a": 2}\r\n'
-    found = list(iter_lines(io.BytesIO(data)))
-    assert [(line.number, line.offset, parse_json(line)) for line in found] == [
+    lines = list(iter_lines(io.BytesIO(data)))
+    assert [(line.number, line.offset, parse_json(line)) for line in lines] == [
         (1, 3, {"a": 1}),
         (5, 21, {"a": 2}),
     ]

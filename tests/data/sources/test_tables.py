@@ -45,8 +45,12 @@ def test_row_17_csv_invalid_utf8_refuses_only_its_record(tmp_path: Path):
 def test_row_18_csv_records_of_another_length(tmp_path: Path):
     """Too few and too many cells are refused, not filled or dropped."""
     rows = read_csv(tmp_path, b"a,b\n1\n1,2,3\n1,2\n")
-    found = ["expected 2 cells as in the header, found 1", "expected 2 cells as in the header, found 3", None]
-    assert reasons(rows) == found
+    messages = [
+        "expected 2 cells as in the header, found 1",
+        "expected 2 cells as in the header, found 3",
+        None,
+    ]
+    assert reasons(rows) == messages
 
 
 def test_row_19_csv_nul_and_broken_quotes(tmp_path: Path):

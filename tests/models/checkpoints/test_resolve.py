@@ -116,20 +116,20 @@ def test_row_38_the_hub_does_not_answer(hub_cache: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("kind", "found"),
+    ("kind", "message"),
     [
         ("GatedRepoError", "expected access to the model, found a gated repository; ask for access at "),
         ("RepositoryNotFoundError", "expected a model on the hub, found no such repository or revision; "),
         ("RevisionNotFoundError", "expected a model on the hub, found no such repository or revision; "),
     ],
 )
-def test_row_38_gated_or_unknown(kind: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_38_gated_or_unknown(kind: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No access and no such model are exit 4, since trying again will not help."""
     refuse(hub_error(getattr(huggingface_hub.errors, kind), "401"), monkeypatch)
     with pytest.raises(IncompatibleError) as caught:
         resolve_model("org/tiny@v2")
     assert caught.value.exit_code == 4
-    assert str(caught.value).startswith(f"org/tiny@v2: {found}")
+    assert str(caught.value).startswith(f"org/tiny@v2: {message}")
 
 
 def test_row_38_rate_limited(monkeypatch: pytest.MonkeyPatch) -> None:

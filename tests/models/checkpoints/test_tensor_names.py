@@ -24,7 +24,7 @@ def changed(folder: Path, target: Path, change: Callable[[Weights], Weights], **
     """Copy a model with other weights, and another configuration."""
     shutil.copytree(folder, target)
     weights = change(load_file(folder / "model.safetensors"))
-    save_file({name: one.clone() for name, one in weights.items()}, target / "model.safetensors")
+    save_file({name: tensor.clone() for name, tensor in weights.items()}, target / "model.safetensors")
     said = json.loads((target / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(said | config))
     return target
@@ -39,12 +39,12 @@ def vectors(folder: Path, layer: int = 1) -> tuple[torch.Tensor, str]:
 
 def prefixed(*prefixes: str) -> Callable[[Weights], Weights]:
     """Put these before every name, the last one innermost."""
-    return lambda weights: {"".join(prefixes) + name: one for name, one in weights.items()}
+    return lambda weights: {"".join(prefixes) + name: tensor for name, tensor in weights.items()}
 
 
 def without(part: str) -> Callable[[Weights], Weights]:
     """Leave out all names with this part."""
-    return lambda weights: {name: one for name, one in weights.items() if part not in name}
+    return lambda weights: {name: tensor for name, tensor in weights.items() if part not in name}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,9 @@ def without(part: str) -> Callable[[Weights], Weights]:
         (prefixed("pretrained_model."), "pretrained_model. taken off the names of its tensors"),
         (prefixed("module.", "_orig_mod."), "_orig_mod., module. taken off the names of its tensors"),
         (
-            lambda weights: {name.replace("proj.", "proj.base_layer."): one for name, one in weights.items()},
+            lambda weights: {
+                name.replace("proj.", "proj.base_layer."): tensor for name, tensor in weights.items()
+            },
             "base_layer. taken off the names of its tensors",
         ),
         (
@@ -71,8 +73,8 @@ def test_known_prefixes_are_taken_off(
 ) -> None:
     """Under names that a wrapper has changed, the weights are the same to the bit, and it is said."""
     folder = changed(tiny_model(), tmp_path / "model", change)
-    found, note = vectors(folder)
-    assert torch.equal(found, vectors(tiny_model())[0])
+    residuals, note = vectors(folder)
+    assert torch.equal(residuals, vectors(tiny_model())[0])
     assert note == f"{folder}: {said}; every name fits"
 
 
@@ -85,8 +87,8 @@ def test_a_tied_model_with_its_head_alone(prefix: str, tmp_path: Path, tiny_mode
         return prefixed(prefix)(weights)
 
     folder = changed(tiny_model(), tmp_path / "model", head_alone, tie_word_embeddings=True)
-    found, note = vectors(folder)
-    assert torch.equal(found, vectors(tiny_model())[0])
+    residuals, note = vectors(folder)
+    assert torch.equal(residuals, vectors(tiny_model())[0])
     assert "lm_head.weight read as the embedding, which is tied to it; every name fits" in note
     untied = changed(tiny_model(), tmp_path / "untied", head_alone)
     with pytest.raises(IncompatibleError, match=r"found none for embed_tokens\.weight"):
@@ -108,11 +110,13 @@ def test_other_names_of_the_head(architecture: str, tmp_path: Path, tiny_model: 
 
 
 @pytest.mark.parametrize(
-    ("change", "found"),
+    ("change", "message"),
     [
         (without("layers.1.mlp.up"), "BLOCKS, found none for layers.1.mlp.up_proj.weight; HINT"),
         (
-            lambda weights: {f"inner.{name}": one for name, one in weights.items() if "self_attn" in name},
+            lambda weights: {
+                f"inner.{name}": tensor for name, tensor in weights.items() if "self_attn" in name
+            },
             (
                 "BLOCKS, found none for embed_tokens.weight, layers.0.input_layernorm.weight, "
                 "layers.0.mlp.down_proj.weight and 17 more, and instead "
@@ -138,14 +142,14 @@ def test_other_names_of_the_head(architecture: str, tmp_path: Path, tiny_model: 
     ids=["one tensor missing", "an unknown prefix", "a bias too many", "an empty tensor"],
 )
 def test_what_does_not_fit_is_named(
-    change: Callable[[Weights], Weights], found: str, tmp_path: Path, tiny_model: Make
+    change: Callable[[Weights], Weights], message: str, tmp_path: Path, tiny_model: Make
 ) -> None:
     """The first names that do not fit are named with how many more there are, and what there is instead."""
     folder = changed(tiny_model(), tmp_path / "model", change)
     with pytest.raises(IncompatibleError) as caught:
         vectors(folder)
     blocks, hint = "every weight of its first 2 blocks", "give a checkpoint whose config.json is that of"
-    expected = found.replace("BLOCKS", blocks).replace("HINT", f"{hint} its weights")
+    expected = message.replace("BLOCKS", blocks).replace("HINT", f"{hint} its weights")
     assert str(caught.value) == f"{folder}: expected {expected}"
 
 
@@ -153,7 +157,7 @@ def test_an_adapter_that_was_not_merged(tmp_path: Path, tiny_model: Make) -> Non
     """Weights with an adapter beside them are not those of the model that was trained."""
 
     def with_adapter(weights: Weights) -> Weights:
-        renamed = {name.replace("proj.", "proj.base_layer."): one for name, one in weights.items()}
+        renamed = {name.replace("proj.", "proj.base_layer."): tensor for name, tensor in weights.items()}
         return renamed | {f"{Q}.lora_A.weight": torch.ones(2, 32)}
 
     folder = changed(tiny_model(), tmp_path / "model", with_adapter)

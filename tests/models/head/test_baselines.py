@@ -37,9 +37,9 @@ def test_partial_least_squares_is_that_of_scikit_learn(count: int):
     difference = (given.vectors[given.pairs[:, 0]] - given.vectors[given.pairs[:, 1]]) / scale
     both, label = np.concatenate([difference, -difference]), np.repeat([1.0, -1.0], len(difference))
     expected = PLSRegression(count, scale=False, tol=1e-12).fit(both, label).x_weights_.T
-    found = BASELINES["partial least squares"].draw(given, count, 0)
-    assert found.shape == (count, 8)
-    assert span(found * scale) == pytest.approx(span(expected), abs=1e-4)
+    directions = BASELINES["partial least squares"].draw(given, count, 0)
+    assert directions.shape == (count, 8)
+    assert span(directions * scale) == pytest.approx(span(expected), abs=1e-4)
 
 
 def test_partial_least_squares_stops_where_nothing_is_left():
@@ -47,10 +47,10 @@ def test_partial_least_squares_stops_where_nothing_is_left():
     vectors = np.zeros((8, 3), np.float32)
     vectors[0::2] = [1.0, 2.0, 0.5]
     vectors[1::2] = [0.0, 0.0, 0.0]
-    found = BASELINES["partial least squares"].draw(
+    directions = BASELINES["partial least squares"].draw(
         LabelledVectors(vectors, np.arange(8).reshape(-1, 2)), 3, 0
     )
-    assert found.shape == (1, 3)
+    assert directions.shape == (1, 3)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -61,15 +61,15 @@ def test_pairs_that_all_weigh_nothing_have_no_loss():
 def test_pair_loss_by_hand(loss: str, expected: float):
     """Two pairs with margins 2 and -1 and weights 1 and 3."""
     chosen, rejected = torch.tensor([1.5, 0.0]), torch.tensor([-0.5, 1.0])
-    found = float(pair_loss(chosen, rejected, torch.tensor([1.0, 3.0]), loss))
-    assert found == pytest.approx(expected, abs=1e-4)
+    value = float(pair_loss(chosen, rejected, torch.tensor([1.0, 3.0]), loss))
+    assert value == pytest.approx(expected, abs=1e-4)
 
 
 def test_margin_loss_is_the_hinge_with_a_rounded_corner():
     """At most 0.07 above the hinge, and only near the corner."""
     margins = torch.linspace(-3, 4, 141)
-    found = torch.stack([pair_loss(m[None], torch.zeros(1), torch.ones(1), "margin") for m in margins])
-    above = found - (1 - margins).clamp_min(0)
+    losses = torch.stack([pair_loss(m[None], torch.zeros(1), torch.ones(1), "margin") for m in margins])
+    above = losses - (1 - margins).clamp_min(0)
     assert float(above.min()) >= 0.0
     assert float(above.max()) == pytest.approx(np.log(2) / 10, abs=1e-6)
     assert float(above[margins < 0.4].max()) < 1e-3
@@ -87,14 +87,14 @@ def test_linear_head_is_that_of_logistic_regression(monkeypatch: pytest.MonkeyPa
     """Without whitening Bradley-Terry is scikit-learn's logistic regression on differences, same penalty."""
     monkeypatch.setattr(penalties, "WHITENINGS", (0.0,))
     data = planted()
-    found = fit_linear(data, "bt")
+    fit = fit_linear(data, "bt")
     difference = data.x[data.pairs[:, 0]] - data.x[data.pairs[:, 1]]
     both = np.concatenate([difference, -difference])
     label = np.repeat([1, 0], len(difference))
-    strength = 1 / (found.facts["l2"] * len(both))
+    strength = 1 / (fit.facts["l2"] * len(both))
     expected = LogisticRegression(C=strength, fit_intercept=False, tol=1e-8).fit(both, label).coef_[0]
     # The floor of the components' variance makes the penalty here 0.1 % weaker.
-    assert found.weights["weight"] == pytest.approx(expected, abs=3e-3)
+    assert fit.weights["weight"] == pytest.approx(expected, abs=3e-3)
 
 
 def test_the_strength_follows_the_noise():
@@ -109,7 +109,7 @@ def test_flipped_labels_flip_the_signs(head: str, loss: str):
     """Swapping chosen and rejected turns the score of every response around."""
     data = planted(200)
     flipped = PairData(data.x, data.pairs[:, ::-1].copy(), data.validation, data.weight)
-    forth, back = (scores_of(fit_head(one, head, loss).weights, data.x) for one in (data, flipped))
+    forth, back = (scores_of(fit_head(labelled, head, loss).weights, data.x) for labelled in (data, flipped))
     if head == "linear":
         assert forth == pytest.approx(-back, abs=2e-2)
     else:  # a hidden layer starts from random units, which do not turn around
@@ -134,8 +134,8 @@ def test_pair_weights_count():
     repeated = PairData(
         data.x, data.pairs[index], np.zeros(len(index), bool), np.ones(len(index), np.float32)
     )
-    found = [fit_linear(one, "bt").weights["weight"] for one in (heavy, repeated)]
-    assert found[0] == pytest.approx(found[1], abs=1e-3)
+    fits = [fit_linear(pairs, "bt").weights["weight"] for pairs in (heavy, repeated)]
+    assert fits[0] == pytest.approx(fits[1], abs=1e-3)
 
 
 def test_hidden_layer_learns_what_a_line_cannot():
@@ -158,8 +158,8 @@ def test_hidden_layer_that_does_not_help_is_the_linear_head():
 
 def test_members_are_folded_into_one_hidden_layer():
     """Four networks of 16 units are stored as one layer of 64 and the two units of the linear part."""
-    found = fit_mlp(planted(100, bend=2.0), "bt", recipe=MLPRecipe(hidden=66, members=4, epochs=3)).weights
-    assert {name: one.shape for name, one in found.items()} == {
+    weights = fit_mlp(planted(100, bend=2.0), "bt", recipe=MLPRecipe(hidden=66, members=4, epochs=3)).weights
+    assert {name: tensor.shape for name, tensor in weights.items()} == {
         "weight_1": (6, 66),
         "bias_1": (66,),
         "weight_2": (66,),
@@ -176,7 +176,7 @@ def test_views_are_fitted_apart_and_averaged():
     for number, x in enumerate((data.x[:, :3], data.x[:, 3:])):
         view = replace(data, x=x, views=1)
         fitted = fit_mlp(view, "margin", seed=number, recipe=replace(recipe, hidden=20))
-        alone.append([scores_of(one, x) for one in (fitted.weights, fitted.validated)])
+        alone.append([scores_of(weights, x) for weights in (fitted.weights, fitted.validated)])
     for number, weights in enumerate((whole.weights, whole.validated)):
         expected = (alone[0][number] + alone[1][number]) / 2
         assert scores_of(weights, data.x) == pytest.approx(expected, abs=1e-5)

@@ -9,7 +9,7 @@ from sparserm_cli.models.head.attribution import method_of
 from sparserm_cli.models.head.heads import HEADS, HeadKind, fit_head, kind_of, scores_of
 from sparserm_cli.models.head.pair_data import Fitted, PairData
 from sparserm_cli.models.head.reward_head import RewardHead
-from sparserm_cli.store.artifacts.reward import HEAD_TENSORS, HeadArrays
+from sparserm_cli.store.artifacts.head_arrays import HEAD_TENSORS, HeadArrays
 
 X = np.array([[1.0, -2.0], [0.5, 3.0]], np.float32)
 

@@ -11,8 +11,8 @@ CROSS = np.array([[2, 1], [2, -1], [-2, 1], [-2, -1]] * 500, np.float32)
 
 def test_whitening_by_hand():
     """One standard deviation in one of two directions: the root of the mean of 1 and 0."""
-    found = distances(np.array([[2, 0], [0, 1], [4, 2], [0, 0]], np.float32), whitening_of(CROSS))
-    np.testing.assert_allclose(found, [0.5**0.5, 0.5**0.5, 2, 0], rtol=5e-3)
+    measured = distances(np.array([[2, 0], [0, 1], [4, 2], [0, 0]], np.float32), whitening_of(CROSS))
+    np.testing.assert_allclose(measured, [0.5**0.5, 0.5**0.5, 2, 0], rtol=5e-3)
 
 
 def test_correlation_counts():

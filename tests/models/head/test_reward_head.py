@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sparserm_cli.models.head.reward_head import RewardHead
-from sparserm_cli.store.artifacts.reward import HeadArrays, RewardConfig, RewardFiles
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.reward import RewardConfig, RewardFiles
 from sparserm_cli.store.provenance import Lineage
 
 POOLED = {

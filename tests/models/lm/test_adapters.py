@@ -32,8 +32,11 @@ def adapter(tmp_path: Path, tiny_model: Make) -> Callable[..., tuple[Path, torch
             base = AutoModelForSequenceClassification.from_pretrained(tiny_model(), num_labels=1)
         else:
             base = AutoModelForCausalLM.from_pretrained(tiny_model())
-        told = {"task_type": "SEQ_CLS" if head else "CAUSAL_LM", "target_modules": ["q_proj", "down_proj"]}
-        config = peft.LoraConfig(r=2, init_lora_weights=False, **(told | options))
+        settings = {
+            "task_type": "SEQ_CLS" if head else "CAUSAL_LM",
+            "target_modules": ["q_proj", "down_proj"],
+        }
+        config = peft.LoraConfig(r=2, init_lora_weights=False, **(settings | options))
         adapted = peft.get_peft_model(base, config).eval()
         adapted.save_pretrained(tmp_path / "adapter")
         taken: list[torch.Tensor] = []
@@ -119,16 +122,18 @@ def test_an_adapter_that_does_not_fit(adapter: Any, tiny_model: Make) -> None:
 
     folder, _ = adapter()
     path = folder / "adapter_config.json"
-    told, weights = json.loads(path.read_text()), folder / "adapter_model.safetensors"
+    settings, weights = json.loads(path.read_text()), folder / "adapter_model.safetensors"
     wider = str(tiny_model("llama", hidden_size=64))
-    path.write_text(json.dumps(told | {"base_model_name_or_path": wider}))
+    path.write_text(json.dumps(settings | {"base_model_name_or_path": wider}))
     with pytest.raises(
         IncompatibleError, match=r"an adapter that can be merged into its base, found .*: size mismatch for "
     ):
         load(folder)
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(settings))
     tensors = load_file(weights)
-    lacking = {name: one for name, one in tensors.items() if "layers.1.self_attn.q_proj.lora_B" not in name}
+    lacking = {
+        name: tensor for name, tensor in tensors.items() if "layers.1.self_attn.q_proj.lora_B" not in name
+    }
     save_file(lacking, weights)
     with pytest.raises(
         IncompatibleError, match=r"fits its base, found no .*layers\.1\.self_attn\.q_proj\.lora_B"

@@ -37,12 +37,12 @@ def test_vectors_are_those_of_a_plain_forward_pass(architecture: str, tiny_model
         lambda _module, _inputs, output: taken.append(output[0] if isinstance(output, tuple) else output)
     )
     lm = LanguageModel.load(resolve_model(str(folder)), layers=[LAYER], dtype="float32", device="cpu")
-    for _, number, found in iter_residuals(lm, [tree]):
+    for _, number, residuals in iter_residuals(lm, [tree]):
         ids = np.concatenate([tree.prompt_ids, tree.responses[number]]).astype(np.int64)
         with torch.inference_mode():
             whole(torch.from_numpy(ids)[None], use_cache=False)
         expected = taken[-1][0, len(tree.prompt_ids) :]
-        far = (found[LAYER] - expected).norm(dim=-1) / expected.norm(dim=-1)
+        far = (residuals[LAYER] - expected).norm(dim=-1) / expected.norm(dim=-1)
         assert float(far.max()) < 1e-5
     assert len(taken) == 2
 

@@ -54,7 +54,7 @@ def test_blocks_on_the_disk_give_the_same(
     places = {part: "disk" if part in on_disk else "cpu" for part in parts} if on_disk else {"": "cpu"}
     plain = load(tiny_model(arch), "cpu", dtype=dtype)
     placed = load(tiny_model(arch), map_file(tmp_path, places), dtype=dtype)
-    waiting = {name for name, one in placed.backbone.named_parameters() if one.is_meta}
+    waiting = {name for name, parameter in placed.backbone.named_parameters() if parameter.is_meta}
     assert {part for part in parts if any(name.startswith(f"{part}.") for name in waiting)} == set(on_disk)
     assert (placed.device, placed.dtype, placed.supports_tree) == ("cpu", dtype, True)
     torch.testing.assert_close(vectors(placed), vectors(plain), rtol=0, atol=0)
@@ -85,19 +85,19 @@ def test_balanced_shares_the_model_among_all_gpus(tiny_model: Make, monkeypatch:
     """The word reaches transformers; without a GPU all of it lies in main memory, and no folder is left."""
     from transformers import PreTrainedModel
 
-    told = []
+    calls = []
     from_pretrained = PreTrainedModel.from_pretrained.__func__
 
     def recorded(cls: type, *args: Any, **options: Any) -> Any:
         if "offload_folder" in options:  # a check of tensor names before it loads no weights
-            told.append((options["device_map"], Path(options["offload_folder"])))
+            calls.append((options["device_map"], Path(options["offload_folder"])))
         return from_pretrained(cls, *args, **options)
 
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(recorded))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     lm = load(tiny_model(), "balanced")
     assert lm.device == "cpu"
-    (words, folder), *others = told
+    (words, folder), *others = calls
     assert (words, others) == ("balanced", [])
     assert folder.parent == Path(tempfile.gettempdir())
     del lm
@@ -122,18 +122,18 @@ def test_blocks_on_several_devices_are_run_as_plain_rows(
 
 
 @pytest.mark.parametrize(
-    ("content", "found"),
+    ("content", "message"),
     [
         ("{", "which cannot be read as JSON (Expecting"),
         ("[1]", "which holds something else; repair the file"),
         ('{"": 1.5}', "which holds something else; repair the file"),
     ],
 )
-def test_a_file_that_names_no_devices(content: str, found: str, tmp_path: Path, tiny_model: Make) -> None:
+def test_a_file_that_names_no_devices(content: str, message: str, tmp_path: Path, tiny_model: Make) -> None:
     """Exit 2 names the file; so does one that is not there."""
     path = tmp_path / "devices.json"
     path.write_text(content)
-    for name, words in ((path, found), (tmp_path / "none.json", "cannot be read as JSON ([Errno 2]")):
+    for name, words in ((path, message), (tmp_path / "none.json", "cannot be read as JSON ([Errno 2]")):
         with pytest.raises(UsageError) as caught:
             load(tiny_model(), str(name))
         assert words in str(caught.value)

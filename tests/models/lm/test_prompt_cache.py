@@ -49,10 +49,10 @@ def load(folder: Path, most_bytes: int | None = 1 << 20, layers: Sequence[int] =
 @contextmanager
 def counted(lm: LanguageModel) -> Iterator[list[int]]:
     """Collect the tokens of each forward pass."""
-    found: list[int] = []
-    handle = lm.blocks[0].register_forward_hook(lambda _m, inputs, _o: found.append(inputs[0].shape[1]))
+    lengths: list[int] = []
+    handle = lm.blocks[0].register_forward_hook(lambda _m, inputs, _o: lengths.append(inputs[0].shape[1]))
     try:
-        yield found
+        yield lengths
     finally:
         handle.remove()
 
@@ -71,8 +71,8 @@ def test_vectors_are_those_without_a_cache(arch: str, tiny_model: Make) -> None:
     assert with_cache.supports_tree
     for trees in [*ASKED, *ASKED]:
         expected = captured(without, trees)
-        for place, found in captured(with_cache, trees).items():
-            torch.testing.assert_close(found, expected[place], rtol=1e-4, atol=1e-4)
+        for place, residuals in captured(with_cache, trees).items():
+            torch.testing.assert_close(residuals, expected[place], rtol=1e-4, atol=1e-4)
 
 
 def test_known_prompts_are_not_computed_again(tiny_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +117,13 @@ def test_a_nan_stays_in_its_batch(tiny_model: Make) -> None:
     weights[200] = torch.nan
     spoilt = [Tree(PROMPTS[0], (ids(5),)), Tree(ids(200, 1), (ids(5),))]
     facts: dict[str, Any] = {}
-    found = captured(lm, spoilt, on_nonfinite="reject", facts=facts)
-    assert [one[:2] for one in facts["rejected"]] == [(1, 0)]
+    residuals = captured(lm, spoilt, on_nonfinite="reject", facts=facts)
+    assert [reject[:2] for reject in facts["rejected"]] == [(1, 0)]
     expected = captured(load(tiny_model("llama", seed=7), None), [ASKED[0][0]._replace(responses=(ids(5),))])
     for layer in (0, 2):
-        torch.testing.assert_close(found[0, 0, layer], expected[0, 0, layer], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(residuals[0, 0, layer], expected[0, 0, layer], rtol=1e-4, atol=1e-4)
     weights.copy_(before)
-    for place, one in captured(lm, ASKED[1]).items():
-        torch.testing.assert_close(one, captured(load(tiny_model("llama", seed=7), None), ASKED[1])[place])
+    for place, vectors in captured(lm, ASKED[1]).items():
+        torch.testing.assert_close(
+            vectors, captured(load(tiny_model("llama", seed=7), None), ASKED[1])[place]
+        )

@@ -53,9 +53,9 @@ def captured(
 
 def assert_plain(folder: Path, lm: LanguageModel, trees: Sequence[Tree], **options: Any) -> None:
     """Compare with the whole model, one response a row, no mask, no padding."""
-    whole, found = whole_model(folder), captured(lm, trees, **options)
-    assert len(found) == sum(len(tree.responses) for tree in trees) * len(lm.layers)
-    for (t, r, layer), residuals in found.items():
+    whole, taken = whole_model(folder), captured(lm, trees, **options)
+    assert len(taken) == sum(len(tree.responses) for tree in trees) * len(lm.layers)
+    for (t, r, layer), residuals in taken.items():
         response = trees[t].responses[r]
         row = np.concatenate([trees[t].prompt_ids, response]).astype(np.int64)
         with torch.inference_mode():
@@ -176,11 +176,11 @@ def test_row_63_results_do_not_depend_on_company(
         for (_, _, layer), x in captured(lm, [Tree(tree.prompt_ids, (response,))]).items()
     }
     for budget in (1, 20, 30, 4096):
-        found = captured(lm, trees, batch_tokens=budget)
+        together = captured(lm, trees, batch_tokens=budget)
         backwards = captured(lm, trees[::-1], batch_tokens=budget)
-        assert found.keys() == alone.keys()
+        assert together.keys() == alone.keys()
         for (t, r, layer), expected in alone.items():
-            for residuals in (found[t, r, layer], backwards[len(trees) - 1 - t, r, layer]):
+            for residuals in (together[t, r, layer], backwards[len(trees) - 1 - t, r, layer]):
                 assert (residuals - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
@@ -224,9 +224,9 @@ def test_threads_take_turns(tiny_model: Make) -> None:
     work = [random_trees(seed) for seed in range(6)]
     with ThreadPoolExecutor(2) as pool_of_threads:
         together = list(pool_of_threads.map(lambda trees: captured(lm, trees), work))
-    for trees, found in zip(work, together, strict=True):
+    for trees, residuals in zip(work, together, strict=True):
         for key, expected in captured(plain, trees).items():
-            torch.testing.assert_close(found[key], expected, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(residuals[key], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_no_prompt_at_all(tiny_model: Make) -> None:
@@ -255,7 +255,7 @@ def test_row_26_the_pad_id_is_a_token_like_any_other(
 def test_row_27_padding_side(tiny_model: Make) -> None:
     """Rows padded on the left by transformers give the same vectors as ours."""
     trees, whole = random_trees(), whole_model(tiny_model())
-    found = captured(load(tiny_model()), trees)
+    taken = captured(load(tiny_model()), trees)
     rows = [
         (t, r, torch.from_numpy(np.concatenate([tree.prompt_ids, response]).astype(np.int64)))
         for t, tree in enumerate(trees)
@@ -273,7 +273,7 @@ def test_row_27_padding_side(tiny_model: Make) -> None:
         ).hidden_states[3]
     for number, (t, r, _) in enumerate(rows):
         expected = states[number, -len(trees[t].responses[r]) :]
-        torch.testing.assert_close(found[t, r, 2], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(taken[t, r, 2], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_row_31_values_that_are_not_finite(tiny_model: Make) -> None:
@@ -291,8 +291,8 @@ def test_row_31_values_that_are_not_finite(tiny_model: Make) -> None:
         "check the model's weights, or try --dtype float32"
     )
     facts: dict[str, Any] = {}
-    found = captured(lm, trees, on_nonfinite="reject", facts=facts)
-    assert len(found) == 5 * 2
+    taken = captured(lm, trees, on_nonfinite="reject", facts=facts)
+    assert len(taken) == 5 * 2
     assert facts["rejected"] == [(1, 2, "residuals after block 0 are not finite")]
 
 
@@ -325,12 +325,12 @@ def test_row_52_out_of_memory_halves_the_batch(
     expected = captured(lm, trees)
     monkeypatch.setattr(lm, "forward_trie", Cramped(lm.forward_trie, 23, error))
     facts: dict[str, Any] = {}
-    found = captured(lm, trees, batch_tokens=64, facts=facts)
+    taken = captured(lm, trees, batch_tokens=64, facts=facts)
     assert facts["rejected"] == [(1, 2, "24 tokens do not fit in memory")]
     assert facts["halvings"] == 2
     assert facts["batch_tokens"] == 16
-    assert found.keys() == {key for key in expected if key[:2] != (1, 2)}
-    for key, residuals in found.items():
+    assert taken.keys() == {key for key in expected if key[:2] != (1, 2)}
+    for key, residuals in taken.items():
         torch.testing.assert_close(residuals, expected[key], rtol=1e-4, atol=1e-4)
 
 

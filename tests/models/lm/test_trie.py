@@ -19,7 +19,7 @@ def trie_of(*sequences: tuple[list[int], int]) -> tuple[list[Row], Trie]:
 def test_a_shared_prompt_stands_once() -> None:
     """Two responses to one prompt: hand-made expectation of every field."""
     rows, trie = trie_of(([7, 8, 9], 1), ([7, 8, 1, 2], 2))
-    assert [one.tree for one in rows] == [1, 0]
+    assert [row.tree for row in rows] == [1, 0]
     assert trie.ids.tolist() == [7, 8, 1, 2, 9]
     assert trie.positions.tolist() == [0, 1, 2, 3, 2]
     assert trie.ends.tolist() == [5, 5, 4, 4, 5]
@@ -31,7 +31,7 @@ def test_a_sequence_that_begins_another_adds_nothing() -> None:
     """A response that is the beginning of a longer one shares all its tokens with it."""
     rows, trie = trie_of(([7, 8], 1), ([7, 8, 9], 2))
     assert trie.ids.tolist() == [7, 8, 9]
-    assert [(one.tree, places.tolist()) for one, places in zip(rows, trie.rows, strict=True)] == [
+    assert [(row.tree, places.tolist()) for row, places in zip(rows, trie.rows, strict=True)] == [
         (0, [0]),
         (1, [0, 1]),
     ]
@@ -40,7 +40,7 @@ def test_a_sequence_that_begins_another_adds_nothing() -> None:
 def test_token_ids_sort_as_numbers() -> None:
     """Ids of several bytes are compared as numbers, so that 256 comes after 1 and neighbours share most."""
     rows, _ = sort_rows([row([256], 1, 0), row([1], 1, 1), row([65536], 1, 2)])
-    assert [one.tree for one in rows] == [1, 0, 2]
+    assert [row.tree for row in rows] == [1, 0, 2]
 
 
 def test_no_rows_give_no_order() -> None:
@@ -73,12 +73,12 @@ def test_a_trie_holds_every_sequence(sequences: list[tuple[list[int], int]]) -> 
     rows, trie = trie_of(*sequences)
     everything = np.arange(len(trie.ids))
     seen = visible(trie, everything, everything, None)
-    for one, places in zip(rows, trie.rows, strict=True):
+    for row, places in zip(rows, trie.rows, strict=True):
         last = trie.kept[places[-1]]
         path = np.flatnonzero(seen[last])
-        assert trie.ids[path].tolist() == one.ids.tolist()
-        assert trie.positions[path].tolist() == list(range(len(one.ids)))
-        assert trie.kept[places].tolist() == path[-one.keep :].tolist()
+        assert trie.ids[path].tolist() == row.ids.tolist()
+        assert trie.positions[path].tolist() == list(range(len(row.ids)))
+        assert trie.kept[places].tolist() == path[-row.keep :].tolist()
     beginnings = {tuple(ids[:length]) for ids, _ in sequences for length in range(1, len(ids) + 1)}
     assert len(trie.ids) == len(beginnings)
 

@@ -89,7 +89,7 @@ def trees() -> list[Tree]:
 def vectors(lm: LanguageModel) -> torch.Tensor:
     """Return the mean and last residual vectors of all responses after block 3."""
     taken = {place[:2]: place[2][3].float() for place in iter_residuals(lm, trees())}
-    return torch.stack([one for key in sorted(taken) for one in (taken[key].mean(0), taken[key][-1])])
+    return torch.stack([vector for key in sorted(taken) for vector in (taken[key].mean(0), taken[key][-1])])
 
 
 def load(folder: Path, dtype: Any, *, tree: bool) -> LanguageModel:
@@ -108,8 +108,8 @@ def test_a_trie_rounds_no_more_than_rows(
     monkeypatch.setattr(trie_attention.Layout, "fused", property(lambda _layout: fused))
     exact = vectors(load(folder, "float32", tree=False))
     plain, tree = (
-        np.quantile(((found - exact).norm(dim=-1) / exact.norm(dim=-1)).numpy(), [0.5, 0.95])
-        for found in (vectors(load(folder, "bfloat16", tree=way)) for way in (False, True))
+        np.quantile(((measured - exact).norm(dim=-1) / exact.norm(dim=-1)).numpy(), [0.5, 0.95])
+        for measured in (vectors(load(folder, "bfloat16", tree=way)) for way in (False, True))
     )
     assert (plain > 1e-3).all()
     assert (tree <= most * plain).all(), (plain, tree)
@@ -154,8 +154,8 @@ def test_a_model_computes_in_float32_with_its_own_weights(tiny_model: Make) -> N
     rounded = coarse.forward_rows(ids, mask)[3]
     with trie_trial.computing_in_float32(coarse):
         assert coarse.dtype == "float32"
-        found = coarse.forward_rows(ids, mask)[3]
-    torch.testing.assert_close(found, fine.forward_rows(ids, mask)[3], rtol=1e-5, atol=1e-5)
+        logits = coarse.forward_rows(ids, mask)[3]
+    torch.testing.assert_close(logits, fine.forward_rows(ids, mask)[3], rtol=1e-5, atol=1e-5)
     assert coarse.dtype == "bfloat16"
     assert torch.equal(coarse.forward_rows(ids, mask)[3], rounded)
     for name, tensor in coarse.backbone.state_dict().items():

@@ -10,8 +10,8 @@ from sparserm_cli.models.sae.metadata import SAEMetadata
 def check(sae: str, captured: str) -> int:
     """Compare an SAE's model with that of a capture of block 0."""
     hook = "blocks.0.hook_resid_post"
-    told = SAEMetadata("an-sae", "saelens", "standard", 2, 4, hook, sae, "float32", "none", {})
-    return check_metadata(told, Captured(captured, "revision", (0,), 2))
+    sae_metadata = SAEMetadata("an-sae", "saelens", "standard", 2, 4, hook, sae, "float32", "none", {})
+    return check_metadata(sae_metadata, Captured(captured, "revision", (0,), 2))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.sae.load import find_sae, load_sae
-from sparserm_cli.models.sae.releases import Release, find_release
+from sparserm_cli.models.sae.releases import Release, find_release, neuronpedia_page
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -27,7 +27,7 @@ class FakeHub(BaseHTTPRequestHandler):
     """The four calls that `snapshot_download` makes, over a folder of repositories."""
 
     root: Path
-    asked: list[str]
+    requests: list[str]
 
     def do_HEAD(self) -> None:
         """Answer for a file's metadata."""
@@ -35,7 +35,7 @@ class FakeHub(BaseHTTPRequestHandler):
 
     def do_GET(self, *, body: bool = True) -> None:
         """Serve a repository's description or one of its files."""
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         api = re.match(r"/api/models/([^/]+/[^/]+?)(?:/(revision|tree)/[^?]+)?(?:\?|$)", self.path)
         if api:
             folder = self.root / api[1]
@@ -45,8 +45,8 @@ class FakeHub(BaseHTTPRequestHandler):
                 {"type": "file", "path": n, "size": (folder / n).stat().st_size, "oid": "0" * 40}
                 for n in names
             ]
-            told = {"id": api[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
-            value: Any = listed if api[2] == "tree" else told
+            listing = {"id": api[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            value: Any = listed if api[2] == "tree" else listing
             self._send(200 if files else 404, json.dumps(value).encode(), body=body)
             return
         file = re.match(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", self.path)
@@ -71,11 +71,11 @@ class FakeHub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[str, Path, list[str]]]:
     """Serve a folder as a hub on loopback."""
-    handler = type("Handler", (FakeHub,), {"root": tmp_path / "hub", "asked": []})
+    handler = type("Handler", (FakeHub,), {"root": tmp_path / "hub", "requests": []})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", tmp_path / "hub", handler.asked
+    yield f"http://127.0.0.1:{server.server_port}", tmp_path / "hub", handler.requests
     server.shutdown()
     server.server_close()
     thread.join()
@@ -132,7 +132,7 @@ def test_releases_are_fetched_once_and_then_found_offline(
     hub: tuple[str, Path, list[str]], tmp_path: Path
 ) -> None:
     """Two formats by release name from a hub on loopback; the second time, offline, nothing is asked for."""
-    endpoint, root, asked = hub
+    endpoint, root, requests = hub
     gemma_scope_1(root / "google" / "gemma-scope-2b-pt-res" / "layer_13" / "width_16k" / "average_l0_84")
     folder = root / "google" / "gemma-scope-2-270m-it" / "resid_post_all" / "layer_5_width_16k_l0_small"
     gemma_scope_2(folder)
@@ -147,8 +147,8 @@ def test_releases_are_fetched_once_and_then_found_offline(
     assert (second["hook"], second["model"]) == ("blocks.5.hook_resid_post", "gemma-3-270m-it")
     assert second["digest"] == load_sae(folder).digest
     assert again == first
-    assert asked[-1].endswith("?offline")
-    assert len(asked) > 4
+    assert requests[-1].endswith("?offline")
+    assert len(requests) > 4
 
 
 @pytest.fixture
@@ -214,3 +214,18 @@ def test_formats_that_are_not_read_name_a_way_out() -> None:
         IncompatibleError, match=r"found SAELens' loader temporal; save it with SAELens' save_model"
     ):
         find_release("temporal-sae-gemma-2-2b/blocks.12.hook_resid_post")
+
+
+def test_neuronpedia_knows_latents_of_the_table():
+    """By release and id, without network; a folder and an unknown name have no page."""
+    page = neuronpedia_page("gpt2-small-res-jb/blocks.8.hook_resid_pre", 12)
+    assert page == "https://www.neuronpedia.org/gpt2-small/8-res-jb/12"
+    canonical = neuronpedia_page("gemma-scope-2b-pt-res/layer_20/width_16k/canonical", 7)
+    assert canonical == "https://www.neuronpedia.org/gemma-2-2b/20-gemmascope-res-16k/7"
+    for name in (
+        "examples/sae/smollm2-135m",
+        "gpt2-small-res-jb/nothing",
+        "smollm2-135m",
+        "no/release/at/all",
+    ):
+        assert neuronpedia_page(name, 1) is None

@@ -99,11 +99,11 @@ def test_topk_is_exact_with_any_number_of_ties(rows: int, d_sae: int, seed: int,
     sae = SparseAutoencoder(
         metadata("topk", 1, d_sae), "xxh3:0", zero, zero[0], zero.T.contiguous(), torch.zeros(1), k=k
     )
-    found = dense(SparseEncoder(sae)._topk(pre, k), d_sae)
+    kept = dense(SparseEncoder(sae)._topk(pre, k), d_sae)
     order = np.argsort(-pre.numpy(), axis=1, kind="stable")[:, :k]
     expected = np.zeros_like(pre.numpy())
     np.put_along_axis(expected, order, np.maximum(np.take_along_axis(pre.numpy(), order, axis=1), 0), axis=1)
-    assert np.array_equal(found.numpy(), expected)
+    assert np.array_equal(kept.numpy(), expected)
 
 
 def test_indices_ascend_and_values_are_positive() -> None:

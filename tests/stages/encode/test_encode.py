@@ -39,7 +39,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., 
     folder = tmp_path_factory.mktemp("capture")
     (folder / "tiny").symlink_to(tiny_model("llama"))
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    asked = ExtractConfig(
+    config = ExtractConfig(
         data=str(folder / "pairs.jsonl"),
         model=str(folder / "tiny"),
         run=folder / "run",
@@ -47,7 +47,7 @@ def capture(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., 
         dtype="bfloat16",
         unit_tokens=60,
     )
-    extract(asked, progress=lambda _done, _total: None, note=lambda _text: None)
+    extract(config, progress=lambda _done, _total: None, note=lambda _text: None)
     return folder / "run"
 
 

@@ -28,11 +28,12 @@ from sparserm_cli.stages.score.score import score
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
-from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.outputs.scores import scores_path
 from sparserm_cli.store.units.integrity import check
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -75,17 +76,17 @@ class Serial:
 
 def copy_files(folder: Path, to: PurePath) -> None:
     """Copy a folder's files to a run."""
-    places.make_folder(to)
+    storage_of(to).make_folder()
     for path in folder.iterdir():
-        places.write_atomic(to / path.name, path.read_bytes())
+        storage_of(to / path.name).write_atomic(path.read_bytes())
 
 
 def digests(made: ExtractSummary) -> dict[str, str]:
     """Return the digests of a capture, and of the features of the same pass."""
-    found = {"capture": made.digest}
+    by_store = {"capture": made.digest}
     if made.plan.settings.positions == "latents":
-        found["features"] = FeaturesReader(features_path(made.path.parent)).digest
-    return found
+        by_store["features"] = FeaturesReader(features_path(made.path.parent)).digest
+    return by_store
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +125,10 @@ def test_workers_of_which_one_is_killed_make_the_stores_of_a_serial_run(
     words = ["extract", serial.data, "--model", str(serial.folder / "tiny"), "--run", str(run), "--json"]
     words += ["--dtype", "float32", "--unit-tokens", "150", "--batch-tokens", "400", "--quiet"]
     words += ["--sae", serial.sae] if fused else ["--layer", "1"]
-    code, *told = start(words, tmp_path, SPARSERM_FAULT="unit-written:2").wait()
-    assert code == -signal.SIGKILL, told
+    code, *stderr = start(words, tmp_path, SPARSERM_FAULT="unit-written:2").wait()
+    assert code == -signal.SIGKILL, stderr
     begun = [start([*words, "--worker", f"{rank}/2"], tmp_path) for rank in range(2)]
-    ended = [one.wait() for one in begun]
+    ended = [process.wait() for process in begun]
     assert [code for code, *_ in ended] == [0, 0], ended
     again = extract(serial.extracting(run, fused=fused), **fitted.QUIET)
     assert again.fresh
@@ -147,7 +148,7 @@ def test_extract_and_encode_with_actors_killed(
     assert digests(shared) == serial.capture
     assert (shared.computed, shared.fresh) == (shared.plan.layout.units, False)
     assert check(ActivationsReader(shared.path).store, deep=True) == []
-    assert places.size_of(run / "run.lock") == -1
+    assert storage_of(run / "run.lock").size() == -1
     assert extract(wanted, **fitted.QUIET).fresh
 
     monkeypatch.setattr(encode_units, "EncodeWorker", workers.KilledEncode)
@@ -184,6 +185,6 @@ def test_score_with_an_actor_killed(
     monkeypatch.setattr(scoring, "ScoreWorker", workers.KilledScore)
     shared = score(by_ray(serial.scoring(run), cluster), **fitted.QUIET)
     workers.KILLED.unlink()
-    assert places.read_bytes(scores_path(run)) == Path(serial.scored.output).read_bytes()
+    assert storage_of(scores_path(run)).read_bytes() == Path(serial.scored.output).read_bytes()
     assert shared[1:-1] == serial.scored[1:-1]
     assert (shared.accepted, shared.rejected) == (20, 3)

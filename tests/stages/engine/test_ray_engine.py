@@ -69,8 +69,8 @@ def receipts(run: Path) -> list[Path]:
 
 def test_row_50_ctrl_c_lets_the_actors_finish_their_units(config, cluster):
     """What they have done is safe, and a serial run goes on with it."""
-    asked = config("alone", unit_tokens=1)
-    wanted, main = by_ray(asked, cluster), threading.main_thread().ident
+    extract_config = config("alone", unit_tokens=1)
+    wanted, main = by_ray(extract_config, cluster), threading.main_thread().ident
 
     def press() -> None:
         while len(receipts(wanted.run)) < 2:
@@ -86,7 +86,7 @@ def test_row_50_ctrl_c_lets_the_actors_finish_their_units(config, cluster):
     safe = len(receipts(wanted.run))
     assert f"{safe} of 60" in str(caught.value)
     rest = run(replace(wanted, engine="serial", ray_address=None))
-    assert (rest.computed, rest.digest) == (60 - safe, run(asked).digest)
+    assert (rest.computed, rest.digest) == (60 - safe, run(extract_config).digest)
 
 
 @pytest.fixture
@@ -132,27 +132,45 @@ def test_actors_that_never_start_are_not_started_for_ever(toys):
 def test_row_51_sigterm_ends_the_command_with_143_and_a_cluster_of_its_own(config, monkeypatch):
     """Without an address one is started, of which stderr says one note; stdout is the error as one object."""
     monkeypatch.setenv("PYTHONPATH", f"{TESTS.parent}{os.pathsep}{TESTS}")
-    asked = config("alone")
-    command = [sys.executable, "-m", "sparserm_cli", "extract", asked.data, "--model", asked.model]
-    command += ["--layer", "1", "--unit-tokens", "1", "--run", str(asked.run), "--engine", "ray", "--json"]
+    extract_config = config("alone")
+    command = [
+        sys.executable,
+        "-m",
+        "sparserm_cli",
+        "extract",
+        extract_config.data,
+        "--model",
+        extract_config.model,
+    ]
+    command += [
+        "--layer",
+        "1",
+        "--unit-tokens",
+        "1",
+        "--run",
+        str(extract_config.run),
+        "--engine",
+        "ray",
+        "--json",
+    ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
-        while process.poll() is None and len(receipts(asked.run)) < 2:
+        while process.poll() is None and len(receipts(extract_config.run)) < 2:
             time.sleep(0.01)
         process.terminate()
-        out, told = process.communicate(timeout=60)
-    assert process.returncode == 143, told
+        out, stderr = process.communicate(timeout=60)
+    assert process.returncode == 143, stderr
     assert json.loads(out)["error"]["code"] == 143
-    lines = [line for line in told.splitlines() if not line.startswith("extract: ")]
+    lines = [line for line in stderr.splitlines() if not line.startswith("extract: ")]
     *others, last = [re.split(",| at most", line)[0] for line in lines]
     assert others == [
-        f"reading {asked.data}",
-        f"{asked.data}: shape preference: prompt",
+        f"reading {extract_config.data}",
+        f"{extract_config.data}: shape preference: prompt",
         "planned 30 pairs",
         "Ray:",
         "finishing the unit in hand",
     ]
-    assert last.startswith(f"sparserm: stopped: {len(receipts(asked.run))} of 60 units are safe; ")
+    assert last.startswith(f"sparserm: stopped: {len(receipts(extract_config.run))} of 60 units are safe; ")
 
 
 def test_no_cluster_at_the_address(config, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from sparserm_cli.cli.output import pipeline as reports
@@ -11,6 +12,7 @@ from sparserm_cli.errors import UsageError
 from sparserm_cli.models.checkpoints.resolve import resolve_model
 from sparserm_cli.models.lm.backbone import block_parameters
 from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.models.lm.trie import Tree
 from sparserm_cli.stages.extract import estimate
 from sparserm_cli.stages.extract.extract import ExtractSummary, extract
 
@@ -45,20 +47,21 @@ def test_a_given_rate_makes_a_price_without_loading_weights(config, monkeypatch,
     monkeypatch.setattr(LanguageModel, "load", None)
     done = dry_run(config(tokens_per_second=10.0, gpu="H100", gpus=2, price_per_hour=3.6))
     tokens = done.plan.layout.prompt_tokens + done.plan.layout.response_tokens
-    found = done.estimate
-    assert found.rate == (10.0, "H100", "as given")
-    assert found.seconds == pytest.approx(tokens / 20)
-    assert found.flops == 2 * 2 * WEIGHTS * tokens
-    assert found.price == pytest.approx(tokens / 10 / 3600 * 3.6)
+    estimate = done.estimate
+    assert estimate.rate == (10.0, "H100", "as given")
+    assert estimate.seconds == pytest.approx(tokens / 20)
+    assert estimate.preparing == 0
+    assert estimate.flops == 2 * 2 * WEIGHTS * tokens
+    assert estimate.price == pytest.approx(tokens / 10 / 3600 * 3.6)
     reports.extract(Output(), done)
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == (
         f"estimated: {round(tokens / 20)} s on 2 x H100 at 10 tokens/s, as given; "
-        f"{found.flops:.2g} FLOP, for {found.price:,.2f}"
+        f"{estimate.flops:.2g} FLOP, for {estimate.price:,.2f}"
     )
     reports.extract(Output(as_json=True), done)
-    told = json.loads(capsys.readouterr().out)["estimate"]
-    assert told["rate"] == {"tokens_per_second": 10.0, "device": "H100", "source": "as given"}
+    printed = json.loads(capsys.readouterr().out)["estimate"]
+    assert printed["rate"] == {"tokens_per_second": 10.0, "device": "H100", "source": "as given"}
 
 
 def test_the_rate_is_measured_here_and_longer_with_calibrate(config, monkeypatch):
@@ -68,6 +71,7 @@ def test_the_rate_is_measured_here_and_longer_with_calibrate(config, monkeypatch
     assert short.rate.device == long.rate.device == "cpu"
     assert short.rate.source == long.rate.source == "measured here for 0 s"
     assert short.price is None
+    assert short.seconds > short.preparing > 0
     monkeypatch.setattr(estimate, "CALIBRATION_SECONDS", 1.6)
     assert dry_run(config(calibrate=True)).estimate.rate.source == "measured here for 2 s"
 
@@ -96,7 +100,23 @@ def test_weights_are_counted_without_reading_them(arch, tiny_model):
     """As many as the loaded blocks have."""
     identity = resolve_model(str(tiny_model(arch)))
     loaded = LanguageModel.load(identity, layers=[1], dtype="float32")
-    expected = sum(one.numel() for one in loaded.blocks.parameters())
+    expected = sum(parameter.numel() for parameter in loaded.blocks.parameters())
     assert block_parameters(identity, [1]) == expected
     if arch == "llama":
         assert expected == 2 * WEIGHTS
+
+
+def test_parts_double_until_one_fills_a_batch():
+    """Ten prompts of two tokens with a response of three: parts of 1, 2 and 4, then those that are left."""
+    ids = np.arange(3, dtype=np.uint32)
+    trees = [Tree(ids[:2], (ids,)) for _ in range(10)]
+    assert [len(part) for part in estimate._parts(trees, 20, repeat=False)] == [1, 2, 4, 3]
+    endless = estimate._parts(trees, 1000, repeat=True)
+    assert [len(next(endless)) for _ in range(7)] == [1, 2, 4, 3, 8, 2, 10]
+
+
+def test_only_the_largest_parts_count():
+    """Tokens and seconds of five parts: those of more than half of the most tokens are taken together."""
+    measured = [(10, 10.0), (100, 10.0), (150, 2.0), (200, 3.0), (90, 10.0)]
+    assert estimate._tokens_per_second(measured) == 350 / 5
+    assert estimate._tokens_per_second(measured[:1]) == 1.0

@@ -24,6 +24,7 @@ from sparserm_cli.errors import (
     UsageError,
 )
 from sparserm_cli.formatting import size
+from sparserm_cli.models.lm import devices
 from sparserm_cli.models.lm import language_model as lm
 from sparserm_cli.stages.extract.extract import extract, fetching
 from sparserm_cli.store.capture.reader import ActivationsReader
@@ -111,17 +112,19 @@ def test_bfloat16_is_kept_as_its_bits(data, tiny_model, tmp_path):
 
 def test_the_type_is_told_and_why(data, tiny_model, tmp_path, monkeypatch):
     """What `auto` chose has a reason; whoever continues elsewhere keeps to the plan."""
-    for rank, able, told in (
-        (0, "avx2", "this processor has no fast bfloat16 arithmetic"),
+    monkeypatch.setattr(devices, "bfloat16_gain", lambda: 0.51)
+    slower = "products in bfloat16 are 0.51 times as fast as in float32 on this processor"
+    for rank, able, reason in (
+        (0, "avx2", slower),
         (1, "amx_bf16", "as planned"),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {able: True})
         notes: list[str] = []
-        asked = config(
+        extract_config = config(
             data, tiny_model("llama"), tmp_path / "run", dtype="auto", device="cpu", worker=(rank, 2)
         )
-        extract(asked, progress=lambda _done, _total: None, note=notes.append)
-        assert f"computing in float32 on cpu: {told}; each prompt once for all its responses" in notes
+        extract(extract_config, progress=lambda _done, _total: None, note=notes.append)
+        assert f"computing in float32 on cpu: {reason}; each prompt once for all its responses" in notes
 
 
 def test_rerun_of_a_finished_capture_loads_no_model(data, tiny_model, tmp_path, monkeypatch):
@@ -134,7 +137,7 @@ def test_rerun_of_a_finished_capture_loads_no_model(data, tiny_model, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "field", "expected", "found"),
+    ("changes", "field", "expected", "present"),
     [
         ({"layer": (2,)}, "layers", "[1]", "[2]"),
         ({"dtype": "bfloat16"}, "dtype", "float32", "bfloat16"),
@@ -143,13 +146,13 @@ def test_rerun_of_a_finished_capture_loads_no_model(data, tiny_model, tmp_path, 
         ({"max_length": 99}, "max_length", "512", "99"),
     ],
 )
-def test_another_request_is_refused_by_field(data, tiny_model, tmp_path, changes, field, expected, found):
+def test_another_request_is_refused_by_field(data, tiny_model, tmp_path, changes, field, expected, present):
     """A run directory holds one capture; what differs is named with both values."""
     run(data, tiny_model("llama"), tmp_path / "run")
     with pytest.raises(IncompatibleError) as caught:
         run(data, tiny_model("llama"), tmp_path / "run", **changes)
     assert str(caught.value) == (
-        f"{tmp_path}/run/activations.zarr: {field}: expected {expected}, found {found}; "
+        f"{tmp_path}/run/activations.zarr: {field}: expected {expected}, found {present}; "
         "give the same option, another --run directory, or --force to start anew"
     )
 
@@ -195,8 +198,8 @@ def test_a_relative_path_of_data_is_found_from_anywhere_and_moves_with_the_run(
     monkeypatch.chdir("/")
     assert status(moved / "run")["activations"].state == "complete"
     (moved / "pairs.jsonl").write_text((moved / "pairs.jsonl").read_text().replace("no 3", "no 4"))
-    found = status(moved / "run")["activations"]
-    assert (found.state, found.detail.partition(":")[0]) == ("stale", f"{moved}/pairs.jsonl")
+    artifact = status(moved / "run")["activations"]
+    assert (artifact.state, artifact.detail.partition(":")[0]) == ("stale", f"{moved}/pairs.jsonl")
 
 
 def test_workers_make_the_same_capture(data, tiny_model, tmp_path):
@@ -302,7 +305,7 @@ def test_row_07_a_short_disk_is_refused_before_any_unit(data, tiny_model, tmp_pa
     store.drop(range(done, whole.plan.layout.units))
     left = whole.plan.bytes_left(done)
     assert left == whole.plan.bytes * (whole.plan.layout.units - done) // whole.plan.layout.units > 0
-    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda _folder: int(left * 1.1) - 1)
+    monkeypatch.setattr("sparserm_cli.store.io.local_disk.free_bytes", lambda _folder: int(left * 1.1) - 1)
     monkeypatch.setattr(lm.LanguageModel, "load", None)
     with pytest.raises(ResourceError) as caught:
         run(data, tiny_model("llama"), tmp_path / "run")
@@ -323,13 +326,19 @@ def test_row_07_a_dry_run_tells_everything_and_then_refuses(data, tiny_model, tm
     assert lines[1] == f"planned: 12 pairs, 24 responses to 5 prompts, {tokens:,} tokens"
     assert lines[2] == f"{size(done.plan.bytes)} in {done.plan.files} files, {size(done.free)} free"
     assert re.fullmatch(
-        r"estimated: \d+ s on 1 x cpu at [\d,]+ tokens/s, measured here for \d s; [\d.e+]+ FLOP", lines[3]
+        r"estimated: \d+ s, \d+ s of them to read and load, on 1 x cpu at [\d,]+ tokens/s, "
+        r"measured here for \d s; [\d.e+]+ FLOP",
+        lines[3],
     )
-    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda _folder: done.plan.bytes)
+    monkeypatch.setattr("sparserm_cli.store.io.local_disk.free_bytes", lambda _folder: done.plan.bytes)
     with pytest.raises(ResourceError, match="bytes free"):
         reports.extract(Output(as_json=True), done)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["bytes"], told["files"], told["tokens"]) == (done.plan.bytes, done.plan.files, tokens)
+    estimate = json.loads(capsys.readouterr().out)
+    assert (estimate["bytes"], estimate["files"], estimate["tokens"]) == (
+        done.plan.bytes,
+        done.plan.files,
+        tokens,
+    )
 
 
 def test_layer_must_be_said_and_exist(data, tiny_model, tmp_path):

@@ -7,8 +7,16 @@ from typing import Any
 import pytest
 from helpers import sae_files
 
+from sparserm_cli.analysis.compare.compare import compare
 from sparserm_cli.cli.output import pipeline as reports
-from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, FrequencyConfig, SelectConfig
+from sparserm_cli.config import (
+    CompareConfig,
+    EncodeConfig,
+    ExtractConfig,
+    FitConfig,
+    FrequencyConfig,
+    SelectConfig,
+)
 from sparserm_cli.console import Output
 from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.lm import language_model as lm
@@ -48,8 +56,8 @@ class Place:
 
     def extract(self, run: str, **changes: Any) -> ExtractSummary:
         """Capture in units of forty tokens."""
-        asked = {"layer": (1,), "dtype": "float32", "unit_tokens": 40, **changes}
-        config = ExtractConfig(data=str(self.data), model=str(self.model), run=self.folder / run, **asked)
+        options = {"layer": (1,), "dtype": "float32", "unit_tokens": 40, **changes}
+        config = ExtractConfig(data=str(self.data), model=str(self.model), run=self.folder / run, **options)
         return extract(config, progress=quiet, note=quiet)
 
     def fused(self, run: str, **changes: Any) -> ExtractSummary:
@@ -87,8 +95,8 @@ def test_the_files_are_those_of_the_two_steps(place: Place):
     done = place.fused("one")
     assert done.plan.settings.positions == "latents"
     assert done.plan.layout.units > 2
-    one, two = (place.features(run).manifest for run in ("one", "two"))
-    assert [unit.files for unit in one.units] == [unit.files for unit in two.units]
+    fused, two = (place.features(run).manifest for run in ("one", "two"))
+    assert [unit.files for unit in fused.units] == [unit.files for unit in two.units]
     captures = [ActivationsReader(capture_path(place.folder / run)).manifest for run in ("one", "two")]
     pooled = [
         [[file for file in unit.files if "/tokens/" not in file.path] for unit in manifest.units]
@@ -106,7 +114,27 @@ def test_the_rest_of_the_chain_follows(place: Place):
     frequency(FrequencyConfig(run=run, val_fraction=0.3), progress=quiet, note=quiet)
     select(SelectConfig(run=run, top_k=3), note=quiet)
     fit(FitConfig(run=run, val_fraction=0.3, head="linear", loss="bt"), progress=quiet, note=quiet)
-    assert {one.state for one in status(run).artifacts} == {"complete"}
+    assert {artifact.state for artifact in status(run).artifacts} == {"complete"}
+
+
+def test_what_is_compared_needs_no_tokens(place: Place, monkeypatch: pytest.MonkeyPatch):
+    """A comparison finds after the pass what it finds after the two steps, but for the explained variance."""
+    monkeypatch.setattr("sparserm_cli.models.head.linear.STRENGTHS", (0.1,))
+    place.extract("two")
+    place.encode("two")
+    place.fused("one")
+    notes: list[str] = []
+    found = {}
+    for run in ("two", "one"):
+        config = CompareConfig(run=place.folder / run, name="r", top_k=(2,), folds=2, sweep=("directions",))
+        found[run] = compare(config, progress=quiet, note=notes.append).found["runs"]["r"]
+        for row in found[run]["sweeps"]["directions"]["2"]:
+            row.pop("seconds")
+    assert notes == [
+        "r: explained variance is left out, since the capture keeps latents and no token vectors"
+    ]
+    assert found["two"]["saes"]["r"]["1"].pop("explained_variance") > 0.99
+    assert found["one"] == found["two"]
 
 
 def test_a_finished_pass_loads_no_model(place: Place, monkeypatch: pytest.MonkeyPatch):
@@ -117,6 +145,7 @@ def test_a_finished_pass_loads_no_model(place: Place, monkeypatch: pytest.Monkey
     assert (again.state, again.computed, again.digest) == ("complete", 0, first.digest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", ["encoding", "capture"])
 def test_row_02_an_interrupted_pass_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch, after: str):
     """Stopped with the second unit's latents on the disk, or its vectors too, it ends the same."""

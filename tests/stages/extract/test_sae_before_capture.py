@@ -51,8 +51,8 @@ def capture(made, tmp_path, *, sae=(), positions="response", later=(), notes=Non
         **changes,
     )
     encode = EncodeConfig(run=tmp_path / "run", sae=later) if later else None
-    told = [] if notes is None else notes
-    return extract(config, progress=lambda _done, _total: None, note=told.append, later=encode)
+    lines = [] if notes is None else notes
+    return extract(config, progress=lambda _done, _total: None, note=lines.append, later=encode)
 
 
 WRONG = {

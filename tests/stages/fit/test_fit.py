@@ -44,8 +44,8 @@ def fitted(run: Path, note: Callable[[str], None] = quiet, **options: object) ->
 
 def accuracy(summary: FitSummary, scorer: str, split: str = "validation") -> float:
     """Return one of the recorded accuracies."""
-    (found,) = [one for one in summary.config.metrics if (one.scorer, one.split) == (scorer, split)]
-    return found.accuracy
+    (metric,) = [each for each in summary.config.metrics if (each.scorer, each.split) == (scorer, split)]
+    return metric.accuracy
 
 
 @pytest.fixture(scope="module")
@@ -131,8 +131,8 @@ def test_several_layers(tmp_path: Path):
     assert accuracy(summary, "reward") > 0.85
     pooled = {layer: {"mean": made.capture.pooled(layer, "mean")} for layer in (2, 5)}
     expected = np.concatenate([pooled[n]["mean"] @ files.head.directions[n].T for n in (2, 5)], axis=1)
-    found = RewardHead.from_files(files).standardised(pooled).numpy()
-    assert found == pytest.approx((expected - files.head.mean) / files.head.std, abs=1e-5)
+    standardised = RewardHead.from_files(files).standardised(pooled).numpy()
+    assert standardised == pytest.approx((expected - files.head.mean) / files.head.std, abs=1e-5)
 
 
 def test_recorded_figures_are_those_of_the_stored_model(run: planted.Planted):
@@ -208,7 +208,7 @@ def test_val_fraction_0_lets_the_training_prompts_choose(run: planted.Planted):
     """Without validation folds choose the penalty, and only training accuracies are recorded."""
     config = fitted(run.run, val_fraction=0.0).config
     assert config.training["penalty_by"] == "5 folds of training prompts"
-    assert {one.split for one in config.metrics} == {"train"}
+    assert {metric.split for metric in config.metrics} == {"train"}
 
 
 def test_a_plain_head_is_recorded(run: planted.Planted):
@@ -258,7 +258,7 @@ def test_directions_of_unknown_origin(tmp_path: Path):
     """Directions that do not tell of their frequencies are refused by name."""
     prepared(tmp_path)
     stored = read_directions(tmp_path)
-    parents = {name: one for name, one in stored.lineage.parents.items() if name != "frequency"}
+    parents = {name: parent for name, parent in stored.lineage.parents.items() if name != "frequency"}
     write_directions(tmp_path, replace(stored, lineage=replace(stored.lineage, parents=parents)))
     with pytest.raises(CorruptStoreError) as caught:
         fitted(tmp_path)

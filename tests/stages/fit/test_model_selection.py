@@ -58,9 +58,9 @@ def prepared(run: Path, residual: Callable[..., np.ndarray], prompts: int = 150)
     made = planted.plant(run, prompts=prompts, residual=residual)
     frequency(FrequencyConfig(run=run), progress=quiet, note=quiet)
     select(SelectConfig(run=run, top_k=AXES // 2), note=quiet, decoder=made.decoder)
-    found = read_directions(run)
+    directions = read_directions(run)
     axes = np.eye(AXES, planted.D_IN, dtype=np.float32)
-    write_directions(run, replace(found, layers={3: replace(found.layers[3], rows=axes)}))
+    write_directions(run, replace(directions, layers={3: replace(directions.layers[3], rows=axes)}))
     return run
 
 
@@ -71,7 +71,7 @@ def fitted(run: Path, progress: Callable[[int, int], None] = quiet, **options: A
 
 def accuracies(config: RewardConfig) -> dict[str, float]:
     """Return what each setting has reached."""
-    return {one["name"]: one["accuracy"] for one in config.training["choice"]["tried"]}
+    return {setting["name"]: setting["accuracy"] for setting in config.training["choice"]["tried"]}
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +90,9 @@ def copy(noisy: Chosen, tmp_path: Path) -> Path:
 def test_the_mlp_wins_where_no_plane_parts_the_sides(tmp_path: Path):
     """An exclusive or of two directions: a linear head can only guess."""
     config = fitted(prepared(tmp_path, exclusive_or), choose=True).config
-    found = accuracies(config)
-    assert found[MLP] > 0.9
-    assert found[LINEAR] < 0.65
+    accuracy_of = accuracies(config)
+    assert accuracy_of[MLP] > 0.9
+    assert accuracy_of[LINEAR] < 0.65
     assert config.training["choice"]["chosen"] == MLP
     assert (config.pool, config.head, config.loss) == ("mean", "mlp", "margin")
 
@@ -100,20 +100,20 @@ def test_the_mlp_wins_where_no_plane_parts_the_sides(tmp_path: Path):
 def test_the_linear_head_wins_where_the_last_token_tells(noisy: Chosen):
     """Means of a response do not know what its last token says."""
     config = noisy.summary.config
-    found = accuracies(config)
-    assert 0.75 < found[LINEAR] < 0.95
-    assert found[MLP] < 0.65
+    accuracy_of = accuracies(config)
+    assert 0.75 < accuracy_of[LINEAR] < 0.95
+    assert accuracy_of[MLP] < 0.65
     assert config.training["choice"]["chosen"] == LINEAR
     assert (config.pool, config.head, config.loss) == ("both", "linear", "bt")
 
 
 def test_a_chosen_setting_gives_the_reward_model_that_it_gives_when_told(noisy: Chosen, copy: Path):
     """To the bit, with the same figures; but it is another artifact, and its card tells of no choice."""
-    chosen, told = noisy.summary.config, fitted(copy, **vars(model_selection.SETTINGS[LINEAR]))
-    assert not told.fresh
-    assert told.config.lineage.digest == chosen.lineage.digest
-    training = {name: one for name, one in chosen.training.items() if name != "choice"}
-    assert replace(chosen, lineage=told.config.lineage, training=training) == told.config
+    chosen, given = noisy.summary.config, fitted(copy, **vars(model_selection.SETTINGS[LINEAR]))
+    assert not given.fresh
+    assert given.config.lineage.digest == chosen.lineage.digest
+    training = {name: value for name, value in chosen.training.items() if name != "choice"}
+    assert replace(chosen, lineage=given.config.lineage, training=training) == given.config
     assert "How the head was chosen" not in (copy / "reward" / "README.md").read_text()
 
 
@@ -136,21 +136,22 @@ def test_other_settings_to_choose_among_are_another_artifact(copy: Path, monkeyp
 def test_what_was_tried_is_recorded(noisy: Chosen):
     """In the config, with the pairs that train as n, and on the card."""
     training = noisy.summary.config.training
-    told = training["choice"]
-    assert (told["chosen"], told["folds"]) == (LINEAR, 3)
-    assert [one["pairs"] for one in told["tried"]] == [training["train_pairs"]] * 2
+    choice = training["choice"]
+    assert (choice["chosen"], choice["folds"]) == (LINEAR, 3)
+    assert [setting["pairs"] for setting in choice["tried"]] == [training["train_pairs"]] * 2
     assert {
-        one["name"]: HeadSetting(one["pool"], one["head"], one["loss"]) for one in told["tried"]
+        setting["name"]: HeadSetting(setting["pool"], setting["head"], setting["loss"])
+        for setting in choice["tried"]
     } == model_selection.SETTINGS
     card = (noisy.run / "reward" / "README.md").read_text()
     assert f"part; `{LINEAR}` did best." in card
-    first, second = (f"{one['accuracy']:.3f} | {one['pairs']}" for one in told["tried"])
+    first, second = (f"{setting['accuracy']:.3f} | {setting['pairs']}" for setting in choice["tried"])
     assert f"| {LINEAR} | both | linear | bt | {first} |\n| {MLP} | mean | mlp | margin | {second} |" in card
 
 
 def test_progress_is_of_all_fits(noisy: Chosen):
     """It never goes back, counts to one total and goes on through the fit itself."""
-    done = [one for one, _ in noisy.seen]
+    done = [steps for steps, _ in noisy.seen]
     assert done == sorted(done)
     assert {total for _, total in noisy.seen} == {700}
     assert done[0] < 100
@@ -191,6 +192,6 @@ def test_each_pair_is_tested_once_without_its_prompt():
 
     # The fourth pair is right whoever scores it, the others only where they were learned from.
     assert model_selection.accuracy_by_folds(by_heart, pairs, groups, seed=0) == pytest.approx(1 / 6)
-    tested = [sorted(set(range(6)) - set(one)) for one in learned_from]
+    tested = [sorted(set(range(6)) - set(rows)) for rows in learned_from]
     assert sorted(itertools.chain(*tested)) == list(range(6))
     assert [0, 1, 2] in tested

@@ -26,7 +26,7 @@ def flat(responses: list[list[list[int]]]) -> tuple[np.ndarray, np.ndarray]:
     """Return the bounds of the responses and the latents of all their non-zeros."""
     per_response = [[latent for token in tokens for latent in token] for tokens in responses]
     bounds = np.cumsum([0, *map(len, per_response)])
-    return bounds, np.array([latent for one in per_response for latent in one], np.uint16)
+    return bounds, np.array([latent for tokens in per_response for latent in tokens], np.uint16)
 
 
 def count(
@@ -38,7 +38,7 @@ def count(
     cuts: tuple[int, ...] = (),
 ) -> Counts:
     """Count responses that are handed over in pieces cut at `cuts`."""
-    lengths = np.array([len(one) for one in responses])
+    lengths = np.array([len(tokens) for tokens in responses])
     counted = class_responses(lengths, groups, np.unique(groups, return_inverse=True)[1] % FOLDS, pairs)
     counter = FiringCounter(d_sae, unit, int(lengths.max()))
     edges = [0, *cuts, len(responses)]
@@ -51,7 +51,7 @@ def plain(responses, pairs, groups, d_sae):
     """Count as the definition says, one response and one pair at a time."""
     tokens, fired = np.zeros((2, d_sae)), np.zeros((2, d_sae))
     discordant = np.zeros((2, d_sae))
-    fires = [{latent for token in one for latent in token} for one in responses]
+    fires = [{latent for token in tokens for latent in token} for tokens in responses]
     for side in (0, 1):
         for number in set(pairs[:, side].tolist()):
             for token in responses[number]:
@@ -203,7 +203,7 @@ def test_no_pairs_give_zeros():
 def test_dtype_of_the_indices_does_not_matter(unit: str):
     """16-bit and 32-bit column numbers count alike."""
     bounds, indices = flat(TOKENS)
-    lengths = np.array([len(one) for one in TOKENS])
+    lengths = np.array([len(tokens) for tokens in TOKENS])
     counted = class_responses(lengths, GROUPS, np.zeros(4, int), PAIRS)
     results = []
     for dtype in (np.uint16, np.uint32):

@@ -112,7 +112,7 @@ def test_progress_counts_tokens(tmp_path: Path):
     )
     total = 2 * int(made.capture.response_lengths.sum())
     assert calls[-1] == (total, total)
-    assert all(one[0] < other[0] for one, other in itertools.pairwise(calls))
+    assert all(call[0] < other[0] for call, other in itertools.pairwise(calls))
 
 
 def test_nothing_left_to_count(tmp_path: Path):

@@ -28,7 +28,9 @@ def planned(run: Path, data: list[tuple[int, list[int], int]], unit_tokens: int)
         handles: list[int] = []
         for number, (prompt, lengths, back) in enumerate(data):
             ids, group = np.array([prompt], np.uint32), (prompt // 2) * 0x9E3779B97F4A7C15 % 2**64
-            handles += [writer.add(ids, np.arange(one, dtype=np.uint32), group=group) for one in lengths]
+            handles += [
+                writer.add(ids, np.arange(length, dtype=np.uint32), group=group) for length in lengths
+            ]
             writer.add_pair(handles[-1], handles[-2], number)
             writer.add_pair(handles[-1], handles[max(0, len(handles) - 1 - back)], number)
         writer.freeze({})
@@ -69,18 +71,18 @@ def test_units_have_the_cohort_of_the_whole(
     try:
         with ScratchFolder(folder / "scratch") as scratch:
             counted_by_unit = UnitResponses(rows, rule, scratch)
-            found = [counted_by_unit.of(unit) for unit in range(rows.layout.units)]
+            cohorts = [counted_by_unit.of(unit) for unit in range(rows.layout.units)]
     finally:
         tables.BLOCK, rows_module._WINDOW = before
     assert counted_by_unit.pairs == len(whole.pairs)
     assert counted_by_unit.longest == max(whole.lengths[whole.chosen | whole.rejected], default=-1)
-    for one in found:
-        assert_same(one, planted.part_of(whole, one.start, one.start + len(one.lengths)))
+    for cohort in cohorts:
+        assert_same(cohort, planted.part_of(whole, cohort.start, cohort.start + len(cohort.lengths)))
 
 
-def assert_same(one: CountedResponses, other: CountedResponses) -> None:
+def assert_same(cohort: CountedResponses, other: CountedResponses) -> None:
     """Compare two counted_by_unit; the order of pairs says nothing."""
     for name in ("lengths", "chosen", "rejected", "fold", "stratum"):
-        assert getattr(one, name).tolist() == getattr(other, name).tolist(), name
-    pairs = [sorted(zip(x.pairs.tolist(), x.pair_weight.tolist(), strict=True)) for x in (one, other)]
+        assert getattr(cohort, name).tolist() == getattr(other, name).tolist(), name
+    pairs = [sorted(zip(x.pairs.tolist(), x.pair_weight.tolist(), strict=True)) for x in (cohort, other)]
     assert pairs[0] == pairs[1]

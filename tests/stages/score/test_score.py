@@ -9,7 +9,7 @@ import pytest
 from helpers import fitted_run as shared
 
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
-from sparserm_cli.config import EvaluateConfig, FitConfig, Guards, ScoreConfig
+from sparserm_cli.config import EvaluateConfig, FitConfig, ScoreConfig, ScoreLimits
 from sparserm_cli.errors import BadInputError, IncompatibleError, PartialError, UsageError
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.reward_model import RewardModel
@@ -122,6 +122,7 @@ def test_rejected_rows_are_left_out_and_counted(run, tmp_path):
     assert [json.loads(line)["row"] for line in (tmp_path / "s.jsonl").read_text().splitlines()] == [1, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["scores-appended:1", "scores-appended:3", "rename:1"])
 def test_row_05_a_killed_run_goes_on_to_the_same_bytes(run, tmp_path, monkeypatch, point):
     """After a real SIGKILL no scores are there; the next run computes those that are missing."""
@@ -139,7 +140,7 @@ def test_row_05_a_killed_run_goes_on_to_the_same_bytes(run, tmp_path, monkeypatc
     continued = score(config, **QUIET)
     if point == "scores-appended:3":  # the head and two windows were there, of 9 rows
         assert computed == [2, 2, 1]
-    assert {one.name for one in place.iterdir()} == {"scores.jsonl", "scored"}
+    assert {entry.name for entry in place.iterdir()} == {"scores.jsonl", "scored"}
     never_killed = score(replace(config, run=tmp_path / "other"), **QUIET)
     assert Path(continued.output).read_bytes() == Path(never_killed.output).read_bytes()
     assert continued._replace(output="", seconds=0) == never_killed._replace(output="", seconds=0)
@@ -149,9 +150,9 @@ def test_row_05_a_killed_run_goes_on_to_the_same_bytes(run, tmp_path, monkeypatc
 def test_row_53_rows_that_fail_three_times_are_left_for_the_next_run(run, tmp_path, monkeypatch):
     """The other windows are scored, exit 7 names the rows; the next run computes only those."""
     monkeypatch.setattr(responses, "WINDOW_ROWS", 2)
-    told = {"file": write(tmp_path / "x.jsonl", [{"prompt": p, "response": "good"} for p in PROMPTS[:6]])}
-    told["reward"] = run / "reward"
-    whole = score(ScoreConfig(run=tmp_path / "whole", **told), **QUIET)
+    options = {"file": write(tmp_path / "x.jsonl", [{"prompt": p, "response": "good"} for p in PROMPTS[:6]])}
+    options["reward"] = run / "reward"
+    whole = score(ScoreConfig(run=tmp_path / "whole", **options), **QUIET)
     compute, tried = scoring.scored_window, []
 
     def failing(model, window, config):
@@ -161,7 +162,7 @@ def test_row_53_rows_that_fail_three_times_are_left_for_the_next_run(run, tmp_pa
         return compute(model, window, config)
 
     monkeypatch.setattr(scoring, "scored_window", failing)
-    config = ScoreConfig(run=tmp_path / "cut", **told)
+    config = ScoreConfig(run=tmp_path / "cut", **options)
     with pytest.raises(PartialError) as caught:
         score(config, **QUIET)
     assert str(caught.value).endswith(
@@ -248,12 +249,12 @@ def test_rm_bench_and_reward_bench_2_rules(run, tmp_path):
         for n in range(4)
     ]
     file = write(tmp_path / "rm.jsonl", rm)
-    told = evaluate(EvaluateConfig(file=file, run=run, benchmark="rm-bench"), **QUIET).metrics["scorers"][
+    results = evaluate(EvaluateConfig(file=file, run=run, benchmark="rm-bench"), **QUIET).metrics["scorers"][
         "reward"
     ]
-    assert told["domains"]["chat"]["n"] == 4
-    assert told["total"] in {0.0, 0.25, 0.5, 0.75, 1.0}
-    assert 0.0 <= told["low"] <= told["total"] <= told["high"] <= 1.0
+    assert results["domains"]["chat"]["n"] == 4
+    assert results["total"] in {0.0, 0.25, 0.5, 0.75, 1.0}
+    assert 0.0 <= results["low"] <= results["total"] <= results["high"] <= 1.0
     best = [
         {
             "id": str(n),
@@ -267,16 +268,71 @@ def test_rm_bench_and_reward_bench_2_rules(run, tmp_path):
         for n in range(4)
     ]
     file = write(tmp_path / "rb.jsonl", best)
-    told = evaluate(EvaluateConfig(file=file, run=run, benchmark="reward-bench-2"), **QUIET).metrics[
+    results = evaluate(EvaluateConfig(file=file, run=run, benchmark="reward-bench-2"), **QUIET).metrics[
         "scorers"
     ]
-    assert set(told["reward"]["subsets"]) == {"focus"}
-    assert told["reward"]["low"] <= told["reward"]["score"] <= told["reward"]["high"]
+    assert set(results["reward"]["subsets"]) == {"focus"}
+    assert results["reward"]["low"] <= results["reward"]["score"] <= results["reward"]["high"]
     with pytest.raises(BadInputError, match="expected three chosen and three rejected answers"):
         evaluate(
             EvaluateConfig(file=write(tmp_path / "x.jsonl", ROWS[30:]), run=run, benchmark="rm-bench"),
             **QUIET,
         )
+
+
+def rm_bench_rows(**labels: object) -> list[dict[str, object]]:
+    """Give three rows of RM-Bench's shape with whatever labels."""
+    sides = {"chosen": ["good"] * 3, "rejected": ["poor"] * 3}
+    return [{"id": n, "prompt": f"New {n}?", **sides, **labels} for n in range(3)]
+
+
+def test_files_of_rm_bench_name_the_domain_of_their_rows(run, tmp_path):
+    """A subset that is a domain goes before the file's name, also where a folder holds several files."""
+    folder = tmp_path / "rm"
+    folder.mkdir()
+    write(folder / "chat_filtered.jsonl", rm_bench_rows(subset="alpaca"))
+    write(folder / "safety-refuse_filtered.jsonl", rm_bench_rows())
+    write(folder / "total.jsonl", rm_bench_rows(domain="safety-response"))
+    notes: list[str] = []
+    config = EvaluateConfig(file=str(folder), run=run, benchmark="rm-bench")
+    found = evaluate(config, progress=QUIET["progress"], note=notes.append).metrics["scorers"]["reward"]
+    assert {domain: part["n"] for domain, part in found["domains"].items()} == {"chat": 3, "safety": 6}
+    assert notes[:2] == [
+        f"{file}: rows without a domain of RM-Bench count for {domain}, as the file is called"
+        for file, domain in (("chat_filtered.jsonl", "chat"), ("safety-refuse_filtered.jsonl", "safety"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "rows", "message"),
+    [
+        (
+            "rm-bench",
+            [*rm_bench_rows(domain="chat"), *rm_bench_rows(domain="law")],
+            (
+                "x.jsonl row 4: expected three chosen and three rejected answers and a domain of RM-Bench, "
+                "found 6 answers, domain 'law'; use --benchmark pairs"
+            ),
+        ),
+        (
+            "reward-bench-2",
+            [{**row, "id": f"tied:{row['id']}"} for row in rm_bench_rows(subset="Ties")],
+            (
+                "row 1, subset Ties: expected a partner of tied:0, found no row ref:0; "
+                "evaluate the whole benchmark, or use --benchmark pairs"
+            ),
+        ),
+    ],
+)
+def test_rows_that_a_benchmark_cannot_count_stop_before_any_model(
+    run, tmp_path, monkeypatch, benchmark, rows, message
+):
+    """The reward model is not even loaded."""
+    monkeypatch.setattr("sparserm_cli.analysis.evaluate.evaluate.load_reward", None)
+    file = write(tmp_path / "x.jsonl", rows)
+    with pytest.raises(BadInputError) as caught:
+        evaluate(EvaluateConfig(file=file, run=run, benchmark=benchmark), **QUIET)
+    assert str(caught.value) == message
 
 
 @pytest.fixture(scope="module")
@@ -291,8 +347,8 @@ def linear(run, tmp_path_factory):
 
 def test_normalised_scores_by_hand(model):
     """(score - mean) / std, with the mean and standard deviation that the fit recorded."""
-    rows = model.encode(PROMPTS, RESPONSES)
-    plain, normal = model.rewards(rows).scores, model.rewards(rows, Guards(normalize=True)).scores
+    rows = model.tokenize(PROMPTS, RESPONSES)
+    plain, normal = model.rewards(rows).scores, model.rewards(rows, ScoreLimits(normalize=True)).scores
     expected = (plain - model.config.score_mean) / model.config.score_std
     np.testing.assert_allclose(normal, expected, atol=1e-5)
     np.testing.assert_allclose(plain, model.score(PROMPTS, RESPONSES), atol=1e-6)
@@ -301,56 +357,56 @@ def test_normalised_scores_by_hand(model):
 def test_training_scores_are_of_mean_0_and_deviation_1_when_normalised(model):
     """Over the responses of all pairs, which is what the recorded numbers mean."""
     texts = [row[side] for row in ROWS[:30] for side in ("chosen", "rejected")]
-    rows = model.encode([row["prompt"] for row in ROWS[:30] for _ in range(2)], texts)
-    scores = model.rewards(rows, Guards(normalize=True)).scores
+    rows = model.tokenize([row["prompt"] for row in ROWS[:30] for _ in range(2)], texts)
+    scores = model.rewards(rows, ScoreLimits(normalize=True)).scores
     assert abs(scores.mean()) < 1e-3
     assert scores.std() == pytest.approx(1, abs=1e-3)
 
 
 def test_clipping_bounds_both_sides(model):
     """Nothing is beyond the bound, what was within is as it was."""
-    rows = model.encode(PROMPTS, RESPONSES)
+    rows = model.tokenize(PROMPTS, RESPONSES)
     plain = model.rewards(rows).scores
     bound = float(np.median(np.abs(plain)))
     np.testing.assert_array_equal(
-        model.rewards(rows, Guards(clip=bound)).scores, np.clip(plain, -bound, bound)
+        model.rewards(rows, ScoreLimits(clip=bound)).scores, np.clip(plain, -bound, bound)
     )
 
 
 def test_far_responses_are_abstained_from(model):
     """Random bytes are further from the training responses than these are from each other."""
-    near = model.rewards(model.encode(PROMPTS[:30], RESPONSES[:30]))
-    rows = model.encode(["Q?"] * 2, ["good good", "q]Z~#|^@"])
-    found = model.rewards(rows)
+    near = model.rewards(model.tokenize(PROMPTS[:30], RESPONSES[:30]))
+    rows = model.tokenize(["Q?"] * 2, ["good good", "q]Z~#|^@"])
+    rewards = model.rewards(rows)
     assert (near.ood < 1).mean() > 0.9
-    assert found.ood[1] > 1 > found.ood[0]
-    guarded = model.rewards(rows, Guards(abstain=1.0), tokens=True)
+    assert rewards.ood[1] > 1 > rewards.ood[0]
+    guarded = model.rewards(rows, ScoreLimits(abstain=1.0), tokens=True)
     assert np.isnan(guarded.scores).tolist() == [False, True]
     assert guarded.tokens[1] is None
-    np.testing.assert_allclose(guarded.ood, found.ood, rtol=1e-3)
+    np.testing.assert_allclose(guarded.ood, rewards.ood, rtol=1e-3)
 
 
-@pytest.mark.parametrize("guards", [Guards(), Guards(normalize=True), Guards(normalize=True, clip=0.1)])
-def test_token_rewards_add_up_to_the_guarded_score(linear, guards):
+@pytest.mark.parametrize("limits", [{}, {"normalize": True}, {"normalize": True, "clip": 0.1}])
+def test_token_rewards_add_up_to_the_guarded_score(linear, limits):
     """However the score was normalised or clipped."""
-    rows = linear.encode(PROMPTS, RESPONSES)
-    found = linear.rewards(rows, guards, tokens=True)
-    assert found.method == "exact"
-    assert [len(one) for one in found.tokens] == [len(row.responses[0].response_ids) for row in rows]
-    np.testing.assert_allclose([one.sum() for one in found.tokens], found.scores, atol=2e-5)
-    np.testing.assert_allclose(found.scores, linear.rewards(rows, guards).scores, atol=1e-5)
+    rows = linear.tokenize(PROMPTS, RESPONSES)
+    rewards = linear.rewards(rows, ScoreLimits(**limits), tokens=True)
+    assert rewards.method == "exact"
+    assert [len(values) for values in rewards.tokens] == [len(row.responses[0].response_ids) for row in rows]
+    np.testing.assert_allclose([values.sum() for values in rewards.tokens], rewards.scores, atol=2e-5)
+    np.testing.assert_allclose(rewards.scores, linear.rewards(rows, ScoreLimits(**limits)).scores, atol=1e-5)
 
 
 def test_token_rewards_of_a_hidden_layer_are_labelled_approximate(model):
     """Integrated gradients add up nearly."""
-    found = model.rewards(model.encode(PROMPTS[:5], RESPONSES[:5]), tokens=True)
-    assert found.method == "integrated gradients"
-    np.testing.assert_allclose([one.sum() for one in found.tokens], found.scores, atol=1e-2)
+    rewards = model.rewards(model.tokenize(PROMPTS[:5], RESPONSES[:5]), tokens=True)
+    assert rewards.method == "integrated gradients"
+    np.testing.assert_allclose([values.sum() for values in rewards.tokens], rewards.scores, atol=1e-2)
 
 
 def test_rewards_are_split_among_rows(model):
     """Two of the first, none of the next, one of the last."""
-    whole = model.rewards(model.encode(PROMPTS[:3], RESPONSES[:3]), tokens=True)
+    whole = model.rewards(model.tokenize(PROMPTS[:3], RESPONSES[:3]), tokens=True)
     first, none, last = whole.split([2, 0, 1])
     assert (len(first.scores), len(none.scores), len(last.tokens)) == (2, 0, 1)
     assert last.scores[0] == whole.scores[2]
@@ -366,15 +422,15 @@ def test_lines_with_tokens_and_abstained_rows(linear, tmp_path):
     file, output = write(tmp_path / "r.jsonl", rows), tmp_path / "s.jsonl"
     options = {"reward": linear.path, "run": tmp_path, "tokens": True, "abstain": 1.0}
     summary = score(ScoreConfig(file=file, output=str(output), **options), **QUIET)
-    both, one = (json.loads(line) for line in output.read_text().splitlines())
+    both, line = (json.loads(line) for line in output.read_text().splitlines())
     assert (summary.responses, summary.abstained, summary.token_method) == (3, 1, "exact")
     assert both["scores"][1] is both["token_rewards"][1] is None
     assert [len(ids) for ids in both["token_ids"]] == [9, 8]
     assert both["ood"][1] > 1 > both["ood"][0]
     assert sum(both["token_rewards"][0]) == pytest.approx(both["scores"][0], abs=1e-5)
-    assert len(one["token_ids"]) == len(one["token_rewards"]) == 9
-    assert sum(one["token_rewards"]) == pytest.approx(one["score"], abs=1e-5)
-    assert summary.mean == pytest.approx((both["scores"][0] + one["score"]) / 2, abs=1e-6)
+    assert len(line["token_ids"]) == len(line["token_rewards"]) == 9
+    assert sum(line["token_rewards"]) == pytest.approx(line["score"], abs=1e-5)
+    assert summary.mean == pytest.approx((both["scores"][0] + line["score"]) / 2, abs=1e-6)
 
 
 def test_the_probe_is_scored_as_at_the_fit(model):

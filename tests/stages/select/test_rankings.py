@@ -166,12 +166,14 @@ def test_forward_by_hand():
     """
     vectors = np.zeros((8, 3), np.float32)
     vectors[[0, 2], 0], vectors[4, 1] = 2.0, 1.0
-    found = moments(vectors, np.arange(8).reshape(-1, 2))
-    assert found.mean.tolist() == [1.0, 0.25, 0.0]
-    assert found.second.tolist() == [[2.0, 0, 0], [0, 0.25, 0], [0, 0, 0]]
+    pair_moments = moments(vectors, np.arange(8).reshape(-1, 2))
+    assert pair_moments.mean.tolist() == [1.0, 0.25, 0.0]
+    assert pair_moments.second.tolist() == [[2.0, 0, 0], [0, 0.25, 0], [0, 0, 0]]
     rows = np.array([[1, 0, 0], [3, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)
     made = measures([0.1, 0.4, -0.1, -0.2])
-    chosen = choose(made, FOLDS, 1, "forward", rows=lambda latents: rows[latents], of_pairs=lambda: found)
+    chosen = choose(
+        made, FOLDS, 1, "forward", rows=lambda latents: rows[latents], of_pairs=lambda: pair_moments
+    )
     assert chosen.feature.tolist() == [1, 2]
     ridge = RIDGE * 2.25 / 3
     assert chosen.statistic == pytest.approx([1 / (2 + ridge) ** 0.5, -0.25 / (0.25 + ridge) ** 0.5])
@@ -183,20 +185,24 @@ def test_forward_is_forward_regression():
     rows = rng.standard_normal((30, 6)).astype(np.float32)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     vectors = rng.standard_normal((200, 6)).astype(np.float32)
-    found = moments(vectors, np.arange(200).reshape(-1, 2))
-    metric = found.second + RIDGE * np.trace(found.second) / 6 * np.eye(6)
+    pair_moments = moments(vectors, np.arange(200).reshape(-1, 2))
+    metric = pair_moments.second + RIDGE * np.trace(pair_moments.second) / 6 * np.eye(6)
     made = measures(rng.uniform(-1, 1, 30))
     side = np.sign(made.difference)
 
     def explained(picks: list[int]) -> float:
         taken = rows[picks].astype(np.float64)
-        return float((taken @ found.mean) @ np.linalg.solve(taken @ metric @ taken.T, taken @ found.mean))
+        return float(
+            (taken @ pair_moments.mean) @ np.linalg.solve(taken @ metric @ taken.T, taken @ pair_moments.mean)
+        )
 
     picks: list[int] = []
     for _ in range(4):
         free = [n for n in range(30) if n not in picks and sum(side[picks] == side[n]) < 2]
         picks.append(max(free, key=lambda n: explained([*picks, n])))
-    chosen = choose(made, FOLDS, 2, "forward", rows=lambda latents: rows[latents], of_pairs=lambda: found)
+    chosen = choose(
+        made, FOLDS, 2, "forward", rows=lambda latents: rows[latents], of_pairs=lambda: pair_moments
+    )
     assert chosen.feature.tolist() == [n for n in picks if side[n] > 0] + [n for n in picks if side[n] < 0]
     assert (chosen.statistic * chosen.side > 0).all()
 

@@ -28,19 +28,19 @@ def prepared(run: Path, **options: object) -> planted.Planted:
 
 def choose(made: planted.Planted, notes: list[str] | None = None, **options: object) -> SelectSummary:
     """Run the stage with the planted decoder."""
-    told: list[str] = [] if notes is None else notes
-    return select(SelectConfig(run=made.run, **options), note=told.append, decoder=made.decoder)
+    lines: list[str] = [] if notes is None else notes
+    return select(SelectConfig(run=made.run, **options), note=lines.append, decoder=made.decoder)
 
 
 @pytest.mark.parametrize("by", [by for by in RANKINGS if not by.startswith("random-")])
 def test_every_measure_finds_the_planted_latents(tmp_path: Path, by: str):
     """The first of each side is the planted one, and its row is the decoder's."""
     made = prepared(tmp_path)
-    one = choose(made, top_k=2, by=by).directions.layers[3]
-    assert one.feature[[0, 2]].tolist() == [planted.GOOD, planted.BAD]
-    assert np.array_equal(one.rows, made.decoders[3][one.feature])
-    assert one.rate_chosen[0] > one.rate_rejected[0]
-    assert one.q[0] < 0.01
+    latents = choose(made, top_k=2, by=by).directions.layers[3]
+    assert latents.feature[[0, 2]].tolist() == [planted.GOOD, planted.BAD]
+    assert np.array_equal(latents.rows, made.decoders[3][latents.feature])
+    assert latents.rate_chosen[0] > latents.rate_rejected[0]
+    assert latents.q[0] < 0.01
 
 
 def test_what_is_written_is_what_is_returned(tmp_path: Path):
@@ -76,9 +76,9 @@ def test_forward_leaves_out_validation_prompts(tmp_path: Path):
     pairs = capture.pairs()
     both = np.stack([pairs.chosen, pairs.rejected], axis=1)[counted_pairs(capture, 0.4, 3)]
     expected = moments(capture.pooled(3, "mean"), both)
-    found = counted_moments(SelectConfig(run=tmp_path), read_frequency(tmp_path))(3)
-    assert np.allclose(found.mean, expected.mean)
-    assert np.allclose(found.second, expected.second)
+    pair_moments = counted_moments(SelectConfig(run=tmp_path), read_frequency(tmp_path))(3)
+    assert np.allclose(pair_moments.mean, expected.mean)
+    assert np.allclose(pair_moments.second, expected.second)
 
 
 def test_controls(tmp_path: Path):

@@ -73,14 +73,14 @@ def test_trained_sae_is_what_saelens_loads(
         torch.testing.assert_close(ours.encode(x), other.encode(x), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(ours.reconstruct(x)[0], other(x), rtol=1e-3, atol=1e-2)
     saved = {"topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu"}[architecture]
-    told = other.cfg.metadata
+    recorded = other.cfg.metadata
     assert (other.cfg.architecture(), other.cfg.normalize_activations) == (saved, "none")
-    assert (told.model_name, told.hook_name, told.training_architecture) == (
+    assert (recorded.model_name, recorded.hook_name, recorded.training_architecture) == (
         "tiny",
         "blocks.1.hook_resid_post",
         architecture,
     )
-    own = told.sparserm
+    own = recorded.sparserm
     assert own["recipe"]["steps"] == 250
     assert own["inputs"] == [{"name": "cloud", "sha256": "0"}]
     assert own["sink_rule"]["factor"] == 10.0
@@ -212,8 +212,8 @@ def test_run_gives_its_tokens_and_its_features_accept_the_sae(
     done = train_sae((), tmp_path / "sae", run=tmp_path / "run", recipe=SAERecipe(steps=150, **WIDE))
     assert done.epochs > 1
     assert done.held_out.tokens > 0
-    told = read_sae_metadata(done.folder)
-    assert (told.layer, told.d_in) == (1, 32)
+    metadata = read_sae_metadata(done.folder)
+    assert (metadata.layer, metadata.d_in) == (1, 32)
     options = EncodeConfig(run=tmp_path / "run", sae=(str(done.folder),))
     summary = encode(options, progress=lambda _done, _total: None, note=lambda _text: None)
     assert summary.samples[1].explained_variance > 0.3
@@ -299,9 +299,9 @@ def test_measure_leaves_sinks_out() -> None:
     from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
     from sparserm_cli.models.sae.metadata import SAEMetadata
 
-    told = SAEMetadata("an-sae", "saelens", "standard", 2, 4, None, None, "float32", "none", {})
-    half = SparseAutoencoder(told, "", both, torch.zeros(4), both.T.contiguous() / 2, torch.zeros(2))
-    found = measure(half, itertools.chain([sae_rows[:2]], [sae_rows[2:]]), SinkRule(1.0))
+    metadata = SAEMetadata("an-sae", "saelens", "standard", 2, 4, None, None, "float32", "none", {})
+    half = SparseAutoencoder(metadata, "", both, torch.zeros(4), both.T.contiguous() / 2, torch.zeros(2))
+    quality = measure(half, itertools.chain([sae_rows[:2]], [sae_rows[2:]]), SinkRule(1.0))
     # Three points around (0, 1/3): spread 3 - 3 * 1/9 = 8/3; halving them leaves errors of 3/4.
-    assert found.explained_variance == pytest.approx(1 - (3 / 4) / (8 / 3))
-    assert (found.l0, found.dead, found.tokens, found.sinks) == (1.0, 1, 3, 1)
+    assert quality.explained_variance == pytest.approx(1 - (3 / 4) / (8 / 3))
+    assert (quality.l0, quality.dead, quality.tokens, quality.sinks) == (1.0, 1, 3, 1)

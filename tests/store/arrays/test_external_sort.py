@@ -29,15 +29,15 @@ def test_a_table_is_sorted_in_blocks_of_any_size(
             table = scratch.table(fields("a", "b"))
             table.add(*np.array(records, np.uint64).T)
             assert len(table) == len(records)
-            assert [tuple(one) for part in table.blocks() for one in part.tolist()] == records
+            assert [tuple(record) for part in table.blocks() for record in part.tolist()] == records
             assert table.at(np.array([len(records) - 1, 0])).tolist() == [records[-1], records[0]]
-            found = list(groups(table.sorted(), "a"))
+            parts = list(groups(table.sorted(), "a"))
     finally:
         tables.BLOCK = before
-    ordered = [tuple(one) for part, _ in found for one in part.tolist()]
+    ordered = [tuple(record) for part, _ in parts for record in part.tolist()]
     assert ordered == sorted(records)
-    begins = [bool(one) for _, mask in found for one in mask]
-    assert begins == [i == 0 or ordered[i - 1][0] != one[0] for i, one in enumerate(ordered)]
+    begins = [bool(begin) for _, mask in parts for begin in mask]
+    assert begins == [i == 0 or ordered[i - 1][0] != record[0] for i, record in enumerate(ordered)]
 
 
 def test_sorted_blocks_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

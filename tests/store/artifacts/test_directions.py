@@ -56,18 +56,20 @@ def test_what_is_written_is_read(tmp_path: Path, top_k: int, d_in: int, known: b
     assert read.lineage == written.lineage
     assert list(read.layers) == list(made.layers)
     for number, expected in made.layers.items():
-        found = read.layers[number]
+        actual = read.layers[number]
         for name in ("rows", *FIELDS):
-            assert np.array_equal(getattr(found, name), getattr(expected, name), equal_nan=name in FIELDS[2:])
-            assert getattr(found, name).dtype == getattr(expected, name).dtype, name
+            assert np.array_equal(
+                getattr(actual, name), getattr(expected, name), equal_nan=name in FIELDS[2:]
+            )
+            assert getattr(actual, name).dtype == getattr(expected, name).dtype, name
 
 
 def test_the_json_says_what_a_reader_needs(tmp_path: Path):
     """A random direction has null for latent and numbers; JSON has no NaN."""
     write_directions(tmp_path, directions({14: layer(1, 2, known=False)}))
-    told = json.loads((directions_path(tmp_path) / "directions.json").read_text())
-    assert (told["type"], told["version"]) == ("directions", 1)
-    assert told["layers"]["14"][1] == {
+    record = json.loads((directions_path(tmp_path) / "directions.json").read_text())
+    assert (record["type"], record["version"]) == ("directions", 1)
+    assert record["layers"]["14"][1] == {
         "feature": None,
         "side": -1,
         "statistic": None,

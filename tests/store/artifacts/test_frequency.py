@@ -56,9 +56,9 @@ def test_what_is_written_is_read(tmp_path: Path, sizes: list[int]):
     assert (read.unit, read.totals) == (written.unit, written.totals)
     assert list(read.layers) == list(written.layers)
     for layer, expected in written.layers.items():
-        for name, found in read.layers[layer]._asdict().items():
-            assert np.array_equal(found, getattr(expected, name)), name
-            assert found.dtype == getattr(expected, name).dtype, name
+        for name, column in read.layers[layer]._asdict().items():
+            assert np.array_equal(column, getattr(expected, name)), name
+            assert column.dtype == getattr(expected, name).dtype, name
 
 
 def test_others_can_read_the_table(tmp_path: Path):

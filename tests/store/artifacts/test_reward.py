@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, ResourceError
+from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.artifacts.reward import (
-    HeadArrays,
     Metric,
     RewardConfig,
     RewardFiles,
@@ -93,13 +93,15 @@ def files(**changes: object) -> RewardFiles:
     )
 
 
-def same(found: HeadArrays, expected: HeadArrays) -> bool:
+def same(actual: HeadArrays, expected: HeadArrays) -> bool:
     """Tell whether two heads are equal to the bit."""
-    parts = [(found.mean, expected.mean), (found.std, expected.std)]
-    parts += [(found.weights[name], one) for name, one in expected.weights.items()]
-    parts += [(found.directions[layer], one) for layer, one in expected.directions.items()]
-    keys = set(found.weights) == set(expected.weights) and list(found.directions) == list(expected.directions)
-    return keys and all(np.array_equal(one, other) for one, other in parts)
+    parts = [(actual.mean, expected.mean), (actual.std, expected.std)]
+    parts += [(actual.weights[name], tensor) for name, tensor in expected.weights.items()]
+    parts += [(actual.directions[layer], tensor) for layer, tensor in expected.directions.items()]
+    keys = set(actual.weights) == set(expected.weights) and list(actual.directions) == list(
+        expected.directions
+    )
+    return keys and all(np.array_equal(array, other) for array, other in parts)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -124,7 +126,7 @@ def test_what_is_written_is_read(tmp_path: Path, hidden: int, layers: list[int],
     assert read.config == replace(made.config, lineage=read.config.lineage)
     assert same(read.head, made.head)
     assert list(read.controls) == list(made.controls)
-    assert all(same(read.controls[name], one) for name, one in made.controls.items())
+    assert all(same(read.controls[name], control) for name, control in made.controls.items())
 
 
 def test_layers_come_back_in_order(tmp_path: Path):
@@ -261,19 +263,23 @@ def test_no_pickle_and_plain_json(tmp_path: Path):
     """The config is JSON without NaN, the tensors safetensors; nothing else is there."""
     write_reward(tmp_path / "reward", files())
     assert {path.name for path in (tmp_path / "reward").iterdir()} == {*FILES, "README.md"}
-    told = json.loads((tmp_path / "reward" / "config.json").read_text())
-    assert (told["type"], told["version"], told["controls"]) == ("reward", 2, ["dense", "random directions"])
+    record = json.loads((tmp_path / "reward" / "config.json").read_text())
+    assert (record["type"], record["version"], record["controls"]) == (
+        "reward",
+        2,
+        ["dense", "random directions"],
+    )
 
 
 def resealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change what is recorded of a reward model, and seal it as if nothing had happened."""
-    told = read_sealed(folder / "config.json")
-    change(told["reward"])
-    write_sealed(folder / "config.json", told)
+    record = read_sealed(folder / "config.json")
+    change(record["reward"])
+    write_sealed(folder / "config.json", record)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "found"),
+    ("field", "value", "message"),
     [
         ("distance", {}, "distance: '[]' instead of a quantile 0.99"),
         ("distance", {"0.99": 0}, "distance 0.99: '0' instead of a number above 0"),
@@ -301,13 +307,13 @@ def resealed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
         ("length_preference", 5, "length_preference: '5' instead of -1, 0, 1"),
     ],
 )
-def test_row_88_a_resealed_field_is_named(tmp_path: Path, field: str, value: object, found: str):
+def test_row_88_a_resealed_field_is_named(tmp_path: Path, field: str, value: object, message: str):
     """A seal says that nobody damaged the file, not that what it says can be."""
     write_reward(tmp_path / "reward", files())
-    resealed(tmp_path / "reward", lambda told: told.update({field: value}))
+    resealed(tmp_path / "reward", lambda record: record.update({field: value}))
     with pytest.raises(CorruptStoreError) as caught:
         read_reward(tmp_path / "reward")
-    assert found in str(caught.value).replace("\\'", "'").replace('\\"', '"')
+    assert message in str(caught.value).replace("\\'", "'").replace('\\"', '"')
     assert "\n" not in str(caught.value)
 
 
@@ -318,9 +324,9 @@ def test_row_88_no_field_of_any_kind_is_a_raw_error(tmp_path: Path):
     """Every field, and every item inside it, replaced by everything: it is read or refused."""
     folder = tmp_path / "reward"
     write_reward(folder, files())
-    told = read_sealed(folder / "config.json")
-    places = [(name,) for name in told] + [("reward", name) for name in told["reward"]]
-    places += [("reward", name, key) for name in ("distance", "probe") for key in told["reward"][name]]
+    record = read_sealed(folder / "config.json")
+    places = [(name,) for name in record] + [("reward", name) for name in record["reward"]]
+    places += [("reward", name, key) for name in ("distance", "probe") for key in record["reward"][name]]
     places += [
         ("reward", "metrics", 0),
         ("reward", "layers", 0),
@@ -330,7 +336,7 @@ def test_row_88_no_field_of_any_kind_is_a_raw_error(tmp_path: Path):
     refused = []
     for place in places:
         for value in WRONG:
-            changed = json.loads(json.dumps(told))
+            changed = json.loads(json.dumps(record))
             reduce(getitem, place[:-1], changed)[place[-1]] = value
             write_sealed(folder / "config.json", changed)
             try:
@@ -352,11 +358,11 @@ def test_row_88_tensors_must_be_numbers(tmp_path: Path, name: str, value: float)
     arrays[name] = np.full_like(arrays[name], value)
     weights = {key: arrays[key] for key in ("weight", "bias")}
     broken = HeadArrays(arrays["mean"], arrays["std"], weights, made.directions)
-    for one in (
+    for unscorable in (
         replace(files(), head=broken),
         replace(files(), controls={"random directions": broken}),
     ):
-        write_reward(tmp_path / "reward", one)
+        write_reward(tmp_path / "reward", unscorable)
         with pytest.raises(
             CorruptStoreError, match=f"{name}: '.*' instead of (finite numbers|numbers above 0)"
         ):

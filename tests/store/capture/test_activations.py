@@ -26,13 +26,15 @@ def test_what_is_written_is_read(tmp_path: Path, dtype: str, positions: str):
     assert reader.response_lengths.tolist() == LENGTHS
     expected = {layer: [captures.values(layer, reader.token_ids(i)) for i in range(8)] for layer in (1, 2)}
     for layer, rows in expected.items():
-        assert np.array_equal(reader.pooled(layer, "last"), [one[-1] for one in rows])
-        assert np.array_equal(reader.pooled(layer, "mean"), np.stack([one.mean(axis=0) for one in rows]))
+        assert np.array_equal(reader.pooled(layer, "last"), [vectors[-1] for vectors in rows])
+        assert np.array_equal(
+            reader.pooled(layer, "mean"), np.stack([vectors.mean(axis=0) for vectors in rows])
+        )
         if positions == "response":
             blocks = list(reader.iter_tokens(layer))
-            assert np.array_equal(np.concatenate([one.rows for one in blocks]), np.concatenate(rows))
-            assert [one.responses for one in blocks] == [range(4), range(4, 6), range(6, 8)]
-            assert [one.lengths.tolist() for one in blocks] == [[2, 3, 1, 2], [4, 5], [1, 1]]
+            assert np.array_equal(np.concatenate([block.rows for block in blocks]), np.concatenate(rows))
+            assert [block.responses for block in blocks] == [range(4), range(4, 6), range(6, 8)]
+            assert [block.lengths.tolist() for block in blocks] == [[2, 3, 1, 2], [4, 5], [1, 1]]
             for response in range(8):
                 assert np.array_equal(reader.tokens(layer, response), rows[response])
     assert reader.present().all()
@@ -50,8 +52,8 @@ def test_the_tokens_of_a_response_keep_no_unit_alive(
         reader, "unit_tokens", lambda layer, unit, raw: units.append(unit) or read_unit(layer, unit, raw=raw)
     )
     kept = [reader.tokens(2, response) for response in range(8)]
-    owners = [one if one.base is None else one.base for one in kept]
-    assert [one.nbytes for one in owners] == [4 * captures.D_IN * length for length in LENGTHS]
+    owners = [tokens if tokens.base is None else tokens.base for tokens in kept]
+    assert [array.nbytes for array in owners] == [4 * captures.D_IN * length for length in LENGTHS]
     assert units == [0, 1, 2]
     kept[7][:] = 0
     assert np.array_equal(reader.tokens(2, 7), captures.values(2, reader.token_ids(7)))
@@ -95,8 +97,8 @@ def test_receipts_tell_rows_and_absmax(tmp_path: Path):
     captures.plan(tmp_path / "a", layers=(2,), hook_names=("blocks.2.hook_resid_post",))
     writer = ActivationsWriter(tmp_path / "a")
     facts = [captures.compute(writer, unit).facts for unit in range(3)]
-    assert [one.rows for one in facts] == [8, 9, 2]
-    assert [one.absmax for one in facts] == [35.0, 17.0, 25.0]
+    assert [fact.rows for fact in facts] == [8, 9, 2]
+    assert [fact.absmax for fact in facts] == [35.0, 17.0, 25.0]
 
 
 @pytest.mark.parametrize("array", ["last", "mean", "tokens"])

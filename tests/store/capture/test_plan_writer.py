@@ -20,13 +20,14 @@ from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.capture.layout import cut_units
 from sparserm_cli.store.capture.plan import InputFact, check_inputs, check_space
 from sparserm_cli.store.capture.plan_writer import PlanWriter
-from sparserm_cli.store.capture.rows import CHUNK, Rows
+from sparserm_cli.store.capture.row_arrays import CHUNK
+from sparserm_cli.store.capture.rows import Rows
 from sparserm_cli.store.capture.spool import distinct
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import sweep
 from sparserm_cli.store.io.local_disk import sha256_file
 
-token_ids = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(lambda one: np.array(one, np.uint32))
+token_ids = st.lists(st.integers(0, 3), min_size=1, max_size=4).map(lambda ids: np.array(ids, np.uint32))
 added = st.lists(st.tuples(token_ids, token_ids), min_size=1, max_size=25)
 
 
@@ -97,17 +98,17 @@ def _plan_and_compare(
         plan = writer.freeze({})
     reader = ActivationsWriter(root)
     assert reader.plan == plan
-    found: list[tuple] = []
+    planned: list[tuple] = []
     for unit in range(plan.layout.units):
         for tree in reader.trees(unit):
-            assert tree.first == len(found)
-            found += [(tuple(tree.prompt_ids), tuple(one)) for one in tree.responses]
-    assert found == [(prompt, one) for prompt, tree in expected.items() for one in tree]
+            assert tree.first == len(planned)
+            planned += [(tuple(tree.prompt_ids), tuple(response)) for response in tree.responses]
+    assert planned == [(prompt, response) for prompt, tree in expected.items() for response in tree]
     pairs = reader.rows.pairs
     responses = [(tuple(prompt), tuple(response)) for prompt, response in rows]
-    kept = [row for row, one in enumerate(responses) if one != responses[0]]
-    assert [found[i] for i in pairs.chosen] == [responses[row] for row in kept]
-    assert [found[i] for i in pairs.rejected] == [responses[0]] * len(kept)
+    kept = [row for row, response in enumerate(responses) if response != responses[0]]
+    assert [planned[i] for i in pairs.chosen] == [responses[row] for row in kept]
+    assert [planned[i] for i in pairs.rejected] == [responses[0]] * len(kept)
     assert pairs.row.tolist() == kept
     assert plan.layout.pairs == len(kept)
     assert plan.bytes > 0
@@ -130,7 +131,7 @@ def test_a_response_is_kept_once(tmp_path: Path):
     rows = ActivationsWriter(tmp_path / "a").rows
     assert rows.response_characters.tolist() == [5, 0]
     assert rows.prompt_group.tolist() == [1, 2]
-    assert [one.tolist() for one in rows.pairs] == [[0, 0], [1, 1], [1, 3]]
+    assert [pair.tolist() for pair in rows.pairs] == [[0, 0], [1, 1], [1, 3]]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -140,11 +141,11 @@ def test_dedupe_keeps_the_first_of_equal_pairs(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tables, "BLOCK", block)
     with PlanWriter(tmp_path / "a", captures.settings(dedupe=True)) as writer:
         for row in range(3):
-            a, b = (writer.add(captures.ids(1), captures.ids(one), group=1) for one in (2, 3))
+            a, b = (writer.add(captures.ids(1), captures.ids(length), group=1) for length in (2, 3))
             writer.add_pair(*((b, a) if row == 1 else (a, b)), row)
         writer.freeze({})
     pairs = ActivationsWriter(tmp_path / "a").rows.pairs
-    assert [one.tolist() for one in pairs] == [[0, 1], [1, 0], [0, 1]]
+    assert [pair.tolist() for pair in pairs] == [[0, 1], [1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize("block", [1, 100])
@@ -152,7 +153,7 @@ def test_margins_stay_with_their_pairs(tmp_path: Path, monkeypatch: pytest.Monke
     """Through left-out and repeated pairs; a pair without a margin has NaN."""
     monkeypatch.setattr(tables, "BLOCK", block)
     with PlanWriter(tmp_path / "a", captures.settings(dedupe=True)) as writer:
-        a, b, c = (writer.add(captures.ids(1), captures.ids(one), group=1) for one in (2, 3, 4))
+        a, b, c = (writer.add(captures.ids(1), captures.ids(length), group=1) for length in (2, 3, 4))
         margins = {(a, a): 9.0, (a, b): 0.5, (b, c): None, (c, a): -2.0}
         for row, (pair, margin) in enumerate([*margins.items(), ((a, b), 7.0)]):
             writer.add_pair(*pair, row, margin)
@@ -215,7 +216,7 @@ def test_the_plan_tells_bytes_and_files_before_it_is_frozen(tmp_path: Path):
 def test_rows_longer_than_a_chunk_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With chunks of 4 numbers instead of 4 Mi, the rows are the same."""
     captures.plan(tmp_path / "big")
-    monkeypatch.setattr("sparserm_cli.store.capture.rows.CHUNK", 4)
+    monkeypatch.setattr("sparserm_cli.store.capture.row_arrays.CHUNK", 4)
     captures.plan(tmp_path / "small")
     assert CHUNK > 4
     assert len(list((tmp_path / "small" / "rows" / "response_ids").glob("c.*"))) == 5
@@ -285,7 +286,7 @@ def test_one_changed_byte_of_an_input_file_is_found(tmp_path: Path):
 
 def test_row_07_too_little_space_is_refused_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Less than 1.1 times the bytes needed: exit 6 with both numbers."""
-    monkeypatch.setattr("sparserm_cli.store.capture.plan.free_bytes", lambda folder: 1099)
+    monkeypatch.setattr("sparserm_cli.store.io.local_disk.free_bytes", lambda folder: 1099)
     check_space(tmp_path, 999)
     with pytest.raises(ResourceError, match="expected 1,100 bytes free, found 1,099; free space"):
         check_space(tmp_path, 1000)

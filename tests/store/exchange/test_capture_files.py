@@ -211,7 +211,7 @@ def plan_with(**changes: Any) -> Callable[[Path], None]:
                 part = part[name]
             part[last] = new
         hashed = {name: value[name] for name in ("type", "version", "identity", "layout")}
-        files = [one for one in value["files"] if not one[0].endswith(("zarr.json", "rejects.jsonl"))]
+        files = [file for file in value["files"] if not file[0].endswith(("zarr.json", "rejects.jsonl"))]
         value["plan_hash"] = content_digest({**hashed, "parents": {}, "files": files})
         data = np.frombuffer(json.dumps(value).encode(), np.uint8)
         del file["plan"]

@@ -35,20 +35,20 @@ def test_a_matrix_is_read_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[set[int]], d_sae: int
 ):
     """Any matrix, empty ones included, twice over itself; u16 columns up to 65,536 latents."""
-    columns = [sorted(one % d_sae for one in row) for row in rows]
+    columns = [sorted(column % d_sae for column in row) for row in rows]
     columns = [sorted(set(row)) for row in columns]
-    flat = [one for row in columns for one in row]
-    matrix = csr([one + 0.5 for one in flat], flat, np.cumsum([0, *map(len, columns)]).tolist(), d_sae)
+    flat = [column for row in columns for column in row]
+    matrix = csr([column + 0.5 for column in flat], flat, np.cumsum([0, *map(len, columns)]).tolist(), d_sae)
     check_csr(matrix, len(rows), d_sae)
     store = SafeStore(tmp_path_factory.mktemp("csr"))
     first = [(path, (store.root / path).read_bytes()) for path in write_csr(store, "p/00000", matrix, d_sae)]
     again = [(path, (store.root / path).read_bytes()) for path in write_csr(store, "p/00000", matrix, d_sae)]
     assert first == again
-    found = read_csr(SafeStore(store.root, read_only=True), "p/00000", 0, len(rows))
-    for ours, theirs in zip(matrix, found, strict=True):
+    read = read_csr(SafeStore(store.root, read_only=True), "p/00000", 0, len(rows))
+    for ours, theirs in zip(matrix, read, strict=True):
         assert ours.dtype == theirs.dtype
         assert np.array_equal(ours, theirs)
-    assert found.indices.dtype == (np.uint16 if d_sae == 65_536 else np.uint32)
+    assert read.indices.dtype == (np.uint16 if d_sae == 65_536 else np.uint32)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_what_is_encoded_is_read(tmp_path: Path):
     capture, reader = ActivationsReader(root), FeaturesReader(features)
     for sae in captures.SAES:
         blocks = list(reader.iter_blocks(sae.layer))
-        assert [one.responses for one in blocks] == [range(4), range(4, 6), range(6, 8)]
+        assert [block.responses for block in blocks] == [range(4), range(4, 6), range(6, 8)]
         for block in blocks:
             ids = np.concatenate([capture.token_ids(i) for i in block.responses])
             expected = captures.latents(sae, ids)

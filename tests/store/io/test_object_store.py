@@ -24,9 +24,9 @@ from sparserm_cli.store.capture.plan import check_space
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.exchange.capture_files import import_capture
 from sparserm_cli.store.io import fault_points as faults
-from sparserm_cli.store.io import object_cache as remote_cache
+from sparserm_cli.store.io import object_cache
 from sparserm_cli.store.io import object_store as remote
-from sparserm_cli.store.io import storage as places
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.run.locks import RUN_LOCK, run_lock, worker_lock
 from sparserm_cli.store.run.status import status
 from sparserm_cli.store.run.verify import repair, verify
@@ -133,7 +133,7 @@ def test_a_run_in_memory_has_the_digests_of_one_on_the_disk(memory, on_disk):
     assert status(memory).next_command == ""
     names = fsspec.filesystem("memory").find(str(memory))
     assert [name for name in names if ".part" in name or ".lock" in name or "/started/" in name] == []
-    assert list(places.parts_folder().iterdir()) == []
+    assert list(storage_of(memory).parts_folder().iterdir()) == []
 
 
 def test_two_workers_share_one_plan(memory, on_disk):
@@ -157,7 +157,7 @@ def test_row_03_a_run_cut_off_at_any_put_ends_with_the_usual_digest(memory, on_d
             capture(memory)
         failed = faults._passed[kind] >= n
         monkeypatch.delenv("SPARSERM_FAULT_ERROR")
-        remote.remove(memory / RUN_LOCK)  # its holder, this process, is not dead
+        storage_of(memory / RUN_LOCK).remove()  # its holder, this process, is not dead
         assert capture(memory).digest == on_disk["activations"]
         if not failed:
             break
@@ -168,8 +168,8 @@ def test_replacing_a_plan_leaves_nothing_of_the_old_one(memory, monkeypatch):
     """The manifest goes first, then the plan: what is left of the old store can be taken for nothing."""
     capture(memory)
     root = capture_path(memory)
-    seen, remove = [], remote.remove
-    monkeypatch.setattr(remote, "remove", lambda path: (seen.append(path), remove(path)))
+    seen, remove = [], remote.ObjectStorage.remove
+    monkeypatch.setattr(remote.ObjectStorage, "remove", lambda item: (seen.append(item.path), remove(item)))
     remove_capture(root)
     assert seen == [root / MANIFEST, root / PLAN]
     assert fsspec.filesystem("memory").find(str(root)) == []
@@ -214,13 +214,17 @@ def small_artifacts(memory, tmp_path, monkeypatch):
     """Give a function that reads all small artifacts and returns their digests and the objects fetched."""
     whole_run(memory)
     shutil.rmtree(tmp_path / "cache" / "objects")
-    fetched, read = [], remote.read
-    monkeypatch.setattr(remote, "read", lambda path: (fetched.append(path.name), read(path))[1])
+    fetched, read = [], remote.ObjectStorage.read_bytes
+    monkeypatch.setattr(
+        remote.ObjectStorage, "read_bytes", lambda item: (fetched.append(item.path.name), read(item))[1]
+    )
 
     def give():
         fetched.clear()
         made = read_frequency(memory), read_directions(memory), read_reward(reward_path(memory)).config
-        return [one.lineage.digest for one in made], [name for name in fetched if not name.endswith(".json")]
+        return [artifact.lineage.digest for artifact in made], [
+            name for name in fetched if not name.endswith(".json")
+        ]
 
     return give
 
@@ -237,7 +241,7 @@ def test_small_artifacts_are_fetched_once(small_artifacts, memory, tmp_path):
     directions(memory, 2.0)
     second, fetched = small_artifacts()
     assert fetched == ["directions.safetensors"]
-    assert [one == two for one, two in zip(first, second, strict=True)] == [True, False, True]
+    assert [data == two for data, two in zip(first, second, strict=True)] == [True, False, True]
     for copy in (tmp_path / "cache" / "objects").iterdir():
         content = bytearray(copy.read_bytes())
         content[-1] ^= 1
@@ -248,7 +252,7 @@ def test_small_artifacts_are_fetched_once(small_artifacts, memory, tmp_path):
 
 def test_copies_take_no_more_than_they_may(small_artifacts, tmp_path, monkeypatch):
     """Where one would be too many, those that are there go."""
-    monkeypatch.setattr(remote_cache, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(object_cache, "MOST_BYTES", 10_000)
     first, _ = small_artifacts()
     kept = [copy.stat().st_size for copy in (tmp_path / "cache" / "objects").iterdir()]
     assert 0 < sum(kept) <= 10_000
@@ -269,15 +273,15 @@ def test_locks_hold_and_a_dead_holders_lock_is_taken_over(memory):
         "run_id": "",
         "nonce": "x",
     }
-    places.write_atomic(memory / RUN_LOCK, json.dumps(holder).encode())
+    storage_of(memory / RUN_LOCK).write_atomic(json.dumps(holder).encode())
     with run_lock(memory):
-        assert str(os.getpid()) in places.read_bytes(memory / RUN_LOCK).decode()
-    assert places.names(memory) == []
+        assert str(os.getpid()) in storage_of(memory / RUN_LOCK).read_bytes().decode()
+    assert storage_of(memory).names() == []
 
 
 def test_an_object_store_is_never_full(memory):
     """There is no free space to compare with."""
-    assert places.free_bytes(memory) is None
+    assert storage_of(memory).free_bytes() is None
     check_space(memory, 2**60)
 
 

@@ -17,7 +17,7 @@ from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.io import object_store as remote
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.run.locks import RUN_LOCK, run_lock
 from sparserm_cli.store.run.status import status
 from sparserm_cli.store.units.integrity import check
@@ -36,7 +36,7 @@ def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert remote.size(run / RUN_LOCK) > 0
+    assert storage_of(run / RUN_LOCK).size() > 0
     assert status(run)["activations"].done == 2
     with run_lock(run):
         continued = capture(run)
@@ -44,7 +44,7 @@ def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
     store = UnitStore(capture_path(run), "activations", 1, "sparserm extract")
     assert check(store, deep=True) == []
     receipts = [store.receipt(unit) for unit in range(store.plan.units)]
-    assert [one.attempts for one in receipts] == [1, 1, 2, *[1] * (len(receipts) - 3)]
+    assert [receipt.attempts for receipt in receipts] == [1, 1, 2, *[1] * (len(receipts) - 3)]
     pooled = ActivationsReader(capture_path(run)).pooled(1, "mean")
     np.testing.assert_array_equal(pooled, ActivationsReader(capture_path(tmp_path / "run")).pooled(1, "mean"))
 
@@ -52,15 +52,16 @@ def test_row_03_a_capture_on_s3_is_killed_and_continued(bucket, tmp_path):
 def test_an_object_is_made_only_if_absent(bucket):
     """The second to come is told so; who repeats a request whose answer was lost has made it."""
     path = parse_location(f"{bucket}/lock")
-    assert remote.put_new(path, b"one")
-    assert not remote.put_new(path, b"two")
-    assert remote.put_new(path, b"one")
-    assert remote.read(path) == b"one"
-    assert remote.size(path) == 3
-    assert remote.size(path.parent) == -1
-    remote.remove(path)
-    remote.remove(path)
-    assert remote.size(path) == -1
+    lock = storage_of(path)
+    assert lock.create(b"one")
+    assert not lock.create(b"two")
+    assert lock.create(b"one")
+    assert lock.read_bytes() == b"one"
+    assert lock.size() == 3
+    assert storage_of(path.parent).size() == -1
+    lock.remove()
+    lock.remove()
+    assert lock.size() == -1
 
 
 def test_a_missing_bucket_is_named(bucket):
@@ -93,12 +94,12 @@ class _Busy(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     left = 0
-    asked = 0
+    requests = 0
 
     def do_PUT(self) -> None:
         """Take the body, and refuse or accept it."""
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        type(self).asked += 1
+        type(self).requests += 1
         refused = type(self).left > 0
         type(self).left -= refused
         body = b"<Error><Code>SlowDown</Code><Message>Slow down</Message></Error>" if refused else b""
@@ -118,7 +119,7 @@ def busy(bucket, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(_Busy, "asked", 0)
+    monkeypatch.setattr(_Busy, "requests", 0)
     forget_clients()
     yield _Busy
     server.shutdown()
@@ -129,16 +130,16 @@ def busy(bucket, monkeypatch):
 def test_row_59_a_throttled_request_is_repeated_a_bounded_number_of_times(busy, monkeypatch):
     """Twice refused is no error; always refused ends with exit 75 and says what to do."""
     monkeypatch.setattr(busy, "left", 2)
-    remote.put(parse_location("s3://bucket/object"), b"data")
-    assert busy.asked == 3
+    storage_of(parse_location("s3://bucket/object")).write_atomic(b"data")
+    assert busy.requests == 3
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     forget_clients()
     monkeypatch.setattr(busy, "left", 1000)
     with pytest.raises(TemporaryError) as caught:
-        remote.put(parse_location("s3://bucket/object"), b"data")
+        storage_of(parse_location("s3://bucket/object")).write_atomic(b"data")
     assert caught.value.exit_code == 75
     assert str(caught.value).endswith("run the same command again later; what is done is kept")
-    assert busy.asked < 50
+    assert busy.requests < 50
 
 
 def test_a_server_that_does_not_answer_is_a_temporary_error(bucket, monkeypatch):

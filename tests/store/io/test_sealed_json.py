@@ -17,8 +17,8 @@ from sparserm_cli.errors import CorruptStoreError, ResourceError
 from sparserm_cli.store.io import atomic as building
 from sparserm_cli.store.io import local_disk as disk
 from sparserm_cli.store.io import sealed_json as files
-from sparserm_cli.store.io import storage as places
 from sparserm_cli.store.io.process_id import ProcessId, boot_id, this_process, token
+from sparserm_cli.store.io.storage import storage_of
 
 DEAD = token(ProcessId(this_process().host, boot_id(), 2**22 + 1, 5))
 LIVE = token(this_process())
@@ -27,8 +27,8 @@ LIVE = token(this_process())
 def test_write_atomic_replaces_and_leaves_no_temporary_file(tmp_path: Path):
     """The second write wins and the folder holds one file."""
     target = tmp_path / "a.bin"
-    places.write_atomic(target, b"one")
-    places.write_atomic(target, memoryview(b"second"))
+    storage_of(target).write_atomic(b"one")
+    storage_of(target).write_atomic(memoryview(b"second"))
     assert target.read_bytes() == b"second"
     assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
 
@@ -38,20 +38,20 @@ def test_digests_of_known_bytes(tmp_path: Path):
     empty, abc = tmp_path / "empty", tmp_path / "abc"
     empty.write_bytes(b"")
     abc.write_bytes(b"abc")
-    assert places.digest_file(empty) == "99aa06d3014798d86001c324468d497f"
+    assert storage_of(empty).digest() == "99aa06d3014798d86001c324468d497f"
     assert disk.sha256_file(abc) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 def test_size_of_a_missing_file_is_minus_one(tmp_path: Path):
     """Absence is a value, not an exception; a file used as a folder is absence too."""
     (tmp_path / "file").write_bytes(b"12")
-    assert places.size_of(tmp_path / "file") == 2
-    assert places.size_of(tmp_path / "none") == -1
-    assert places.size_of(tmp_path / "file" / "below") == -1
+    assert storage_of(tmp_path / "file").size() == 2
+    assert storage_of(tmp_path / "none").size() == -1
+    assert storage_of(tmp_path / "file" / "below").size() == -1
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "content"),
     [
         (b'{"a": 1', "broken JSON (Expecting ',' delimiter: line 1 column 8 (char 7))"),
         (b"", "broken JSON (Expecting value: line 1 column 1 (char 0))"),
@@ -62,13 +62,13 @@ def test_size_of_a_missing_file_is_minus_one(tmp_path: Path):
         (b"[" * 100_000, "nesting without end"),
     ],
 )
-def test_row_14_broken_json_is_named(tmp_path: Path, text: bytes, found: str):
+def test_row_14_broken_json_is_named(tmp_path: Path, text: bytes, content: str):
     """Each way to break our JSON gives exit 5 with path and hint."""
     path = tmp_path / "plan.json"
     path.write_bytes(text)
     with pytest.raises(CorruptStoreError) as error:
         files.read_json(path, "do this")
-    assert str(error.value) == f"{path}: expected a JSON object, found {found}; do this"
+    assert str(error.value) == f"{path}: expected a JSON object, found {content}; do this"
     assert error.value.exit_code == 5
 
 
@@ -161,10 +161,10 @@ def test_row_07_full_disk_keeps_the_old_file(
 ):
     """A full disk at any operation: exit 6 with the bytes needed, the old file whole, nothing left over."""
     target = tmp_path / "a.bin"
-    places.write_atomic(target, b"old")
+    storage_of(target).write_atomic(b"old")
     monkeypatch.setenv("SPARSERM_FAULT_ERROR", f"{point}:1:{code}")
     with pytest.raises(ResourceError, match="expected 12,345 bytes on the disk") as error:
-        places.write_atomic(target, bytes(12345))
+        storage_of(target).write_atomic(bytes(12345))
     assert error.value.exit_code == 6
     monkeypatch.delenv("SPARSERM_FAULT_ERROR")
     assert target.read_bytes() == b"old"
@@ -175,7 +175,7 @@ def test_row_07_a_real_file_size_limit_gives_exit_6(tmp_path: Path):
     """RLIMIT_FSIZE makes the kernel refuse: EFBIG becomes ResourceError."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom sparserm_cli.errors import ResourceError\n"
-        "from sparserm_cli.store.io.storage import write_atomic\n"
+        "from sparserm_cli.store.io.local_disk import write_atomic\n"
         "try:\n    write_atomic(Path(sys.argv[1]), bytes(100_000))\n"
         "except ResourceError as error:\n    sys.exit(error.exit_code)\n"
     )
@@ -226,13 +226,13 @@ def test_row_58_a_stale_handle_is_tried_again(tmp_path: Path, monkeypatch: pytes
         return b"abc"
 
     monkeypatch.setattr(disk, "_read", read)
-    assert places.read_bytes(path) == b"abc"
+    assert storage_of(path).read_bytes() == b"abc"
     assert len(tries) == 3
     monkeypatch.undo()
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     monkeypatch.setenv("SPARSERM_FAULT_ERROR", "read:1:ESTALE")
     with pytest.raises(OSError, match="Stale"):
-        places.digest_file(path)
+        storage_of(path).digest()
 
 
 def test_kill_at_every_operation_leaves_old_or_new(tmp_path: Path):
@@ -240,7 +240,7 @@ def test_kill_at_every_operation_leaves_old_or_new(tmp_path: Path):
     target = tmp_path / "a"
     target.write_bytes(b"old")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.io.storage import write_atomic\n"
+        "import sys\nfrom pathlib import Path\nfrom sparserm_cli.store.io.local_disk import write_atomic\n"
         "write_atomic(Path(sys.argv[1]), b'new new')\n"
     )
     for n in range(1, 20):

@@ -110,5 +110,5 @@ def test_row_10_a_damaged_line_is_no_score(tmp_path):
     path.write_bytes(data.replace(b'{"row": 4', b'["row": 4'))
     with pytest.raises(CorruptStoreError) as caught:
         list(log.rows())
-    told = "expected the rows of window 1, found something else; remove it and run the command again"
-    assert str(caught.value) == f"{path} (byte {at}): {told}"
+    message = "expected the rows of window 1, found something else; remove it and run the command again"
+    assert str(caught.value) == f"{path} (byte {at}): {message}"

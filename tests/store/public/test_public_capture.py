@@ -170,7 +170,9 @@ def test_the_arrays_say_how_to_find_a_response(tmp_path: Path, layer: int):
         rows = expected(layer, response)
         assert np.array_equal(pooled[unit * 4 + response - starts[unit]], rows[-1])
         begin = unit * 9 + int(lengths[starts[unit] : response].sum())
-        found = tokens[begin : begin + lengths[response]]
-        assert np.array_equal((found.astype(np.uint32) << 16).view(np.float32), rows)
-    told = json.loads((root / f"layers/{layer}/mean/zarr.json").read_text())["attributes"]
-    assert told["rows_are"] == "responses, unit by unit, with unused rows of NaN at the end of each unit"
+        stored = tokens[begin : begin + lengths[response]]
+        assert np.array_equal((stored.astype(np.uint32) << 16).view(np.float32), rows)
+    attributes = json.loads((root / f"layers/{layer}/mean/zarr.json").read_text())["attributes"]
+    assert (
+        attributes["rows_are"] == "responses, unit by unit, with unused rows of NaN at the end of each unit"
+    )

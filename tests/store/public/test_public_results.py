@@ -35,9 +35,9 @@ def features(run: Path) -> Features:
 
 def test_tokens_are_sparse_rows(features: Features):
     """Response 1 is tokens 3, 4 and 5: no latent, one, and two of them."""
-    found = features.tokens(1, 1)
-    assert isinstance(found, sparse.csr_array)
-    assert found.toarray().tolist() == [[0] * 6, [4, 0, 0, 0, 0, 0], [5, 0, 6, 0, 0, 0]]
+    rows = features.tokens(1, 1)
+    assert isinstance(rows, sparse.csr_array)
+    assert rows.toarray().tolist() == [[0] * 6, [4, 0, 0, 0, 0, 0], [5, 0, 6, 0, 0, 0]]
     assert features.tokens(2, 1).shape == (3, 70_000)
     assert features.tokens(1, 7).toarray().tolist() == [[0] * 6]
     assert features.tokens(1, 0).toarray().tolist() == [[0] * 6, [4, 0, 0, 0, 0, 0]]
@@ -48,10 +48,10 @@ def test_the_matrix_is_all_tokens_in_order(features: Features):
     matrix = features.matrix(2)
     assert matrix.shape == (sum(LENGTHS), 70_000)
     assert features.offsets.tolist() == [0, *np.cumsum(LENGTHS).tolist()]
-    for response, found in features.iter_tokens(2):
+    for response, rows in features.iter_tokens(2):
         part = matrix[features.offsets[response] : features.offsets[response + 1]]
-        assert (part != found).nnz == 0
-        assert found.shape == (LENGTHS[response], 70_000)
+        assert (part != rows).nnz == 0
+        assert rows.shape == (LENGTHS[response], 70_000)
 
 
 def test_pooled_latents_have_one_row_per_response(features: Features):
@@ -60,9 +60,13 @@ def test_pooled_latents_have_one_row_per_response(features: Features):
         pooling: features.pooled(1, pooling).toarray()[1].tolist() for pooling in ("mean", "max", "count")
     }
     assert first == {"mean": [3, 0, 2, 0, 0, 0], "max": [5, 0, 6, 0, 0, 0], "count": [2, 0, 1, 0, 0, 0]}
-    dense = [found.toarray() for _, found in features.iter_tokens(1)]
-    np.testing.assert_allclose(features.pooled(1).toarray(), np.stack([one.mean(axis=0) for one in dense]))
-    np.testing.assert_array_equal(features.pooled(1, "max").toarray(), [one.max(axis=0) for one in dense])
+    dense = [tokens.toarray() for _, tokens in features.iter_tokens(1)]
+    np.testing.assert_allclose(
+        features.pooled(1).toarray(), np.stack([tokens.mean(axis=0) for tokens in dense])
+    )
+    np.testing.assert_array_equal(
+        features.pooled(1, "max").toarray(), [tokens.max(axis=0) for tokens in dense]
+    )
     assert features.pooled(2, "count").shape == (8, 70_000)
 
 

@@ -47,42 +47,42 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def states(found: Status) -> dict[str, str]:
+def states(run_status: Status) -> dict[str, str]:
     """Return name to state of what is there."""
-    return {one.name: one.state for one in found.artifacts if one.state != "absent"}
+    return {artifact.name: artifact.state for artifact in run_status.artifacts if artifact.state != "absent"}
 
 
 def test_an_empty_directory_asks_for_the_first_stage(tmp_path: Path):
     """Nothing is there, nothing is raised, nothing is made."""
-    found = status(tmp_path / "run")
-    assert states(found) == {}
-    assert [one.name for one in found.artifacts] == list(NAMES)
-    assert found.next_command == "sparserm extract"
+    run_status = status(tmp_path / "run")
+    assert states(run_status) == {}
+    assert [artifact.name for artifact in run_status.artifacts] == list(NAMES)
+    assert run_status.next_command == "sparserm extract"
     assert not (tmp_path / "run").exists()
 
 
 def test_a_whole_chain_is_complete(run: Path):
     """Sizes are those on the disk, dates those recorded inside, parents those it was made from."""
-    found = status(run)
-    assert set(states(found).values()) == {"complete"}
-    assert found["features"].parents == ("activations",)
-    assert found["directions"].parents == ("frequency",)
+    run_status = status(run)
+    assert set(states(run_status).values()) == {"complete"}
+    assert run_status["features"].parents == ("activations",)
+    assert run_status["directions"].parents == ("frequency",)
     for name in ("activations", "features"):
         root = run / f"{name}.zarr"
         inner = sum(path.stat().st_size for path in (root / "_sparserm").rglob("*.json"))
         files = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-        assert found[name].bytes == files - inner
+        assert run_status[name].bytes == files - inner
         assert (
-            found[name].created
+            run_status[name].created
             == json.loads((root / "_sparserm" / "plan.json").read_text())["told"]["created"]
         )
-        assert (found[name].done, found[name].units) == (3, 3)
+        assert (run_status[name].done, run_status[name].units) == (3, 3)
     for name in ABOVE:
-        made = datetime.fromisoformat(found[name].created)
+        made = datetime.fromisoformat(run_status[name].created)
         assert abs((datetime.now(UTC) - made).total_seconds()) < 3600
-    assert found["frequency"].bytes == (run / "frequency.parquet").stat().st_size
-    assert found["reward"].parents == ("activations", "directions")
-    assert found.next_command == ""
+    assert run_status["frequency"].bytes == (run / "frequency.parquet").stat().st_size
+    assert run_status["reward"].parents == ("activations", "directions")
+    assert run_status.next_command == ""
 
 
 def test_a_capture_half_done_says_how_far(tmp_path: Path):
@@ -92,22 +92,22 @@ def test_a_capture_half_done_says_how_far(tmp_path: Path):
     writer = ActivationsWriter(tmp_path / "activations.zarr")
     captures.compute(writer, 1)
     writer.store.record_failure(2, "MemoryError: ")
-    found = status(tmp_path)
-    assert found["activations"].state == "partial"
-    assert found["activations"].detail == "1 of 3 units, 1 failed"
-    assert found.next_command == "sparserm extract"
+    run_status = status(tmp_path)
+    assert run_status["activations"].state == "partial"
+    assert run_status["activations"].detail == "1 of 3 units, 1 failed"
+    assert run_status.next_command == "sparserm extract"
 
 
 def test_row_36_a_new_capture_makes_everything_above_it_stale_and_names_the_field(run: Path):
     """Other model revision: features name it, the others say whose fault it is."""
     shutil.rmtree(run / "activations.zarr")
     captures.capture(run / "activations.zarr", model_revision="sha256:1")
-    found = status(run)
-    assert states(found) == dict.fromkeys(("features", *ABOVE), "stale") | {"activations": "complete"}
+    run_status = status(run)
+    assert states(run_status) == dict.fromkeys(("features", *ABOVE), "stale") | {"activations": "complete"}
     text = "made from other activations: model_revision was sha256:0, is sha256:1"
-    assert found["features"].detail == text
-    assert found["frequency"].detail == "made from features, which is stale"
-    assert found.next_command == "sparserm encode --force"
+    assert run_status["features"].detail == text
+    assert run_status["frequency"].detail == "made from features, which is stale"
+    assert run_status.next_command == "sparserm encode --force"
 
 
 def test_row_36_a_new_encoding_names_the_field_far_upstream(run: Path):
@@ -116,18 +116,18 @@ def test_row_36_a_new_encoding_names_the_field_far_upstream(run: Path):
         shutil.rmtree(run / name)
     captures.capture(run / "activations.zarr", model_revision="sha256:1")
     captures.encode(run / "features.zarr", run / "activations.zarr")
-    found = status(run)
+    run_status = status(run)
     text = "made from other features: activations.model_revision was sha256:0, is sha256:1"
-    assert found["frequency"].detail == text
-    assert found.next_command == "sparserm frequency"
+    assert run_status["frequency"].detail == text
+    assert run_status.next_command == "sparserm frequency"
 
 
 def test_row_36_new_frequencies_make_directions_stale(run: Path):
     """Another seed of the frequencies: directions/ say so."""
     small.frequency(run, seed=1)
-    found = status(run)
-    assert found["directions"].detail == "made from other frequency: seed was 0, is 1"
-    assert found["reward"].detail == "made from directions, which is stale"
+    run_status = status(run)
+    assert run_status["directions"].detail == "made from other frequency: seed was 0, is 1"
+    assert run_status["reward"].detail == "made from directions, which is stale"
     small.directions(run)
     assert status(run)["reward"].state == "complete"  # what it was made from is the same to the bit
     small.directions(run, row=2.0)
@@ -160,8 +160,8 @@ def test_large_inputs_are_read_when_asked_and_the_rest_of_the_time_it_says_so(
         quick, deep = status(run)["activations"], status(run, deep=True)["activations"]
     finally:
         Path(data.path).write_bytes(whole)
-    told = "3 bytes of input were not read: `sparserm status --deep` and every stage do so"
-    assert (quick.state, quick.detail) == ("complete", told)
+    detail = "3 bytes of input were not read: `sparserm status --deep` and every stage do so"
+    assert (quick.state, quick.detail) == ("complete", detail)
     assert deep.state == "stale"
     assert deep.detail.startswith(f"{data.path}: sha256 {data.sha256} was read, is sha256 ")
 
@@ -169,9 +169,9 @@ def test_large_inputs_are_read_when_asked_and_the_rest_of_the_time_it_says_so(
 def test_a_parent_thrown_away_leaves_its_children_complete(run: Path):
     """Terabytes of activations may go once they are encoded."""
     shutil.rmtree(run / "activations.zarr")
-    found = status(run)
-    assert states(found) == dict.fromkeys(("features", *ABOVE), "complete")
-    assert found.next_command == "sparserm extract"
+    run_status = status(run)
+    assert states(run_status) == dict.fromkeys(("features", *ABOVE), "complete")
+    assert run_status.next_command == "sparserm extract"
 
 
 def damage(path: Path) -> None:
@@ -187,10 +187,10 @@ def test_verify_finds_what_quick_cannot_only_when_deep(run: Path):
     verify(run, deep=True).raise_if_damaged()
     damage(run / "features.zarr" / "layers" / "1" / "parts" / "00001" / "data" / "c.0")
     verify(run).raise_if_damaged()
-    found = verify(run, deep=True)
-    assert [(one.artifact.name, one.units) for one in found.damaged] == [("features", [1])]
+    verification = verify(run, deep=True)
+    assert [(checked.artifact.name, checked.units) for checked in verification.damaged] == [("features", [1])]
     with pytest.raises(CorruptStoreError) as error:
-        found.raise_if_damaged()
+        verification.raise_if_damaged()
     path = run / "features.zarr" / "layers" / "1" / "parts" / "00001" / "data" / "c.0"
     assert str(error.value).startswith(f"{path} (unit 1): expected xxh3-128 ")
     assert str(error.value).endswith("; run `sparserm repair`")
@@ -216,10 +216,10 @@ def test_row_10_row_11_row_12_no_byte_of_a_small_artifact_changes_unnoticed(run:
     damaged = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
     for content in [*damaged, b""]:
         path.write_bytes(content)
-        assert [one.artifact.path.name for one in verify(run).damaged] == [file.partition("/")[0]]
+        assert [checked.artifact.path.name for checked in verify(run).damaged] == [file.partition("/")[0]]
     path.unlink()
-    found = [one.artifact.path.name for one in verify(run).damaged]
-    assert found == ([file.partition("/")[0]] if "/" in file else [])  # no file at all is no artifact
+    names = [checked.artifact.path.name for checked in verify(run).damaged]
+    assert names == ([file.partition("/")[0]] if "/" in file else [])  # no file at all is no artifact
     path.write_bytes(whole)
     assert verify(run).damaged == ()
 
@@ -229,8 +229,8 @@ def test_an_edited_card_is_told_and_no_obstacle(run: Path):
     card = run / "reward" / "README.md"
     card.write_text(card.read_text() + "Mine.\n")
     read_reward(reward_path(run))
-    [found] = verify(run).damaged
-    assert (found.artifact.name, [one.path for one in found.damage]) == ("reward", ["README.md"])
+    [checked] = verify(run).damaged
+    assert (checked.artifact.name, [damage.path for damage in checked.damage]) == ("reward", ["README.md"])
     with pytest.raises(CorruptStoreError, match=r"reward/README\.md: .*; run `sparserm fit`$"):
         verify(run).raise_if_damaged()
 
@@ -243,10 +243,10 @@ def test_status_and_verify_tell_corrupt_artifacts_apart(run: Path):
     tensors = run / "directions" / "directions.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-4])
     damage(run / "reward" / "model.safetensors")
-    found = status(run)
-    assert states(found) == dict.fromkeys(("activations", *ABOVE), "corrupt") | {"features": "complete"}
-    assert "layers/1/mean/c.0.0 (unit 0): expected " in found["activations"].detail
-    names = [one.artifact.name for one in verify(run).damaged]
+    run_status = status(run)
+    assert states(run_status) == dict.fromkeys(("activations", *ABOVE), "corrupt") | {"features": "complete"}
+    assert "layers/1/mean/c.0.0 (unit 0): expected " in run_status["activations"].detail
+    names = [checked.artifact.name for checked in verify(run).damaged]
     assert names == ["activations", *ABOVE]
 
 
@@ -259,7 +259,7 @@ def test_repair_gives_up_the_damaged_units_and_nothing_else(run: Path):
     damage(run / "activations.zarr" / "layers" / "2" / "tokens" / "c.2.0")
     (run / "features.zarr" / "layers" / "2" / "parts" / "00000" / "indptr" / "c.0").unlink()
     done = repair(run)
-    assert [(one.artifact.name, one.units, one.command) for one in done] == [
+    assert [(repaired.artifact.name, repaired.units, repaired.command) for repaired in done] == [
         ("activations", (2,), "sparserm extract"),
         ("features", (0,), "sparserm encode"),
     ]
@@ -276,7 +276,7 @@ def test_repair_gives_up_the_damaged_units_and_nothing_else(run: Path):
 def test_repair_of_a_damaged_manifest_does_no_unit_again(run: Path):
     """The receipts are there: the next run only writes the manifest."""
     damage(run / "activations.zarr" / "_sparserm" / "MANIFEST.json")
-    assert [one.units for one in repair(run)] == [()]
+    assert [repaired.units for repaired in repair(run)] == [()]
     store = ActivationsWriter(run / "activations.zarr").store
     assert store.pending() == []
     assert store.finalize() is not None
@@ -287,10 +287,10 @@ def test_repair_of_a_damaged_manifest_does_no_unit_again(run: Path):
 def test_repair_leaves_alone_what_only_a_new_plan_mends(run: Path, path: str):
     """It says which command makes the store anew, and touches nothing."""
     damage(run / "activations.zarr" / path)
-    before = {one: one.read_bytes() for one in run.rglob("*") if one.is_file()}
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     done = repair(run)
-    assert [(one.units, one.command) for one in done] == [((), "sparserm extract --force")]
-    assert before == {one: one.read_bytes() for one in run.rglob("*") if one.is_file()}
+    assert [(repaired.units, repaired.command) for repaired in done] == [((), "sparserm extract --force")]
+    assert before == {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     with pytest.raises(CorruptStoreError, match="run `sparserm extract --force`"):
         verify(run, deep=True).raise_if_damaged()
 
@@ -305,11 +305,15 @@ def test_row_37_a_newer_artifact_is_told_not_raised(run: Path):
     """The status says to upgrade; verify leaves it alone, since it cannot read it."""
     for path in (run / "directions" / "directions.json", run / "features.zarr" / "_sparserm" / "plan.json"):
         write_sealed(path, {**read_sealed(path), "version": 2})
-    found = status(run)
+    run_status = status(run)
     for name in ("directions", "features"):
-        assert found[name].state == "incompatible"
-        assert found[name].detail.endswith("found version 2; upgrade sparserm")
-    assert [one.artifact.name for one in verify(run).artifacts] == ["activations", "frequency", "reward"]
+        assert run_status[name].state == "incompatible"
+        assert run_status[name].detail.endswith("found version 2; upgrade sparserm")
+    assert [checked.artifact.name for checked in verify(run).artifacts] == [
+        "activations",
+        "frequency",
+        "reward",
+    ]
 
 
 def test_row_57_status_and_verify_write_nothing(run: Path, monkeypatch: pytest.MonkeyPatch):

@@ -66,7 +66,7 @@ def test_row_08_a_stale_lock_is_taken_over(tmp_path: Path, changes: dict):
     path = held_by(tmp_path, **changes)
     with locks.run_lock(tmp_path, "mine"):
         assert json.loads(path.read_text())["run_id"] == "mine"
-        assert [one.name for one in tmp_path.iterdir()] == ["run.lock"]
+        assert [entry.name for entry in tmp_path.iterdir()] == ["run.lock"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -207,7 +207,7 @@ def test_this_process_is_not_dead():
 
 
 @pytest.mark.parametrize(
-    ("make", "found"),
+    ("make", "content"),
     [
         (os.mkfifo, "expected a file, found a pipe"),
         (Path.mkdir, "expected a file, found a folder"),
@@ -222,7 +222,7 @@ def test_this_process_is_not_dead():
     ids=["pipe", "folder", "loop", "dangling link", "endless device", "huge"],
 )
 def test_row_87_what_is_no_lock_is_refused_at_once(
-    tmp_path: Path, make: Callable[[Path], object], found: str
+    tmp_path: Path, make: Callable[[Path], object], content: str
 ):
     """It is neither waited for, nor read without end, nor taken away."""
     path = tmp_path / "run.lock"
@@ -230,7 +230,7 @@ def test_row_87_what_is_no_lock_is_refused_at_once(
     with pytest.raises(CorruptStoreError) as caught, locks.run_lock(tmp_path):
         pytest.fail("taken")
     assert str(caught.value).startswith(f"{path}: ")
-    assert found in str(caught.value)
+    assert content in str(caught.value)
     assert os.path.lexists(path)
 
 

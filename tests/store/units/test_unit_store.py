@@ -7,8 +7,9 @@ import pytest
 from helpers import toy_units as toy
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, PartialError
-from sparserm_cli.store.io import storage as places
 from sparserm_cli.store.io.file_facts import FileFact
+from sparserm_cli.store.io.local_storage import LocalStorage
+from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.units.integrity import check, damaged_units, open_complete
 from sparserm_cli.store.units.records import UnitFacts
 from sparserm_cli.store.units.unit_store import UnitStore
@@ -174,7 +175,7 @@ def test_row_10_row_13_changed_bytes_of_the_same_length_are_found_deep(store: Un
     open_complete(store)
     assert check(store, deep=False) == []
     damage = check(store, deep=True)
-    assert [(one.path, one.unit) for one in damage] == [("data/1.bin", 1)]
+    assert [(problem.path, problem.unit) for problem in damage] == [("data/1.bin", 1)]
 
 
 def test_damage_to_the_plans_own_files_is_told(store: UnitStore):
@@ -182,7 +183,9 @@ def test_damage_to_the_plans_own_files_is_told(store: UnitStore):
     fill(store)
     (store.root / "static").write_bytes(b"statik")
     damage = check(store, deep=True)
-    assert [(one.path, one.unit, one.repairable) for one in damage] == [("static", None, False)]
+    assert [(problem.path, problem.unit, problem.repairable) for problem in damage] == [
+        ("static", None, False)
+    ]
     (store.root / "static").unlink()
     with pytest.raises(CorruptStoreError, match="the plan itself is damaged: run the stage with --force"):
         open_complete(store)
@@ -234,8 +237,8 @@ def test_row_09_two_workers_on_one_unit_are_hashed_again_and_settled(store: Unit
 def test_row_58_what_is_read_back_must_be_what_was_written(store: UnitStore):
     """A disk that returns other bytes than it was given is found before the receipt."""
     (store.root / "data").mkdir()
-    places.write_atomic(store.root / "data" / "0.bin", b"given")
-    given = places.digest_file(store.root / "data" / "0.bin")
+    storage_of(store.root / "data" / "0.bin").write_atomic(b"given")
+    given = storage_of(store.root / "data" / "0.bin").digest()
     (store.root / "data" / "0.bin").write_bytes(b"taken")
     written = {"data/0.bin": FileFact("data/0.bin", 5, given)}
     with pytest.raises(CorruptStoreError, match="the disk is not to be trusted"):
@@ -262,7 +265,7 @@ def test_row_53_a_unit_that_fails_three_times_is_given_up_and_repeated_by_the_ne
     assert error.value.exit_code == 7
     assert tries == [1, 1, 1]
     assert store.pending() == [1]
-    assert [one["error"] for one in store.failures(1)] == ["RuntimeError: CUDA out of memory"] * 3
+    assert [failure["error"] for failure in store.failures(1)] == ["RuntimeError: CUDA out of memory"] * 3
     again = toy.toy_store(store.root, "second run")
     assert fill(again) is not None
     assert not (store.root / "_sparserm" / "failures").exists()
@@ -301,8 +304,8 @@ def test_a_compute_that_commits_nothing_is_a_failure(store: UnitStore):
 
 def test_stop_finishes_the_unit_in_hand(store: UnitStore):
     """Asked to stop after the second unit, two units are done and the next run does the others."""
-    asked = iter([False, False, True])
-    assert work_units(store, lambda unit: toy.toy_compute(store, unit), stop=lambda: next(asked)) is None
+    answers = iter([False, False, True])
+    assert work_units(store, lambda unit: toy.toy_compute(store, unit), stop=lambda: next(answers)) is None
     assert store.pending() == [2, 3]
     seen = []
     work_units(store, lambda unit: toy.toy_compute(store, unit), progress=lambda *done: seen.append(done))
@@ -333,15 +336,12 @@ def test_opening_reads_two_files_whatever_the_number_of_units(
     """Plan and manifest are read; a receipt never; each unit's file is asked for its size once."""
     toy.toy_plan(tmp_path / "many", units=40)
     fill(toy.toy_store(tmp_path / "many"))
-    read, asked = [], []
-    monkeypatch.setattr(
-        "sparserm_cli.store.io.sealed_json.read_bytes", lambda path: read.append(path) or path.read_bytes()
-    )
-    size_of = places.size_of
-    monkeypatch.setattr(
-        "sparserm_cli.store.units.integrity.size_of", lambda path: asked.append(path) or size_of(path)
-    )
+    read, sizes = [], []
+    read_bytes, size = LocalStorage.read_bytes, LocalStorage.size
+    monkeypatch.setattr(LocalStorage, "read_bytes", lambda file: read.append(file.path) or read_bytes(file))
+    monkeypatch.setattr(LocalStorage, "size", lambda file, below="": sizes.append(below) or size(file, below))
     open_complete(toy.toy_store(tmp_path / "many"))
     assert {path.name for path in read} == {"plan.json", "MANIFEST.json"}
-    assert len(asked) == 41
-    assert len(set(asked)) == 41
+    files = [below for below in sizes if below]
+    assert len(files) == 41
+    assert len(set(files)) == 41

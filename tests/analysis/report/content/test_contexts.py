@@ -17,42 +17,44 @@ def quiet(_done: int, _total: int) -> None:
     """No progress."""
 
 
-def contexts(run: Path, **asked: int) -> tuple[planted.Planted, list[Contexts]]:
+def contexts(run: Path, **options: int) -> tuple[planted.Planted, list[Contexts]]:
     """Plant a run and find the contexts of three latents."""
-    made = planted.plant(run, prompts=40, **asked)
+    made = planted.plant(run, prompts=40, **options)
     return made, feature_contexts(made.features, 3, WANTED, quiet)
 
 
 def by_response(made: planted.Planted, feature: int) -> dict[int, np.ndarray]:
     """Return a latent's value on every token of every response, densely."""
-    found = {}
+    by_number = {}
     for block in made.features.iter_blocks(3):
         rows = np.repeat(np.arange(len(block.csr.indptr) - 1), np.diff(block.csr.indptr))
         values = np.zeros(len(block.csr.indptr) - 1, np.float32)
         mine = block.csr.indices == feature
         values[rows[mine]] = block.csr.data[mine]
         parts = np.split(values, np.cumsum(block.lengths)[:-1])
-        found |= dict(zip(block.responses, parts, strict=True))
-    return found
+        by_number |= dict(zip(block.responses, parts, strict=True))
+    return by_number
 
 
 def test_strongest_and_weakest_against_all_values(tmp_path: Path) -> None:
     """One context a response, by its peak; responses on which the latent is silent are none."""
-    made, found = contexts(tmp_path)
-    for feature, one in zip(WANTED, found, strict=True):
+    made, all_contexts = contexts(tmp_path)
+    for feature, of_feature in zip(WANTED, all_contexts, strict=True):
         peaks = {number: part.max() for number, part in by_response(made, feature).items() if part.any()}
         order = sorted(peaks, key=lambda number: -peaks[number])
-        assert [context.response for context in one.strongest] == order[:TOP]
-        assert [context.response for context in one.weakest] == order[::-1][:TOP]
-        assert [context.value for context in one.strongest] == [peaks[number] for number in order[:TOP]]
+        assert [context.response for context in of_feature.strongest] == order[:TOP]
+        assert [context.response for context in of_feature.weakest] == order[::-1][:TOP]
+        assert [context.value for context in of_feature.strongest] == [
+            peaks[number] for number in order[:TOP]
+        ]
 
 
 def test_a_context_shows_the_values_around_its_peak(tmp_path: Path) -> None:
     """The planted responses are short, so all of one is shown."""
-    made, found = contexts(tmp_path)
-    for feature, one in zip(WANTED, found, strict=True):
+    made, all_contexts = contexts(tmp_path)
+    for feature, of_feature in zip(WANTED, all_contexts, strict=True):
         values = by_response(made, feature)
-        for context in (*one.strongest, *one.weakest):
+        for context in (*of_feature.strongest, *of_feature.weakest):
             whole = values[context.response]
             assert context.start == 0
             np.testing.assert_array_equal(context.values, whole)
@@ -63,9 +65,9 @@ def test_long_responses_are_cut_around_the_peak(tmp_path: Path, monkeypatch: pyt
     """With two tokens before and one after."""
     monkeypatch.setattr(report_contexts, "BEFORE", 2)
     monkeypatch.setattr(report_contexts, "AFTER", 1)
-    made, found = contexts(tmp_path)
-    for feature, one in zip(WANTED, found, strict=True):
-        for context in one.strongest:
+    made, all_contexts = contexts(tmp_path)
+    for feature, of_feature in zip(WANTED, all_contexts, strict=True):
+        for context in of_feature.strongest:
             whole = by_response(made, feature)[context.response]
             low, high = max(0, context.peak - 2), min(len(whole), context.peak + 2)
             assert context.start == low
@@ -74,10 +76,10 @@ def test_long_responses_are_cut_around_the_peak(tmp_path: Path, monkeypatch: pyt
 
 def test_contexts_do_not_depend_on_the_units(tmp_path: Path) -> None:
     """Many small units or one large one."""
-    few, one = contexts(tmp_path / "few", unit_tokens=10_000)
+    few, whole = contexts(tmp_path / "few", unit_tokens=10_000)
     many, other = contexts(tmp_path / "many", unit_tokens=40)
     assert len(few.features.units) < len(many.features.units)
-    assert one == other
+    assert whole == other
 
 
 def test_a_dead_latent_has_no_context(tmp_path: Path) -> None:
@@ -99,9 +101,9 @@ def test_token_ids_of_some_responses(tmp_path: Path) -> None:
     """Across units, each with its prompt; the same as read one by one."""
     capture = planted.plant(tmp_path, prompts=40, unit_tokens=100).capture
     wanted = [3, 0, 70, 71, 3]
-    found = ids_of(capture, wanted)
-    assert sorted(found) == [0, 3, 70, 71]
-    for number, ids in found.items():
+    ids_by_response = ids_of(capture, wanted)
+    assert sorted(ids_by_response) == [0, 3, 70, 71]
+    for number, ids in ids_by_response.items():
         np.testing.assert_array_equal(ids.response, capture.token_ids(number))
         prompt = int(capture.rows.response_prompt[number])
         np.testing.assert_array_equal(ids.prompt, capture.rows.prompt_ids(prompt))

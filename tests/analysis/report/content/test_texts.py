@@ -50,18 +50,18 @@ def test_long_responses_are_cut_and_control_characters_shown(words: Words) -> No
 
 def test_a_stretch_has_a_text_and_a_strength_for_each_token(words: Words) -> None:
     """The é is two tokens; the second has its text, the strengths are relative."""
-    found = words.stretch(Context(0, 9, 2.0, 7, (0.0, 1.0, 2.0, 0.0)), 4.0)
-    assert [token.text for token in found.tokens] == [" ", "", "é", " "]
-    assert [token.strength for token in found.tokens] == [0.0, 0.25, 0.5, 0.0]
-    assert [token.peak for token in found.tokens] == [False, False, True, False]
-    assert (found.before, found.after, found.prompt) == (True, True, "Why is it?")
+    stretch = words.stretch(Context(0, 9, 2.0, 7, (0.0, 1.0, 2.0, 0.0)), 4.0)
+    assert [token.text for token in stretch.tokens] == [" ", "", "é", " "]
+    assert [token.strength for token in stretch.tokens] == [0.0, 0.25, 0.5, 0.0]
+    assert [token.peak for token in stretch.tokens] == [False, False, True, False]
+    assert (stretch.before, stretch.after, stretch.prompt) == (True, True, "Why is it?")
 
 
 def test_gaps_are_passed_over(words: Words) -> None:
     """A number below 0 stands for no response."""
-    found = words.excerpts(np.array([1, -1]), np.array([2.5, -np.inf]))
-    assert [(one.prompt, one.value) for one in found] == [("Where is it?", 2.5)]
-    assert found[0].text == words.response(1, 48)
+    excerpts = words.excerpts(np.array([1, -1]), np.array([2.5, -np.inf]))
+    assert [(excerpt.prompt, excerpt.value) for excerpt in excerpts] == [("Where is it?", 2.5)]
+    assert excerpts[0].text == words.response(1, 48)
 
 
 @given(st.lists(st.text("ab\n", max_size=9), min_size=1, max_size=4))

@@ -60,7 +60,7 @@ def test_every_figure_is_one_that_plotly_knows() -> None:
     margins, lengths = rng.standard_normal(200), rng.integers(-9, 9, 200)
     pairs, groups = pairs_of(margins, lengths), np.arange(200)
     bias = length_bias(margins, lengths, groups)
-    found = reliability(margins, groups)
+    calibration = reliability(margins, groups)
     metric = Metric("reward", "validation", 0.9, 0.8, 0.95, 100)
     figures = [
         accuracy_figure([metric]),
@@ -68,7 +68,7 @@ def test_every_figure_is_one_that_plotly_knows() -> None:
         frequency_figure(3, measures_of(rng.random((2, 50))), None),
         score_figure(margins, -margins),
         margin_figure(pairs),
-        reliability_figure({"held-out": found, "validation": found, "training": found}),
+        reliability_figure({"held-out": calibration, "validation": calibration, "training": calibration}),
         length_figure(pairs, bias),
         length_accuracy_figure({"held-out": bias, "fitted": bias}),
     ]
@@ -108,8 +108,8 @@ def test_latents_stand_at_their_rates_on_their_side() -> None:
     rate = np.array([[0.0, 0.5, 0.1, 0.3], [0.0, 0.2, 0.4, 0.3]])
     traces = by_name(frequency_figure(8, measures_of(rate), directions_of([1, 2, -1], [1, -1, -1])))
     points = {
-        name: [(one["customdata"][i][0], one["x"][i], one["y"][i]) for i in range(len(one["x"]))]
-        for name, one in traces.items()
+        name: [(trace["customdata"][i][0], trace["x"][i], trace["y"][i]) for i in range(len(trace["x"]))]
+        for name, trace in traces.items()
     }
     assert points == {
         "other latents": [(3, 0.3, 0.3)],
@@ -125,7 +125,7 @@ def test_wide_saes_are_drawn_in_part_with_the_largest_differences() -> None:
     rng = np.random.default_rng(0)
     measures = measures_of(rng.random((2, 20_000)))
     figure = frequency_figure(8, measures, directions_of([3], [1]))
-    drawn = [one[0] for one in by_name(figure)["other latents"]["customdata"]]
+    drawn = [point[0] for point in by_name(figure)["other latents"]["customdata"]]
     assert len(drawn) == len(set(drawn)) == DRAWN_LATENTS
     assert 3 not in drawn
     largest = set(np.argsort(-np.abs(measures.difference))[: DRAWN_LATENTS // 2].tolist()) - {3}

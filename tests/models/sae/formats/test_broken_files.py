@@ -55,8 +55,8 @@ def test_any_configuration_is_read_or_refused_in_one_line(family: str, tmp_path:
 def test_any_tensor_is_read_or_refused_in_one_line(family: str, tmp_path: Path) -> None:
     """A tensor that is missing, empty, of other axes, or not of numbers is named."""
     path, folder = written(family, tmp_path)
-    found = [file for end in ("safetensors", "pt", "pth") for file in folder.rglob(f"*.{end}")]
-    weights = found[0]
+    files = [file for end in ("safetensors", "pt", "pth") for file in folder.rglob(f"*.{end}")]
+    weights = files[0]
     pickled = weights.suffix != ".safetensors"
     tensors = torch.load(weights) if pickled else load_file(weights)
     write = torch.save if pickled else save_file
@@ -77,17 +77,17 @@ def test_any_tensor_is_read_or_refused_in_one_line(family: str, tmp_path: Path) 
 def test_files_that_are_not_there_in_full(family: str, content: bytes, tmp_path: Path) -> None:
     """An empty file, a Git LFS pointer and a cut one are told apart from what they stand for."""
     path, folder = written(family, tmp_path)
-    for file in sorted(one for one in folder.rglob("*") if one.is_file()):
+    for file in sorted(entry for entry in folder.rglob("*") if entry.is_file()):
         kept = file.read_bytes()
         file.write_bytes(content)
         with pytest.raises(SparseRMError) as caught:
             load_sae(path, allow_pickle=True)
         assert "\n" not in str(caught.value)
         if content.startswith(b"version"):
-            told = (
+            message = (
                 "expected the file's content, found a Git LFS pointer; run `git lfs pull` in its repository"
             )
-            assert str(caught.value) == f"{file}: {told}"
+            assert str(caught.value) == f"{file}: {message}"
             assert caught.value.exit_code == CorruptStoreError.exit_code
         file.write_bytes(kept)
 

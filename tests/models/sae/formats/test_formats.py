@@ -58,10 +58,10 @@ def top(pre: Tensor, k: int = K) -> Tensor:
 
 def check_agreement(sae: SparseAutoencoder, latents: Tensor, out: Tensor) -> None:
     """Compare latents and reconstructions of `rows()`; some fire, not all."""
-    found, x = sae.encode(rows()), rows()
+    encoded, x = sae.encode(rows()), rows()
     assert 0 < int((latents > 0).sum()) < latents.numel()
-    assert torch.equal(found > 0, latents > 0)
-    torch.testing.assert_close(found, latents, rtol=1e-4, atol=1e-5)
+    assert torch.equal(encoded > 0, latents > 0)
+    torch.testing.assert_close(encoded, latents, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(sae.reconstruct(x)[0], out, rtol=1e-4, atol=1e-4)
 
 
@@ -359,9 +359,9 @@ def test_qwen_scope(tmp_path: Path) -> None:
     sae = load_sae(folder / "layer3.sae.pt", allow_pickle=True)
     assert (sae.metadata.layer, sae.metadata.model_name, sae.k) == (3, "Qwen3-1.7B-Base", K)
     latents = top(rows() @ t["W_enc"] + t["b_enc"])
-    found = sae.encode(rows())
-    torch.testing.assert_close(found[:, :D_SAE], latents, rtol=1e-4, atol=1e-5)
-    assert not found[:, D_SAE:].any()
+    encoded = sae.encode(rows())
+    torch.testing.assert_close(encoded[:, :D_SAE], latents, rtol=1e-4, atol=1e-5)
+    assert not encoded[:, D_SAE:].any()
 
 
 def test_sparsify(tmp_path: Path) -> None:
@@ -396,20 +396,20 @@ def dictionary(kind: str, t: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], T
     centred = (x - t["b_dec"]) @ t["W_enc"]
     ours = {name: t[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     base = {name: value for name, value in linear(t).items() if name != "decoder.bias"}
-    one = torch.tensor(0.7)
+    threshold = torch.tensor(0.7)
     cases = {
         "AutoEncoder": (base | {"bias": t["b_dec"]}, (centred + t["b_enc"]).relu()),
         "AutoEncoderNew": (linear(t), (x @ t["W_enc"] + t["b_enc"]).relu()),
         "AutoEncoderTopK": (
-            base | {"b_dec": t["b_dec"], "k": torch.tensor(K), "threshold": one},
+            base | {"b_dec": t["b_dec"], "k": torch.tensor(K), "threshold": threshold},
             top((centred + t["b_enc"]).relu()),
         ),
         "BatchTopKSAE": (
-            base | {"b_dec": t["b_dec"], "k": torch.tensor(K), "threshold": one},
+            base | {"b_dec": t["b_dec"], "k": torch.tensor(K), "threshold": threshold},
             jumped((centred + t["b_enc"]).relu(), 0.7),
         ),
         "MatryoshkaBatchTopKSAE": (
-            ours | {"k": torch.tensor(K), "threshold": one, "group_sizes": torch.tensor([8, 12])},
+            ours | {"k": torch.tensor(K), "threshold": threshold, "group_sizes": torch.tensor([8, 12])},
             jumped((centred + t["b_enc"]).relu(), 0.7),
         ),
         "JumpReluAutoEncoder": (

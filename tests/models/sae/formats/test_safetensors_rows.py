@@ -26,9 +26,9 @@ def test_rows_are_widened_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
     """Any floating type, rows in any order and twice."""
     matrix = torch.randn(7, 5).to(dtype)
     save_file({"other": torch.zeros(3), "W_dec": matrix}, tmp_path / "file.safetensors")
-    found = read_rows(tmp_path / "file.safetensors", "W_dec", [6, 0, 6])
-    assert found.dtype == np.float32
-    assert np.array_equal(found, matrix[[6, 0, 6]].float().numpy())
+    read = read_rows(tmp_path / "file.safetensors", "W_dec", [6, 0, 6])
+    assert read.dtype == np.float32
+    assert np.array_equal(read, matrix[[6, 0, 6]].float().numpy())
 
 
 def test_header_tells_types_shapes_and_places(tmp_path: Path) -> None:
@@ -71,15 +71,16 @@ def test_cut_and_foreign_files_are_refused(tmp_path: Path) -> None:
         read_header(path)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=60) | JSON_TEXTS)
 def test_arbitrary_headers_give_one_kind_of_error(tmp_path: Path, header: bytes) -> None:
     """Whatever stands where the header should be: no tensors, or an error that names the file."""
     path = tmp_path / "file.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    found: object = None
+    tensors: object = None
     try:
-        found = read_header(path)
+        tensors = read_header(path)
     except CorruptStoreError as error:
-        found = str(path) in str(error)
-    assert found in ({}, True)
+        tensors = str(path) in str(error)
+    assert tensors in ({}, True)

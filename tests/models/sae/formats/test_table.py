@@ -80,7 +80,7 @@ def test_a_new_format_is_read_by_everything(folder: Path, monkeypatch: pytest.Mo
 def test_every_format_is_told_by_something() -> None:
     """No entry without files or a pattern, no two with the same files, no loader twice."""
     assert all(bool(kind.files) != bool(kind.file_pattern) for kind in FORMATS.values())
-    told = [kind.files or kind.file_pattern for kind in FORMATS.values()]
-    assert len(set(told)) == len(told)
+    files = [kind.files or kind.file_pattern for kind in FORMATS.values()]
+    assert len(set(files)) == len(files)
     loaders = [loader for kind in FORMATS.values() for loader in kind.sae_lens_loaders]
     assert len(set(loaders)) == len(loaders)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.alignment.trainers import client
-from sparserm_cli.alignment.trainers.client import Client
+from sparserm_cli import http_client as client
 from sparserm_cli.alignment.trainers.judging import Scorer
 from sparserm_cli.alignment.trainers.server_scorer import ServerScorer
-from sparserm_cli.config import Guards
+from sparserm_cli.config import ScoreLimits
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
+from sparserm_cli.http_client import Client
 
 
 def http(status: int, body: bytes | object = b"", *headers: str) -> bytes:
@@ -30,7 +30,7 @@ class Server:
 
     def __init__(self) -> None:
         self.answers: list[bytes] = []
-        self.asked: list[tuple[str, Any]] = []
+        self.requests: list[tuple[str, Any]] = []
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
         self.thread = threading.Thread(target=self._run)
@@ -50,7 +50,7 @@ class Server:
                 length = int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
                 while len(body) < length:
                     body += connection.recv(65536)
-                self.asked.append((head.decode(), json.loads(body)))
+                self.requests.append((head.decode(), json.loads(body)))
                 connection.sendall(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
 
     def close(self) -> None:
@@ -97,8 +97,8 @@ def test_row_83_what_may_pass_is_asked_again(server: Server, answer: bytes) -> N
     """With the same body and key, until there is a whole answer."""
     server.answers = [answer, answer, GOOD]
     assert Client(server.url, "k").post("/score", {"a": 1}) == {"fine": True}
-    assert [body for _, body in server.asked] == [{"a": 1}] * 3
-    assert all("authorization: bearer k" in head.lower() for head, _ in server.asked)
+    assert [body for _, body in server.requests] == [{"a": 1}] * 3
+    assert all("authorization: bearer k" in head.lower() for head, _ in server.requests)
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_a_final_answer_is_final(server: Server, status: int, kind: type[Excepti
     with pytest.raises(kind) as caught:
         Client(server.url).post("/score", {})
     assert str(caught.value).replace("?[", "").startswith(f"{server.url}/score: {said}")
-    assert len(server.asked) == 1
-    assert "authorization" not in server.asked[0][0].lower()
+    assert len(server.requests) == 1
+    assert "authorization" not in server.requests[0][0].lower()
 
 
 def test_row_83_a_server_that_fails_again_and_again_at_one_request_refuses_it(server: Server) -> None:
@@ -173,7 +173,7 @@ def test_row_84_a_redirect_never_carries_the_key(server: Server, status: int) ->
     with pytest.raises(IncompatibleError) as caught:
         Client(server.url, "secret").post("/score", {})
     other.close()
-    assert other.asked == []
+    assert other.requests == []
     assert f"found HTTP {status} to {other.url}/steal; give the address" in str(caught.value)
 
 
@@ -184,14 +184,14 @@ def row(index: int, score: object, **more: object) -> dict[str, object]:
 
 def judge(scorer: Scorer, count: int = 2) -> list[Any]:
     """Return scores of some responses."""
-    found = scorer.judge(["Q"] * count, [f"A{number}" for number in range(count)])
-    return [one.score for one in found]
+    judgements = scorer.judge(["Q"] * count, [f"A{number}" for number in range(count)])
+    return [judgement.score for judgement in judgements]
 
 
 def test_row_85_replies_are_matched_by_index(server: Server) -> None:
     """In whatever order they come."""
     server.answers = [http(200, {"data": [row(1, 1.0), row(0, None), row(2, 3)]})]
-    assert judge(ServerScorer(server.url, "", Guards()), 3) == [None, 1.0, 3.0]
+    assert judge(ServerScorer(server.url, "", ScoreLimits()), 3) == [None, 1.0, 3.0]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_row_85_another_count_or_no_numbers_are_no_scores(
     server: Server, data: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At first an error; in the middle of a training run no reward, with one line in the log."""
-    scorer = ServerScorer(server.url, "", Guards())
+    scorer = ServerScorer(server.url, "", ScoreLimits())
     server.answers = [http(200, {"data": data}), http(200, {"data": [row(0, 1.0), row(1, 2.0)]})]
     with pytest.raises(IncompatibleError, match="expected scores of 2 responses by their index, found"):
         judge(scorer)
@@ -233,7 +233,7 @@ def test_row_83_a_server_that_answered_once_stops_no_training(
 ) -> None:
     """What is wrong at once is an error; what goes wrong later leaves responses without a reward."""
     monkeypatch.setattr("sparserm_cli.alignment.trainers.judging.PATIENCE", 0.1)
-    scorer = ServerScorer(server.url, "", Guards())
+    scorer = ServerScorer(server.url, "", ScoreLimits())
     server.answers = [answer]
     with pytest.raises((IncompatibleError, TemporaryError)):
         judge(scorer)
@@ -247,23 +247,23 @@ def test_row_86_guards_travel_with_the_request(server: Server) -> None:
     """Those that were given, and no others."""
     guards = {"normalize": True, "clip": 2.0, "abstain": None}
     server.answers = [http(200, {"guards": guards, "data": [row(0, 1.0), row(1, 2.0)]})]
-    assert judge(ServerScorer(server.url, "", Guards(normalize=True, clip=2.0))) == [1.0, 2.0]
-    assert judge(ServerScorer(server.url, "", Guards())) == [1.0, 2.0]
-    bodies = [{name: body[name] for name in guards if name in body} for _, body in server.asked]
+    assert judge(ServerScorer(server.url, "", ScoreLimits(normalize=True, clip=2.0))) == [1.0, 2.0]
+    assert judge(ServerScorer(server.url, "", ScoreLimits())) == [1.0, 2.0]
+    bodies = [{name: body[name] for name in guards if name in body} for _, body in server.requests]
     assert bodies == [{"normalize": True, "clip": 2.0}, {}]
 
 
 @pytest.mark.parametrize(
-    ("echo", "found"), [({}, "none"), ({"guards": None}, "none"), ({"guards": {"clip": 5.0}}, "5.0")]
+    ("echo", "echoed"), [({}, "none"), ({"guards": None}, "none"), ({"guards": {"clip": 5.0}}, "5.0")]
 )
 def test_row_86_a_server_that_does_not_apply_a_guard_is_refused(
-    server: Server, echo: dict[str, object], found: str
+    server: Server, echo: dict[str, object], echoed: str
 ) -> None:
     """Older servers let the field pass and score without it."""
     server.answers = [http(200, {**echo, "data": [row(0, 1.0), row(1, 2.0)]})]
     with pytest.raises(IncompatibleError) as caught:
-        judge(ServerScorer(server.url, "", Guards(clip=2.0)))
+        judge(ServerScorer(server.url, "", ScoreLimits(clip=2.0)))
     assert str(caught.value) == (
-        f"{server.url}/score: the guard clip: expected 2.0, found {found}; "
+        f"{server.url}/score: the guard clip: expected 2.0, found {echoed}; "
         "update the server, or give the guard to `sparserm serve` and leave it out here"
     )
