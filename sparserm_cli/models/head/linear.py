@@ -6,7 +6,7 @@ import numpy as np
 
 from sparserm_cli.models.head.heads import centred
 from sparserm_cli.models.head.pair_data import Fitted, PairData
-from sparserm_cli.models.head.penalty import choose_penalty, solved, validation_loss
+from sparserm_cli.models.head.penalty import choose_penalty, solved
 
 
 def fit_linear(
@@ -29,7 +29,7 @@ def fit_linear(
     validated = solved(data, penalty, loss, training_only=True)
     facts = penalty.facts()
     if data.validation.any():
-        facts["validation_loss"] = validation_loss(data, penalty, validated, loss)
+        facts["validation_loss"] = penalty.loss
     to = penalty.coordinates.to.astype(np.float64)
     final, before = (
         centred(data, {"weight": (to @ solution[:-1]).astype(np.float32)})

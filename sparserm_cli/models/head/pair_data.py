@@ -25,7 +25,7 @@ class PairData:
     pairs: Int64[np.ndarray, "m 2"]
     """Chosen and rejected response of each pair."""
     validation: Bool[np.ndarray, " m"]
-    """Mask of the validation pairs, which stop the training and, with many prompts, choose the penalty."""
+    """Mask of the validation pairs, which choose the penalty and stop the training."""
     weight: Float32[np.ndarray, " m"]
     """Weight of each pair in the loss."""
     views: int = 1
@@ -50,7 +50,7 @@ class Fitted(NamedTuple):
     Fields:
         weights: its tensors, as `store.reward` names them; fitted on all pairs, which score 0 on average.
         validated: the same before it was fitted on the validation pairs too: what they can judge.
-        facts: what was chosen, by folds of the training prompts or on the validation pairs.
+        facts: what was chosen on the validation pairs.
     """
 
     weights: Weights

@@ -1,9 +1,12 @@
-"""The penalty of a linear head on pairs: its geometry and its strength, chosen on prompts that did not train.
+"""The penalty of a linear head on pairs: its geometry and its strength, chosen on the validation pairs.
 
 The penalty is a sum of squares of the weights of principal components of the training responses, each divided
 by its standard deviation to the power `whitening`. With 0 this is ridge regression, which trusts the strong
 components; with 1 all components would be alike. Which geometry predicts best depends on the number of pairs
 and on the features, so every method chooses its own by the same rule.
+
+Only the validation pairs can judge: labels of training pairs have chosen the directions, and training
+responses have made the components, so folds of them prefer penalties that are too weak.
 
 Axes: `n` responses, `p` projections, `m` pairs. All numbers are float32, and nothing here is random.
 """
@@ -17,20 +20,18 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.optimize import minimize
 from torch import Tensor
 
-from sparserm_cli.data.splits import grouped_folds
 from sparserm_cli.models.head.pair_data import PairData, pair_loss
-from sparserm_cli.store.artifacts.penalties import RECORDED
 
 STRENGTHS = tuple(float(strength) for strength in np.logspace(1, -4, 11))
 """Strengths of the penalty that are tried, from strong to weak."""
 WHITENINGS = (0.0, 0.25, 0.5)
-"""Powers of the components' standard deviations that are tried."""
-INNER_FOLDS = 5
-"""Number of folds of the training prompts that choose the penalty where there are few prompts."""
-FEW_PROMPTS = 400
-"""With fewer training prompts than this all folds of them choose the penalty."""
+"""Powers of the components' standard deviations that are tried, the simplest first."""
 _FLOOR = 1e-3  # of a component's variance relative to the mean variance
 _PATIENCE = 2  # weaker strengths tried after the best one
+
+
+Losses = Float64[np.ndarray, " validation"]
+"""The loss of each validation pair."""
 
 
 class Basis(NamedTuple):
@@ -52,26 +53,17 @@ class Penalty(NamedTuple):
         coordinates: coordinates in which it is a sum of squares.
         whitening: one of WHITENINGS.
         strength: one of STRENGTHS.
-        loss: mean loss of the pairs that judged; NaN where nothing could judge.
-        by: what judged, in words.
+        loss: mean loss of the validation pairs; NaN without any.
     """
 
     coordinates: Basis
     whitening: float
     strength: float
     loss: float
-    by: str
 
     def facts(self) -> dict[str, Any]:
         """Return what a reward model records about the penalty."""
-        return dict(zip(RECORDED, (self.whitening, self.strength, self.by), strict=True))
-
-
-class _Round(NamedTuple):
-    """Pairs that learn and pairs that judge, as indices."""
-
-    learned: Int64[np.ndarray, " learned"]
-    judged: Int64[np.ndarray, " judged"]
+        return {"whitening": self.whitening, "l2": self.strength}
 
 
 def bases(data: PairData, whitenings: Sequence[float]) -> list[Basis]:
@@ -91,12 +83,12 @@ def bases(data: PairData, whitenings: Sequence[float]) -> list[Basis]:
 
 
 def choose_penalty(data: PairData, loss: str, progress: Callable[[int, int], None] | None = None) -> Penalty:
-    """Choose whitening and strength together, by the loss of pairs whose prompts did not train.
+    """Choose whitening and strength together, by the loss of the validation pairs.
 
-    With fewer than FEW_PROMPTS training prompts INNER_FOLDS folds of them judge, so that the choice does not
-    hang on a handful of validation prompts. With more the validation pairs judge, or one fold where there are
-    none. For each whitening the strengths go from strong to weak until the loss has risen twice. A single
-    prompt tells nothing of another: ridge regression of the middle strength is taken.
+    For each whitening the strengths go from strong to weak until the loss has risen twice. A further
+    whitening is taken only where it lowers the loss by more than the standard error of the difference over
+    prompts, so that a handful of prompts leaves ridge regression in place. Without validation pairs nothing
+    can judge, and ridge regression of the middle strength is taken.
 
     Args:
         data: projections and pairs.
@@ -104,23 +96,26 @@ def choose_penalty(data: PairData, loss: str, progress: Callable[[int, int], Non
         progress: called with penalties tried and penalties in all.
 
     """
-    rounds, by = _rounds(data)
-    if not rounds:
+    if not data.weight[data.validation].any():
         (coordinates,) = bases(data, WHITENINGS[:1])
-        return Penalty(coordinates, WHITENINGS[0], STRENGTHS[len(STRENGTHS) // 2], float("nan"), by)
-    tried: list[Penalty] = []
-    total = len(STRENGTHS) * len(WHITENINGS)
+        return Penalty(coordinates, WHITENINGS[0], STRENGTHS[len(STRENGTHS) // 2], float("nan"))
+    chosen: tuple[Penalty, Losses] | None = None
     for number, (whitening, coordinates) in enumerate(zip(WHITENINGS, bases(data, WHITENINGS), strict=True)):
-        losses: list[float] = []
-        for value in _losses(data, coordinates, loss, rounds):
-            losses.append(value)
+        tried: list[Losses] = []
+        means: list[float] = []
+        for _, solution in _path(coordinates.z, data, np.flatnonzero(~data.validation), loss):
+            tried.append(_losses(coordinates.z, solution, data, loss))
+            means.append(_mean(tried[-1], data))
             if progress:
-                progress(number * len(STRENGTHS) + len(losses), total)
-            if len(losses) - 1 - int(np.argmin(losses)) >= _PATIENCE:
+                progress(number * len(STRENGTHS) + len(tried), len(STRENGTHS) * len(WHITENINGS))
+            if len(means) - 1 - int(np.argmin(means)) >= _PATIENCE:
                 break
-        best = int(np.argmin(losses))
-        tried.append(Penalty(coordinates, whitening, STRENGTHS[best], losses[best], by))
-    return min(tried, key=lambda penalty: penalty.loss)
+        best = int(np.argmin(means))
+        if chosen is None or _is_lower(tried[best], chosen[1], data):
+            chosen = Penalty(coordinates, whitening, STRENGTHS[best], means[best]), tried[best]
+    if chosen is None:
+        raise AssertionError("no whitening to try")
+    return chosen[0]
 
 
 def solved(
@@ -143,40 +138,19 @@ def solved(
     return next(solution for strength, solution in path if strength <= penalty.strength)
 
 
-def validation_loss(
-    data: PairData, penalty: Penalty, solution: Float64[np.ndarray, " solution"], loss: str
-) -> float:
-    """Return the mean loss of a solution on the validation pairs."""
-    return _loss_of(penalty.coordinates.z, solution, data, np.flatnonzero(data.validation), loss)
+def _is_lower(losses: Losses, others: Losses, data: PairData) -> bool:
+    """Tell whether losses are lower than others by more than the standard error of the mean over prompts."""
+    weight = data.weight[data.validation].astype(np.float64)
+    prompts, prompt = np.unique(data.prompts[data.validation], return_inverse=True)
+    gain = (others - losses) * weight
+    mean = float(gain.sum() / weight.sum())
+    spread = np.bincount(prompt.reshape(-1), gain - mean * weight)
+    return len(prompts) > 1 and mean > float(np.sqrt(np.square(spread).sum())) / float(weight.sum())
 
 
-def _rounds(data: PairData) -> tuple[list[_Round], str]:
-    """Return the rounds of the choice, and what judges in words; no rounds for a single prompt."""
-    training = np.flatnonzero(~data.validation)
-    groups = data.prompts[training]
-    prompts = len(np.unique(groups))
-    if prompts < 2:
-        return [], "nothing"
-    if prompts >= FEW_PROMPTS and data.weight[data.validation].any():
-        return [_Round(training, np.flatnonzero(data.validation))], "validation pairs"
-    folds = min(INNER_FOLDS, prompts)
-    fold = grouped_folds(groups, folds, seed=0)
-    judging = range(folds) if prompts < FEW_PROMPTS else range(1)
-    rounds = [_Round(training[fold != number], training[fold == number]) for number in judging]
-    return rounds, f"{folds} folds of training prompts" if len(rounds) > 1 else "a fifth of training prompts"
-
-
-def _losses(data: PairData, coordinates: Basis, loss: str, rounds: Sequence[_Round]) -> Iterator[float]:
-    """Yield the mean loss of the judging pairs for one strength after the other, from strong to weak."""
-    weights = np.array([data.weight[judged].sum(dtype=np.float64) for _, judged in rounds])
-    shares = weights / max(float(weights.sum()), 1e-30)
-    paths = [_path(coordinates.z, data, learned, loss) for learned, _ in rounds]
-    for points in zip(*paths, strict=True):
-        losses = [
-            _loss_of(coordinates.z, solution, data, judged, loss)
-            for (_, solution), (_, judged) in zip(points, rounds, strict=True)
-        ]
-        yield float(shares @ losses)
+def _mean(losses: Losses, data: PairData) -> float:
+    """Return the weighted mean of the losses of the validation pairs."""
+    return float(np.average(losses, weights=data.weight[data.validation].astype(np.float64)))
 
 
 def _path(
@@ -232,16 +206,12 @@ class _Problem:
         return float(value.detach()) + strength / 2 * float(at[:-1] @ at[:-1]), gradient
 
 
-def _loss_of(
-    z: Float32[Tensor, "n p"],
-    solution: Float64[np.ndarray, " solution"],
-    data: PairData,
-    places: Int64[np.ndarray, " taken"],
-    loss: str,
-) -> float:
-    """Return the mean loss of a solution on some pairs."""
-    pairs, weight = data.pairs[places], torch.as_tensor(data.weight[places])
-    direction = torch.as_tensor(solution[:-1].astype(np.float32))
-    chosen, rejected = (z[torch.as_tensor(pairs[:, side])] @ direction for side in (0, 1))
+def _losses(
+    z: Float32[Tensor, "n p"], solution: Float64[np.ndarray, " solution"], data: PairData, loss: str
+) -> Losses:
+    """Return the loss of each validation pair."""
+    pairs, direction = data.pairs[data.validation], torch.as_tensor(solution[:-1].astype(np.float32))
     bias = float(solution[-1])
-    return float(pair_loss(chosen + bias, rejected + bias, weight, loss))
+    chosen, rejected = (z[torch.as_tensor(pairs[:, side])] @ direction + bias for side in (0, 1))
+    alone = pair_loss(chosen[:, None], rejected[:, None], torch.ones(1), loss)  # one pair per member
+    return alone.double().numpy()

@@ -37,7 +37,7 @@ class FittedHead(NamedTuple):
     validated: HeadArrays
     """Head fitted on the training pairs only."""
     facts: Mapping[str, Any]
-    """What was chosen, by folds of the training prompts or on the validation pairs."""
+    """What was chosen on the validation pairs."""
 
 
 def fit_projections(

@@ -7,8 +7,8 @@ strength alone, and theirs are not shown.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-RECORDED = ("whitening", "l2", "penalty_by")
-"""Geometry and strength of a penalty, and what judged them."""
+RECORDED = ("whitening", "l2")
+"""Geometry and strength of a penalty."""
 
 
 def penalties_of(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -18,8 +18,7 @@ def penalties_of(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def penalty_text(penalties: Sequence[Mapping[str, Any]]) -> str:
-    """Return geometry, strength and judge of each penalty in words; "" without penalties."""
+    """Return geometry and strength of each penalty in words; "" without penalties."""
     return "; ".join(
-        f"whitening {penalty['whitening']:g}, strength {penalty['l2']:.2g}, by {penalty['penalty_by']}"
-        for penalty in penalties
+        f"whitening {penalty['whitening']:g}, strength {penalty['l2']:.2g}" for penalty in penalties
     )

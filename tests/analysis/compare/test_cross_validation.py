@@ -21,9 +21,8 @@ SELECTED = Method("sparserm", top_k=2)
 
 @pytest.fixture(autouse=True)
 def few_penalties(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every fit one geometry, which its validation pairs judge; the choice has tests of its own."""
+    """Give every fit one geometry; the choice has tests of its own."""
     monkeypatch.setattr("sparserm_cli.models.head.penalty.WHITENINGS", (0.5,))
-    monkeypatch.setattr("sparserm_cli.models.head.penalty.FEW_PROMPTS", 0)
 
 
 @pytest.fixture(scope="module")

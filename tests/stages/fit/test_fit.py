@@ -204,10 +204,10 @@ def test_no_validation_prompts(tmp_path: Path):
     assert "expected pairs of validation prompts, found none of 3" in str(caught.value)
 
 
-def test_val_fraction_0_lets_the_training_prompts_choose(run: planted.Planted):
-    """Without validation folds choose the penalty, and only training accuracies are recorded."""
+def test_val_fraction_0_takes_ridge_regression_of_the_middle_strength(run: planted.Planted):
+    """Without validation nothing is chosen, and only training accuracies are recorded."""
     config = fitted(run.run, val_fraction=0.0).config
-    assert config.training["penalty_by"] == "5 folds of training prompts"
+    assert (config.training["whitening"], config.training["l2"]) == (0.0, pytest.approx(10**-1.5))
     assert {metric.split for metric in config.metrics} == {"train"}
 
 
@@ -224,14 +224,14 @@ def test_a_plain_head_is_recorded(run: planted.Planted):
 
 
 def test_penalties_of_the_head_and_of_the_controls_are_recorded(run: planted.Planted):
-    """Every head says which whitening and strength it has and what judged them."""
+    """Every head says which whitening and strength it has."""
     training = fitted(run.run, seed=3).config.training
     controls = training["control_penalties"]
     assert list(controls) == ["partial least squares", "random directions", "dense", "difference of means"]
     assert controls.pop("difference of means") == []
     for penalty in (training, *(penalty for (penalty,) in controls.values())):
         assert penalty["whitening"] in {0.0, 0.25, 0.5}
-        assert penalty["penalty_by"] == "5 folds of training prompts"
+        assert 1e-4 <= penalty["l2"] <= 10.0
 
 
 def test_row_36_directions_of_other_features(tmp_path: Path):
