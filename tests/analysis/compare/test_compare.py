@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import planted_run as planted
+from helpers import sae_files
 
 from sparserm_cli.analysis.compare import method_sets
 from sparserm_cli.analysis.compare.compare import compare, compare_samples
@@ -97,6 +98,8 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.QUICK_TOP_K", (2,))
     made = planted.plant(tmp_path / "mine", prompts=20)
     monkeypatch.setattr("sparserm_cli.analysis.compare.run_sample.sae_decoder", lambda _saes: made.decoder)
+    sae = replace(sae_files.random_sae("standard", planted.D_IN, planted.D_SAE), digest="xxh3:3")
+    monkeypatch.setattr("sparserm_cli.stages.frequency.mean_vectors.load_saes", lambda *_: {3: sae})
     quality = SAEQuality(0.75, 9.0, 0, 100, 0)
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.load_saes", lambda *_: {})
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.sample_saes", lambda *_, **__: {3: quality})
@@ -108,6 +111,8 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     assert stored["runs"] == json.loads(json.dumps(summary.found["runs"]))
     assert stored["protocol"]["top_k"] == [2]
     assert set(stored["runs"]["mine"]["sweeps"]) == {"directions", "methods"}
+    methods = [row["method"]["name"] for row in stored["runs"]["mine"]["sweeps"]["methods"]["all"]]
+    assert {method.name for method in method_sets.PAPER} <= set(methods)
     lines = markdown(stored).splitlines()
     assert lines[0] == "### mine: 20 pairs of 20 prompts"
     assert re.fullmatch(r"- mine: layer 3, 48 latents, L0 1\d\.\d, explained variance 0\.750", lines[2])
