@@ -2,8 +2,8 @@
 
     python examples/recipes/data.py truthful-qa --folder work
 
-- truthful-qa: all correct against all incorrect answers; a fifth of the questions is for testing. With --pairs,
-  that many pairs of one correct and one incorrect answer are drawn for training.
+- truthful-qa: all correct against all incorrect answers; a fifth of the questions is for testing. With
+  --pairs that many pairs of one correct and one incorrect answer are drawn for training.
 - safe-rlhf: PKU-SafeRLHF, the safe against the unsafe response where exactly one is safe.
 - red-team: the harmless part of HH-RLHF, which is our guess at the paper's Red-Teaming data.
 """

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import planted_run as planted
 from helpers import sae_files
 
@@ -98,7 +99,9 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.QUICK_TOP_K", (2,))
     made = planted.plant(tmp_path / "mine", prompts=20)
     monkeypatch.setattr("sparserm_cli.analysis.compare.run_sample.sae_decoder", lambda _saes: made.decoder)
-    sae = replace(sae_files.random_sae("standard", planted.D_IN, planted.D_SAE), digest="xxh3:3")
+    sae = sae_files.random_sae("standard", planted.D_IN, planted.D_SAE)
+    encoder = torch.as_tensor(made.decoders[3]).T.contiguous()
+    sae = replace(sae, digest="xxh3:3", W_enc=encoder, b_enc=torch.full((planted.D_SAE,), -0.2))
     monkeypatch.setattr("sparserm_cli.stages.frequency.mean_vectors.load_saes", lambda *_: {3: sae})
     quality = SAEQuality(0.75, 9.0, 0, 100, 0)
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.load_saes", lambda *_: {})
