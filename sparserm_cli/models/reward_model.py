@@ -147,8 +147,10 @@ class RewardModel(RowScorer):
 
         """
         how: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
+        # 1. Prompts and responses are paired and scored as they stand.
         if dataset is None:
             return self._scores(examples_of(prompts, responses), **how)
+        # 2. The rows of a data set are read like those of a file, and get their scores as columns.
         if prompts is not None or responses is not None:
             raise UsageError("score", "prompts and responses, or a dataset", "both", "give one of them")
         rows = rows_of(dataset)

@@ -33,12 +33,12 @@ def test_log_odds_turn_with_the_sides(pairs: list[tuple[int, int]]) -> None:
 
 def test_balanced_accuracy_by_hand() -> None:
     """8 of 10 and 6 of 10: Wilson's intervals are 0.490 to 0.943 and 0.313 to 0.832."""
-    found = balanced_accuracy(8, 10, 6, 10)
-    assert found.value == pytest.approx(0.7)
+    accuracy = balanced_accuracy(8, 10, 6, 10)
+    assert accuracy.value == pytest.approx(0.7)
     low = 0.7 - math.hypot(0.8 - 0.490, 0.6 - 0.313) / 2
     high = 0.7 + math.hypot(0.943 - 0.8, 0.832 - 0.6) / 2
-    assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
-    assert not found.beats_chance
+    assert (accuracy.low, accuracy.high) == pytest.approx((low, high), abs=1e-3)
+    assert not accuracy.beats_chance
     assert balanced_accuracy(80, 100, 60, 100).beats_chance
 
 
@@ -52,6 +52,6 @@ def test_few_contexts_never_make_an_interval_a_point() -> None:
 
 def test_a_test_that_says_yes_to_everything_is_chance() -> None:
     """All contexts with firing and none of the others are recognised."""
-    found = balanced_accuracy(200, 200, 0, 200)
-    assert found.value == 0.5
-    assert not found.beats_chance
+    accuracy = balanced_accuracy(200, 200, 0, 200)
+    assert accuracy.value == 0.5
+    assert not accuracy.beats_chance

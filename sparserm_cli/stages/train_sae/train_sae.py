@@ -5,21 +5,20 @@ format (`cfg.json`, `sae_weights.safetensors`), which appears by rename.
 Memory: `recipe.buffer_rows` activations in bfloat16, the SAE, and Adam's two moments.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparserm_cli.config import DEFAULT_MODEL
-from sparserm_cli.config.train_sae import SAERecipe
+from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.config_shape import check_layers
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
-from sparserm_cli.models.lm.devices import DType, choose_device
+from sparserm_cli.models.lm.devices import choose_device
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 from sparserm_cli.models.sae.load import load_sae
@@ -58,96 +57,54 @@ class TrainSAEResult(NamedTuple):
     tests: Mapping[str, SAEQuality]
 
 
-def train_sae(
-    data: Sequence[str],
-    output: Path,
-    *,
-    run: PurePath | None = None,
-    model: str = DEFAULT_MODEL,
-    layer: int | None = None,
-    recipe: SAERecipe | None = None,
-    start: str | None = None,
-    tests: Sequence[str] = (),
-    test_limit: int | None = None,
-    limit: int | None = None,
-    split: str = "train",
-    template: str | None = None,
-    dtype: DType = "auto",
-    device: str = "auto",
-    allow_pickle: bool = False,
-    offline: bool = False,
-    progress: Progress | None = None,
-) -> TrainSAEResult:
+def train_sae(config: TrainSAEConfig, *, progress: Progress | None = None) -> TrainSAEResult:
     """Train an SAE for one layer of a model, on text or on a run's captured response tokens.
 
     Args:
-        data: files or data sets: preferences or responses of any shape, rows with a `text`, `.txt` files.
-        output: folder of the SAE; an existing one is replaced when the new one is complete.
-        run: run directory whose captured tokens are taken if `data` is empty; its model and template apply.
-        model: language model, as `extract` takes it.
-        layer: block, from 0, after which the residual stream is taken; None for the only layer of a run.
-        recipe: size, sparsity and schedule of the training; None is the default recipe.
-        start: SAE whose training is continued; where `layer` is None, its layer is taken.
-        tests: further files that are only measured; needs `data`, since a run has no model loaded.
-        test_limit: most rows read of each of these.
-        limit: most rows read of each of `data`.
-        split: split of a Hugging Face data set.
-        template: chat template, as `extract` takes it.
-        dtype: floating-point type in which the model computes.
-        device: torch device of the model and the SAE.
-        allow_pickle: read pickled weights of `start`.
-        offline: never call the hub.
+        config: the options. Without `data`, the captured tokens of the run are taken, with its model.
         progress: called with the current activity, work done and work in all.
 
     Raises:
-        UsageError: neither `data` nor `run`, no layer, or a recipe that `start` cannot follow.
+        UsageError: tests without data, no layer, or a recipe that the SAE to start from cannot follow.
         BadInputError: a source cannot be read, or there are no tokens to train on.
         IncompatibleError, ResourceError, TemporaryError: of model, capture and device, as `extract`.
 
     """
-    recipe = recipe or SAERecipe()
+    recipe, folder = config.recipe, config.output
     # 1. An SAE to start from is checked before anything is captured.
-    first = None if start is None else load_sae(start, allow_pickle=allow_pickle, offline=offline)
-    settle(recipe, first)
-    if layer is None and first is not None:
-        layer = first.metadata.layer
+    start = _start_of(config)
+    settle(recipe, start)
+    layer = start.metadata.layer if config.layer is None and start is not None else config.layer
     # 2. A run holds activations already, so no model is loaded.
-    if not data:
-        captured = _run_source(run, layer, tests, recipe)
-        _check_start(first, captured.layer, captured.d_in)
-        return fit_sae(captured, output, recipe, start=first, device=choose_device(device), progress=progress)
+    if not config.data:
+        captured = _run_source(config, layer)
+        _check_start(start, captured.layer, captured.d_in)
+        device = choose_device(config.device)
+        return fit_sae(captured, folder, recipe, start=start, device=device, progress=progress)
     # 3. Text runs through the model up to the layer.
-    lm = _load_model(model, layer, first, offline=offline, dtype=dtype, device=device)
-    reading = TextReading(lm, load_tokenizer(lm.identity), recipe.context_size, template, split, offline)
-    # A share of the training documents is held out; all documents of the tests are.
-    source = text_source(
-        reading, data, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed, limit=limit
-    )
-    measured = {name: text_source(reading, [name], held_out_fraction=1.0, limit=test_limit) for name in tests}
+    lm = _load_model(config, layer, start)
+    source, tests = _text_sources(config, lm)
     # 4. The SAE is trained and saved, and the saved one is measured.
-    return fit_sae(source, output, recipe, start=first, tests=measured, device=lm.device, progress=progress)
+    return fit_sae(source, folder, recipe, start=start, tests=tests, device=lm.device, progress=progress)
 
 
-def _run_source(
-    run: PurePath | None, layer: int | None, tests: Sequence[str], recipe: SAERecipe
-) -> RunSource:
-    """Return the captured tokens of a run; raises UsageError without a run, or with tests."""
-    if run is None or tests:
-        found = "--test without DATA" if tests else "neither"
-        raise UsageError("train-sae", "DATA, or a run directory alone", found, "give text to train on")
-    return RunSource(run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed)
+def _start_of(config: TrainSAEConfig) -> SparseAutoencoder | None:
+    """Load the SAE whose training is continued; None for a new SAE."""
+    if config.start is None:
+        return None
+    return load_sae(config.start, allow_pickle=config.allow_pickle, offline=config.offline)
 
 
-def _load_model(
-    model: str,
-    layer: int | None,
-    start: SparseAutoencoder | None,
-    *,
-    offline: bool,
-    dtype: DType,
-    device: str,
-) -> LanguageModel:
-    """Load a model up to a layer, after the SAE to start from was checked against it.
+def _run_source(config: TrainSAEConfig, layer: int | None) -> RunSource:
+    """Return the captured tokens of the run; raises UsageError if there are tests, which need a model."""
+    if config.tests:
+        expected, hint = "DATA, or a run directory alone", "give text to train on"
+        raise UsageError("train-sae", expected, "--test without DATA", hint)
+    return RunSource(config.run, layer=layer, held_out_fraction=config.held_out_fraction, seed=config.seed)
+
+
+def _load_model(config: TrainSAEConfig, layer: int | None, start: SparseAutoencoder | None) -> LanguageModel:
+    """Load the model up to a layer, after the SAE to start from was checked against it.
 
     Raises:
         UsageError: no layer is named, or the model does not have it.
@@ -156,9 +113,22 @@ def _load_model(
     """
     if layer is None:
         raise UsageError("--layer", "a layer", "none", "give --layer, such as the middle one")
-    identity = resolve_model(model, offline=offline)
+    identity = resolve_model(config.model, offline=config.offline)
     _check_start(start, layer, check_layers(identity, (layer,)).d_in)
-    return LanguageModel.load(identity, layers=[layer], dtype=dtype, device=device)
+    return LanguageModel.load(identity, layers=[layer], device=config.device)
+
+
+def _text_sources(config: TrainSAEConfig, lm: LanguageModel) -> tuple[TokenSource, dict[str, TokenSource]]:
+    """Return the training text, of which a share is held out, and the tests, of which everything is."""
+    tokenizer = load_tokenizer(lm.identity)
+    reading = TextReading(lm, tokenizer, config.context_size, config.template, config.split, config.offline)
+    share = config.held_out_fraction
+    source = text_source(reading, config.data, held_out_fraction=share, seed=config.seed, limit=config.limit)
+    tests: dict[str, TokenSource] = {
+        name: text_source(reading, [name], held_out_fraction=1.0, limit=config.test_limit)
+        for name in config.tests
+    }
+    return source, tests
 
 
 def _check_start(start: SparseAutoencoder | None, layer: int, d_in: int) -> None:

@@ -51,16 +51,16 @@ def run(described: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def do(run: Path, **asked: Any) -> DescribeSummary:
+def do(run: Path, **options: Any) -> DescribeSummary:
     """Describe quietly."""
-    return describe(DescribeConfig(run=run, **asked), progress=quiet, note=quiet)
+    return describe(DescribeConfig(run=run, **options), progress=quiet, note=quiet)
 
 
 def test_every_direction_has_its_description_in_order(described: Path) -> None:
     """Latent and side are those of directions/; tokens, words and examples are there."""
-    found, directions = read_descriptions(described), read_directions(described)
+    descriptions, directions = read_descriptions(described), read_directions(described)
     (layer,) = directions.layers
-    rows, chosen = found.layers[layer], directions.layers[layer]
+    rows, chosen = descriptions.layers[layer], directions.layers[layer]
     assert [row["feature"] for row in rows] == chosen.feature.tolist()
     assert [row["side"] for row in rows] == chosen.side.tolist()
     for row in rows:
@@ -73,7 +73,7 @@ def test_every_direction_has_its_description_in_order(described: Path) -> None:
             assert max(value for _, value in example["tokens"]) == example["value"]
         score = row["rule"] and row["rule"]["score"]
         assert row["name"] == (row["rule"]["text"] if score and score["low"] > 0.5 else None)
-    assert found.lineage.parent("directions").digest == directions.lineage.digest
+    assert descriptions.lineage.parent("directions").digest == directions.lineage.digest
 
 
 def test_a_second_time_nothing_is_done(described: Path) -> None:
@@ -118,8 +118,8 @@ def test_descriptions_of_other_directions_are_stale(run: Path) -> None:
     kept = descriptions_path(run).read_bytes()
     select(SelectConfig(run=run, top_k=2), note=quiet)
     descriptions_path(run).write_bytes(kept)
-    found = status(run)["descriptions"]
-    assert (found.state, found.detail) == ("stale", "made from other directions: top_k was 4, is 2")
+    artifact = status(run)["descriptions"]
+    assert (artifact.state, artifact.detail) == ("stale", "made from other directions: top_k was 4, is 2")
     assert names_of(run, read_directions(run).lineage.as_parent()) == {}
 
 
@@ -149,11 +149,13 @@ def test_a_damaged_run_keeps_its_old_descriptions(run: Path) -> None:
 
 def test_names_are_shown_where_directions_are(run: Path) -> None:
     """By explain, by the table of a reward model, and on the command line; two are given names here."""
-    found = read_descriptions(run)
-    rows = list(found.layers[1])
+    descriptions = read_descriptions(run)
+    rows = list(descriptions.layers[1])
     rows[0], rows[5] = {**rows[0], "name": "“yes”"}, {**rows[5], "name": "“no”, a number"}
-    found = write_descriptions(run, replace(found, layers={1: rows}))
-    names = {(layer, row["feature"]): row["name"] for layer, rows in found.layers.items() for row in rows}
+    descriptions = write_descriptions(run, replace(descriptions, layers={1: rows}))
+    names = {
+        (layer, row["feature"]): row["name"] for layer, rows in descriptions.layers.items() for row in rows
+    }
     recorded = read_reward(reward_path(run)).config.lineage.parents["directions"]
     assert names_of(run, recorded) == {key: name for key, name in names.items() if name}
     typed = ExplainConfig(run=run, prompt="Why?", response_text="Yes, it is good.")
@@ -163,17 +165,19 @@ def test_names_are_shown_where_directions_are(run: Path) -> None:
     shown = dict(zip(table["feature"].tolist(), table["name"].fillna("").tolist(), strict=True))
     assert shown == {feature: name or "" for (_, feature), name in names.items()}
     done = CliRunner().invoke(app, ["describe", "--run", str(run), "--top", "4"], catch_exceptions=False)
-    assert f"{len(found.names)} of 8 directions have a name that beats chance" in done.stdout
+    assert f"{len(descriptions.names)} of 8 directions have a name that beats chance" in done.stdout
     assert len([line for line in done.stdout.splitlines() if re.search(r" 1:\d+ ", line)]) == 4
 
 
 def test_a_name_that_beats_no_chance_is_not_among_the_names(run: Path) -> None:
     """It stays in the file with its score."""
-    found = read_descriptions(run)
-    layers = {layer: [{**row, "name": "“yes”"} for row in rows] for layer, rows in found.layers.items()}
-    assert len(write_descriptions(run, replace(found, layers=layers)).names) == 8
-    layers = {layer: [{**row, "name": None} for row in rows] for layer, rows in found.layers.items()}
-    write_descriptions(run, replace(found, layers=layers))
+    descriptions = read_descriptions(run)
+    layers = {
+        layer: [{**row, "name": "“yes”"} for row in rows] for layer, rows in descriptions.layers.items()
+    }
+    assert len(write_descriptions(run, replace(descriptions, layers=layers)).names) == 8
+    layers = {layer: [{**row, "name": None} for row in rows] for layer, rows in descriptions.layers.items()}
+    write_descriptions(run, replace(descriptions, layers=layers))
     assert read_descriptions(run).names == {}
 
 
@@ -186,9 +190,9 @@ class _Answers(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Name everything alike, and find the name in the texts with a certain word."""
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        prompt = asked["messages"][0]["content"]
-        self.server.asked.append((self.path, self.headers["Authorization"], asked["model"], prompt))  # type: ignore[attr-defined]
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        prompt = request["messages"][0]["content"]
+        self.server.requests.append((self.path, self.headers["Authorization"], request["model"], prompt))  # type: ignore[attr-defined]
         if "JSON list" not in prompt:
             self._say("<think>hm</think>\n**responses that agree**\n")
             return
@@ -213,7 +217,7 @@ class _Answers(BaseHTTPRequestHandler):
 def server() -> Iterator[Any]:
     """Give a server on this machine; `test` says in which texts its model finds a name."""
     made: Any = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
-    made.asked, made.test = [], lambda _text: True
+    made.requests, made.test = [], lambda _text: True
     thread = threading.Thread(target=made.serve_forever)
     thread.start()
     yield made
@@ -226,11 +230,13 @@ def test_a_server_makes_and_tests_names(run: Path, server: Any, monkeypatch: pyt
     """The prompt, the answer and the model are stored; the key comes from the environment."""
     monkeypatch.setenv(DESCRIBER_KEY, "a-key")
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    found = do(run, describer=url, judged=5).descriptions
-    assert found.describer == {"url": url, "model": "tiny-judge"}
-    asked = {path for path, key, model, _ in server.asked if (key, model) == ("Bearer a-key", "tiny-judge")}
-    assert asked == {"/v1/chat/completions"}
-    for row in found.layers[1]:
+    descriptions = do(run, describer=url, judged=5).descriptions
+    assert descriptions.describer == {"url": url, "model": "tiny-judge"}
+    paths = {
+        path for path, key, model, _ in server.requests if (key, model) == ("Bearer a-key", "tiny-judge")
+    }
+    assert paths == {"/v1/chat/completions"}
+    for row in descriptions.layers[1]:
         assert row["model"]["text"] == "responses that agree"
         assert "<<" in row["model"]["prompt"]
         score = row["model"]["score"]
@@ -242,7 +248,7 @@ def test_a_server_makes_and_tests_names(run: Path, server: Any, monkeypatch: pyt
 
 def both_kinds_were_asked(server: Any) -> bool:
     """Tell whether both kinds of question were asked."""
-    kinds = {"JSON list" in prompt for *_, prompt in server.asked}
+    kinds = {"JSON list" in prompt for *_, prompt in server.requests}
     return kinds == {True, False}
 
 

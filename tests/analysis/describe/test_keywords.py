@@ -42,21 +42,21 @@ def texts(*words: str) -> list[Marked]:
 )
 def test_marks_of_a_text(text: str, marks: set[str]) -> None:
     """Words in lower case, and the signs of form that are there."""
-    (found,) = marked(tiny_tokenizer(), [context(text)])
-    assert found == (text, marks)
+    (marks_of_text,) = marked(tiny_tokenizer(), [context(text)])
+    assert marks_of_text == (text, marks)
 
 
 def test_marks_of_the_place_in_the_response() -> None:
     """The first and the last tokens of a response."""
-    (found,) = marked(tiny_tokenizer(), [context("a", 0, last=True)])
-    assert found.marks == {"“a”", START, END}
+    (marks_of_text,) = marked(tiny_tokenizer(), [context("a", 0, last=True)])
+    assert marks_of_text.marks == {"“a”", START, END}
     assert marked(tiny_tokenizer(), []) == []
 
 
 def test_control_characters_of_the_data_reach_no_mark() -> None:
     """They stay in no word."""
-    (found,) = marked(tiny_tokenizer(), [context("a\x1bb")])
-    assert found.marks == {"“a”", "“b”"}
+    (marks_of_text,) = marked(tiny_tokenizer(), [context("a\x1bb")])
+    assert marks_of_text.marks == {"“a”", "“b”"}
 
 
 @pytest.mark.parametrize(("text", "mark"), [(" Paris", "“paris”"), ("'s", None), ("3", None), (" a", None)])
@@ -67,9 +67,9 @@ def test_only_words_of_tokens_are_candidates(text: str, mark: str | None) -> Non
 
 def test_words_are_counted_once_per_context() -> None:
     """Three contexts with firing have red, one of the others has."""
-    found = over_represented(texts("red", "red blue", "red"), texts("blue", "red green"))
-    assert (found[0].mark, found[0].firing, found[0].others) == ("“red”", 3, 1)
-    assert {word.mark: (word.firing, word.others) for word in found}["“blue”"] == (1, 1)
+    words = over_represented(texts("red", "red blue", "red"), texts("blue", "red green"))
+    assert (words[0].mark, words[0].firing, words[0].others) == ("“red”", 3, 1)
+    assert {word.mark: (word.firing, word.others) for word in words}["“blue”"] == (1, 1)
     assert over_represented([], texts("red")) == over_represented(texts("red"), []) == []
 
 

@@ -36,8 +36,8 @@ def test_ends_are_those_of_the_whole_model(
     logits = logits[:, : tiny_models.VOCABULARY]
     logits = logits - logits.mean(dim=1, keepdim=True)
     identity = resolve_model(str(folder))
-    found = Unembedding(identity).ends(ROWS, load_tokenizer(identity))
-    for ends, row in zip(found, logits, strict=True):
+    all_ends = Unembedding(identity).ends(ROWS, load_tokenizer(identity))
+    for ends, row in zip(all_ends, logits, strict=True):
         for side, sign in ((ends.promoted, 1), (ends.suppressed, -1)):
             top = (sign * row).topk(TOP)
             assert [token.id for token in side] == top.indices.tolist()
@@ -50,7 +50,10 @@ def test_texts_are_printable(tiny_model: Callable[..., Path]) -> None:
     tokenizer = load_tokenizer(identity)
     ends = Unembedding(identity).ends(ROWS, tokenizer)
     assert all(
-        ord(sign) >= 32 or sign in "\n\t" for one in ends for token in one.promoted for sign in token.text
+        ord(sign) >= 32 or sign in "\n\t"
+        for row_ends in ends
+        for token in row_ends.promoted
+        for sign in token.text
     )
 
 
