@@ -2,8 +2,8 @@
 
     python penalty.py RUN --pairs 50 100 300 --draws 2
 
-RUN holds a capture with its features. Both are measured on the same five folds of prompts and the same draws of
-training pairs. The last column is the second accuracy less the first, with its 95 % interval over prompts.
+RUN holds a capture with its features. Both are measured on the same five folds of prompts and the same
+draws of training pairs. Differences have 95 % intervals over prompts.
 """
 
 import argparse
@@ -42,9 +42,7 @@ def main() -> None:
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--sae", default="smollm2-135m", help="SAE that made the features")
-    parser.add_argument(
-        "--pairs", type=int, nargs="+", default=[25, 50, 100, 200, 300], help="training pairs"
-    )
+    parser.add_argument("--pairs", type=int, nargs="+", default=[50, 100, 300], help="training pairs")
     parser.add_argument("--draws", type=int, default=5, help="draws of the training pairs")
     options = parser.parse_args()
     sample = load_sample(
