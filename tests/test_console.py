@@ -54,6 +54,16 @@ def test_progress_lines_in_a_log(capsys, monkeypatch):
     assert capsys.readouterr().err == "extract: 200 of 1,000 tokens, 10/s, 1 min 20 s left\n"
 
 
+def test_a_log_hears_of_work_that_does_not_advance(capsys, monkeypatch):
+    """A thread says that the work goes on, although nothing is reported, and stops with it."""
+    monkeypatch.setattr(console._LineProgress, "patience", 0.01)
+    with Output().progress("encode", "tokens"):
+        seen = ""
+        while seen.count("\n") < 2:
+            seen += capsys.readouterr().err
+    assert set(seen.splitlines()) == {"encode: at work, 0 s elapsed"}
+
+
 def test_an_error_is_one_line(capsys):
     """Line breaks in an error's text would break what scripts read."""
     problem = UsageError("--x", "a", "b\nc", "correct it")

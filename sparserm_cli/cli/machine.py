@@ -1,4 +1,4 @@
-"""What this machine has: versions, device, extras and the cache, for bug reports and for tidying up."""
+"""Facts of this machine for bug reports (versions, device, extras), and the cleaning of its cache."""
 
 import os
 import platform
@@ -20,14 +20,16 @@ DAY = 86400.0
 
 
 class CacheEntry(NamedTuple):
-    """One entry of the cache folder.
+    """One entry of a cache.
 
     Fields:
+        name: its name within the cache, such as `models/gguf-1234`, or the id of a repository of the hub.
         path: the file or folder.
-        bytes: what it takes.
+        bytes: the space that it takes.
         used: when one of its files was last read or written, in seconds since 1970.
     """
 
+    name: str
     path: Path
     bytes: int
     used: float
@@ -52,9 +54,31 @@ def environment() -> dict[str, Any]:
 
 
 def cache_entries() -> list[CacheEntry]:
-    """Return what lies in the cache folder, the largest first; nothing if there is none."""
+    """Return the models, objects and measurements in the cache folder, the largest first.
+
+    There are none where the folder does not exist.
+    """
     folder = cache_folder()
-    entries = [_entry(path) for path in folder.iterdir()] if folder.is_dir() else []
+    paths = [path for path in folder.glob("*/*") if path.parent.is_dir()]
+    paths += [path for path in folder.glob("*") if not path.is_dir()]
+    return sorted((_entry(path, folder) for path in paths), key=lambda entry: -entry.bytes)
+
+
+def hub_entries() -> list[CacheEntry]:
+    """Return the models and data sets in the cache of the Hugging Face hub, the largest first."""
+    from huggingface_hub import constants, scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return []
+    entries = [
+        CacheEntry(
+            repository.repo_id, repository.repo_path, repository.size_on_disk, repository.last_accessed
+        )
+        for repository in repositories
+    ]
     return sorted(entries, key=lambda entry: -entry.bytes)
 
 
@@ -69,11 +93,13 @@ def prune_cache(days: float) -> list[CacheEntry]:
     return old
 
 
-def _entry(path: Path) -> CacheEntry:
+def _entry(path: Path, folder: Path) -> CacheEntry:
     """Measure one entry."""
     facts = [file.lstat() for file in (path, *path.rglob("*")) if not file.is_dir()] or [path.lstat()]
     used = max(max(file_stat.st_mtime, file_stat.st_atime) for file_stat in facts)
-    return CacheEntry(path, sum(file_stat.st_size for file_stat in facts), used)
+    return CacheEntry(
+        str(path.relative_to(folder)), path, sum(file_stat.st_size for file_stat in facts), used
+    )
 
 
 def _version(name: str) -> str | None:

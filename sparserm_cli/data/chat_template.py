@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparserm_cli.data.example import Example, Message
+from sparserm_cli.data.example import Example, Message, Rendered
 from sparserm_cli.data.messages import MEANT
 from sparserm_cli.data.rendering.renderer import RENDERER, RenderError, RenderRequest
 from sparserm_cli.data.rendering.row_tokenizer import RenderedExample, RowTokenizer, TokenizedExample
@@ -20,12 +20,6 @@ RAW = "raw"
 # A template that prints today's date would give different tokens tomorrow, so the date is fixed.
 _FIXED_DATE = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
 _HH_ROLES = {"user": "Human", "assistant": "Assistant"}
-
-
-class Rendered(str):
-    """A prompt to which the chat template has already been applied; it is used unchanged."""
-
-    __slots__ = ()
 
 
 class PromptTemplate:

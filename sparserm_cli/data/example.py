@@ -6,6 +6,12 @@ from itertools import product
 from typing import Any, NamedTuple
 
 
+class Rendered(str):
+    """A prompt to which the chat template has already been applied; it is used unchanged."""
+
+    __slots__ = ()
+
+
 class RowError(Exception):
     """A row that cannot be used.
 

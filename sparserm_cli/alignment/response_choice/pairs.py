@@ -21,8 +21,7 @@ from sparserm_cli.config import Note, PairsConfig, Progress
 from sparserm_cli.data.chat_template import RAW, raw_transcript
 from sparserm_cli.data.example import Example, plain_prompt
 from sparserm_cli.locations import parse_location
-from sparserm_cli.store.io.storage import storage_of
-from sparserm_cli.store.outputs.json_lines import writing_lines
+from sparserm_cli.store.outputs.json_lines import replacement_note, writing_lines
 from sparserm_cli.store.outputs.preferences import (
     REASONS,
     Messages,
@@ -97,8 +96,8 @@ def pairs(config: PairsConfig, *, progress: Progress, note: Note) -> PairsSummar
     begun = time.monotonic()
     scored = score_file(config, progress=progress, note=note)
     output = parse_location(config.output) if config.output else pairs_path(config.run, config.to)
-    if storage_of(output).size() >= 0:
-        note(f"{output}: earlier pairs are replaced; --output keeps them apart")
+    if replaced := replacement_note(output, "pairs"):
+        note(replaced)
     audit, raw = audit_path(output), scored.reward.template == RAW
     dropped: Counter[str] = Counter()
     read = kept = longer = 0

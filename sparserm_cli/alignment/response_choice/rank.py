@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sparserm_cli.alignment.response_choice.scored_rows import Refused, score_file
 from sparserm_cli.config import Note, Progress, RankConfig
 from sparserm_cli.data.example import plain_prompt
-from sparserm_cli.store.outputs.json_lines import writing_lines
+from sparserm_cli.store.outputs.json_lines import replacement_note, writing_lines
 from sparserm_cli.store.outputs.rankings import ranking_line, ranking_path
 
 
@@ -57,6 +57,8 @@ def rank(config: RankConfig, *, progress: Progress, note: Note) -> RankSummary:
     begun = time.monotonic()
     scored = score_file(config, progress=progress, note=note)
     output = config.output or str(ranking_path(config.run))
+    if replaced := replacement_note(output, "rankings"):
+        note(replaced)
     accepted = rejected = prompts = responses = 0
     best = mean = 0.0
     with writing_lines(output) as write:

@@ -25,7 +25,7 @@ def cache(settings: CacheConfig, out: Output) -> None:
 
     Example: sparserm cache --prune --older-than 30
     """
-    from sparserm_cli.cli.machine import cache_entries, prune_cache
+    from sparserm_cli.cli.machine import cache_entries, hub_entries, prune_cache
 
     removed = prune_cache(settings.older_than) if settings.prune else []
-    show.cache(out, str(cache_folder()), cache_entries(), removed)
+    show.cache(out, str(cache_folder()), cache_entries(), hub_entries(), removed)

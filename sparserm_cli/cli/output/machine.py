@@ -1,4 +1,4 @@
-"""What env and cache say: text for people, the same facts as JSON."""
+"""The output of `env` and `cache`, as text for people and as JSON."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def env(out: Output, facts: Mapping[str, Any]) -> None:
-    """Tell versions, device, extras and cache."""
+    """Print versions, device, extras and cache."""
     lines = [f"sparserm {facts['sparserm']}, Python {facts['python']}, {facts['system']}"]
     lines.append(f"devices: {', '.join(facts['devices'])}; {facts['processors']} processors")
     lines.append(
@@ -25,24 +25,38 @@ def env(out: Output, facts: Mapping[str, Any]) -> None:
     out.result(facts, "\n".join(lines))
 
 
-def cache(out: Output, folder: str, kept: "Sequence[CacheEntry]", removed: "Sequence[CacheEntry]") -> None:
-    """Tell what lies in the cache and what was removed from it."""
+def cache(
+    out: Output,
+    folder: str,
+    kept: "Sequence[CacheEntry]",
+    hub: "Sequence[CacheEntry]",
+    removed: "Sequence[CacheEntry]",
+) -> None:
+    """Print the entries of the cache and of the hub's cache, and what was removed from the former."""
     total = sum(entry.bytes for entry in kept)
     data = {
         "cache": folder,
         "bytes": total,
         "entries": [_json(entry) for entry in kept],
+        "hub": [_json(entry) for entry in hub],
         "removed": [_json(entry) for entry in removed],
     }
-    rows = [[entry.path.name, size(entry.bytes), f"{_days(entry):.0f}"] for entry in kept]
-    title = f"{folder}: {size(total)} in {len(kept)} entries"
+    named = [(entry.name, entry) for entry in kept] + [(f"hub: {entry.name}", entry) for entry in hub]
+    rows = [[name, size(entry.bytes), f"{_days(entry):.0f}"] for name, entry in named]
+    title = f"{folder}: {size(total)} in {_entries(kept)}"
     if removed:
-        title += f"; removed {size(sum(entry.bytes for entry in removed))} in {len(removed)} entries"
+        title += f"; removed {size(sum(entry.bytes for entry in removed))} in {_entries(removed)}"
+    if hub:
+        title += "; the hub's own cache is kept, `hf cache` removes from it"
     out.table(data, title, ["entry", "size", "days since use"], rows)
 
 
+def _entries(entries: "Sequence[CacheEntry]") -> str:
+    return f"{len(entries)} {'entry' if len(entries) == 1 else 'entries'}"
+
+
 def _json(entry: "CacheEntry") -> dict[str, Any]:
-    return {"name": entry.path.name, "bytes": entry.bytes, "days_since_use": round(_days(entry), 2)}
+    return {"name": entry.name, "bytes": entry.bytes, "days_since_use": round(_days(entry), 2)}
 
 
 def _days(entry: "CacheEntry") -> float:

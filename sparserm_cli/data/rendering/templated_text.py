@@ -5,11 +5,13 @@ around that turn are found by rendering a conversation of known words. Text cut 
 the ids of the same conversation given as messages, and never gets a second BOS.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sparserm_cli.data.chat_template import PromptTemplate, Rendered
-from sparserm_cli.data.example import Message
+from sparserm_cli.data.example import Message, Rendered
 from sparserm_cli.errors import BadInputError, IncompatibleError
+
+if TYPE_CHECKING:
+    from sparserm_cli.data.chat_template import PromptTemplate
 
 _ASKED, _ANSWERED = "Where?", "Everywhere!"
 
@@ -31,7 +33,7 @@ class ConversationText:
 
     """
 
-    def __init__(self, template: PromptTemplate) -> None:
+    def __init__(self, template: "PromptTemplate") -> None:
         self.bos = template.bos
         """The token with which texts begin; "" if the model has none."""
         question = Message("user", _ASKED)

@@ -1,26 +1,36 @@
-"""Devices and number types of a model, and the placement of one that no single device can hold."""
+"""Choice of a model's device and number type, and placement of a model that fits on no single device."""
 
+import hashlib
 import json
+import statistics
 import tempfile
+import time
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from sparserm_cli.errors import ResourceError, UsageError
+from sparserm_cli.errors import CorruptStoreError, ResourceError, UsageError
+from sparserm_cli.locations import cache_folder
+from sparserm_cli.store.io.sealed_json import read_json, write_json_atomic
 
 DType = Literal["auto", "float32", "bfloat16"]
 
 
-BFLOAT16_UNITS = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
-"""Processor features, as torch names them, that multiply bfloat16 faster than float32."""
+MATRIX_UNIT = "amx_bf16"
+"""Processor feature, by torch's name, with which bfloat16 is certainly faster."""
+ENOUGH = 1.2
+"""Speed of bfloat16 products, relative to float32 products, from which `auto` chooses bfloat16."""
+_ROWS, _WIDTH, _ROUNDS = 256, 1024, 7
+"""Sizes of the measured product, (rows, width) by (width, width), and the number of its repetitions."""
 
 
 def choose_device(device: str) -> str:
     """Return the torch device that `auto` means on this machine, or check the requested one.
 
-    A model that is shared among devices takes its input on the device of `auto`, where SAEs lie too.
+    A model that is spread over devices takes its input on the device of `auto`; SAEs are placed there too.
 
     Raises:
         UsageError: torch knows no such device.
@@ -43,8 +53,9 @@ def choose_device(device: str) -> str:
 def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
     """Return the type to compute in and why: bfloat16 where the hardware multiplies it faster, else float32.
 
-    The capability is asked for, not timed, so that the same machine always gives the same answer. float16 is
-    never chosen: residual streams overflow it.
+    On a processor without a matrix unit the products are timed once per machine, and the ratio is kept in the
+    cache folder, so that a machine always gives the same answer. float16 is never chosen, because residual
+    streams overflow it.
     """
     if dtype != "auto":
         return getattr(torch, dtype), "asked for"
@@ -52,36 +63,75 @@ def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return torch.bfloat16, "this GPU multiplies bfloat16 faster than float32"
         return torch.float32, "this GPU has no bfloat16 arithmetic"
-    able = torch.cpu.get_capabilities()
-    units = [unit for unit in BFLOAT16_UNITS if able.get(unit)]
-    if units:
-        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({units[0]})"
-    return torch.float32, "this processor has no fast bfloat16 arithmetic"
+    if torch.cpu.get_capabilities().get(MATRIX_UNIT):
+        return torch.bfloat16, f"this processor multiplies bfloat16 faster than float32 ({MATRIX_UNIT})"
+    gain = bfloat16_gain()
+    chosen = torch.bfloat16 if gain >= ENOUGH else torch.float32
+    return chosen, f"products in bfloat16 are {gain:.2g} times as fast as in float32 on this processor"
+
+
+@cache
+def bfloat16_gain() -> float:
+    """Return how many times as fast as float32 this processor multiplies bfloat16, measured once per machine.
+
+    Reads and writes: `processors/KEY.json` in the cache folder, where the key stands for the processor's
+    features and the version of torch. Where the folder cannot be written, each process measures for itself.
+    """
+    features = json.dumps([torch.__version__, torch.cpu.get_capabilities()], sort_keys=True, default=str)
+    path = cache_folder() / "processors" / f"{hashlib.sha256(features.encode()).hexdigest()[:16]}.json"
+    try:
+        return float(read_json(path)["bfloat16_gain"])
+    except (OSError, CorruptStoreError, KeyError, TypeError, ValueError):
+        gain = _measure_gain()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, {"type": "processor", "version": 1, "bfloat16_gain": gain})
+    except (OSError, ResourceError):
+        pass  # A measurement takes less than a second, so a read-only cache is no obstacle.
+    return gain
+
+
+def _measure_gain() -> float:
+    """Return the median over rounds of the time of a product in float32 over that in bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(rows, _WIDTH, generator=generator) for rows in (_ROWS, _WIDTH))
+    pairs = [(left, right), (left.bfloat16(), right.bfloat16())]
+    seconds: list[list[float]] = [[], []]
+    with torch.inference_mode():
+        for _ in range(_ROUNDS):
+            for taken, (rows, weights) in zip(seconds, pairs, strict=True):
+                begun = time.perf_counter()
+                rows @ weights
+                taken.append(time.perf_counter() - begun)
+    # The first round prepares the kernels.
+    return statistics.median(
+        wide / narrow for wide, narrow in zip(*(row[1:] for row in seconds), strict=True)
+    )
 
 
 def device_name(device: str) -> str:
-    """Return what a GPU calls itself; other devices are called as torch calls them."""
+    """Return the product name of a GPU, or torch's name of another device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 SPREAD = ("balanced", "balanced_low_0", "sequential")
-"""Ways of sharing the blocks among all GPUs, then main memory, then the disk, as transformers names them."""
+"""Transformers' names for ways of spreading blocks over all GPUs, then main memory, then the disk."""
 
 
 def is_spread(device: str) -> bool:
-    """Tell whether a `--device` is a way of sharing a model, not one device."""
+    """Return whether a `--device` spreads a model over several devices."""
     return device in SPREAD or device.endswith(".json")
 
 
 def placing(device: str) -> dict[str, Any]:
-    """Return what `from_pretrained` is told to share a model as `device` says; nothing for one device.
+    """Return the options of `from_pretrained` that spread a model as `device` says; none for one device.
 
     Args:
-        device: one device, one of `SPREAD`, or a JSON file: module names, such as `embed_tokens` or
-            `layers.0`, to a GPU's number, `cpu` or `disk`.
+        device: one device, one of `SPREAD`, or a JSON file that maps module names, such as `embed_tokens` or
+            `layers.0`, to the number of a GPU, `cpu` or `disk`.
 
     Raises:
-        UsageError: the file is not such an object.
+        UsageError: the file does not hold such a mapping.
 
     """
     if not is_spread(device):
@@ -91,7 +141,7 @@ def placing(device: str) -> dict[str, Any]:
 
 
 def _read_map(path: Path) -> dict[str, str | int]:
-    """Read which module lies where."""
+    """Read the mapping from modules to devices."""
     try:
         places = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -104,9 +154,10 @@ def _read_map(path: Path) -> dict[str, str | int]:
 
 
 def devices_of(model: nn.Module) -> list[str]:
-    """Return the devices that a model computes on, the one that takes its input first.
+    """Return the devices that a model computes on; the first one takes its input.
 
-    Weights that wait in main memory or on the disk have none; a model that has only such runs on the CPU.
+    Weights that wait in main memory or on the disk have no device; a model of only such weights runs on the
+    CPU.
     """
     devices = dict.fromkeys(str(weight.device) for weight in model.parameters() if not weight.is_meta)
     return list(devices) or ["cpu"]

@@ -1,4 +1,4 @@
-"""Files with one JSON object per line, as `scores.jsonl`, `ranking.jsonl`, pairs and their audit are."""
+"""Files with one JSON object per line, such as `scores.jsonl`, `ranking.jsonl`, pairs and their audit."""
 
 import json
 import sys
@@ -18,13 +18,26 @@ Writer = Callable[[Mapping[str, Any]], object]
 
 
 def line_writer(file: IO[str]) -> Writer:
-    """Return what writes lines to an open file."""
+    """Return a function that writes lines to an open file."""
     return lambda line: file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def replacement_note(output: str | PurePath, what: str) -> str | None:
+    """Return a sentence that says that a file will be replaced; None if there is none, or for stdout.
+
+    Args:
+        output: the location of the file, or `STDOUT`.
+        what: the plural of what the file holds, such as `scores`.
+
+    """
+    if output == STDOUT or storage_of(path := parse_location(output)).size() < 0:
+        return None
+    return f"{path}: earlier {what} are replaced; --output keeps them apart"
 
 
 @contextmanager
 def writing_lines(output: str | PurePath) -> Iterator[Writer]:
-    """Give what writes lines to stdout (`STDOUT`), or to a file that appears when it is whole.
+    """Yield a function that writes lines to stdout (`STDOUT`), or to a file that appears when it is whole.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.

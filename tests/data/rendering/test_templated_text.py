@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.data.chat_template import PromptTemplate, Rendered
-from sparserm_cli.data.example import Example, Message
+from sparserm_cli.data.chat_template import PromptTemplate
+from sparserm_cli.data.example import Example, Message, Rendered
 from sparserm_cli.data.rendering.templated_text import ConversationText
 from sparserm_cli.errors import BadInputError
 

@@ -1,5 +1,6 @@
 """Loading: blocks up to a layer and no more, on the device and in the type that fit this machine."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from sparserm_cli.errors import IncompatibleError, ResourceError, UsageError
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, resolve_model
+from sparserm_cli.models.lm import devices
 from sparserm_cli.models.lm import trie_attention as attention
 from sparserm_cli.models.lm.allocator import KERNELS, keep_freed_memory, return_freed_memory
 from sparserm_cli.models.lm.devices import choose_device, choose_dtype
@@ -188,15 +190,32 @@ def test_auto_device_takes_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("cuda:2")
 
 
+def test_products_are_timed_once_per_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The ratio is a positive number; a second process reads it, and a damaged file is measured again."""
+    monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path))
+    fresh = devices.bfloat16_gain.__wrapped__
+    measured = fresh()
+    assert measured > 0
+    [kept] = (tmp_path / "processors").iterdir()
+    monkeypatch.setattr(devices, "_measure_gain", lambda: 7.0)
+    assert fresh() == measured
+    kept.write_text("{")
+    assert fresh() == 7.0
+    assert fresh() == json.loads(kept.read_text())["bfloat16_gain"] == 7.0
+
+
 def test_row_55_bfloat16_only_where_it_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` is bfloat16 where the processor multiplies it, else float32, and says which and why."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False})
+    """`auto` is bfloat16 where the processor multiplies it faster, else float32, and says which and why."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True})
     assert choose_dtype("auto", "cpu") == (
         torch.bfloat16,
-        "this processor multiplies bfloat16 faster than float32 (avx512_bf16)",
+        "this processor multiplies bfloat16 faster than float32 (amx_bf16)",
     )
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert choose_dtype("auto", "cpu") == (torch.float32, "this processor has no fast bfloat16 arithmetic")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": False})
+    for gain, dtype in ((1.9, torch.bfloat16), (1.1, torch.float32)):
+        monkeypatch.setattr(devices, "bfloat16_gain", lambda gain=gain: gain)
+        reason = f"products in bfloat16 are {gain} times as fast as in float32 on this processor"
+        assert choose_dtype("auto", "cpu") == (dtype, reason)
     assert choose_dtype("bfloat16", "cpu") == (torch.bfloat16, "asked for")
     for supported, dtype in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda _answer=supported, **_options: _answer)
