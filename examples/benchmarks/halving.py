@@ -1,7 +1,8 @@
 """Best of n by halving against full best of n, and against best of fewer with the same number of tokens.
 
-The reward is fitted on 400 questions of TruthfulQA; the policy, smollm2-135m, answers others. Both ways have the
-same candidates, since each has a random generator of its own. The score is that of the policy's own pass.
+The reward is fitted on 400 questions of TruthfulQA; the policy, smollm2-135m, answers others. Both ways
+have the same candidates, since each has a random generator of its own. Scores are those of the policy's own
+passes.
 
     python examples/benchmarks/halving.py --truthfulqa TruthfulQA.csv
 """
@@ -45,14 +46,15 @@ def main() -> None:
             seconds[name] = time.perf_counter() - begin
         rows.append(figures(results, seconds, std))
         if not number:
-            print(f"largest difference from RewardModel.score: {drift(folder, question, results[FULL], tokenizer):.1e}")
+            gap = drift(folder, question, results[FULL], tokenizer) / std
+            print(f"largest difference from RewardModel.score: {gap:.4f} standard deviations")
         print(f"{number + 1} of {len(questions)} questions", flush=True)
     print(table(rows, options))
     (options.work / "halving.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def figures(results: dict[str, Candidates], seconds: dict[str, float], std: float) -> dict[str, Any]:
-    """Return what each way reaches and costs for one question; scores are in standard deviations of the fit."""
+    """Return what each way reaches and costs for one question, with scores in standard deviations."""
     full = results[FULL]
     scores = np.array([candidate.score for candidate in full.all]) / std
     row = {"one candidate": {"reward": float(np.nanmean(scores)), "tokens": full.passed / len(scores)}}
@@ -63,7 +65,11 @@ def figures(results: dict[str, Candidates], seconds: dict[str, float], std: floa
         if name != FULL:
             # As many whole candidates as the tokens of this way pay for; with the broken one counted in full.
             count = min(len(scores), int(np.searchsorted(costs, made.passed)) + 1)
-            fewer = {"reward": float(np.nanmax(scores[:count])), "tokens": float(costs[count - 1]), "n": count}
+            fewer = {
+                "reward": float(np.nanmax(scores[:count])),
+                "tokens": float(costs[count - 1]),
+                "n": count,
+            }
             row[f"as many tokens as {name}"] = fewer
     return row
 
@@ -82,9 +88,11 @@ def drift(folder: Any, question: str, full: Candidates, tokenizer: Any) -> float
 
 
 def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
-    """Return a line per way: reward, the paired difference from the full way, tokens and time beside its own."""
+    """Return a line per way: reward, its paired difference from the full way, tokens and time."""
     lines = [f"{len(rows)} questions, best of {options.n}, at most {options.tokens} tokens"]
-    lines += ["| way | reward | less the full one | tokens, share of full | time, share of full | same answer |"]
+    lines += [
+        "| way | reward | less the full one | tokens, share of full | time, share of full | same answer |"
+    ]
     lines += ["|---|---|---|---|---|---|"]
 
     def column(name: str, key: str) -> np.ndarray:

@@ -37,7 +37,9 @@ def parser(doc: str | None, questions: int) -> argparse.ArgumentParser:
     """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--truthfulqa", type=Path, required=True, help="TruthfulQA.csv")
-    made.add_argument("--work", type=Path, default=ROOT / ".benchmarks" / "policy", help="folder of everything")
+    made.add_argument(
+        "--work", type=Path, default=ROOT / ".benchmarks" / "policy", help="folder of everything"
+    )
     made.add_argument("--questions", type=int, default=questions, help="held-out questions answered")
     made.add_argument("--tokens", type=int, default=64, help="most tokens of an answer")
     made.add_argument("--seed", type=int, default=0, help="seed of everything random")

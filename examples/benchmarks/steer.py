@@ -1,8 +1,8 @@
 """Steer a policy by a reward and measure what its greedy answers gain and lose, against random directions.
 
-The vector comes from a reward that is fitted on 400 questions of TruthfulQA; smollm2-135m answers others. Rewards
-fitted on HH-RLHF harmless and on the safety subset of RewardBench 2 judge the answers, beside the reward itself; the
-policy without steering tells how fluent they are. Random directions have the same length.
+The vector comes from a reward that is fitted on 400 questions of TruthfulQA; smollm2-135m answers others.
+Rewards fitted on HH-RLHF harmless and on the safety subset of RewardBench 2 judge the answers, beside the
+reward itself. The policy without steering says how fluent they are. Random directions have the same length.
 
     python examples/benchmarks/steer.py --truthfulqa TruthfulQA.csv --hh-rlhf FILE --reward-bench-2 FILE
 """
@@ -33,7 +33,10 @@ def main() -> None:
     options = parser.parse_args()
     folder, questions = policies.truthful_reward(options)
     judges = {"own": folder}
-    for name, file, limit in (("hh-rlhf", options.hh_rlhf, 400), ("reward-bench-2", options.reward_bench_2, 450)):
+    for name, file, limit in (
+        ("hh-rlhf", options.hh_rlhf, 400),
+        ("reward-bench-2", options.reward_bench_2, 450),
+    ):
         judges[name] = policies.reward(
             options.work / name, file, "--limit", str(limit), "--on-bad-row", "reject"
         )
@@ -49,7 +52,9 @@ def main() -> None:
         print(f"{name}: {texts[:2]}", flush=True)
         policies.write_lines(options.work / f"steered {name}.jsonl", [{"answer": text} for text in texts])
     print(table(measured, list(judges)))
-    rows = {name: {key: values.tolist() for key, values in result.items()} for name, result in measured.items()}
+    rows = {
+        name: {key: values.tolist() for key, values in result.items()} for name, result in measured.items()
+    }
     (options.work / "steer.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
@@ -104,7 +109,11 @@ def judged(
         ids = tokenizer(prompt + text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         logits = policy(ids).logits[0, start - 1 : -1].float()
         surprise.append(float(torch.nn.functional.cross_entropy(logits, ids[0, start:])))
-    return {**result, "surprise": np.array(surprise), "characters": np.array([len(text) for text in texts], float)}
+    return {
+        **result,
+        "surprise": np.array(surprise),
+        "characters": np.array([len(text) for text in texts], float),
+    }
 
 
 def table(measured: dict[str, dict[str, np.ndarray]], judges: list[str]) -> str:
@@ -118,10 +127,14 @@ def table(measured: dict[str, dict[str, np.ndarray]], judges: list[str]) -> str:
             for key in (*judges, "surprise")
         ]
         perplexity = np.exp(result["surprise"].mean())
-        lines.append(f"| {name} | {' | '.join(cells)} | {perplexity:.1f} | {result['characters'].mean():.0f} |")
+        lines.append(
+            f"| {name} | {' | '.join(cells)} | {perplexity:.1f} | {result['characters'].mean():.0f} |"
+        )
     for strength in STRENGTHS:
         ours, random = (measured[f"{way}, {strength}"] for way in ("reward", "random"))
-        gaps = ", ".join(f"{key} {policies.interval(ours[key] - random[key])}" for key in (*judges, "surprise"))
+        gaps = ", ".join(
+            f"{key} {policies.interval(ours[key] - random[key])}" for key in (*judges, "surprise")
+        )
         lines.append(f"reward less random at {strength}: {gaps}")
     return "\n".join(lines)
 

@@ -1,1 +1,1 @@
-"""Rewards while a policy generates: scores from its own forward passes, and best of n that drops the worst early."""
+"""Rewards while a policy generates: scores from its own passes, and best of n that drops the worst early."""

@@ -1,16 +1,18 @@
 """Best of n that drops the worst candidates while they grow, so that only a few are written to the end.
 
-All candidates of a prompt grow in one batch. At each checkpoint those with the lowest scores are dropped: their
-rows leave the batch and the cache of keys and values, so every later pass is as much cheaper. Candidates that
-have ended leave the batch too and keep their score. Without checkpoints this is the usual best of n.
+All candidates of a prompt grow in one batch. At each checkpoint those with the lowest scores are dropped:
+their rows leave the batch and the cache of keys and values, so every later pass is as much cheaper.
+Candidates that have ended leave the batch too and keep their score. Without checkpoints this is the usual
+best of n.
 
-Each candidate draws its tokens by a random generator of its own. So the tokens of a candidate do not depend on
-which others are still there, and dropping early picks among beginnings of the same candidates.
+Each candidate draws its tokens by a random generator of its own. So the tokens of a candidate do not depend
+on the others in the batch, and dropping early picks among beginnings of the same candidates.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from inspect import signature
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +61,7 @@ class Sampling:
 
         """
         marks = (0, *self.checkpoints, self.tokens)
-        rising = all(before < after for before, after in zip(marks, marks[1:], strict=False))
+        rising = all(before < after for before, after in pairwise(marks))
         for name, good, expected, found in (
             ("n", self.n >= 1, "at least 1 candidate", self.n),
             ("checkpoints", rising, f"rising numbers between 0 and {self.tokens} tokens", self.checkpoints),
@@ -237,7 +239,7 @@ class _Batch:
 
 
 class _Drawn(LogitsProcessor):
-    """Makes the most likely token a draw from the distribution (Gumbel's maximum), by each row's generator."""
+    """Makes the likeliest token a draw from the distribution (Gumbel's maximum), by each row's generator."""
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
         self._generators = generators

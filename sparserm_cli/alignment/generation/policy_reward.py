@@ -45,7 +45,9 @@ class PolicyReward:
         if max(head.layers) >= len(self._blocks) or widths != {width}:
             expected = f"a reward of at most {len(self._blocks)} blocks of width {width}"
             found = f"layers {', '.join(map(str, head.layers))} of width {max(widths)}"
-            raise IncompatibleError("the policy", expected, found, "take the model that the reward was fitted on")
+            raise IncompatibleError(
+                "the policy", expected, found, "take the model that the reward was fitted on"
+            )
         self.policy, self.head = policy, head
         self._handles: list[Any] = []
         self.begin(0, 0)
@@ -87,7 +89,10 @@ class PolicyReward:
             self.policy(torch.tensor([[*probe["prompt"], *probe["response"]]], device=self.policy.device))
         expected, found = float(probe["score"]), float(self.scores()[0])
         if not abs(found - expected) <= PROBE_TOLERANCE * files.config.score_std:
-            where, hint = "the policy's score of the reward's probe", "take the model that the reward was fitted on"
+            where, hint = (
+                "the policy's score of the reward's probe",
+                "take the model that the reward was fitted on",
+            )
             raise IncompatibleError(where, f"{expected:.4f}", f"{found:.4f}", hint)
 
     def begin(self, prompt: int, rows: int) -> None:

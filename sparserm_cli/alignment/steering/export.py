@@ -1,10 +1,10 @@
 """`export --to control-vector` writes the steering vector of a reward model for llama.cpp.
 
-Reads: `reward/`, the language model. Writes: one `.gguf` file, by rename when whole. Memory: the model's lower
-blocks.
+Reads: `reward/`, the language model. Writes: one `.gguf` file, by rename when whole.
+Memory: the model's lower blocks.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from sparserm_cli.alignment.steering.vector import check_steers, steering_vector
@@ -86,7 +86,7 @@ def export_control_vector(config: ExportConfig) -> ControlVectorSummary:
     )
 
 
-def _check_reward(source: Path) -> None:
+def _check_reward(source: PurePath) -> None:
     """Refuse a reward model that makes no control vector, before its language model is loaded."""
     files = read_reward(source)
     check_steers(source, files.head)
@@ -99,7 +99,9 @@ def _check_reward(source: Path) -> None:
 def _check_target(target: Path, *, force: bool) -> None:
     """Refuse to replace anything but an earlier export."""
     if target.suffix.lower() != ".gguf":
-        raise UsageError(str(target), "a name that ends with .gguf", target.suffix or "no ending", "name a file")
+        raise UsageError(
+            str(target), "a name that ends with .gguf", target.suffix or "no ending", "name a file"
+        )
     if not target.exists():
         return
     try:

@@ -40,8 +40,8 @@ def export_model(out: Output, summary: "ExportSummary") -> None:
 def export_control_vector(out: Output, summary: "ControlVectorSummary") -> None:
     """Tell where the control vector is, how long it is and how llama.cpp takes it."""
     lines = [
-        f"after block {layer}: length {abs(summary.strength) * norm:.3f}, {summary.strength:g} times the mean "
-        f"norm {norm:.3f} of the residual stream; by itself it moves a score by {gain:+.2f} standard deviations"
+        f"after block {layer}: length {abs(summary.strength) * norm:.3f}, {abs(summary.strength):g} times "
+        f"the mean norm of the residual stream; by itself it moves a score by {gain:+.2f} standard deviations"
         for layer, norm, gain in zip(summary.layers, summary.norms, summary.gains, strict=True)
     ]
     use = f"use it: llama-cli --model {summary.model}.gguf --control-vector {summary.path}"

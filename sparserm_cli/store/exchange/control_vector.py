@@ -106,4 +106,6 @@ def read_control_vector(path: Path) -> ControlVector:
 
 def _refused(path: Path, found: str) -> IncompatibleError:
     expected = "a control vector: float32 tensors direction.N in a .gguf file"
-    return IncompatibleError(str(path), expected, found, "write one with `sparserm export --to control-vector`")
+    return IncompatibleError(
+        str(path), expected, found, "write one with `sparserm export --to control-vector`"
+    )

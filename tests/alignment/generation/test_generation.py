@@ -54,7 +54,9 @@ def scores_of(scorer, prompt, candidates):
     none = Example(1, None, "", ("",), (UNLABELLED,), None, {})
     rows = [
         TokenizedExample(
-            none, "", (TokenizedResponse(np.array(prompt, np.uint32), ids.astype(np.uint32), False, 0, False),)
+            none,
+            "",
+            (TokenizedResponse(np.array(prompt, np.uint32), ids.astype(np.uint32), False, 0, False),),
         )
         for ids in candidates
     ]
@@ -77,7 +79,7 @@ def test_the_score_of_the_policys_own_pass_is_that_of_the_reward_model(scorer, o
 
 
 def test_all_candidates_have_the_score_of_their_tokens(scorer, own, prompt):
-    """Also those that ended early, while padding was passed for them; nothing is dropped without checkpoints."""
+    """Also those that ended early, while padding was passed for them; without checkpoints all stay."""
     made = best_of_n(own, prompt, Sampling(n=8, tokens=20, checkpoints=(), seed=1))
     ended = [candidate.ended for candidate in made.all]
     assert any(ended)
@@ -150,7 +152,10 @@ def test_a_policy_that_is_not_the_rewards_model_is_refused(scorer, tiny_model):
     ("options", "message"),
     [
         ({"n": 0}, "Sampling.n: expected at least 1 candidate, found 0"),
-        ({"checkpoints": (9, 4)}, "Sampling.checkpoints: expected rising numbers between 0 and 128 tokens, found"),
+        (
+            {"checkpoints": (9, 4)},
+            "Sampling.checkpoints: expected rising numbers between 0 and 128 tokens, found",
+        ),
         ({"checkpoints": (128,)}, "Sampling.checkpoints: expected rising numbers"),
         ({"keep": 1.0}, "Sampling.keep: expected a share between 0 and 1, found 1.0"),
         ({"temperature": 0.0}, "Sampling.temperature: expected a number above 0, found 0.0"),

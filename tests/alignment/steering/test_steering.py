@@ -106,7 +106,8 @@ def test_hook_refuses_a_vector_of_another_model(policy):
     with pytest.raises(IncompatibleError) as caught, steered(policy, {1: np.ones(7, np.float32)}):
         pass
     assert str(caught.value) == (
-        "the steering vector: expected vectors of width 32 for blocks from 0 to 3, found shape (7,) for block 1; "
+        "the steering vector: expected vectors of width 32 for blocks from 0 to 3, "
+        "found shape (7,) for block 1; "
         "take the reward of this model"
     )
     with pytest.raises(IncompatibleError), steered(policy, {4: np.ones(32, np.float32)}):
@@ -157,7 +158,8 @@ def test_heads_and_layers_without_a_meaning_are_refused(tiny_model, tmp_path):
     with pytest.raises(IncompatibleError) as caught:
         export_control_vector(config)
     assert str(caught.value) == (
-        f"{reward}: head: expected a linear head, whose score rises in the same direction everywhere, found mlp; "
+        f"{reward}: head: expected a linear head, whose score rises in the same direction everywhere, "
+        "found mlp; "
         "run `sparserm fit --head linear` first"
     )
     with pytest.raises(ValueError, match="differs from response to response"):
@@ -194,7 +196,7 @@ def test_files_that_are_no_control_vector_are_refused(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "half.gguf", "controlvector")
     writer.add_tensor("direction.3", np.ones(4, np.float16))
     finish(writer)
-    with pytest.raises(IncompatibleError, match="found a tensor direction.3 of type F16"):
+    with pytest.raises(IncompatibleError, match=r"found a tensor direction\.3 of type F16"):
         read_control_vector(tmp_path / "half.gguf")
     vectors = {2: np.ones(4, np.float32), 3: np.ones(5, np.float32)}
     write_control_vector(tmp_path / "two.gguf", ControlVector(vectors, "llama", {}))
