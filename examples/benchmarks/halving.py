@@ -20,7 +20,8 @@ from sparserm_cli.alignment.generation.policy_reward import PolicyReward
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.store.artifacts.reward import read_reward
 
-CHECKPOINTS = {"halving at 8, 16, 32": (8, 16, 32), "halving at 4, 8, 16": (4, 8, 16)}
+CHECKPOINTS = {"halving at 8, 16, 32": (8, 16, 32)}
+TEMPERATURE = 0.7
 FULL = "full best of n"
 
 
@@ -40,7 +41,14 @@ def main() -> None:
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
         results, seconds = {}, {}
         for name, checkpoints in ways.items():
-            sampling = Sampling(options.n, options.tokens, checkpoints, seed=options.seed + number)
+            sampling = Sampling(
+                options.n,
+                options.tokens,
+                checkpoints,
+                temperature=TEMPERATURE,
+                top_p=1.0,
+                seed=options.seed + number,
+            )
             begin = time.perf_counter()
             results[name] = best_of_n(own, prompt, sampling)
             seconds[name] = time.perf_counter() - begin

@@ -98,7 +98,8 @@ def truthful_reward(options: argparse.Namespace) -> tuple[Path, list[str]]:
 
 
 def policy() -> tuple[Any, Any]:
-    """Load the policy in float32, and its tokenizer, which pads on the left."""
+    """Load the policy in float32, to compute in one thread, and its tokenizer, which pads on the left."""
+    torch.set_num_threads(1)  # on a busy machine, threads that wait for each other would be measured
     folder = str(resolve_model(MODEL, offline=True).folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return model, AutoTokenizer.from_pretrained(folder, padding_side="left")

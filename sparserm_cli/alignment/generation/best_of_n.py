@@ -186,16 +186,18 @@ class _Batch:
                 eos_token_id=list(self._ends) or None,
                 pad_token_id=self._ends[0] if self._ends else 0,
             ),
-            logits_processor=LogitsProcessorList(
-                [
-                    TemperatureLogitsWarper(self._sampling.temperature),
-                    TopPLogitsWarper(self._sampling.top_p),
-                    _Drawn([row.generator for row in self.rows]),
-                ]
-            ),
+            logits_processor=self._processors(),
             stopping_criteria=StoppingCriteriaList([_Ended(self._reward, self._ends)]),
         )
         self._settle(mark)
+
+    def _processors(self) -> LogitsProcessorList:
+        """Return what turns logits into draws; where all of the probability counts, nothing is sorted."""
+        sampling = self._sampling
+        processors: list[Any] = [TemperatureLogitsWarper(sampling.temperature)]
+        if sampling.top_p < 1:
+            processors.append(TopPLogitsWarper(sampling.top_p))
+        return LogitsProcessorList([*processors, _Drawn([row.generator for row in self.rows])])
 
     def _settle(self, mark: int) -> None:
         """Note tokens and scores, and take the candidates that have ended out of the batch."""
