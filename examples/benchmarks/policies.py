@@ -17,6 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sparserm_cli.models.checkpoints.resolve import resolve_model
+from sparserm_cli.models.lm.devices import choose_dtype
 
 ROOT = Path(__file__).parents[2]
 MODEL = "smollm2-135m"
@@ -98,10 +99,10 @@ def truthful_reward(options: argparse.Namespace) -> tuple[Path, list[str]]:
 
 
 def policy() -> tuple[Any, Any]:
-    """Load the policy in float32, to compute in one thread, and its tokenizer, which pads on the left."""
+    """Load the policy, to compute in one thread, and its tokenizer, which pads on the left."""
     torch.set_num_threads(1)  # on a busy machine, threads that wait for each other would be measured
     folder = str(resolve_model(MODEL, offline=True).folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype("auto", "cpu")[0]).eval()
     return model, AutoTokenizer.from_pretrained(folder, padding_side="left")
 
 

@@ -8,7 +8,7 @@ reward itself. The policy without steering says how fluent they are. Random dire
 """
 
 import json
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy as np
 import policies
 import torch
 
+from sparserm_cli.alignment.generation.policy_reward import PolicyReward
 from sparserm_cli.alignment.steering.hook import steered
 from sparserm_cli.alignment.steering.vector import SteeringVector, steering_vector
 from sparserm_cli.models.reward_model import RewardModel
+from sparserm_cli.store.artifacts.reward import read_reward
 
 STRENGTHS = (0.05, 0.1, 0.2)
 BATCH = 25
@@ -40,15 +42,14 @@ def main() -> None:
         judges[name] = policies.reward(
             options.work / name, file, "--limit", str(limit), "--on-bad-row", "reject"
         )
-    rewards = {name: RewardModel.load(path, offline=True) for name, path in judges.items()}
-    vector = steering_vector(rewards["own"])
+    vector = steering_vector(RewardModel.load(folder, offline=True))
     print(f"mean norm of the residual stream {vector.norms}, gain of strength 1 in a score {vector.gains}")
     policy, tokenizer = policies.policy()
     measured: dict[str, dict[str, np.ndarray]] = {}
     for name, added in ways(vector, options.seed).items():
         with steered(policy, added) if added else nullcontext():
             texts = answers(policy, tokenizer, questions, options.tokens)
-        measured[name] = judged(policy, tokenizer, rewards, questions, texts)
+        measured[name] = judged(policy, tokenizer, judges, questions, texts)
         print(f"{name}: {texts[:2]}", flush=True)
         policies.write_lines(options.work / f"steered {name}.jsonl", [{"answer": text} for text in texts])
     print(table(measured, list(judges)))
@@ -91,29 +92,31 @@ def answers(policy: Any, tokenizer: Any, questions: list[str], tokens: int) -> l
 
 @torch.inference_mode()
 def judged(
-    policy: Any, tokenizer: Any, rewards: dict[str, RewardModel], questions: list[str], texts: list[str]
+    policy: Any, tokenizer: Any, judges: dict[str, Path], questions: list[str], texts: list[str]
 ) -> dict[str, np.ndarray]:
     """Return each answer's rewards in standard deviations of their fits, and what the policy says of it.
 
-    `surprise` is the mean negative log-probability of its tokens, in nats; the perplexity is its exponential.
+    One pass of the policy gives all of it. `surprise` is the mean negative log-probability of the tokens of
+    an answer, in nats; the perplexity is its exponential.
     """
-    result = {
-        name: np.asarray(model.score(questions, texts), float) / model.config.score_std
-        for name, model in rewards.items()
-    }
-    surprise = []
+    rows: dict[str, list[float]] = {name: [] for name in (*judges, "surprise", "characters")}
+    heads = {name: PolicyReward.load(path, policy) for name, path in judges.items()}
+    stds = {name: read_reward(path).config.score_std for name, path in judges.items()}
     for question, text in zip(questions, texts, strict=True):
         turns = [{"role": "user", "content": question}]
         prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         start = len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         ids = tokenizer(prompt + text, add_special_tokens=False, return_tensors="pt")["input_ids"]
-        logits = policy(ids).logits[0, start - 1 : -1].float()
-        surprise.append(float(torch.nn.functional.cross_entropy(logits, ids[0, start:])))
-    return {
-        **result,
-        "surprise": np.array(surprise),
-        "characters": np.array([len(text) for text in texts], float),
-    }
+        with ExitStack() as hooks:
+            for head in heads.values():
+                hooks.enter_context(head)
+                head.begin(start, 1)
+            logits = policy(ids).logits[0, start - 1 : -1].float()
+        for name, head in heads.items():
+            rows[name].append(float(head.scores()[0]) / stds[name])
+        rows["surprise"].append(float(torch.nn.functional.cross_entropy(logits, ids[0, start:])))
+        rows["characters"].append(float(len(text)))
+    return {name: np.array(values) for name, values in rows.items()}
 
 
 def table(measured: dict[str, dict[str, np.ndarray]], judges: list[str]) -> str:
