@@ -18,7 +18,7 @@ from sparserm_cli.config import FitConfig, HeadSetting, Note, Progress
 from sparserm_cli.models.head.baselines import length_preference
 from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.models.head.projections import projections
-from sparserm_cli.stages.fit.controls import fit_controls, fit_projections
+from sparserm_cli.stages.fit.controls import FITTED, fit_controls, fit_projections
 from sparserm_cli.stages.fit.group_heads import GroupHeads, fit_groups, groups_of_pairs
 from sparserm_cli.stages.fit.measures import REWARD, measured, probe_of
 from sparserm_cli.stages.fit.model_selection import (
@@ -30,6 +30,7 @@ from sparserm_cli.stages.fit.model_selection import (
 )
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
+from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward import (
     TYPE,
     VERSION,
@@ -115,10 +116,11 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     by_group = GroupHeads({}, {})
     if config.by is not None:
         by_group = fit_groups(split, taken, head, names, config.by, config.seed)
-    note("fitting the controls: random directions, dense, difference of means")
+    note(f"fitting the controls: {', '.join(FITTED)}")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
-    facts = {**head.facts, **selection_record(tried), **weighing}
+    penalties = {name: penalties_of(control.facts) for name, control in controls.items()}
+    facts = {**head.facts, **selection_record(tried), **weighing, "control_penalties": penalties}
     if by_group.heads:
         facts["groups"] = by_group.recorded(capture, split, taken)
     record = _recorded(lineage, capture, directions, split, setting, facts)
