@@ -88,8 +88,11 @@ def chosen(
         return pool[one_per_prompt(np.random.default_rng(seed).random(len(pool)), prompts, count)]
     if way == "uncertainty":
         return pool[one_per_prompt(-np.abs(margins), prompts, count)]
-    told = fit.x[sample.pairs[known, 0]] - fit.x[sample.pairs[known, 1]]
-    precision = information(told, label_variance(told @ fit.weight)) + np.eye(len(fit.weight)) * fit.precision
+    difference = fit.x[sample.pairs[known, 0]] - fit.x[sample.pairs[known, 1]]
+    precision = (
+        information(difference, label_variance(difference @ fit.weight))
+        + np.eye(len(fit.weight)) * fit.precision
+    )
     return pool[choose_pairs(differences, label_variance(margins), prompts, precision, count).pairs]
 
 

@@ -261,6 +261,15 @@ class ReportConfig(StageConfig):
             path="always",
         ),
     ] = None
+    against: Annotated[
+        PurePath | None,
+        Option(
+            "Another run directory that is shown beside this one.",
+            DATA,
+            metavar="DIRECTORY|URL",
+            path="always",
+        ),
+    ] = None
     output: Annotated[
         PurePath | None,
         Option("File of the page.", OUTPUT, metavar="PATH|URL", shown="RUN/report.html", path="always"),

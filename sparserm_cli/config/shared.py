@@ -98,8 +98,11 @@ ValFraction = Annotated[
     float, Option("Share of the prompts that form the validation split, from 0 to 1.", DATA, check=SHARE)
 ]
 Unit = Annotated[
-    Literal["token", "response"],
-    Option("Count how often a latent fires per token, or per response."),
+    Literal["token", "response", "last", "mean"],
+    Option(
+        "Count how often a latent fires per token, per response (on any of its tokens), or on one vector per "
+        "response: that of its last token, or the mean of its tokens."
+    ),
 ]
 Reward = Annotated[
     PurePath | None,

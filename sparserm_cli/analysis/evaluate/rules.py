@@ -155,7 +155,8 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
         for subset, members in subsets.items():
             if subset == TIES_SUBSET:
                 check_partners([row.example for row in members])
-                tied = {str(row.example.id): TiedPrompt(*map(list, row.sides(name))) for row in members}
+                sides = {str(row.example.id): [side.tolist() for side in row.sides(name)] for row in members}
+                tied = {number: TiedPrompt(*both) for number, both in sides.items()}
                 accuracies[subset] = ties_score(tied)
                 points.append(ties_points(tied))
             else:

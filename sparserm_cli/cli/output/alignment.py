@@ -50,9 +50,9 @@ def suggest(out: Output, summary: "SuggestSummary") -> None:
     lines = [f"{summary.read:,} rows read: {summary.pairs:,} pairs of {summary.prompts:,} prompts to label"]
     lines += [f"  {count:,} rows left out: {reason}" for reason, count in summary.left_out.items()]
     known = f"{summary.trained:,} training pairs" if summary.trained else "the penalty of the fit alone"
-    told = f"their labels would add {summary.nats:.1f} nats to {known}"
+    gain = f"their labels would add {summary.nats:.1f} nats to {known}"
     suggested = f"{summary.suggested:,} pairs in {duration(summary.seconds)}, the most telling first"
-    out.written(summary.output, data, "\n".join([*lines, f"{summary.output}: {suggested}; {told}"]))
+    out.written(summary.output, data, "\n".join([*lines, f"{summary.output}: {suggested}; {gain}"]))
 
 
 def doctor(out: Output, diagnosis: "Diagnosis") -> None:

@@ -8,6 +8,7 @@ from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_SAE
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read, size
 from sparserm_cli.statistics.verdict import FEW_PROMPTS, too_few
+from sparserm_cli.store.artifacts.penalties import penalties_of, penalty_text
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode.encode import EncodeSummary
@@ -211,6 +212,8 @@ def fit(out: Output, summary: "FitSummary") -> None:
     out.table(data, title, ["scorer", "accuracy", "95 % interval", "ties"], rows)
     if not out.as_json:
         out.result({}, data["verdict"])
+    if penalty := penalty_text(penalties_of(config.training)):
+        out.note(f"penalty of the head: {penalty}")
     if warning := too_few(config.training.get("validation", {}).get("prompts", FEW_PROMPTS)):
         out.note(f"warning: {warning}")
     out.note(f"next: {out.command('evaluate held-out.jsonl')}, or {out.command('score responses.jsonl')}")

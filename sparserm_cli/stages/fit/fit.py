@@ -19,6 +19,7 @@ from sparserm_cli.models.head.baselines import length_preference
 from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.models.head.projections import projections
 from sparserm_cli.stages.fit.controls import (
+    FITTED,
     LENGTH,
     FittedHead,
     fit_controls,
@@ -35,6 +36,7 @@ from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward import (
     TYPE,
     VERSION,
@@ -118,10 +120,11 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     # 4. Fit the head on the projections, and the controls on the same pairs.
     taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
     head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
-    note("fitting the controls: random directions, dense, difference of means")
+    note(f"fitting the controls: {', '.join(FITTED)}")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
-    facts = {**head.facts, **selection_record(tried), **weighing}
+    penalties = {name: penalties_of(control.facts) for name, control in controls.items()}
+    facts = {**head.facts, **selection_record(tried), **weighing, "control_penalties": penalties}
     record = _recorded(lineage, capture, directions, split, setting, facts)
     record = _measured(record, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)

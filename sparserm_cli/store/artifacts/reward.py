@@ -102,6 +102,8 @@ class RewardConfig:
     """Kind of head: linear or mlp."""
     loss: str
     """Training loss: margin, bt or bce."""
+    plain: bool = False
+    """Whether the hidden layer was trained from random weights, without the linear head to start from."""
     template: str | None = None
     """None for the model's own template, `raw` for none, else where it came from."""
     template_text: str | None = None

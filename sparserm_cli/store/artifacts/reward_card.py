@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparserm_cli.store.artifacts.penalties import penalties_of, penalty_text
+
 _TITLE = "# A reward model made of sparse-autoencoder directions"
 _TAGS = ["reward-model", "sparse-autoencoder", "sparserm"]
 _TASK = "text-classification"
@@ -175,6 +177,7 @@ def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = (
         "training pairs": training.get("train_pairs"),
         "validation pairs": training.get("validation_pairs"),
         "data": training.get("inputs"),
+        "penalty": penalty_text(penalties_of(training)) or None,
         "seed": config["seed"],
     }
     lines = [f"- {name}: {_shown(value)}" for name, value in facts.items() if value is not None]

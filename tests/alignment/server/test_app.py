@@ -165,6 +165,8 @@ def test_what_the_server_tells_about_itself(server: Any, model: RewardModel) -> 
     assert [model["id"] for model in listed] == [info["model"]] == [server.service.name]
     assert info["digest"] == model.config.lineage.digest
     assert info["hook_names"] == ["blocks.1.hook_resid_post"]
+    assert [row["feature"] for row in info["directions"]] == model.directions()["feature"].tolist()
+    assert {row["name"] for row in info["directions"]} == {None}  # nothing describes them
     assert ready["probe"]["found"] == pytest.approx(ready["probe"]["expected"], abs=1e-4)
     assert server.ask("/health") == (200, {"status": "ok"})
     ask(server, "/score", {"queries": PROMPT, "documents": RESPONSES})

@@ -138,8 +138,8 @@ def test_random_answers_to_tied_prompts(tmp_path):
         tmp_path,
     )
     chance = simple_answers(rows, "reward-bench-2")["ties"]["random"]
-    # Both accuracies give 0.3 / 3 + 0.3 / 2; the margins add at most 0.4 where the gap is above 0, which is in a
-    # third of all orders, and take at most 0.01 away. The mean of 500 draws is within 0.03 of what is expected.
+    # Both accuracies give 0.3 / 3 + 0.3 / 2; the margins add at most 0.4 in the third of all orders in which
+    # the gap is above 0, and take at most 0.01 away. The mean of 500 draws is within 0.03 of the expectation.
     assert 0.25 - 0.04 <= chance <= 0.25 + 0.4 / 3 + 0.03
 
 
