@@ -13,6 +13,7 @@ import numpy as np
 
 from sparserm_cli.analysis.evaluate.benchmark_rows import check_rows, no_preference, rm_bench_row
 from sparserm_cli.analysis.evaluate.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
+from sparserm_cli.analysis.evaluate.simple_answers import simple_answers
 from sparserm_cli.config import EvaluateConfig, Note, Progress
 from sparserm_cli.data.reader import without_pair
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
@@ -88,6 +89,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         "shape": reader.shape,
         "prompts_shared_with_training": _check_overlap(model, rows, config, note),
         **RULES[config.benchmark](rows, names),
+        "answers": simple_answers(rows, config.benchmark),
         **calibrated(rows),
     }
     path = parse_location(config.output) if config.output else EVALUATION.path(config.run)
