@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli import __version__
-from sparserm_cli.analysis.report.content.contexts import Contexts
+from sparserm_cli.analysis.firing import Firing
+from sparserm_cli.analysis.report.content.explanations import ExplainedPair
+from sparserm_cli.analysis.report.content.side_by_side import SideBySide
 from sparserm_cli.analysis.report.content.stored_scores import PairScores, StoredScores
 from sparserm_cli.analysis.report.content.tables import (
     direction_rows,
@@ -34,8 +36,8 @@ from sparserm_cli.store.run.artifacts import CORRUPT, INCOMPATIBLE, STALE
 
 _BAD = {STALE, INCOMPATIBLE, CORRUPT}
 
-ContextsOf = Mapping[tuple[int, int], Contexts]
-"""Layer and feature to contexts."""
+FiringOf = Mapping[tuple[int, int], Firing]
+"""Layer and feature to where the latent fires."""
 
 
 class Scored(NamedTuple):
@@ -59,15 +61,19 @@ class Findings(NamedTuple):
 
     Fields:
         scored: the stored pairs.
-        contexts: where latents fire.
+        firing: where latents fire.
         wrong: the most wrong of the pairs.
         words: the texts of what is shown.
+        explained: the most wrong and the most right pairs with the parts of their scores.
+        beside: another run beside this one; None without one.
     """
 
     scored: Scored | Missing
-    contexts: ContextsOf | Missing
+    firing: FiringOf | Missing
     wrong: Int64[np.ndarray, " most"]
     words: Words | Missing
+    explained: Mapping[str, Sequence[ExplainedPair]] | Missing
+    beside: SideBySide | None
 
 
 def page_of(name: str, run: RunFacts, found: Findings) -> Page:
@@ -97,6 +103,8 @@ def page_of(name: str, run: RunFacts, found: Findings) -> Page:
         calibration={} if isinstance(scored, Missing) else _errors(scored.reliability),
         length=scored if isinstance(scored, Missing) else scored.length,
         wrong=_wrong(found),
+        explained=found.explained,
+        beside=found.beside,
         origin=_origin(run),
     )
 
@@ -119,7 +127,7 @@ def _model_line(config: RewardConfig) -> str:
 
 def _cards(run: RunFacts, scored: Scored | Missing) -> Iterator[Card]:
     """Yield the numbers at the top."""
-    if isinstance(run.evaluation, dict) and run.evaluation["benchmark"] == "pairs":
+    if isinstance(run.evaluation, dict) and "pairs" in run.evaluation:
         yield from _accuracy_cards("Held-out accuracy", run.evaluation["scorers"])
     elif not isinstance(run.reward, Missing):
         validation = [one for one in run.reward.config.metrics if one.split == "validation"]
@@ -208,7 +216,7 @@ def _directions(run: RunFacts, found: Findings) -> DirectionTable | Missing:
     if isinstance(directions, Missing):
         return directions
     words = found.words
-    contexts = found.contexts if isinstance(found.contexts, Missing) else words
+    contexts = found.firing if isinstance(found.firing, Missing) else words
     ends = found.scored if isinstance(found.scored, Missing) else words
     reward = run.made_of_directions
     if reward is None and not isinstance(ends, Missing):
@@ -217,15 +225,19 @@ def _directions(run: RunFacts, found: Findings) -> DirectionTable | Missing:
         direction_rows(
             directions,
             reward,
-            {} if isinstance(found.contexts, Missing) else found.contexts,
+            {} if isinstance(found.firing, Missing) else found.firing,
             None if isinstance(found.scored, Missing) else found.scored.stored,
             None if isinstance(words, Missing) else words,
+            run.descriptions,
         )
     )
     count = sum(len(one.feature) for one in directions.layers.values())
     return DirectionTable(
         str(directions.lineage.identity.get("by", "statistic")).replace("_", " "),
         rows,
+        None
+        if run.descriptions is None
+        else sum(bool(row.description and row.description["name"]) for row in rows),
         count - len(rows),
         contexts if isinstance(contexts, Missing) else None,
         ends if isinstance(ends, Missing) else None,
