@@ -159,7 +159,9 @@ def test_row_100_a_second_try_removes_what_the_first_left(tmp_path: Path, way: s
     """Beside a file or a folder, in one that nobody sweeps; what belongs to others or to the living stays."""
     final = tmp_path / "export"
     gone = tmp_path / f"export.{DEAD}.0.part"
-    stay = [tmp_path / name for name in (f"export.{LIVE}.0.part", f"export.h5.{DEAD}.0.part", "export.part")]
+    stay = [
+        tmp_path / name for name in (f"export.{LIVE}.9999.part", f"export.h5.{DEAD}.0.part", "export.part")
+    ]
     for path in (gone, *stay):
         path.mkdir()
     atomic = building.atomic_file if way == "file" else building.atomic_folder
