@@ -127,7 +127,7 @@ def _model_line(config: RewardConfig) -> str:
 
 def _cards(run: RunFacts, scored: Scored | Missing) -> Iterator[Card]:
     """Yield the numbers at the top."""
-    if isinstance(run.evaluation, dict) and run.evaluation["benchmark"] == "pairs":
+    if isinstance(run.evaluation, dict) and "pairs" in run.evaluation:
         yield from _accuracy_cards("Held-out accuracy", run.evaluation["scorers"])
     elif not isinstance(run.reward, Missing):
         validation = [one for one in run.reward.config.metrics if one.split == "validation"]

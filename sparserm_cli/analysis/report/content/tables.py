@@ -180,7 +180,7 @@ def evaluation_table(metrics: Mapping[str, Any]) -> AccuracyTable:
     """Return what `evaluate` measured, by the rules of its benchmark."""
     scorers: Mapping[str, Mapping[str, Any]] = metrics["scorers"]
     columns: tuple[str, ...]
-    if metrics["benchmark"] == "pairs":
+    if "pairs" in metrics:
         columns = ("accuracy", "95 % interval", "reward less this", "pairs", "prompts", "ties")
         rows = [(name, _pair_cells(told)) for name, told in scorers.items()]
     elif metrics["benchmark"] == "rm-bench":
