@@ -169,14 +169,14 @@ class Page:
 
     def missing(self) -> dict[str, str]:
         """Return the parts that are not shown, with the reason."""
-        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
         if isinstance(self.directions, DirectionTable):
             parts |= {
                 "contexts of directions": self.directions.contexts,
                 "ends of directions": self.directions.ends,
             }
-        parts |= {name.replace("-", " "): one for name, one in self.figures.items()}
-        return {name: one.reason for name, one in parts.items() if isinstance(one, Missing)}
+        parts |= {name.replace("-", " "): figure for name, figure in self.figures.items()}
+        return {name: part.reason for name, part in parts.items() if isinstance(part, Missing)}
 
 
 def write_page(path: PurePath, page: Page) -> int:
