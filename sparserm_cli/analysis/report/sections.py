@@ -82,7 +82,7 @@ def page_of(name: str, run: RunFacts, findings: Findings) -> Page:
     Args:
         name: of the run directory.
         run: what is there.
-        found: what the passes over it have given.
+        findings: results of the passes over the run.
 
     """
     scored, reward, frequency = findings.scored, run.reward, run.frequency
