@@ -220,6 +220,7 @@ class ExplainConfig(ResponsesConfig):
     top: Annotated[
         int, Option("Number of directions shown, those with the largest parts.", OUTPUT, check=AT_LEAST_1)
     ] = 10
+    part_groups: shared.PartGroups = shared.PART_GROUPS
 
     def __post_init__(self) -> None:
         """Check that exactly one response is meant.

@@ -274,6 +274,15 @@ class FitConfig(StageConfig):
             shown="all pairs count alike",
         ),
     ] = None
+    by: Annotated[
+        str | None,
+        Option(
+            "Column of the data, such as annotator or domain, each value of which gets a head of its own "
+            "over the same directions.",
+            metavar="COLUMN",
+            shown="one head for all pairs",
+        ),
+    ] = None
     val_fraction: Annotated[
         float,
         Option(

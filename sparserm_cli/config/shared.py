@@ -10,6 +10,7 @@ from sparserm_cli.config.option import (
     DATA,
     LIMITS,
     MODEL,
+    NOT_NEGATIVE,
     OUTPUT,
     SHARE,
     Option,
@@ -114,6 +115,14 @@ Reward = Annotated[
         path="always",
     ),
 ]
+Group = Annotated[
+    str | None,
+    Option(
+        "Group whose head scores, of a reward model that was fitted with --by.",
+        MODEL,
+        shown="the head of all pairs",
+    ),
+]
 Responses = Annotated[
     str,
     Option(
@@ -148,6 +157,17 @@ Abstain = Annotated[
         OUTPUT,
         check=ABOVE_0,
         shown="score all",
+    ),
+]
+PART_GROUPS = 10
+"""Number of groups of directions unless another is given; a person reads that many lines."""
+PartGroups = Annotated[
+    int,
+    Option(
+        "Number of groups of similar directions that parts of scores are given for; 0 gives one part per "
+        "direction.",
+        OUTPUT,
+        check=NOT_NEGATIVE,
     ),
 ]
 Force = Annotated[bool, Option("Replace what other settings have made.", OUTPUT)]

@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     for window in windows(model, reader, config, progress):
         vectors = model.pooled(window, **how)
         scores = {name: head(vectors) for name, head in heads.items()}
-        rows += _scored(window, scores, model.config.length_preference)
+        rows += scored_rows(window, scores, model.config.length_preference)
     if config.benchmark == "rm-bench":
         rows = [row._replace(example=rm_bench_row(row.example, reader)) for row in rows]
     for sentence in without_pair(reader):
@@ -97,7 +97,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     return EvaluateSummary(path, config.benchmark, metrics, time.monotonic() - begun)
 
 
-def _scored(
+def scored_rows(
     window: list[TokenizedExample], scores: Mapping[str, np.ndarray], preference: int
 ) -> list[ScoredExample]:
     """Split the window's scores into rows; the length rule has the preference of the training data."""
