@@ -73,16 +73,16 @@ def accuracies(target: Target, files: RewardFiles, count: int, seed: int) -> dic
 
     def anew(of: np.ndarray) -> float:
         known = differences(of, pairs)
-        found = adaptation(known, np.zeros(count), groups, repeats=5, seed=seed)
+        fitted = adaptation(known, np.zeros(count), groups, repeats=5, seed=seed)
         # Where no strength is better than chance, the strongest one's direction: the mean difference.
-        return right(of @ (found.shift if found.strength is not None else known.mean(0)))
+        return right(of @ (fitted.shift if fitted.strength is not None else known.mean(0)))
 
     old = scores_of(files.head.weights, target.x)
     margins = differences(old[:, None], pairs)[:, 0]
-    found = adaptation(differences(target.x, pairs), margins, groups, repeats=5, seed=seed)
-    new = scores_of(shifted(files.head.weights, found.shift), target.x)
+    fitted = adaptation(differences(target.x, pairs), margins, groups, repeats=5, seed=seed)
+    new = scores_of(shifted(files.head.weights, fitted.shift), target.x)
     values = (right(old), right(new), anew(target.x), anew(target.dense))
-    return dict(zip(METHODS, values, strict=True)) | {"kept": float(found.strength is None)}
+    return dict(zip(METHODS, values, strict=True)) | {"kept": float(fitted.strength is None)}
 
 
 def interval(values: np.ndarray, *, signed: bool = False) -> str:
@@ -106,12 +106,12 @@ def main() -> int:
     files = read_reward(options.reward or reward_path(options.source))
     print(f"| data | pairs | {' | '.join(METHODS)} | adapted less old | less anew | old head kept |")
     print("|---" * (len(METHODS) + 5) + "|")
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, _, run in (text.partition("=") for text in options.targets):
         target = read_target(Path(run), files)
         for count in LABELS:
             draws = [accuracies(target, files, count, seed) for seed in range(options.draws)]
-            found[f"{name}, {count}"] = draws
+            results[f"{name}, {count}"] = draws
             columns = {key: np.array([draw[key] for draw in draws]) for key in draws[0]}
             cells = [interval(columns[method]) for method in METHODS]
             gains = [columns["adapted"] - columns[other] for other in (METHODS[0], METHODS[2])]
@@ -119,7 +119,7 @@ def main() -> int:
             kept = f"{int(columns['kept'].sum())} of {options.draws}"
             print(f"| {name} | {count} | {' | '.join(cells)} | {kept} |", flush=True)
     if options.output:
-        options.output.write_text(json.dumps(found, indent=1) + "\n", encoding="ascii")
+        options.output.write_text(json.dumps(results, indent=1) + "\n", encoding="ascii")
     return 0
 
 

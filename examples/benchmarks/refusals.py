@@ -101,15 +101,15 @@ def by_part(own: OwnRun, refuses: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 def row_of(name: str, sets: tuple[Pairs, ...], head: HeadArrays, old: HeadArrays) -> dict[str, Any]:
     """Measure a head on every set of pairs, beside the old one."""
-    found: dict[str, Any] = {"name": name}
+    row: dict[str, Any] = {"name": name}
     for pairs in sets:
         for part in sorted(set(pairs.part)):
             kept = pairs.part == part
             before, after = (pairs.margins(scorer)[kept] for scorer in (old, head))
             groups = pairs.groups[kept]
             gap = difference(after, before, groups)
-            found[part] = {**pair_accuracy(after, groups)._asdict(), "less_old": gap._asdict()}
-    return found
+            row[part] = {**pair_accuracy(after, groups)._asdict(), "less_old": gap._asdict()}
+    return row
 
 
 def adapted(
@@ -130,8 +130,8 @@ def adapted(
         differences = np.concatenate([of.differences()[which] for of, which in known])
         margins = np.concatenate([of.margins(head)[which] for of, which in known])
         groups = np.concatenate([of.groups[which] for of, which in known])
-        found = adaptation(differences, margins, groups, repeats=5, seed=seed)
-        new = HeadArrays(head.mean, head.std, shifted(head.weights, found.shift), head.directions)
+        fitted = adaptation(differences, margins, groups, repeats=5, seed=seed)
+        new = HeadArrays(head.mean, head.std, shifted(head.weights, fitted.shift), head.directions)
         tested = ~np.isin(np.arange(len(pairs.pairs)), learned)
         right = pairs.margins(new) > 0
         for part in ("answer", "refuse"):

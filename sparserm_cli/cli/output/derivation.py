@@ -51,14 +51,14 @@ def _spread(mean: float, std: float) -> str:
 
 def adapt(out: Output, summary: "AdaptSummary") -> None:
     """Show how far the head has moved, and what that is worth on pairs that it had not seen."""
-    config, found = summary.config, summary.found
+    config, adaptation = summary.config, summary.found
     data = {
         "path": str(summary.path),
         "digest": config.lineage.digest,
         "parent": config.derivation[-1]["parent"],
-        "kept": found.strength is None,
-        "strength": found.strength,
-        "tried": [tried._asdict() for tried in (found.old, *found.tried)],
+        "kept": adaptation.strength is None,
+        "strength": adaptation.strength,
+        "tried": [tried._asdict() for tried in (adaptation.old, *adaptation.tried)],
         "old": summary.old._asdict(),
         "new": summary.new._asdict(),
         "gain": summary.gain._asdict(),
@@ -68,7 +68,11 @@ def adapt(out: Output, summary: "AdaptSummary") -> None:
         "seconds": round(summary.seconds, 3),
     }
     old, new = summary.old, summary.new
-    moved = "kept as it was" if found.strength is None else f"moved, with a penalty of {found.strength:g}"
+    moved = (
+        "kept as it was"
+        if adaptation.strength is None
+        else f"moved, with a penalty of {adaptation.strength:g}"
+    )
     lines = [
         f"{old.pairs:,} pairs of {old.prompts:,} prompts: the head is {moved}",
         f"right before: {percent(old.accuracy)}",
@@ -79,17 +83,17 @@ def adapt(out: Output, summary: "AdaptSummary") -> None:
     out.result(data, "\n".join(lines))
 
 
-def changes(out: Output, found: "Mapping[str, Change]") -> None:
+def changes(out: Output, sets: "Mapping[str, Change]") -> None:
     """Show what a change does on each set of pairs, and which pairs flip."""
     columns = ["pairs", "n", "accuracy", "after less before", "length correlation", "score mean", "deviation"]
-    rows = [_row(name, change) for name, change in found.items()]
+    rows = [_row(name, change) for name, change in sets.items()]
     out.table({}, "before -> after", columns, rows)
     lines = [
         f"{name}: also fitted on these pairs, so the accuracies are too high"
-        for name, change in found.items()
+        for name, change in sets.items()
         if not change.held_out
     ]
-    out.result({}, "\n".join([*lines, *(_flips(name, change) for name, change in found.items())]))
+    out.result({}, "\n".join([*lines, *(_flips(name, change) for name, change in sets.items())]))
 
 
 def points(gap: "Difference") -> str:

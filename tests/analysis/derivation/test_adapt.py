@@ -31,17 +31,17 @@ TURNED = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row 
 def rewards(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Path]) -> dict[str, Path]:
     """Give a reward model with each head."""
     run = fitted_run.run_stages(tmp_path_factory.mktemp("adapt"), tiny_model("llama"), ROWS[:30])
-    found = {}
+    folders = {}
     for head in ("mlp", "linear"):
         fit(FitConfig(run=run, val_fraction=0.2, head=head, loss="bt"), **QUIET)
-        found[head] = reward_path(run).rename(run / head)
-    return found
+        folders[head] = reward_path(run).rename(run / head)
+    return folders
 
 
-def do(reward: Path, folder: Path, rows: list[dict[str, Any]], **asked: Any) -> AdaptSummary:
+def do(reward: Path, folder: Path, rows: list[dict[str, Any]], **options: Any) -> AdaptSummary:
     """Adapt quietly."""
     data = fitted_run.write_rows(folder / "pairs.jsonl", rows)
-    return adapt(AdaptConfig(file=data, reward=reward, output=str(folder / "new"), **asked), **QUIET)
+    return adapt(AdaptConfig(file=data, reward=reward, output=str(folder / "new"), **options), **QUIET)
 
 
 def pairs_of(seed: int, count: int, signs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,12 +54,12 @@ def pairs_of(seed: int, count: int, signs: np.ndarray) -> tuple[np.ndarray, np.n
 def test_a_wrong_head_turns_round() -> None:
     """Margins by a direction that says nothing of the labels: the shift finds the one that does."""
     differences, groups = pairs_of(0, 60, np.array([0.0, 0.0, 1.0]))
-    found = adaptation(differences, differences[:, 0], groups, repeats=2, seed=0)
-    assert found.strength in STRENGTHS
-    assert found.old.accuracy == np.mean(differences[:, 0] > 0)
-    assert np.mean(found.margins > 0) > 0.9
-    assert abs(found.shift[2]) > 3 * abs(found.shift[1])
-    assert np.mean(differences[:, 0] + differences @ found.shift > 0) > 0.95
+    fitted = adaptation(differences, differences[:, 0], groups, repeats=2, seed=0)
+    assert fitted.strength in STRENGTHS
+    assert fitted.old.accuracy == np.mean(differences[:, 0] > 0)
+    assert np.mean(fitted.margins > 0) > 0.9
+    assert abs(fitted.shift[2]) > 3 * abs(fitted.shift[1])
+    assert np.mean(differences[:, 0] + differences @ fitted.shift > 0) > 0.95
 
 
 @given(st.integers(0, 50))
@@ -67,16 +67,18 @@ def test_labels_of_nothing_never_count_as_better(seed: int) -> None:
     """With random labels the head moves only if folds say that it is as often right, with less loss."""
     generator = np.random.default_rng(seed)
     differences, groups = generator.normal(size=(12, 4)), np.arange(12, dtype=np.uint64)
-    found = adaptation(differences, generator.normal(size=12), groups, repeats=1, seed=seed)
-    if found.strength is None:
-        assert not found.shift.any()
+    fitted = adaptation(differences, generator.normal(size=12), groups, repeats=1, seed=seed)
+    if fitted.strength is None:
+        assert not fitted.shift.any()
         assert not [
-            each for each in found.tried if each.loss < found.old.loss and each.accuracy >= found.old.accuracy
+            each
+            for each in fitted.tried
+            if each.loss < fitted.old.loss and each.accuracy >= fitted.old.accuracy
         ]
     else:
-        chosen = next(each for each in found.tried if each.strength == found.strength)
-        assert chosen.loss < found.old.loss
-        assert chosen.accuracy >= found.old.accuracy
+        chosen = next(each for each in fitted.tried if each.strength == fitted.strength)
+        assert chosen.loss < fitted.old.loss
+        assert chosen.accuracy >= fitted.old.accuracy
 
 
 def test_a_stronger_penalty_moves_less() -> None:
@@ -143,12 +145,12 @@ def test_labels_that_the_head_knows_move_nothing_wrong(rewards: dict[str, Path],
 def test_a_head_that_no_move_helps_is_kept(rewards: dict[str, Path], tmp_path: Path) -> None:
     """Equal answers, labelled one way and the other: every move is worse, and the tensors stay."""
     rows = [{**row, "prompt": f"Other {n}?"} for n, row in enumerate(ROWS[30:34] + TURNED[:4])]
-    told: list[str] = []
+    notes: list[str] = []
     data = fitted_run.write_rows(tmp_path / "pairs.jsonl", rows)
     config = AdaptConfig(file=data, reward=rewards["linear"], output=str(tmp_path / "new"))
-    made = adapt(config, progress=QUIET["progress"], note=told.append)
+    made = adapt(config, progress=QUIET["progress"], note=notes.append)
     if made.found.strength is None:
-        assert told[-1] == "no strength is better than the old head on the inner folds: the old head is kept"
+        assert notes[-1] == "no strength is better than the old head on the inner folds: the old head is kept"
         np.testing.assert_array_equal(
             read_reward(made.path).head.weights["weight"],
             read_reward(rewards["linear"]).head.weights["weight"],
@@ -174,6 +176,6 @@ def test_the_command_says_what_the_labels_are_worth(rewards: dict[str, Path], tm
     assert "10 pairs of 10 prompts: the head is moved, with a penalty of " in done.stdout
     assert "right before: 0.0 %" in done.stdout
     done = CliRunner().invoke(app, [*words, str(tmp_path / "b"), "--json"], catch_exceptions=False)
-    told = json.loads(done.stdout)
-    assert (told["kept"], told["old"]["accuracy"], told["new"]["accuracy"]) == (False, 0.0, 1.0)
-    assert [each["strength"] for each in told["tried"]] == [None, *STRENGTHS]
+    output = json.loads(done.stdout)
+    assert (output["kept"], output["old"]["accuracy"], output["new"]["accuracy"]) == (False, 0.0, 1.0)
+    assert [each["strength"] for each in output["tried"]] == [None, *STRENGTHS]

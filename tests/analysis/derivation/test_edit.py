@@ -39,11 +39,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., Pat
     """Give a run with two layers, and in it a reward model of every head and pooling."""
     folder = tmp_path_factory.mktemp("edit")
     run = fitted_run.run_stages(folder, tiny_model("llama"), ROWS[:30], layers=(1, 2), top_k=4)
-    found: dict[Any, Path] = {"run": run}
+    folders: dict[Any, Path] = {"run": run}
     for head, pool in HEADS[::-1]:
         fit(FitConfig(run=run, val_fraction=0.2, head=head, pool=pool, loss="bt"), **QUIET)
-        found[head, pool] = reward_path(run).rename(run / f"{head}-{pool}")
-    return found
+        folders[head, pool] = reward_path(run).rename(run / f"{head}-{pool}")
+    return folders
 
 
 def names_of(reward: Path) -> list[str]:
@@ -213,18 +213,18 @@ def test_the_command_shows_both_sets_of_pairs(runs: dict[Any, Path], tmp_path: P
     done = CliRunner().invoke(
         app, [*words, "--output", str(tmp_path / "b"), "--json"], catch_exceptions=False
     )
-    told = json.loads(done.stdout)
-    assert told["factors"] == {name: 0.0}
-    assert set(told["changes"]) == {"validation", "held-out.jsonl"}
-    assert told["changes"]["held-out.jsonl"]["after"]["accuracy"]["pairs"] == 10
+    output = json.loads(done.stdout)
+    assert output["factors"] == {name: 0.0}
+    assert set(output["changes"]) == {"validation", "held-out.jsonl"}
+    assert output["changes"]["held-out.jsonl"]["after"]["accuracy"]["pairs"] == 10
     old, new = (RewardModel.load(path).score(dataset=ROWS[30:]) for path in (runs[HEADS[0]], tmp_path / "b"))
     right = [sum(row["score_chosen"] > row["score_rejected"] for row in rows) / 10 for rows in (old, new)]
-    found = told["changes"]["held-out.jsonl"]
-    assert [found[side]["accuracy"]["accuracy"] for side in ("before", "after")] == right
+    change = output["changes"]["held-out.jsonl"]
+    assert [change[side]["accuracy"]["accuracy"] for side in ("before", "after")] == right
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("options", "expected"),
     [
         (
             {},
@@ -242,15 +242,15 @@ def test_the_command_shows_both_sets_of_pairs(runs: dict[Any, Path], tmp_path: P
         ),
     ],
 )
-def test_options_that_mean_nothing_are_refused(asked: dict[str, Any], expected: str) -> None:
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], expected: str) -> None:
     """An edit names a direction, and a new fit scales none."""
     with pytest.raises(UsageError) as caught:
-        EditConfig(output="new", **asked)
+        EditConfig(output="new", **options)
     assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("options", "expected"),
     [
         (
             {"drop": ("14:182",)},
@@ -287,10 +287,10 @@ def test_options_that_mean_nothing_are_refused(asked: dict[str, Any], expected: 
         ),
     ],
 )
-def test_directions_that_are_not_there_are_refused(asked: dict[str, Any], expected: str) -> None:
+def test_directions_that_are_not_there_are_refused(options: dict[str, Any], expected: str) -> None:
     """The error names the option, the direction and those that look most like it."""
     with pytest.raises(UsageError) as caught:
-        factors_of(EditConfig(output="new", **asked), ["14:1829", "14:18", "15:1829"])
+        factors_of(EditConfig(output="new", **options), ["14:1829", "14:18", "15:1829"])
     assert str(caught.value) == expected
 
 
@@ -298,8 +298,8 @@ def test_directions_are_dropped_by_what_they_stand_for() -> None:
     """Every direction whose name contains the text, in any case; a text that no name has is refused."""
     described = {"14:1829": "“Lists”, “and”", "15:1829": "“lists”"}
     names = ["14:1829", "14:18", "15:1829"]
-    asked = EditConfig(output="new", drop_named=("LISTS",))
-    assert factors_of(asked, names, described) == {"14:1829": 0.0, "15:1829": 0.0}
+    config = EditConfig(output="new", drop_named=("LISTS",))
+    assert factors_of(config, names, described) == {"14:1829": 0.0, "15:1829": 0.0}
     with pytest.raises(UsageError) as caught:
         factors_of(EditConfig(output="new", drop_named=("cats",)), names, described)
     assert str(caught.value) == (
@@ -307,7 +307,7 @@ def test_directions_are_dropped_by_what_they_stand_for() -> None:
         "`sparserm describe` shows the names"
     )
     with pytest.raises(UsageError, match="found none of 0 names has it; run `sparserm describe` first"):
-        factors_of(asked, names)
+        factors_of(config, names)
 
 
 def test_a_new_fit_needs_the_run(runs: dict[Any, Path], tmp_path: Path) -> None:
