@@ -32,6 +32,7 @@ from sparserm_cli.stages.fit.model_selection import (
     try_settings,
 )
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
+from sparserm_cli.stages.fit.style import find_style, style_sentence, twins_digest, without_style
 from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
@@ -100,6 +101,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
     if config.weights is not None:  # left out otherwise, so that earlier reward models stay up to date
         identity["weights"] = config.weights
+    if config.invariant_to is not None:
+        identity["invariant_to"] = twins_digest(config.invariant_to)
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
@@ -113,13 +116,20 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         note(_of_weights(weights))
     # 3. Choose the setting of the head: the given one, or the best on folds of the training prompts.
     rows = {layer: selected.rows for layer, selected in directions.layers.items()}
+    style = None
+    if config.invariant_to is not None:
+        style = find_style(
+            config.invariant_to, capture, split, tuple(rows), config.pool or "mean", config.seed
+        )
+        rows, weighing = without_style(rows, style), {**weighing, "style": style.facts}
+        note(style_sentence(style))
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
     setting = best_setting(tried).setting if tried else config.setting
     # 4. Fit the head on the projections, and the controls on the same pairs.
     taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
     head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
     note("fitting the controls: random directions, dense, difference of means")
-    controls = fit_controls(capture, split, rows, setting, config.seed)
+    controls = fit_controls(capture, split, rows, setting, config.seed, style)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
     facts = {**head.facts, **selection_record(tried), **weighing}
     record = _recorded(lineage, capture, directions, split, setting, facts)
