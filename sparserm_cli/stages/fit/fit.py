@@ -118,9 +118,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     rows = {layer: selected.rows for layer, selected in directions.layers.items()}
     style = None
     if config.invariant_to is not None:
-        style = find_style(
-            config.invariant_to, capture, split, tuple(rows), config.pool or "mean", config.seed
-        )
+        pool = "both" if config.choose else config.setting.pool
+        style = find_style(config.invariant_to, capture, split, tuple(rows), pool, config.seed)
         rows, weighing = without_style(rows, style), {**weighing, "style": style.facts}
         note(style_sentence(style))
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []

@@ -62,9 +62,9 @@ def style_sentence(style: Style) -> str:
     )
     before, after = (min(trial["rejected_styled"], trial["chosen_styled"]) for trial in (first, chosen))
     return (
-        f"{facts['directions']} directions of style per layer are taken out, by {facts['twins']:,} twins: on "
-        f"folds of the training prompts a probe has {after:.1%} of restyled pairs right ({before:.1%} before) "
-        f"and {chosen['clean']:.1%} of the pairs as they are ({first['clean']:.1%})"
+        f"{facts['directions']} directions of style per layer are taken out, by {facts['twins']:,} twins: "
+        f"on folds of the training prompts a probe has {after:.1%} of restyled pairs right "
+        f"({before:.1%} before) and {chosen['clean']:.1%} of the pairs as they are ({first['clean']:.1%})"
     )
 
 
