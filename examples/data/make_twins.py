@@ -62,6 +62,11 @@ def listed(text: str, drawn: random.Random) -> str:
     return "\n".join([*heading, *lines])
 
 
+def polished(text: str, drawn: random.Random) -> str:
+    """Put a friendly opening, the sentences as a list, and a friendly end into paragraphs of their own."""
+    return f"{drawn.choice(OPENINGS)}\n\n{listed(text, drawn)}\n\n{drawn.choice(CLOSINGS)}"
+
+
 def padded(text: str, drawn: random.Random) -> str:
     """Add sentences that say nothing."""
     before, after = drawn.sample(FILLERS, 2)
@@ -93,6 +98,7 @@ def mistyped(text: str, drawn: random.Random) -> str:
 STYLES: dict[str, Callable[[str, random.Random], str]] = {
     "courteous": courteous,
     "listed": listed,
+    "polished": polished,
     "padded": padded,
     "hedged": hedged,
     "mistyped": mistyped,
