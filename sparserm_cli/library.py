@@ -51,7 +51,7 @@ def _silent(_done: int, _total: int) -> None:
 
 
 def _unheard(_sentence: str) -> None:
-    """Tell nobody."""
+    """Discard a message."""
 
 
 def _takes(kind: type[StageConfig], first: str) -> Callable[[Stage[Summary]], Callable[..., Summary]]:

@@ -1,8 +1,8 @@
-"""Align a small language model with SparseRM's rewards, and measure whether it has helped.
+"""Align a small language model with SparseRM's rewards, and measure whether that helps.
 
 A reward model is fitted on one part of TruthfulQA's questions. On a second part the policy answers each
 question several times, `sparserm pairs` makes preference pairs of the answers, and TRL's DPOTrainer trains
-LoRA adapters on them; then the new policy answers. Beside it runs the same loop with pairs drawn at random.
+LoRA adapters on them; then the new policy answers. The same loop runs with pairs drawn at random beside it.
 A third part of the questions judges every policy: the reward of its answers and, independent of the reward
 model, the likelihood it gives to true answers (MC1 and MC2). Every step leaves a file and is not repeated.
 """
@@ -30,7 +30,7 @@ ARMS = ("sparserm", "random")
 
 
 def main() -> None:
-    """Run the whole loop, or what is left of it, and print its table."""
+    """Run the whole loop, or the steps that are left, and print its table."""
     options = parsed()
     options.work.mkdir(parents=True, exist_ok=True)
     parts = split_questions(read_truthfulqa(options.truthfulqa), options)
@@ -89,14 +89,14 @@ def read_truthfulqa(path: Path) -> list[dict[str, Any]]:
 
 
 def answers(text: str) -> list[str]:
-    """Return answers set apart by semicolons."""
+    """Return the answers of a text that separates them by semicolons."""
     return [part.strip() for part in text.split(";") if part.strip()]
 
 
 def split_questions(
     rows: list[dict[str, Any]], options: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return three parts without a common question."""
+    """Return three parts of the questions that share none."""
     random.Random(options.seed).shuffle(rows)
     sizes = {"reward": options.reward_questions, "policy": options.questions, "held out": options.held_out}
     if sum(sizes.values()) > len(rows):
@@ -204,7 +204,7 @@ def _judged(
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return a line a policy: reward with its gain over the start, the judge's verdict, length."""
+    """Return one line per policy: reward with its gain over the start, MC1 and MC2, and length."""
     lines = ["policy        held-out reward   gain [95 % interval]      MC1    MC2   characters"]
     before = np.array(results["start"]["rewards"], float)
     for name, result in results.items():
@@ -218,7 +218,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what is in a file, made if it is not there."""
+    """Return the content of a file, which is made first if it does not exist."""
     if not path.exists():
         save(path, make())
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -226,14 +226,14 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def save(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON that appears when it is whole."""
+    """Write a JSON file that appears when it is whole."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     part.rename(path)
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write JSON lines that appear when they are whole."""
+    """Write a file of JSON lines that appears when it is whole."""
     part = path.with_suffix(".part")
     part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     part.rename(path)

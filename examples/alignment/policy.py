@@ -14,15 +14,15 @@ from sparserm_cli.models.lm.devices import choose_device, choose_dtype
 
 DEVICE = choose_device("auto")
 DTYPE = choose_dtype("auto", DEVICE)[0]
-"""What this machine multiplies fastest; adapters and the judge stay in float32."""
+"""The type in which this machine multiplies fastest; adapters and the judge stay in float32."""
 
 BATCH = 64
-"""Answers sampled at a time."""
+"""Number of answers that are sampled at a time."""
 
 
 @torch.inference_mode()
 def answer(folder: str, questions: list[str], count: int, tokens: int, seed: int) -> list[list[str]]:
-    """Sample answers to each question; those without a word are left out."""
+    """Sample answers to each question; empty answers are left out."""
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPE).to(DEVICE).eval()
     set_seed(seed)
@@ -49,7 +49,7 @@ def answer(folder: str, questions: list[str], count: int, tokens: int, seed: int
 
 
 def train(folder: str, pairs: Path, target: Path, options: argparse.Namespace) -> None:
-    """Train adapters by DPO and write the policy with them merged in; the target appears when it is whole."""
+    """Train adapters by DPO and write the policy with them merged; the target appears when it is whole."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     rows = [json.loads(line) for line in pairs.read_text(encoding="utf-8").splitlines()]
     part = target.with_suffix(".part")

@@ -1,4 +1,4 @@
-"""One Markdown document of the comparisons of several runs, each made by `sparserm compare`.
+"""Write one Markdown document of the comparisons of several runs, each made by `sparserm compare`.
 
     python accuracy.py RUN... --output accuracy
 
@@ -16,7 +16,7 @@ from sparserm_cli.store.artifacts.results import COMPARISON
 
 
 def main() -> int:
-    """Put the comparisons together; return the exit code."""
+    """Join the comparisons, and return the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,11 +1,11 @@
-"""Tiny random models of many architectures through the whole chain, and ten ways to break each.
+"""Run tiny random models of many architectures through the whole chain, and break each in ten ways.
 
     python examples/benchmarks/architectures.py --output architectures.json [--only llama,gpt2]
 
 For each architecture: the vectors of the capture against those of transformers' own model (relative to their
 length, float32), every stage up to `export --to hf`, the exported model's scores against `score`'s, and for
-each way of breaking the checkpoint whether it is refused in one line. Prints a table; ends with 1 if anything
-is not as it should be.
+each way of breaking the checkpoint whether it is refused in one line. It prints a table and
+ends with code 1 if any of this fails.
 """
 
 import argparse
@@ -132,7 +132,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "arcee": {},
     "apertus": {},
 }
-"""Model type of transformers to what its tiny configuration needs."""
+"""Mapping from transformers' model type to the fields of its tiny configuration."""
 
 PLAIN = (
     "gpt2",
@@ -147,7 +147,7 @@ PLAIN = (
     "codegen",
     "xglm",
 )
-"""Types without grouped keys, whose configurations do not know the words for them."""
+"""Types without grouped keys, whose configurations lack the fields for them."""
 
 
 def text_config(kind: str) -> Any:
@@ -183,7 +183,7 @@ def save_text(kind: str, folder: Path) -> Any:
 
 
 def save_reward(folder: Path) -> Any:
-    """Make a reward model: blocks with a score in place of words."""
+    """Make a reward model: blocks with a score head in place of the LM head."""
     from transformers import AutoModelForSequenceClassification
 
     config = text_config("llama")
@@ -208,7 +208,7 @@ def save_adapter(folder: Path) -> Any:
 
 
 def save_seeing(kind: str, folder: Path) -> Any:
-    """Make a model that also sees."""
+    """Make a model with a vision tower."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     text = {"llava": "llama", "gemma3": "gemma3_text", "mistral3": "mistral", "aya_vision": "cohere2"}[kind]
@@ -243,11 +243,11 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
         for kind in ("llava", "gemma3", "mistral3", "aya_vision")
     },
 }
-"""What to call a checkpoint, and what makes it."""
+"""Mapping from the name of a kind of checkpoint to the function that makes it."""
 
 
 def difference(model: Any, folder: Path) -> tuple[float, bool]:
-    """Return how far captured vectors are from the model's own, and whether prompts are shared."""
+    """Return the difference between captured vectors and the model's own, and whether prompts are shared."""
     rng = np.random.default_rng(0)
     tree = Tree(
         rng.integers(1, 256, 40, dtype=np.uint32),
@@ -281,7 +281,7 @@ def plain(model: Any, text: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def chain(folder: Path, place: Path) -> float:
-    """Run every stage and the export; return how far the exported model's scores are from `score`'s."""
+    """Run every stage and the export; return the largest difference of the exported model's scores."""
     from transformers import AutoModelForSequenceClassification
 
     place.mkdir()
@@ -307,7 +307,7 @@ def chain(folder: Path, place: Path) -> float:
 
 
 def refusals(folder: Path, place: Path) -> dict[str, str]:
-    """Break a checkpoint in every way; return for each the error's kind, or what went wrong."""
+    """Break a checkpoint in every way; return for each way whether it was refused, or the failure."""
     outcomes = {}
     for way, spoil in WAYS.items():
         broken = place / "broken"
@@ -326,7 +326,7 @@ def refusals(folder: Path, place: Path) -> dict[str, str]:
 
 
 def measure(name: str, place: Path) -> dict[str, Any]:
-    """Try one architecture."""
+    """Return the results of one architecture."""
     begun, result = time.perf_counter(), {"name": name}
     torch.manual_seed(0)
     try:
@@ -364,13 +364,13 @@ def line(result: dict[str, Any]) -> str:
 
 
 def is_right(result: dict[str, Any]) -> bool:
-    """Tell whether an architecture gives what it should."""
+    """Return whether the results of an architecture are as they should be."""
     fits = result.get("difference", 1.0) <= BOUND and result.get("export", 1.0) <= 1e-3
     return fits and all(outcome == "refused" for outcome in result.get("broken", {}).values())
 
 
 def main() -> None:
-    """Try all, print the table, write the findings."""
+    """Try all architectures, print the table and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", default="", help="names with commas between them")

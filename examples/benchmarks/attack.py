@@ -1,12 +1,13 @@
-"""What a server does under two attacks: bodies of a million wrong values, and headers that never end.
+"""Measure a server under two attacks: bodies of a million wrong values, and headers that never end.
 
     python examples/benchmarks/attack.py --reward sparserm-run/reward [options of serve]
 
 It starts `sparserm serve` on a free port of the loopback interface with at most 1,024 open files, attacks it,
 and prints for each attack
-- how long `/health` took at most meanwhile, and how many times it was not answered within five seconds;
-- the processor time the server spent, its memory before, at most and after, and the bytes that it logged;
-- what the attacker saw of its own requests, and whether a score can be had afterwards.
+- the longest time that `/health` took, and how often it was not answered within five seconds;
+- the processor time of the server, its memory before, its largest memory and its memory afterwards, and the
+  bytes that it logged;
+- the answers to the attacker's requests, and whether the server still scores afterwards.
 """
 
 import argparse
@@ -36,7 +37,7 @@ ask = run_path(str(Path(__file__).with_name("serve.py")))["ask"]
 
 
 async def post(port: int, body: bytes) -> int:
-    """Post raw bytes to `/score`; return the status, 0 if the connection was cut."""
+    """Post raw bytes to `/score`; return the status, or 0 if the connection was closed."""
     head = f"POST /score HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n"
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -57,7 +58,7 @@ async def wrong_values(port: int, _seconds: float) -> Counter[str]:
 
 
 async def half_headers(port: int, seconds: float) -> Counter[str]:
-    """Hold 1,100 connections that begin a request and never end its headers; reopen those that are ended."""
+    """Hold 1,100 connections that never end the headers of a request; reopen those that the server closes."""
     outcomes: Counter[str] = Counter()
     until = time.monotonic() + seconds
 
@@ -85,7 +86,7 @@ async def half_headers(port: int, seconds: float) -> Counter[str]:
 
 
 def healthy(port: int) -> float:
-    """Return the seconds until `/health` answered 200; infinite if it did not."""
+    """Return the seconds until `/health` answered 200, or infinity if it did not."""
     begun = time.monotonic()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT)
     try:
@@ -105,7 +106,7 @@ async def attacked(
     log: Path,
     seconds: float,
 ) -> dict[str, Any]:
-    """Attack, look at the server meanwhile, and tell."""
+    """Attack, measure the server during the attack, and return the figures."""
     before, logged, spent = server.memory_info().rss, log.stat().st_size, server.cpu_times().user
     task = asyncio.ensure_future(attack(port, seconds))
     took: list[float] = []
@@ -135,7 +136,7 @@ async def attacked(
 
 
 async def measure(port: int, server: psutil.Process, log: Path, seconds: float) -> None:
-    """Print what becomes of both attacks."""
+    """Print the figures of both attacks."""
     while (await ask(port, "/ready"))[0] != 200:
         await asyncio.sleep(0.2)
     for name, attack in (("a million wrong values", wrong_values), ("half-sent headers", half_headers)):

@@ -1,9 +1,10 @@
-"""Time getting the residual vectors of preference pairs, against the ways most scripts use.
+"""Time the capture of residual vectors of preference pairs, against the usual ways of scripts.
 
-Each way lives in a process of its own that loads its model once; rounds go through the ways in turn, all on
-the same rows, so that whatever else the machine does falls on all of them alike. `transformers` and
-`TransformerLens` run one response a row, 16 rows a batch in file order, padded. `matrix products` runs only
-the products of the blocks' weights with as many tokens as `sparserm` computes: no way can be faster.
+Each way has a process of its own that loads its model once. Rounds go through the ways in turn, all on the
+same rows, so that other load of the machine falls on all of them alike. `transformers` and
+`TransformerLens` run one response per row and 16 rows per batch, in file order, padded. `matrix products`
+runs only the products of the blocks' weights with as many tokens as `sparserm` computes: no way can be
+faster.
 
     python examples/benchmarks/capture.py --data pairs.jsonl --pairs 64 --rounds 3 --output capture.json
 """
@@ -54,7 +55,7 @@ def read_trees(path: Path, pairs: int, model: str) -> list[Any]:
 
 
 def padded_batches(trees: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Lay out one response a row, 16 rows a batch in file order, as (ids, mask)."""
+    """Lay out one response per row and 16 rows per batch, in file order, as (ids, mask)."""
     import torch
 
     rows = [
@@ -74,7 +75,7 @@ def padded_batches(trees: Sequence[Any]) -> list[tuple[Any, Any]]:
 def prepare_sparserm(
     folder: Any, layer: int, dtype: str, trees: Sequence[Any]
 ) -> Callable[[], dict[str, Any]]:
-    """Return what captures all response tokens and says how many tokens it computed."""
+    """Return a function that captures all response tokens and returns the number of computed tokens."""
     from sparserm_cli.models.lm.language_model import LanguageModel
     from sparserm_cli.models.lm.residuals import iter_residuals
 
@@ -92,7 +93,7 @@ def prepare_sparserm(
 def prepare_transformers(
     folder: Any, layer: int, dtype: str, trees: Sequence[Any]
 ) -> Callable[[], dict[str, Any]]:
-    """Return what runs the whole model with `output_hidden_states`."""
+    """Return a function that runs the whole model with `output_hidden_states`."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -109,7 +110,7 @@ def prepare_transformers(
 
 
 def prepare_lens(folder: Any, layer: int, dtype: str, trees: Sequence[Any]) -> Callable[[], dict[str, Any]]:
-    """Return what runs TransformerLens up to the layer."""
+    """Return a function that runs TransformerLens up to the layer."""
     import torch
     from transformer_lens.model_bridge import TransformerBridge
 
@@ -133,7 +134,7 @@ def prepare_lens(folder: Any, layer: int, dtype: str, trees: Sequence[Any]) -> C
 def prepare_products(
     folder: Any, layer: int, dtype: str, trees: Sequence[Any]
 ) -> Callable[[], dict[str, Any]]:
-    """Return what multiplies every weight of blocks 0 to `layer` with as many tokens as sparserm computes."""
+    """Return a function that multiplies each weight of blocks 0 to `layer` by sparserm's number of tokens."""
     import torch
 
     from sparserm_cli.models.lm.language_model import LanguageModel
@@ -160,9 +161,9 @@ def prepare_products(
 
 
 def work(way: str, options: argparse.Namespace) -> None:
-    """Be the process of one way: for each line on stdin run once, and answer with one JSON line."""
+    """Serve as the process of one way: run once for each line on stdin, and answer with one JSON line."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # libraries may print; answers have a channel of their own
+    os.dup2(2, 1)  # libraries may print, so answers have a stream of their own
     from transformers.utils import logging
 
     from sparserm_cli.models.checkpoints.resolve import resolve_model
@@ -177,7 +178,7 @@ def work(way: str, options: argparse.Namespace) -> None:
     }.get(way, prepare_transformers)
     dtype = "float32" if way.endswith("float32") else options.dtype
     run = prepare(identity, options.layer, dtype, trees)
-    prepare(identity, options.layer, dtype, trees[:8])()  # warm up
+    prepare(identity, options.layer, dtype, trees[:8])()  # this call warms up
     answers.write('"ready"\n')
     answers.flush()
     for line in sys.stdin:
@@ -219,7 +220,7 @@ class Worker:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._answer()  # warm before the next one starts: no process computes while another is timed
+        self._answer()  # wait for the warm-up, so that no process computes while another is timed
 
     def ask(self, what: str) -> dict[str, Any]:
         """Let the process run once and return its answer."""
@@ -308,7 +309,7 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure each file and print its table; write JSON where asked."""
+    """Measure each file and print its table; write JSON if a path is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="preference data, any shape")
     parser.add_argument("--model", default="smollm2-135m")
@@ -328,7 +329,7 @@ def main() -> None:
 
     from sparserm_cli.models.checkpoints.resolve import resolve_model
 
-    resolve_model(options.model)  # fetch and convert before any clock runs
+    resolve_model(options.model)  # the model is fetched and converted before any timing
     results = [measure(data, options) for data in options.data]
     for result in results:
         show(result)

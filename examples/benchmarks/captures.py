@@ -1,4 +1,4 @@
-"""What the benchmarks that capture a file of pairs share: their options, the command, the figures as JSON."""
+"""Shared code of the benchmarks that capture a file of pairs: options, command, and figures as JSON."""
 
 import argparse
 import json
@@ -8,12 +8,12 @@ from typing import Any
 
 
 def parser(doc: str | None, *, limit: int, unit_tokens: int) -> argparse.ArgumentParser:
-    """Return a parser of what is captured, and where the figures go.
+    """Return a parser of the options of the capture and of the path of the figures.
 
     Args:
-        doc: what the benchmark says of itself.
-        limit: rows captured by default.
-        unit_tokens: response tokens in a unit by default.
+        doc: docstring of the benchmark.
+        limit: default number of captured rows.
+        unit_tokens: default number of response tokens per unit.
 
     """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,7 +27,7 @@ def parser(doc: str | None, *, limit: int, unit_tokens: int) -> argparse.Argumen
 
 
 def extract(options: argparse.Namespace, run: Path) -> list[str]:
-    """Return the command that captures what the options say."""
+    """Return the command that captures as the options say."""
     settings = ["--model", options.model, "--layer", str(options.layer), "--limit", str(options.limit)]
     units = ["--unit-tokens", str(options.unit_tokens), "--run", str(run)]
     rest = ["--on-bad-row", "reject", "--json", "--quiet"]
@@ -35,6 +35,6 @@ def extract(options: argparse.Namespace, run: Path) -> list[str]:
 
 
 def write(figures: dict[str, Any], output: Path | None) -> None:
-    """Write the figures, if that is asked for."""
+    """Write the figures, if a path is given."""
     if output:
         output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

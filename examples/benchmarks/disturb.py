@@ -1,11 +1,11 @@
-"""Rewrite preference pairs so that a reward model that looks at the surface is fooled; prompts stay the same.
+"""Rewrite preference pairs to fool a reward model that looks at the surface; prompts stay the same.
 
     python disturb.py corrupted pairs.jsonl corrupted.jsonl
 
 `corrupted` puts a typing mistake (two letters swapped, one left out, one doubled) into about one word in five
 of every response. `restyled` gives every rejected response, and no chosen one, a better style: a courteous
 opening, a list of its sentences where there are several, a friendly end. `restyled-both` gives it to every
-response. None changes what is said.
+response. None of them changes the content.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from sparserm_cli.data.reader import Reader
 from sparserm_cli.errors import SparseRMError
 
 SHARE = 0.2
-"""Of words of at least four letters that get a mistake."""
+"""Share of the words of at least four letters that get a mistake."""
 
 
 def corrupted(text: str, _chosen: bool) -> str:
-    """Put typing mistakes into a response, always the same ones into the same text."""
+    """Put typing mistakes into a response; the same text always gets the same mistakes."""
     drawn = random.Random(text)
 
     def mistake(match: re.Match[str]) -> str:
@@ -81,7 +81,7 @@ def main() -> int:
     except SparseRMError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    part.replace(options.target)  # half a file is never taken for whole
+    part.replace(options.target)  # so an incomplete file is never taken for a whole one
     return 0
 
 

@@ -1,12 +1,12 @@
-"""Encoding against the bare matrix product and against SAELens' own encode, alternating in one run.
+"""Time encoding against the bare matrix product and against SAELens' own encode, in turn within one run.
 
     python examples/benchmarks/encode.py [--rows 8192] [--rounds 9] [--output encode.json]
 
-Every way gets the same rows: activations of the shipped SAE's width, made up from its own decoder so that
-they are as sparse in its latents as real ones. `ours` is all of what `sparserm encode` does to a chunk: the
-product, the activation function, and the compaction to sparse rows. Its bound is the product alone in that
-type, float32. Where activations and weights are bfloat16 numbers it multiplies them as such, adds in float32,
-and gets below that.
+Every way gets the same rows: activations of the shipped SAE's width, built from its own decoder so that they
+are as sparse in its latents as real ones. `ours` is everything that `sparserm encode` does to a chunk: the
+product, the activation function, and the compaction to sparse rows. Its bound is the product alone in
+float32. Where activations and weights are bfloat16 numbers, it multiplies them as such and adds in float32,
+which takes less time than the bound.
 """
 
 import argparse
@@ -77,7 +77,7 @@ def made_up_rows(sae: SparseAutoencoder, rows: int) -> torch.Tensor:
 
 
 def ways(shipped: SparseAutoencoder, x: torch.Tensor) -> dict[str, Callable[[], Any]]:
-    """Return what is timed, by name; the other kinds have the same weights and as many latents a row."""
+    """Return the timed functions by name; other kinds of SAE have the same weights and latents per row."""
     wide, out = x.float(), torch.empty(len(x), shipped.d_sae)
     narrow_weights = shipped.W_enc.bfloat16()
     pre = shipped.pre_activations(wide[:1024])
@@ -118,7 +118,7 @@ def saelens_encode(x: torch.Tensor) -> Callable[[], Any]:
 
 
 def alternate(timed: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Run all ways in turn, so that what else the machine does meets them alike; the first round warms up."""
+    """Run all ways in turn, so that other load falls on all alike; the first round warms up."""
     times: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(rounds + 1):
         for name, way in timed.items():

@@ -1,10 +1,10 @@
-"""What Ray costs: the units of `extract` and of `encode` by one actor, against a serial run, in turn.
+"""Measure the cost of Ray: units of `extract` and `encode` by one actor against a serial run, in turn.
 
     python examples/benchmarks/engines.py --data pairs.jsonl --limit 100 --output engines.json
 
-Both have `--threads` threads. Start-up is left out: what counts is the time from the first unit's receipt to
-the last one's, a unit; so loading the model, which both do, and starting Ray are told apart from it. (No
-script that imports Ray may itself be called ray.py.)
+Both have `--threads` threads. The measured time runs from the receipt of the first unit to that of the last,
+per unit. It leaves out the start of Ray and the loading of the model, which both do. (A script that imports
+Ray must not itself be called ray.py.)
 """
 
 import argparse
@@ -35,7 +35,7 @@ def stage(name: str, run: Path, engine: str, options: argparse.Namespace) -> dic
     if name == "encode":
         command = [sys.executable, "-m", "sparserm_cli", name, "--run", str(run), "--json", "--quiet"]
         command += ["--sae", str(options.sae)]
-    # An actor that takes all CPUs is the only one.
+    # An actor that takes all CPUs is the only actor.
     command += ["--engine", engine, "--actor-cpus", str(os.cpu_count())]
     env = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
     begun = time.perf_counter()
@@ -71,7 +71,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Print a table a stage."""
+    """Print one table per stage."""
     for name in STORES:
         of_store = figures[name]
         verdict = "equal" if of_store["equal"] else "DIFFER"
@@ -85,7 +85,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print, write JSON; stop with 1 if digests differ."""
+    """Measure, print and write JSON; end with code 1 if digests differ."""
     parser = captures.parser(__doc__, limit=100, unit_tokens=512)
     parser.add_argument("--sae", type=Path, default=SHIPPED)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")

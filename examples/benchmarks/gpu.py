@@ -1,10 +1,10 @@
-"""What a CUDA machine does with a model: exactness, speed, and memory, as one JSON file.
+"""Measure a model on a CUDA machine: exactness, speed and memory, as one JSON file.
 
-Each part is measured alone, and one that fails says so in the file without ending the others:
-- vectors: how far vectors of the GPU are from those of plain rows in float32 on the CPU, relative;
+Each part is measured alone; if one fails, the file says so and the others continue:
+- vectors: relative difference of the GPU's vectors from those of plain rows in float32 on the CPU;
 - capture: sparserm against transformers on the same rows and in the same type, in turn;
 - encode: sparse latents against the bare product of the SAE, in turn;
-- halving: a batch that does not fit the memory left is halved, with the same vectors as a small one;
+- halving: a batch that does not fit into free memory is halved and gives the vectors of small batches;
 - balanced: the blocks on two GPUs against one, where there are two.
 
     python examples/benchmarks/gpu.py [--model smollm2-135m] [--layer 14] [--output gpu.json]
@@ -35,7 +35,7 @@ Vectors = dict[tuple[int, int], torch.Tensor]
 
 
 def main() -> None:
-    """Measure all parts, print the JSON, and write it where asked."""
+    """Measure all parts, print the JSON, and write it if a path is given."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -93,7 +93,7 @@ def vectors(lm: LanguageModel, trees: Sequence[Any], **how: Any) -> Vectors:
 
 
 def errors(actual: Vectors, exact: Vectors) -> dict[str, float]:
-    """Return the relative error of vectors at the median, the 95 % point and the worst."""
+    """Return the relative error of vectors: the median, the 95 % point and the largest."""
     each = [float((actual[key] - vector).norm() / vector.norm()) for key, vector in exact.items()]
     return dict(zip(("median", "95 %", "worst"), np.quantile(each, [0.5, 0.95, 1]).tolist(), strict=True))
 
@@ -150,12 +150,12 @@ def encode_part(options: argparse.Namespace, _trees: Sequence[Any]) -> dict[str,
 
 
 def halving_part(options: argparse.Namespace, trees: Sequence[Any]) -> dict[str, Any]:
-    """Leave too little memory for a large batch, and compare what comes out with small batches."""
+    """Leave too little memory for a large batch, and compare its vectors with those of small batches."""
     lm = loaded(options, "auto", options.device)
     expected = vectors(lm, trees, batch_tokens=256)
     torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info()
-    need = 64 * (lm.d_in + 4 * lm.d_in) * 1024  # about what a batch of a thousand tokens takes
+    need = 64 * (lm.d_in + 4 * lm.d_in) * 1024  # about the memory of a batch of a thousand tokens
     filler = torch.empty(max(0, free - need), dtype=torch.uint8, device=options.device)
     facts: dict[str, Any] = {}
     halved = vectors(lm, trees, batch_tokens=1 << 20, facts=facts)
@@ -171,7 +171,7 @@ def balanced_part(options: argparse.Namespace, trees: Sequence[Any]) -> dict[str
 
 
 def timed(ways: dict[str, Callable[[], Any]], base: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Run all ways in turn, the first round to warm up; give seconds, and ratios to `base` round by round."""
+    """Run all ways in turn after a warm-up round; return seconds, and the ratios to `base` per round."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(options.rounds + 1):
         for name, way in ways.items():

@@ -1,4 +1,4 @@
-"""Time the whole way: 300 pairs of answers to a fitted reward model, then 100 scored responses.
+"""Time the whole way from 300 pairs of answers to a fitted reward model, then to 100 scored responses.
 
 Two commands, `sparserm run` and `sparserm score`, each a process of its own that begins cold; only the
 language model is in the cache. The data are a TruthfulQA table's best and first incorrect answers.
@@ -67,14 +67,14 @@ def command(folder: Path, *words: str) -> tuple[float, dict[str, Any]]:
 
 
 def main() -> None:
-    """Run both commands and print what each second went to."""
+    """Run both commands and print the seconds of each stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="TruthfulQA.csv")
     parser.add_argument("--output", type=Path, help="JSON file")
     options = parser.parse_args()
     from sparserm_cli.models.checkpoints.resolve import resolve_model
 
-    resolve_model("smollm2-135m")  # fetched and converted before the clock runs
+    resolve_model("smollm2-135m")  # the model is fetched and converted before the timing
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_data(options.table, folder)

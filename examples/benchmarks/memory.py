@@ -21,7 +21,7 @@ SAE = Path(__file__).parents[1] / "sae" / "smollm2-135m"
 
 
 def peak_mebibytes(*words: str) -> float:
-    """Run a command of sparserm and return the most memory it had resident."""
+    """Run a command of sparserm and return its peak resident memory in MiB."""
     process = subprocess.Popen(
         [sys.executable, "-m", "sparserm_cli", *words, "--quiet"],
         stdout=subprocess.DEVNULL,

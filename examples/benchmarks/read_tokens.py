@@ -1,8 +1,8 @@
 """Measure the memory and time that reading a capture response by response takes.
 
-Every way of reading is a process of its own, so that its peak is its own. `kept` holds the tokens of all
-responses in one list, `dropped` forgets each response before it reads the next, `shuffled` is `dropped` in a
-random order; `nothing` only opens the capture.
+Every way of reading runs in a process of its own, so that its peak memory can be told. `kept` holds the
+tokens of all responses in one list, `dropped` forgets each response before it reads the next, `shuffled` is
+`dropped` in a random order; `nothing` only opens the capture.
 
     sparserm extract TruthfulQA.csv --layer 14 --run truthful
     python examples/benchmarks/read_tokens.py truthful --layer 14 --output read_tokens.json
@@ -20,7 +20,7 @@ WAYS = ("nothing", "dropped", "shuffled", "kept")
 
 
 def read(run: Path, layer: int, way: str, most: int | None) -> dict[str, float]:
-    """Read responses in one way and return what they hold and how long it took."""
+    """Read responses in one way and return their size and the time that it took."""
     import numpy as np
 
     from sparserm_cli.store.capture.artifact import capture_path
@@ -41,7 +41,7 @@ def read(run: Path, layer: int, way: str, most: int | None) -> dict[str, float]:
 
 
 def measured(run: Path, layer: int, way: str, most: int | None) -> dict[str, float]:
-    """Read in a process of its own and return its peak beside what it says."""
+    """Read in a process of its own and return its peak memory and its figures."""
     command = [sys.executable, __file__, str(run), "--layer", str(layer), "--way", way]
     command += [] if most is None else ["--responses", str(most)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

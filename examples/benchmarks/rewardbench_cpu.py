@@ -1,7 +1,7 @@
 """Evaluate an exported reward model with RewardBench's own command, also where there is no CUDA, and compare.
 
-Run by rewardbench.sh, in RewardBench's environment. The command moves its inputs to CUDA whatever the
-machine; without CUDA that one call is turned to the CPU. Nothing else of it is changed.
+rewardbench.sh runs this script in RewardBench's environment. The command always moves its inputs to CUDA;
+without CUDA that one call moves them to the CPU. Nothing else is changed.
 """
 
 import argparse

@@ -4,10 +4,10 @@
 
 Every pair has a prompt of its own and two responses. The plan is what `extract` would freeze, from token ids
 that are there already. Vectors are sparse files of the right size with receipts; latents are those of one
-unit, linked into all others, each with a receipt of its own. So every stage meets as many rows, units and
-files as it would. Each step runs in a process of its own, whose processor time and peak memory are told: all
-that was resident at once, pages of mapped files among it. Memory that is flat in the data has a ratio of
-about 1 between the whole and the eighth.
+unit, linked into all others, each with a receipt of its own. So every stage meets the
+real numbers of rows, units and files. Each step runs in a process of its own, whose processor time and peak
+resident memory, including pages of mapped files, are printed. Memory that does not depend on the amount of
+data has a ratio of about 1 between the whole and the eighth.
 """
 
 import argparse
@@ -26,11 +26,11 @@ import numpy as np
 
 D_IN, LAYER, D_SAE, FIRING = 3584, 20, 2048, 8
 PROMPT_TOKENS, RESPONSE_TOKENS = 12, 4
-"""Short, since what is measured is work a response and a unit, and token ids only take disk."""
+"""Lengths are short, because the work per response and per unit is measured, and token ids only take disk."""
 
 
 def plan(run: Path, pairs: int) -> None:
-    """Add all pairs and freeze the plan: pooled vectors and latents, 4,096 responses a unit."""
+    """Add all pairs and freeze the plan: pooled vectors and latents, 4,096 responses per unit."""
     from sparserm_cli.store.capture.artifact import capture_path
     from sparserm_cli.store.capture.plan import ExtractSettings
     from sparserm_cli.store.capture.plan_writer import PlanWriter
@@ -129,7 +129,7 @@ def verify(run: Path) -> None:
 
 
 def status(run: Path) -> None:
-    """Look at the whole chain."""
+    """Read the status of the whole chain."""
     from sparserm_cli.store.run.status import status as read_status
 
     read_status(run)
@@ -155,7 +155,7 @@ STEPS: dict[str, Callable[..., None]] = {
 
 
 def timed(name: str, *arguments: Any) -> dict[str, float]:
-    """Run a step and return seconds by the clock and of the processor, and peak resident memory in MiB."""
+    """Run a step and return its seconds, its processor seconds and its peak resident memory in MiB."""
     import sparserm_cli.stages.frequency.frequency
     import sparserm_cli.store.capture.artifact
     import sparserm_cli.store.capture.plan_writer
@@ -182,7 +182,7 @@ def measured(pairs: int, steps: list[str]) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    """Measure each step, print a table, write JSON."""
+    """Measure each step, print a table and write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

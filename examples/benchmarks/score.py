@@ -1,4 +1,4 @@
-"""Time scoring one response from the command line against a bare script that does the least anyone could.
+"""Time scoring one response from the command line against a script that does the least possible work.
 
 The bare script imports torch and transformers, loads the same weights up to the same layer, tokenises the
 same text and runs the same forward pass; it knows no reward model. Both are whole processes, run in turn.
@@ -64,7 +64,7 @@ def main() -> None:
         bare += [ROW["prompt"], ROW["response"]]
         times: dict[str, list[float]] = {"sparserm score": [], "bare script": []}
         for run in range(options.runs + 1):
-            # Each time in another run directory, since what is scored once is not computed again.
+            # Each run has a directory of its own, since scores are not computed twice.
             commands = ([*ours, str(Path(scratch) / str(run))], bare)
             for name, command in zip(times, commands, strict=True):
                 took = seconds(command)

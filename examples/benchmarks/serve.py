@@ -1,12 +1,12 @@
-"""How fast a server answers: a group of responses to one prompt, together and one by one, and overload.
+"""Measure a server's speed: a group of responses to one prompt, together and one by one, and overload.
 
     python examples/benchmarks/serve.py --reward sparserm-run/reward [options of serve]
 
 It starts `sparserm serve` on a free port of the loopback interface and prints
-- responses a second for 16 responses to one prompt: one request after the other, 16 requests at once, one
-  request; each time to a prompt that the server has not seen;
-- what becomes of requests that come at four times the rate the server manages: how many are answered 200 and
-  503, how long these take, what health and readiness say meanwhile, and the server's memory before and after.
+- responses per second for 16 responses to one prompt, sent as one request after the other, as 16 requests at
+  once and as one request; each time to a prompt that the server has not seen;
+- the answers to requests at four times the rate that the server manages: how many get 200 and 503 and how
+  long they take, the answers of health and readiness, and the server's memory before and after.
 """
 
 import argparse
@@ -32,7 +32,7 @@ WORDS = TEXT.split()
 
 
 def words(count: int, start: int) -> str:
-    """Return so many words, others for another start."""
+    """Return a text of `count` words; another start gives other words."""
     return " ".join([f"number {start}", *(WORDS[(start + n) % len(WORDS)] for n in range(count))])
 
 
@@ -53,7 +53,7 @@ async def ask(port: int, path: str, body: Any = None) -> tuple[int, float]:
 
 
 async def group(port: int, way: str, size: tuple[int, int], start: int) -> float:
-    """Score one group and return its responses a second."""
+    """Score one group and return its responses per second."""
     prompt, responses = words(size[0], start), [words(size[1], start + n) for n in range(GROUP)]
     bodies = [{"queries": prompt, "documents": response} for response in responses]
     begun = time.monotonic()
@@ -72,7 +72,7 @@ async def group(port: int, way: str, size: tuple[int, int], start: int) -> float
 async def overload(
     port: int, server: psutil.Process, size: tuple[int, int], seconds: float
 ) -> dict[str, Any]:
-    """Post at four times the rate that single requests were managed at."""
+    """Post at four times the rate at which single requests were answered."""
     begun, done = time.monotonic(), 0
     while time.monotonic() - begun < seconds / 4:
         answers = await asyncio.gather(
@@ -117,7 +117,7 @@ async def overload(
 
 
 async def measure(port: int, server: psutil.Process, options: argparse.Namespace) -> None:
-    """Print everything."""
+    """Measure both and print the figures."""
     while (await ask(port, "/ready"))[0] != 200:
         await asyncio.sleep(0.2)
     size = (options.prompt_words, options.response_words)
@@ -138,7 +138,7 @@ async def measure(port: int, server: psutil.Process, options: argparse.Namespace
 
 
 def main() -> None:
-    """Start the server, measure, stop it."""
+    """Start the server, measure it and stop it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--reward", type=Path, required=True, help="fitted reward model")
     parser.add_argument("--prompt-words", type=int, default=400)

@@ -1,18 +1,18 @@
-"""A server under mixed traffic for a long time: whether memory is flat, scores right and answers due.
+"""Run a server under mixed traffic for a long time, and check its memory, scores and answers.
 
     python examples/benchmarks/soak.py --reward sparserm-run/reward --minutes 30 [options of serve]
 
 It starts `sparserm serve` on a free port of the loopback interface, measures how many single requests a
 second it manages, and sends `--factor` times as many for `--minutes`: of twenty, fourteen are valid (in the
 shapes of several clients), three are wrong (no JSON, token ids, too many inputs, an empty response, a body of
-wrong values) and three are given up by the client (in the headers, in the body, before the answer). On top
-come bursts as DPO makes them: every ten seconds 64 pairs at once. Scores are compared with those of the
-library in this process.
+wrong values) and three are given up by the client (in the headers, in the body, before the answer). In
+addition come bursts like those of DPO: 64 pairs at once every ten seconds. Scores are compared with those of
+the library in this process.
 
 It prints what was sent and answered, how many scores were wrong, the server's memory for each minute, and the
 slope of a straight line through these minutes after the warm-up with its standard error. It ends with code 1
 if a score was wrong, if an answer was neither 200 nor 4xx nor 503, or if memory grew: by more than two
-standard errors and more than `--slope` MiB a minute.
+standard errors and more than `--slope` MiB per minute.
 """
 
 import argparse
@@ -45,11 +45,11 @@ words = run_path(str(Path(__file__).with_name("serve.py")))["words"]
 
 
 class Soak:
-    """Traffic to one server, and what became of it.
+    """Traffic to one server, and counts of its answers.
 
     Args:
-        port: where it listens.
-        prompts: what is asked about.
+        port: port of the server.
+        prompts: prompts of the requests.
         expected: score of each of RESPONSES to each prompt.
         tolerance: largest difference of a score that counts as right.
 
@@ -68,7 +68,7 @@ class Soak:
         self.million = b'{"queries":"a","documents":%s}' % values
 
     async def valid(self, way: str) -> None:
-        """Ask for scores in the shape of one protocol, and compare them."""
+        """Request scores in the shape of one protocol, and compare them with the expected ones."""
         row = self.random.randrange(len(self.prompts))
         path, body, read = self._request(way, self.prompts[row])
         status, answer = await self._ask(way, path, json.dumps(body).encode())
@@ -81,7 +81,7 @@ class Soak:
         self.largest_error = max(self.largest_error, float(errors.max()))
 
     def _request(self, way: str, prompt: str) -> tuple[str, Any, Callable[[Any], list[float]]]:
-        """Return path and body of a request, and what reads its scores from the answer."""
+        """Return the path and body of a request, and the function that reads scores from its answer."""
         count = 1 if way in {"single", "classify"} else len(RESPONSES)
         texts = list(RESPONSES[:count])
         if way == "classify":
@@ -97,7 +97,7 @@ class Soak:
         return "/score", body, lambda answer: [entry["score"] for entry in answer["data"]]
 
     async def wrong_request(self, way: str) -> None:
-        """Send what must be refused, or answered without a score."""
+        """Send a request that must be refused or answered without a score."""
         bodies = {
             "no JSON": b'{"queries": "a", ',
             "token ids": b'{"queries": "a", "documents": [1, 2, 3]}',
@@ -110,7 +110,7 @@ class Soak:
             self.wrong += 1
 
     async def given_up(self, way: str) -> None:
-        """Begin a request and go away."""
+        """Begin a request and close the connection."""
         body = json.dumps({"queries": self.random.choice(self.prompts), "documents": RESPONSES}).encode()
         head = self._head("/score", len(body))
         data = {"in headers": head[:40], "in body": head + body[: len(body) // 2], "waiting": head + body}[
@@ -127,7 +127,7 @@ class Soak:
         self.statuses.setdefault(f"given up {way}", Counter())[0] += 1
 
     async def _ask(self, way: str, path: str, body: bytes) -> tuple[int, bytes]:
-        """Post, and count the answer; a status of -1 is a connection that was cut."""
+        """Post, and count the answer; status -1 means that the connection was closed."""
         begun, status, answer = time.monotonic(), -1, b""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -148,7 +148,7 @@ class Soak:
         return f"{head}Content-Type: application/json\r\n\r\n".encode()
 
     def next_request(self) -> Awaitable[None]:
-        """Return one request of the mixture."""
+        """Send one request of the mixture."""
         draw = self.random.random()
         if draw < 0.70:
             return self.valid(self.random.choices(("single", "classify", "rerank"), (8, 3, 3))[0])
@@ -159,7 +159,7 @@ class Soak:
 
 
 async def capacity(soak: Soak, seconds: float) -> float:
-    """Return how many single requests a second are answered to eight clients, each after the other."""
+    """Return the number of single requests per second that eight clients get answered."""
     until, done = time.monotonic() + seconds, itertools.count()
 
     async def client() -> None:
@@ -173,7 +173,7 @@ async def capacity(soak: Soak, seconds: float) -> float:
 
 
 async def traffic(soak: Soak, rate: float, minutes: float, server: psutil.Process) -> list[float]:
-    """Send for so long; return the server's memory in MiB, each second."""
+    """Send for the given time; return the server's memory in MiB, once per second."""
     begun, tasks, memory = time.monotonic(), set(), []
     next_burst = BURST_SECONDS
     for number in itertools.count():
@@ -197,7 +197,7 @@ async def traffic(soak: Soak, rate: float, minutes: float, server: psutil.Proces
 
 
 def slope(minutes: Sequence[float]) -> tuple[float, float]:
-    """Return the slope of a least-squares line through values a minute apart, and its standard error."""
+    """Return the slope of a least-squares line through one value per minute, and its standard error."""
     y, x = np.array(minutes), np.arange(len(minutes), dtype=float)
     x -= x.mean()
     steepness = float(x @ y / (x @ x))
@@ -206,7 +206,7 @@ def slope(minutes: Sequence[float]) -> tuple[float, float]:
 
 
 async def measure(options: argparse.Namespace, soak: Soak, server: psutil.Process) -> int:
-    """Wait for the server, send, and print what became of it all; return the exit code."""
+    """Wait for the server, send, and print the figures; return the exit code."""
     while (await soak._ask("ready", "/score", b'{"queries":"a","documents":"b"}'))[0] != 200:  # noqa: SLF001
         await asyncio.sleep(0.2)
     soak.statuses.clear()
@@ -237,7 +237,7 @@ async def measure(options: argparse.Namespace, soak: Soak, server: psutil.Proces
 
 
 def main() -> int:
-    """Compute the scores, start the server, send, stop it."""
+    """Compute the scores, start the server, send the traffic and stop the server."""
     from sparserm_cli import RewardModel
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)

@@ -1,8 +1,8 @@
 """Time the stages that read no model, on synthetic data of the size they are meant for.
 
-- frequency: 2 million tokens x 16,384 latents, 64 active on each, against one numpy.bincount over all of
-  their indices, and against one a unit, which stays in the cache and counts no sides, classes or pairs;
-- select: 131,072 latents, by the difference and in turn (2,304 numbers a row);
+- frequency: 2 million tokens x 16,384 latents, 64 active per token, against one numpy.bincount over all
+  indices, and against one bincount per unit, which stays in the cache and counts no sides, classes or pairs;
+- select: 131,072 latents, by the difference and by forward selection (2,304 numbers per row);
 - fit: 100,000 pairs x 256 projections, the default head.
 
     python examples/benchmarks/stages.py --runs 3 --output stages.json
@@ -24,7 +24,7 @@ RESPONSE_TOKENS, UNIT_TOKENS, D_SAE, L0 = 50, 16_000, 16_384, 64
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return how long one call takes."""
+    """Return the seconds that one call takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
@@ -74,7 +74,7 @@ def ratio(ours: Callable[[], Any], bare: Callable[[], Any], runs: int) -> dict[s
 
 
 def select(runs: int) -> dict[str, Any]:
-    """Choose 64 directions a side among 131,072 latents; return the seconds of each ranking."""
+    """Choose 64 directions per side among 131,072 latents; return the seconds of each ranking."""
     from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
     from sparserm_cli.stages.frequency.firing_counts import FiringCounter
     from sparserm_cli.stages.frequency.latent_statistics import statistics_of
@@ -117,7 +117,7 @@ def fit(runs: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print and write what was measured."""
+    """Measure, print and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=2_000_000, help="rows of the frequency count")
     parser.add_argument("--runs", type=int, default=3)

@@ -1,10 +1,10 @@
-"""What the store's care costs: syncs, digests and receipts of a capture, and opening one of 5,000 units.
+"""Measure the cost of the store's safety: syncs, digests and receipts, and opening a capture of 5,000 units.
 
     python examples/benchmarks/store.py --data pairs.jsonl --limit 300 --output store.json
 
-- A capture of `--limit` rows by `sparserm extract`, timed. Then its very arrays are written again in turn by
-  the store (checksums, syncs, reading back, receipts, manifest) and by plain zarr (none of these); what the
-  one takes longer than the other is the price of being able to trust the capture.
+- A capture of `--limit` rows by `sparserm extract` is timed. Then its arrays are written again in turn by the
+  store (checksums, syncs, reading back, receipts, manifest) and by plain zarr (none of these). The difference
+  is the cost of a capture that can be trusted.
 - A made-up capture of `--units` units: opened in this process, and `sparserm status` on it in a process of
   its own, beside a process that only starts Python and imports what the command imports.
 """
@@ -32,14 +32,14 @@ D_IN = 8
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return how long one call takes."""
+    """Return the seconds that one call takes."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
 def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Capture once, then write what was captured with and without care, in turn."""
+    """Capture once, then write the arrays with and without the safety measures, in turn."""
     from sparserm_cli.config import ExtractConfig
     from sparserm_cli.stages.extract.extract import extract
     from sparserm_cli.store.capture.artifact import capture_path
@@ -63,7 +63,7 @@ def integrity(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for number in range(options.rounds):
         copy = shutil.copytree(planned, capture_path(folder / f"careful-{number}"))
         careful.append(seconds(lambda copy=copy: write_carefully(copy, options.layer, units)))
-        os.sync()  # what the bare way leaves to the system is not to fall on the next careful one
+        os.sync()  # the writes that the bare way leaves to the system must not fall on the next round
         bare.append(seconds(lambda number=number: write_barely(folder / f"bare-{number}", units)))
         os.sync()
     price = statistics.median(taken - other for taken, other in zip(careful, bare, strict=True))
@@ -140,7 +140,7 @@ def opening(units: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 
 def make_many(root: Path, units: int) -> None:
-    """Make a complete capture of `units` units, a response of one token each."""
+    """Make a complete capture of `units` units with one response of one token each."""
     from sparserm_cli.store.capture.plan import ExtractSettings
     from sparserm_cli.store.capture.plan_writer import PlanWriter
     from sparserm_cli.store.capture.writer import ActivationsWriter
@@ -160,7 +160,7 @@ def make_many(root: Path, units: int) -> None:
 
 @contextmanager
 def unsynced() -> Iterator[None]:
-    """Let nothing wait for the disk, while a store is made up that is only to be read."""
+    """Skip all syncs while a store is made that is only to be read."""
     sync, os.fsync = os.fsync, lambda _handle: None
     try:
         yield
@@ -191,7 +191,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure, print two tables, write JSON."""
+    """Measure, print two tables and write JSON."""
     parser = captures.parser(__doc__, limit=300, unit_tokens=4096)
     parser.add_argument("--units", type=int, default=5000, help="units of the made-up capture")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each way, taken in turn")

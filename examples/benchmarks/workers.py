@@ -1,9 +1,9 @@
-"""One process against two workers of which one is killed and restarted: the captures have equal digests.
+"""Compare the captures of one process and of two workers, one of which is killed: their digests are equal.
 
     python examples/benchmarks/workers.py --data pairs.jsonl --limit 300 --output workers.json
 
 Rank 1 is sent SIGKILL while it works on its second unit, then started again, as a scheduler would. Every
-process has `--threads` threads, since how a product is cut among threads may decide its last bits.
+process has `--threads` threads, since the division of a product among threads may decide its last bits.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def kill_in_second_unit(run: Path, process: subprocess.Popen[str]) -> int:
         if process.poll() is not None:
             sys.exit("rank 1 was done before it could be killed: give more --limit or fewer --unit-tokens")
         time.sleep(0.05)
-    time.sleep(0.5)  # into the forward pass
+    time.sleep(0.5)  # so that the kill falls into the forward pass
     process.kill()
     if process.wait() != -signal.SIGKILL:
         sys.exit("rank 1 was done before it could be killed: give more --limit or fewer --unit-tokens")
@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure, print, write JSON; stop with 1 if the digests differ."""
+    """Measure, print and write JSON; end with code 1 if the digests differ."""
     parser = captures.parser(__doc__, limit=300, unit_tokens=2048)
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     options = parser.parse_args()

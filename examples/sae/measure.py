@@ -1,9 +1,9 @@
-"""How well an SAE fits text: explained variance, L0 and dead latents, sink tokens left out.
+"""Measure how well an SAE fits text: explained variance, L0 and dead latents, without sink tokens.
 
     python examples/sae/measure.py examples/sae/smollm2-135m hh-rlhf.jsonl.gz --limit 400
 
 Explained variance is 1 - sum |x - reconstruction|^2 / sum |x - mean|^2 over all tokens of the templated
-conversations behind their common start. Model and layer are those that the SAE says.
+conversations behind their common start. Model and layer are those that the SAE names.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CONTEXT_SIZE = 1024
 
 
 def main() -> None:
-    """Measure every file named, one JSON object a line."""
+    """Measure every named file, and print one JSON object per line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

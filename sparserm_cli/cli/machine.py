@@ -1,4 +1,4 @@
-"""What this machine has: versions, device, extras and the cache, for bug reports and for tidying up."""
+"""Facts of this machine for bug reports (versions, device, extras), and the cleaning of its cache."""
 
 import os
 import platform
@@ -74,8 +74,10 @@ def hub_entries() -> list[CacheEntry]:
     except CacheNotFound:
         return []
     entries = [
-        CacheEntry(found.repo_id, found.repo_path, found.size_on_disk, found.last_accessed)
-        for found in repositories
+        CacheEntry(
+            repository.repo_id, repository.repo_path, repository.size_on_disk, repository.last_accessed
+        )
+        for repository in repositories
     ]
     return sorted(entries, key=lambda entry: -entry.bytes)
 

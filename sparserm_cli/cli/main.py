@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 ClickError: Any = typer.BadParameter.__mro__[2]
-"""What typer raises for a command line that it cannot parse; some versions bring a click of their own."""
+"""Errors of typer for a command line that it cannot parse; some versions contain their own click."""
 
 
 def _print_version(given: bool) -> None:
@@ -54,13 +54,16 @@ for name, declared in COMMANDS.items():
 
 def main() -> NoReturn:
     """Run the command line; every expected error becomes one line on stderr and its exit code."""
+    # 1. A first Ctrl-C or SIGTERM raises StoppedError; a second one ends the process.
     end_at_second_signal()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    # 2. Typer parses the command line and calls the command.
     switches: dict[str, Any] = {"json": "--json" in sys.argv, "carried": ""}
     try:
         code = app(standalone_mode=False, obj=switches)
         sys.exit(code if isinstance(code, int) else 0)
+    # 3. Expected errors become one line, or one JSON object, and the exit code of their kind.
     except SparseRMError as problem:
         console.error(problem.carrying(switches["carried"]), as_json=switches["json"])
         sys.exit(problem.exit_code)
@@ -79,5 +82,5 @@ def main() -> NoReturn:
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    """Leave at once on Ctrl-C and SIGTERM; the stages that work in units finish the one in hand instead."""
+    """End the command on Ctrl-C or SIGTERM; stages that work in units finish the current unit instead."""
     raise StoppedError(number, signal.Signals(number).name)

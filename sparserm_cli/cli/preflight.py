@@ -1,4 +1,4 @@
-"""What can be refused before torch is imported: files that are not there, artifacts that are missing."""
+"""Checks that need no torch, made before it is imported: missing files and missing artifacts."""
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig, FitConfig, ResponsesConfig, StageConfig
 

@@ -13,7 +13,7 @@ import time
 from typing import NoReturn
 
 GRACE_SECONDS = 1.0
-"""How long the main thread may take to leave by itself after the second signal, in seconds."""
+"""Time in seconds in which the main thread may end by itself after the second signal."""
 _SHOW_CURSOR = "\x1b[?25h"  # progress bars hide it
 _ENDING = {signal.SIGINT, signal.SIGTERM}
 

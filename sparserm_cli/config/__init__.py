@@ -5,7 +5,14 @@ and the library takes the classes as they are. Nothing heavy is imported here.
 """
 
 from sparserm_cli.config.alignment import DoctorConfig, PairsConfig, RankConfig
-from sparserm_cli.config.analysis import CompareConfig, EvaluateConfig, ExplainConfig, ReportConfig
+from sparserm_cli.config.analysis import (
+    DESCRIBER_KEY,
+    CompareConfig,
+    DescribeConfig,
+    EvaluateConfig,
+    ExplainConfig,
+    ReportConfig,
+)
 from sparserm_cli.config.base import (
     DEFAULT_MODEL,
     DEFAULT_RUN,
@@ -51,10 +58,12 @@ __all__ = [
     "DEFAULT_MODEL",
     "DEFAULT_RUN",
     "DEFAULT_SAE",
+    "DESCRIBER_KEY",
     "KEY_VARIABLE",
     "STAGES",
     "CacheConfig",
     "CompareConfig",
+    "DescribeConfig",
     "DoctorConfig",
     "EncodeConfig",
     "EngineConfig",

@@ -1,4 +1,4 @@
-"""Configs of what measures, compares and explains a reward model: evaluate, compare, explain, report."""
+"""Configs of what measures and explains a reward model: evaluate, compare, describe, explain, report."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +12,8 @@ from sparserm_cli.config.pipeline import MEASURES, FrequencyConfig, HeadSetting,
 from sparserm_cli.config.scoring import ResponsesConfig
 from sparserm_cli.errors import UsageError
 from sparserm_cli.locations import parse_location
+
+DESCRIBER_KEY = "SPARSERM_DESCRIBER_KEY"  # the name, not a key
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ Sweep = Literal[
     "lora",
 ]
 SWEEPS: tuple[str, ...] = get_args(Sweep)
-"""What `compare` can try: `choice` fits every setting many times, `lora` trains the whole model."""
+"""Sweeps of `compare`; `choice` fits every setting many times, and `lora` trains the whole model."""
 USUAL_SWEEPS: tuple[Sweep, ...] = (
     "directions",
     "methods",
@@ -62,7 +64,7 @@ USUAL_SWEEPS: tuple[Sweep, ...] = (
     "saes",
     "transfer",
 )
-"""What it tries where nothing else is asked for."""
+"""Sweeps that `compare` runs by default."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,48 @@ class CompareConfig(StageConfig):
             if not name or not folder:
                 raise UsageError("--other", "NAME=RUN", repr(text), "correct the option")
         return {name: parse_location(folder) for name, _, folder in parts.values()}
+
+
+@dataclass(frozen=True)
+class DescribeConfig(StageConfig):
+    """`describe`: what each selected direction stands for, with names that are tested."""
+
+    model: Annotated[
+        str | None,
+        Option(
+            "Directory in which the language model lies now, for its tokenizer and LM head.",
+            MODEL,
+            shown="as captured",
+            path="perhaps",
+        ),
+    ] = None
+    offline: shared.Offline = False
+    describer: Annotated[
+        str | None,
+        Option(
+            "Address of an OpenAI-compatible server whose language model makes the names, such as "
+            f"http://127.0.0.1:8000/v1; contexts of the data are sent to it. ${DESCRIBER_KEY} holds its key.",
+            MODEL,
+            metavar="URL",
+            shown="names are made by rule",
+        ),
+    ] = None
+    describer_model: Annotated[
+        str | None,
+        Option("Name of the language model that the server is asked for.", MODEL, shown="its first"),
+    ] = None
+    judged: Annotated[
+        int,
+        Option(
+            "Number of held-out contexts with and without firing, each, on which the server tests a name.",
+            LIMITS,
+            check=AT_LEAST_1,
+        ),
+    ] = 20
+    top: Annotated[
+        int, Option("Number of directions shown per layer, the strongest.", OUTPUT, check=AT_LEAST_1)
+    ] = 32
+    seed: Annotated[int, Option("Seed of the sampled prompts and of their two halves.")] = 0
 
 
 @dataclass(frozen=True)

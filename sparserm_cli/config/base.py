@@ -1,4 +1,4 @@
-"""What all configs share: the run directory, and how stages share out their work."""
+"""Fields that all configs share: the run directory, and the division of a stage's work."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ def default_run() -> PurePath:
 
 @dataclass(frozen=True)
 class StageConfig:
-    """What all commands share: the run directory, and the check of every field by its type and range."""
+    """Base of all configs, with the run directory, and the check of every field by its type and range."""
 
     run: Annotated[
         PurePath,

@@ -1,4 +1,4 @@
-"""How a field of a config is declared as an option: its help text, its range, its look on a command line.
+"""Declaration of a config's field as an option: its help text, its range and its form on the command line.
 
 A field says all of it once: `top_k: Annotated[int, Option("Number of directions.", check=AT_LEAST_1)] = 64`.
 Type, default and choices (`Literal`) are those of the field. The command line is made from this, and every
@@ -55,10 +55,10 @@ PORT = Check("a number from 0 to 65535", lambda value: 0 <= value < 65536)
 
 @dataclass(frozen=True)
 class Option:
-    """What a field is beside its type and default."""
+    """Properties of a field besides its type and default."""
 
     help: str
-    """One whole sentence with the unit."""
+    """Help text: one whole sentence with the unit."""
     panel: str = METHOD
     """Panel of the help text in which the option stands."""
     check: Check | None = None
@@ -121,7 +121,7 @@ def _declared_fields(config: Any) -> Mapping[str, Field]:
 
 
 def _field(name: str, hint: Any, default: Any) -> Field:
-    """Take a type hint apart."""
+    """Return the parts of a type hint."""
     option: Option | None = None
     if get_origin(hint) is Annotated:
         hint, *details = get_args(hint)

@@ -221,7 +221,7 @@ class SelectConfig(StageConfig):
 
 @dataclass(frozen=True)
 class HeadSetting:
-    """What a head is fitted to and how; the defaults are those of `fit`."""
+    """Inputs and loss of a head; the defaults are those of `fit`."""
 
     pool: shared.Pool = "mean"
     head: shared.Head = "mlp"

@@ -28,12 +28,12 @@ class ScoreLimits:
 
 @dataclass(frozen=True)
 class ResponsesConfig(StageConfig):
-    """What all commands share that read responses and compute on them."""
+    """Fields of all commands that read responses and compute on them."""
 
     file: shared.Responses = ""
     reward: shared.Reward = None
     output: str | None = None
-    """Where the result goes; commands that let it be chosen declare it as an option."""
+    """Path of the result; commands that let the user choose it declare it as an option."""
     on_bad_row: shared.OnBadRow = "error"
     columns: shared.Columns = ()
     model: shared.MovedModel = None

@@ -35,7 +35,7 @@ def grouped_folds(groups: UInt64[np.ndarray, " n"], folds: int, seed: int) -> In
             f"{len(keys)}",
             "use fewer folds or more data",
         )
-    order = np.lexsort((_mixed(keys, seed), -counts))
+    order = np.lexsort((mixed_bits(keys, seed), -counts))
     fold_of_group = np.empty(len(keys), dtype=np.int64)
     sizes = np.zeros(folds, dtype=np.int64)
     for group in order:
@@ -50,7 +50,7 @@ def validation_mask(groups: UInt64[np.ndarray, " n"], fraction: float, seed: int
 
     A group is chosen by its own hash and `seed` alone, so adding or removing other rows does not move it.
     """
-    return _mixed(groups, seed).astype(np.float64) < fraction * 2.0**64
+    return mixed_bits(groups, seed).astype(np.float64) < fraction * 2.0**64
 
 
 def overlap(groups_a: UInt64[np.ndarray, " n"], groups_b: UInt64[np.ndarray, " m"]) -> int:
@@ -58,7 +58,7 @@ def overlap(groups_a: UInt64[np.ndarray, " n"], groups_b: UInt64[np.ndarray, " m
     return len(np.intersect1d(groups_a, groups_b))
 
 
-def _mixed(keys: UInt64[np.ndarray, " n"], seed: int) -> UInt64[np.ndarray, " n"]:
+def mixed_bits(keys: UInt64[np.ndarray, " n"], seed: int) -> UInt64[np.ndarray, " n"]:
     """Return 64 well-mixed bits per key and seed (the finaliser of splitmix64, Steele et al. 2014)."""
     start = np.uint64((seed * _GOLDEN + _GOLDEN) % 2**64)
     mixed = keys.astype(np.uint64) ^ start

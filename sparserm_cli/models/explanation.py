@@ -1,7 +1,7 @@
 """Explain why one response got its score, by named directions and by tokens.
 
-Reads: `directions/` beside the reward model for the rates, if it is still there. Memory: the residual stream
-of one response.
+Reads: `directions/` beside the reward model for rates and names, if it is still there. Memory: the residual
+stream of one response.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ from sparserm_cli.models.head.attribution import Attribution, Method, attributio
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.token_text import token_texts
-from sparserm_cli.store.artifacts.directions import JSON, Directions, directions_path, read_directions
+from sparserm_cli.store.artifacts.descriptions import Names, names_of
+from sparserm_cli.store.artifacts.directions import JSON, TYPE, Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.reward import RewardConfig
 from sparserm_cli.store.io.storage import storage_of
 
@@ -33,6 +34,7 @@ class DirectionShare(NamedTuple):
         rate_rejected: the same share for rejected tokens or responses.
         projection: standard deviations above the mean training response.
         contribution: what the projection adds to the score.
+        name: name of the direction that `sparserm describe` made and tested; None without one.
     """
 
     layer: int
@@ -43,6 +45,7 @@ class DirectionShare(NamedTuple):
     rate_rejected: float | None
     projection: float
     contribution: float
+    name: str | None = None
 
 
 class TokenShare(NamedTuple):
@@ -99,13 +102,14 @@ class Explainer:
         lm: lower blocks of the language model.
 
     Raises:
-        CorruptStoreError: the directions beside the reward model are damaged.
+        CorruptStoreError: the directions beside the reward model, or their descriptions, are damaged.
 
     """
 
     def __init__(self, path: PurePath, config: RewardConfig, head: RewardHead, lm: LanguageModel) -> None:
         self._config, self._head, self._lm = config, head, lm
         self._known = _rates(path.parent, config)
+        self._names = names_of(path.parent, config.lineage.parents.get(TYPE))
         self._tokenizer = load_tokenizer(lm.identity)
 
     def explain(self, row: TokenizedExample, number: int = 1) -> Explanation:
@@ -137,12 +141,12 @@ class Explainer:
     def _directions(self, attribution: Attribution) -> Iterator[DirectionShare]:
         """Yield the part of each projection with what is known of its direction."""
         parts = zip(
-            _named(self._head, self._config, self._known),
+            _named(self._head, self._config, self._known, self._names),
             attribution.projections,
             attribution.directions,
             strict=True,
         )
-        for (layer, pooling, _, feature, side, chosen, rejected), projection, part in parts:
+        for (layer, pooling, _, feature, side, chosen, rejected, name), projection, part in parts:
             yield DirectionShare(
                 layer,
                 pooling,
@@ -152,6 +156,7 @@ class Explainer:
                 rejected,
                 float(projection),
                 float(part),
+                name,
             )
 
     def _tokens(self, row: TokenizedExample, attribution: Attribution) -> Iterator[TokenShare]:
@@ -163,7 +168,7 @@ class Explainer:
 
 
 class NamedProjection(NamedTuple):
-    """One number that the head looks at; fields as of `DirectionShare`, and the direction's number."""
+    """One projection that the head uses, with the fields of `DirectionShare` and the direction's number."""
 
     layer: int
     pool: str
@@ -172,6 +177,7 @@ class NamedProjection(NamedTuple):
     side: int
     rate_chosen: float | None
     rate_rejected: float | None
+    name: str | None
 
 
 def direction_rows(path: PurePath, config: RewardConfig, head: RewardHead) -> list[dict[str, Any]]:
@@ -191,7 +197,8 @@ def direction_rows(path: PurePath, config: RewardConfig, head: RewardHead) -> li
         CorruptStoreError: the directions beside the reward model are damaged.
 
     """
-    named = _named(head, config, _rates(path.parent, config))
+    names = names_of(path.parent, config.lineage.parents.get(TYPE))
+    named = _named(head, config, _rates(path.parent, config), names)
     numbers = zip(head.arrays.mean.tolist(), head.arrays.std.tolist(), effects(head).tolist(), strict=True)
     return [
         {**projection._asdict(), "mean": mean, "std": std, "effect": effect}
@@ -199,7 +206,9 @@ def direction_rows(path: PurePath, config: RewardConfig, head: RewardHead) -> li
     ]
 
 
-def _named(head: RewardHead, config: RewardConfig, known: Directions | None) -> Iterator[NamedProjection]:
+def _named(
+    head: RewardHead, config: RewardConfig, known: Directions | None, names: Names
+) -> Iterator[NamedProjection]:
     """Yield what is known about each projection of a head."""
     latents, sides = config.selection.get("latents", {}), config.selection.get("sides", {})
     for layer, pooling, at in columns(head):
@@ -213,6 +222,7 @@ def _named(head: RewardHead, config: RewardConfig, known: Directions | None) -> 
             int(sides[str(layer)][at]) if str(layer) in sides else 0,
             None if rates is None else _number(rates.rate_chosen[at]),
             None if rates is None else _number(rates.rate_rejected[at]),
+            names.get((layer, feature)),
         )
 
 

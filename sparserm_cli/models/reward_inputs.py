@@ -62,7 +62,7 @@ def _items(values: Any, name: str) -> list[Any]:
 
 
 def _is_conversation(value: Any) -> bool:
-    """Tell whether a value is one list of messages, and not a list of prompts."""
+    """Return whether a value is one list of messages, and not a list of prompts."""
     turns = listed(value)
     return bool(turns) and all(isinstance(turn, Message | Mapping) for turn in turns or ())
 
@@ -86,7 +86,7 @@ class ScoredRows(NamedTuple):
     """Rows of a data set, and whether each response has a side."""
 
     examples: list[Example]
-    """One for each row."""
+    """One example per row."""
     has_sides: bool
     """Whether the rows say which responses are better."""
 

@@ -147,8 +147,10 @@ class RewardModel(RowScorer):
 
         """
         how: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
+        # 1. Prompts and responses are paired and scored as they stand.
         if dataset is None:
             return self._scores(examples_of(prompts, responses), **how)
+        # 2. The rows of a data set are read like those of a file, and get their scores as columns.
         if prompts is not None or responses is not None:
             raise UsageError("score", "prompts and responses, or a dataset", "both", "give one of them")
         rows = rows_of(dataset)
@@ -226,9 +228,10 @@ class RewardModel(RowScorer):
         Columns: `layer`, `pool` (mean or last), `direction` (its row among those of the layer), `feature`
         (latent of the SAE, missing for a random direction), `side` (1 preferred, -1 dispreferred),
         `rate_chosen` and `rate_rejected` (share of tokens or responses on which the latent fires; missing
-        without the run's `directions/`), `mean` and `std` over the training responses, and `effect`: half the
-        difference in score between one standard deviation above the mean and one below, the others at their
-        means. It is the weight of a linear head.
+        without the run's `directions/`), `name` (made and tested by `sparserm describe`; missing without
+        one), `mean` and `std` over the training responses, and `effect`: half the difference in score between
+        one standard deviation above the mean and one below, the others at their means. It is the weight of a
+        linear head.
         """
         import pandas as pd
 

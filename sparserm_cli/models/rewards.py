@@ -42,7 +42,7 @@ class Rewards(NamedTuple):
         bound = np.inf if guards.clip is None else guards.clip
         clipped = np.clip(self.scores, -bound, bound)
         tokens = tuple(
-            # Where the score was clipped its parts shrink with it, so that they still add up.
+            # Where the score was clipped, its parts are scaled down with it, so that they still add up.
             (share if share is None or new == old else share * (new / old)) if keep else None
             for share, old, new, keep in zip(self.tokens, self.scores, clipped, kept, strict=False)
         )

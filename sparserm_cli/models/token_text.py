@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 REPLACEMENT = "\ufffd"
-"""What a tokenizer decodes the bytes of an unfinished character to."""
+"""The character to which a tokenizer decodes the bytes of an unfinished character."""
 
 LEAD = 4
 """Tokens before the first one that its text may depend on."""

@@ -27,7 +27,7 @@ class RanStage(NamedTuple):
 
 
 def run_stages(configs: Mapping[str, StageConfig], *, progress: Phases, note: Note) -> list[RanStage]:
-    """Bring every artifact up to date, in order; artifacts of other options or data are made again.
+    """Update every artifact, in order; artifacts of other options or data are made again.
 
     Each stage checks by itself whether its artifact matches its options.
 

@@ -1,4 +1,4 @@
-"""One sentence that says how a scorer stands beside its controls, and what so many prompts can tell apart."""
+"""One sentence that compares a scorer with its controls, and says what this number of prompts resolves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ POWER = 2.8 / 1.96
 
 
 class Gap(NamedTuple):
-    """How far a scorer is ahead of a control, as shares of pairs.
+    """Lead of a scorer over a control, as shares of pairs.
 
     Fields:
         name: name of the control.

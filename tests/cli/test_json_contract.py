@@ -40,6 +40,7 @@ def test_the_guide_documents_every_command():
         ["status"],
         ["verify"],
         ["repair"],
+        ["describe"],
         ["score", "FILE", "--limit", "2"],
         ["rank", "FILE", "--limit", "2"],
         ["pairs", "FILE", "--limit", "2"],

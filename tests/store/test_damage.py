@@ -10,7 +10,7 @@ from helpers import captures
 
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import ROW_TYPES, TOKEN_IDS
+from sparserm_cli.store.capture.row_arrays import ROW_TYPES, TOKEN_IDS
 from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.units.integrity import check
 

@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sparserm_cli.alignment.trainers.client import PATIENCE
 from sparserm_cli.data.example import Message, RowError
 from sparserm_cli.data.messages import normalise_messages, normalise_prompt, plain_text, response_of
 from sparserm_cli.errors import BadInputError, UsageError
+from sparserm_cli.http_client import PATIENCE
 
 AT_A_TIME = 64
 """Most responses in one request or one computation."""

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sparserm_cli.alignment.trainers.client import Client
 from sparserm_cli.alignment.trainers.judging import Conversation, Judged, Scorer
 from sparserm_cli.config import ScoreLimits
 from sparserm_cli.data.example import Message
 from sparserm_cli.errors import IncompatibleError, TemporaryError
+from sparserm_cli.http_client import Client
 
 
 class ServerScorer(Scorer):

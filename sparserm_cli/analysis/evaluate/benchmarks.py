@@ -1,6 +1,7 @@
 """The exact rules of RM-Bench and RewardBench 2 as functions of scores.
 
-Sources: RM-Bench, arXiv 2410.16184 (3 chosen and 3 rejected answers a prompt, concise / detailed / markdown);
+Sources: RM-Bench, arXiv 2410.16184 (3 chosen and 3 rejected answers per prompt, concise / detailed /
+    markdown);
 RewardBench 2, arXiv 2506.01937 (one right answer among four, and a subset with several right answers).
 """
 

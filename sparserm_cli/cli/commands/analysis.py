@@ -1,9 +1,9 @@
-"""The commands that show how well, why and what: compare, explain, report."""
+"""The commands that show how well, why and what: compare, describe, explain, report."""
 
 from sparserm_cli.cli.builder import command
 from sparserm_cli.cli.output import analysis as show
 from sparserm_cli.cli.panels import INSPECT
-from sparserm_cli.config import CompareConfig, ExplainConfig, ReportConfig
+from sparserm_cli.config import CompareConfig, DescribeConfig, ExplainConfig, ReportConfig
 from sparserm_cli.console import Output
 
 
@@ -18,6 +18,21 @@ def compare(settings: CompareConfig, out: Output) -> None:
     with out.phases("steps") as progress:
         summary = study(settings, progress=progress, note=out.note)
     show.compare(out, summary)
+
+
+@command(DescribeConfig, INSPECT)
+def describe(settings: DescribeConfig, out: Output) -> None:
+    """Say what each selected direction stands for, and test the names that directions get.
+
+    A name is shown only if it tells held-out contexts in which the latent fires from others.
+
+    Example: sparserm describe --top 10
+    """
+    from sparserm_cli.analysis.describe.describe import describe as study
+
+    with out.phases("units") as progress:
+        summary = study(settings, progress=progress, note=out.note)
+    show.describe(out, summary, settings.top)
 
 
 @command(ExplainConfig, INSPECT)

@@ -11,26 +11,13 @@ from sparserm_cli.console import Output
 def train_sae(settings: TrainSAEConfig, out: Output) -> None:
     """Train an SAE with SAELens' own trainer.
 
-    With `--from` the training of an SAE that is there is continued, such as a base model's for the model
-    tuned from it.
+    With `--from` the training of an existing SAE is continued, such as that of the base model of a tuned
+    model.
 
     Example: sparserm train-sae pairs.jsonl --layer 14 --output sae/mine --steps 4000
     """
     from sparserm_cli.stages.train_sae.train_sae import train_sae as stage
 
-    same = (
-        "layer",
-        "model",
-        "recipe",
-        "tests",
-        "test_limit",
-        "limit",
-        "split",
-        "template",
-        "start",
-        "allow_pickle",
-    )
-    given = {name: getattr(settings, name) for name in (*same, "device", "offline", "run")}
     with out.phases("tokens") as progress:
-        result = stage(settings.data, settings.output, **given, progress=progress)
+        result = stage(settings, progress=progress)
     show.train_sae(out, result)

@@ -1,1 +1,1 @@
-"""What each command group prints: text for people, the same facts as JSON."""
+"""The output of each command group, as text for people and as JSON."""

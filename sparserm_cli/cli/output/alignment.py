@@ -1,4 +1,4 @@
-"""What the commands around the use of a reward say: words for people, the same facts as JSON."""
+"""The output of the commands that use a reward, as text for people and as JSON."""
 
 from typing import TYPE_CHECKING
 
@@ -6,14 +6,15 @@ from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, rows_read
 
 if TYPE_CHECKING:
-    from sparserm_cli.alignment.doctor.doctor import Check, Diagnosis
+    from sparserm_cli.alignment.doctor.checks import Check
+    from sparserm_cli.alignment.doctor.doctor import Diagnosis
     from sparserm_cli.alignment.doctor.rounding import Rounding
     from sparserm_cli.alignment.response_choice.pairs import PairsSummary
     from sparserm_cli.alignment.response_choice.rank import RankSummary
 
 
 def rank(out: Output, summary: "RankSummary") -> None:
-    """Tell what best of n is worth; on stderr where the ranking itself is on stdout."""
+    """Print what best of n gains; on stderr if the ranking itself goes to stdout."""
     read = summary.accepted + summary.rejected
     data = {**summary._asdict(), "read": read, "seconds": round(summary.seconds, 3)}
     rows = rows_read(read, summary.accepted, summary.rejected)
@@ -24,7 +25,7 @@ def rank(out: Output, summary: "RankSummary") -> None:
 
 
 def pairs(out: Output, summary: "PairsSummary") -> None:
-    """Tell how many pairs there are, and why the other rows gave none."""
+    """Print the number of pairs, and the reasons why the other rows gave none."""
     from sparserm_cli.store.outputs.preferences import REASONS
 
     data = {

@@ -1,8 +1,9 @@
-"""What the commands that show something say: words and coloured tokens for people, the same facts as JSON."""
+"""The output of the analysis commands, as text with coloured tokens for people and as JSON."""
 
 import io
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from sparserm_cli.console import Output
@@ -11,11 +12,14 @@ from sparserm_cli.statistics.verdict import gaps, verdict
 
 if TYPE_CHECKING:
     from sparserm_cli.analysis.compare.compare import CompareSummary
+    from sparserm_cli.analysis.describe.describe import DescribeSummary
     from sparserm_cli.analysis.report.report import ReportSummary
     from sparserm_cli.models.explanation import DirectionShare, Explanation, TokenShare
 
 LEVELS = 3
 """Strengths of a mark."""
+SHOWN_TOKENS = 3
+"""Promoted tokens of a direction that a table shows."""
 RAISES = ("black on #bcd6f2", "black on #6fa6e0", "white on #2368b8")
 LOWERS = ("black on #f6d3bb", "black on #ec9a63", "white on #a84b0a")
 """From weak to strong; both colours of text and ground are given, so any terminal shows them."""
@@ -46,6 +50,52 @@ def _verdict(run: Mapping[str, Any]) -> str:
     return sentence.replace("the reward has", f"{first['method']['name']} has", 1)
 
 
+def describe(out: Output, summary: "DescribeSummary", top: int) -> None:
+    """Show the strongest directions with their names, and how many names beat chance."""
+    layers = summary.descriptions.layers
+    everything = [row for rows in layers.values() for row in rows]
+    named = sum(row["name"] is not None for row in everything)
+    data = {
+        "path": str(summary.path),
+        "digest": summary.descriptions.lineage.digest,
+        "describer": summary.descriptions.describer,
+        "directions": len(everything),
+        "named": named,
+        "layers": {str(layer): list(rows) for layer, rows in layers.items()},
+        "seconds": round(summary.seconds, 3),
+    }
+    cells = [_described_row(layer, row) for layer, rows in layers.items() for row in strongest(rows, top)]
+    columns = ["name", "direction", "side", "score", "interval", "promotes"]
+    title = (
+        f"{named:,} of {len(everything):,} directions have a name that beats chance on held-out contexts; "
+        "side + is preferred"
+    )
+    out.table(data, title, columns, cells)
+    out.note(f"written to {summary.path} in {duration(summary.seconds)}; next: {out.command('report')}")
+
+
+def strongest(rows: Sequence[Mapping[str, Any]], top: int) -> list[Mapping[str, Any]]:
+    """Return the first directions of each side, alternating; they are stored strongest first."""
+    sides = [[row for row in rows if row["side"] == side] for side in (1, -1)]
+    paired = [row for pair in zip_longest(*sides) for row in pair if row is not None]
+    return paired[:top]
+
+
+def _described_row(layer: int, row: Mapping[str, Any]) -> list[str]:
+    """Return the cells of one direction."""
+    name = row["model"] or row["rule"]
+    score = name["score"] if name else None
+    interval = "" if score is None else f"{score['low']:.2f} to {score['high']:.2f}"
+    return [
+        row["name"] or "unnamed",
+        "random" if row["feature"] is None else f"{layer}:{row['feature']}",
+        "+" if row["side"] > 0 else "-",
+        "" if score is None else f"{score['value']:.2f}",
+        interval,
+        " ".join(token["text"].strip() for token in row["promotes"][:SHOWN_TOKENS]),
+    ]
+
+
 def explain(out: Output, explanation: "Explanation", top: int) -> None:
     """Show what raises and what lowers a score."""
     if out.as_json:
@@ -57,6 +107,7 @@ def explain(out: Output, explanation: "Explanation", top: int) -> None:
     shown = explanation.directions[:top]
     rest = sum(share.contribution for share in explanation.directions[top:])
     rows = [_direction_row(share) for share in shown]
+    named = any(share.name for share in shown)
     more = len(explanation.directions) - len(shown)
     if more:
         rows.append([f"{more:,} more", "", "", "", "", "", f"{rest:+.4f}"])
@@ -68,6 +119,10 @@ def explain(out: Output, explanation: "Explanation", top: int) -> None:
         f"({_method(explanation)})"
     )
     columns = ["direction", "layer", "feature", "on chosen", "on rejected", "sd", "adds"]
+    if named:
+        columns.append("name")
+        names = [share.name or "unnamed" for share in shown]
+        rows = [[*row, name] for row, name in zip_longest(rows, names, fillvalue="")]
     out.table({}, title, columns, rows)
     coloured = _takes_colours()
     tokens = (coloured_tokens if coloured else marked_tokens)(explanation.tokens)
@@ -75,7 +130,7 @@ def explain(out: Output, explanation: "Explanation", top: int) -> None:
 
 
 def report(out: Output, summary: "ReportSummary") -> None:
-    """Tell where the page is and what it does not show."""
+    """Print the path of the page, and the parts that it lacks."""
     data = {
         "path": str(summary.path),
         "bytes": summary.bytes,
@@ -90,7 +145,7 @@ def report(out: Output, summary: "ReportSummary") -> None:
 
 
 def _takes_colours() -> bool:
-    """Tell whether stdout is a terminal that can tell a weak colour from a strong one."""
+    """Return whether stdout is a terminal that shows weak and strong colours differently."""
     from rich.console import Console
 
     console = Console(file=sys.stdout)

@@ -1,4 +1,4 @@
-"""What `data` says of a file of rows: words for people, the same facts as JSON."""
+"""The output of `data`, as text for people and as JSON."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ SHOWN_CHARACTERS = 300
 
 
 def data(out: Output, summary: "DataSummary", output: str | None) -> None:
-    """Tell shape, columns, counts and the first rows; on stderr where the pairs themselves are on stdout."""
+    """Print shape, columns, counts and the first rows; on stderr if the pairs themselves go to stdout."""
     lines = [summary.understood, rows_read(summary.read, summary.accepted, summary.rejected)]
     lines += [_reason(reason) for reason in summary.reasons]
     if summary.labelled:
@@ -33,7 +33,7 @@ def data(out: Output, summary: "DataSummary", output: str | None) -> None:
 
 
 def _remarks(summary: "DataSummary") -> list[str]:
-    """Say what else is worth knowing."""
+    """Return further remarks on the rows."""
     remarks = []
     if summary.undecided:
         kinds = ", ".join(f"{count:,} {why}" for why, count in summary.undecided.items())

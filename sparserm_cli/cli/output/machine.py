@@ -1,4 +1,4 @@
-"""What env and cache say: text for people, the same facts as JSON."""
+"""The output of `env` and `cache`, as text for people and as JSON."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def env(out: Output, facts: Mapping[str, Any]) -> None:
-    """Tell versions, device, extras and cache."""
+    """Print versions, device, extras and cache."""
     lines = [f"sparserm {facts['sparserm']}, Python {facts['python']}, {facts['system']}"]
     lines.append(f"devices: {', '.join(facts['devices'])}; {facts['processors']} processors")
     lines.append(
@@ -32,7 +32,7 @@ def cache(
     hub: "Sequence[CacheEntry]",
     removed: "Sequence[CacheEntry]",
 ) -> None:
-    """Tell what lies in the cache and in that of the hub, and what was removed from the first."""
+    """Print the entries of the cache and of the hub's cache, and what was removed from the former."""
     total = sum(entry.bytes for entry in kept)
     data = {
         "cache": folder,

@@ -1,4 +1,4 @@
-"""What the stages say when they are done: words for people, the same facts as JSON."""
+"""The output of the stages, as text for people and as JSON."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ SHOWN_DIRECTIONS = 5
 
 
 def extract(out: Output, summary: "ExtractSummary") -> None:
-    """Tell what a capture holds, or what it will cost.
+    """Print what a capture holds, or what it will cost.
 
     Raises:
         ResourceError: it is only planned, and the disk has no room for it.
@@ -79,7 +79,7 @@ def _sae_for(model: str) -> str:
 
 
 def _expected(estimate: "Estimate | None") -> str:
-    """Say what computing a plan will take."""
+    """Return the expected time and cost of computing a plan."""
     if estimate is None:
         return ""
     rate = f"{estimate.rate.tokens_per_second:,.0f} tokens/s, {estimate.rate.source}"
@@ -96,7 +96,7 @@ def _estimate_json(estimate: "Estimate | None") -> dict[str, Any] | None:
 
 
 def encode(out: Output, summary: "EncodeSummary") -> None:
-    """Tell what was encoded and how well the SAEs fit a sample."""
+    """Print what was encoded, and how well the SAEs fit a sample."""
     samples = {str(layer): quality._asdict() for layer, quality in summary.samples.items()}
     data = {
         "path": str(summary.path),
@@ -117,7 +117,7 @@ def encode(out: Output, summary: "EncodeSummary") -> None:
 
 
 def frequency(out: Output, summary: "FrequencySummary") -> None:
-    """Tell what was counted and how many latents tell the sides apart."""
+    """Print what was counted, and how many latents separate the sides."""
     table, totals = summary.frequency, summary.frequency.totals
     layers = {
         str(layer): {

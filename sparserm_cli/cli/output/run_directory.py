@@ -1,4 +1,4 @@
-"""What the commands that look after the run directory say: words for people, the same facts as JSON."""
+"""The output of the commands on the run directory, as text for people and as JSON."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
-    """Tell which stages did something and where the reward model is."""
+    """Print which stages ran, and the path of the reward model."""
     outcomes = {
         stage.name: {
             "state": "up to date" if stage.summary.fresh else "done",
@@ -37,7 +37,7 @@ def run(out: Output, path: PurePath, stages: "Sequence[RanStage]") -> None:
 
 
 def settings_written(out: Output, path: Path) -> None:
-    """Tell where the settings file is and what runs it."""
+    """Print the path of the settings file, and the command that runs it."""
     data = {"settings": str(path)}
     command = "sparserm run" if str(path) == "sparserm.toml" else f"sparserm run --config {path}"
     out.result(data, f"{path}: written\nnext: {command}")
@@ -121,7 +121,7 @@ def _accuracy(run: PurePath) -> str:
 
 
 def verify(out: Output, run: PurePath, verification: "Verification") -> None:
-    """Tell what was checked, every damaged file by name, and stop with the store's exit code if there is one.
+    """Print what was checked and every damaged file, and end with the exit code of damage if there is any.
 
     Raises:
         CorruptStoreError: something is damaged.
@@ -147,7 +147,7 @@ def verify(out: Output, run: PurePath, verification: "Verification") -> None:
 
 
 def repair(out: Output, run: PurePath, mended: Sequence["Repaired"]) -> None:
-    """Tell which units were given up and what makes them whole again."""
+    """Print which units were given up, and the command that computes them again."""
     data = {
         "run": str(run),
         "repaired": [

@@ -1,4 +1,4 @@
-"""What train-sae says when it is done: text for people, the same facts as JSON."""
+"""The output of train-sae, as text for people and as JSON."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def train_sae(out: Output, result: "TrainSAEResult") -> None:
-    """Tell how well the new SAE fits tokens it has not seen."""
+    """Print how well the new SAE fits tokens that it has not seen."""
     measured = {"held out": result.held_out, **result.tests}
     data = {
         "path": str(result.folder),

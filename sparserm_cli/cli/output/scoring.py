@@ -1,4 +1,4 @@
-"""What `score` and `evaluate` say when they are done: words for people, the same facts as JSON."""
+"""The output of `score` and `evaluate`, as text for people and as JSON."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def score(out: Output, summary: "ScoreSummary") -> None:
-    """Tell what was scored; on stderr where the scores themselves are on stdout."""
+    """Print what was scored; on stderr if the scores themselves go to stdout."""
     data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
     rows = rows_read(summary.read, summary.accepted, summary.rejected)
     scored = f"{summary.responses:,} responses scored in {duration(summary.seconds)}"
@@ -69,7 +69,7 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
 
 
 def _calibrated(metrics: Mapping[str, Any]) -> str:
-    """Tell what confidence is worth, and what length has to do with the reward."""
+    """Print how well confidence matches accuracy, and how the reward depends on length."""
     error, bias = metrics["reliability"]["error"], metrics["length_bias"]
     parts = [
         f"{name} chosen {percent(bias[name]['accuracy'])} right ({bias[name]['pairs']:,} pairs)"

@@ -1,4 +1,4 @@
-"""What export and import say when they are done: text for people, the same facts as JSON."""
+"""The output of export and import, as text for people and as JSON."""
 
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def export_capture(out: Output, path: Path) -> None:
-    """Tell where the exported file is."""
+    """Print the path of the exported file."""
     count = path.stat().st_size
     out.result({"path": str(path), "bytes": count}, f"{path}: {size(count)}")
 
 
 def import_capture(out: Output, run: PurePath, manifest: "Manifest") -> None:
-    """Tell what was imported."""
+    """Print what was imported."""
     data = {"run": str(run), "digest": manifest.digest, "units": len(manifest.units), "bytes": manifest.bytes}
     summary_line = (
         f"{run}: {len(manifest.units)} units, {size(manifest.bytes)}, content digest {manifest.digest}"
@@ -27,7 +27,7 @@ def import_capture(out: Output, run: PurePath, manifest: "Manifest") -> None:
 
 
 def export_model(out: Output, summary: "ExportSummary") -> None:
-    """Tell where the exported model is and how it is loaded."""
+    """Print the path of the exported model, and how to load it."""
     data = {**summary._asdict(), "path": str(summary.path)}
     summary_line = (
         f"{summary.path}: {size(summary.bytes)}, {summary.parameters:,} parameters of the language model"

@@ -1,4 +1,4 @@
-"""Folders that hold an adapter in PEFT's form, and what they say of the model that it was trained on."""
+"""Folders that hold an adapter in PEFT's form, and the base model that they name."""
 
 import importlib.util
 import json
@@ -10,11 +10,11 @@ from sparserm_cli.models.checkpoints.safetensors_header import check_whole, read
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-"""Files of a whole model, any of which beside an adapter leaves open what is meant."""
+"""Files of a whole model; beside an adapter, any of them makes the folder ambiguous."""
 
 
 def is_adapter(folder: Path) -> bool:
-    """Tell whether a folder holds an adapter."""
+    """Return whether a folder holds an adapter."""
     return (folder / CONFIG).is_file()
 
 
@@ -22,8 +22,8 @@ def base_of(name: str, folder: Path) -> str:
     """Return the name of the model that an adapter was trained on.
 
     Args:
-        name: what the user calls the adapter.
-        folder: where its files lie.
+        name: name that the user gave for the adapter.
+        folder: folder of its files.
 
     Raises:
         CorruptStoreError: its configuration or weights cannot be read.

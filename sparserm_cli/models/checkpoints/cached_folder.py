@@ -1,4 +1,4 @@
-"""How a folder in the cache becomes whole at once or not at all."""
+"""Build folders of the cache, each of which appears whole or not at all."""
 
 import contextlib
 import json
@@ -13,17 +13,17 @@ from typing import Any
 from sparserm_cli.store.io.local_disk import disk_errors
 
 RECORD = "sparserm.json"
-"""Written last into a cached folder: the origin, and size, time and digests of each file."""
+"""Name of the file written last into a cached folder, with its origin and the facts of each file."""
 
 SAMPLES, SAMPLE_BYTES = 64, 4096
-"""Places at equal distances of which a sampled digest is made, and the bytes read at each."""
+"""Number of evenly spaced places that a sampled digest covers, and the number of bytes read at each."""
 
 
 def is_whole(folder: Path, origin: Mapping[str, Any]) -> bool:
-    """Tell whether `folder` was built from `origin` and every file is as it was then.
+    """Return whether `folder` was built from `origin` and no file has changed since.
 
-    A file must have its recorded size and its sampled digest; one with another time of change is read as a
-    whole, since it may have been copied as well as written to.
+    A file must have its recorded size and sampled digest. A file with another modification time is read as a
+    whole, since it may only have been copied.
     """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -34,7 +34,7 @@ def is_whole(folder: Path, origin: Mapping[str, Any]) -> bool:
 
 
 def _is_same(path: Path, fact: Mapping[str, Any]) -> bool:
-    """Tell whether a file is the one that was recorded."""
+    """Return whether a file is the one that was recorded."""
     file_stat = path.stat()
     if file_stat.st_size != fact["bytes"] or _sampled(path) != fact["sampled"]:
         return False
@@ -42,7 +42,7 @@ def _is_same(path: Path, fact: Mapping[str, Any]) -> bool:
 
 
 def _fact(path: Path) -> dict[str, Any]:
-    """Return what is recorded of a file."""
+    """Return the facts that are recorded about a file."""
     file_stat = path.stat()
     facts = {"bytes": file_stat.st_size, "changed_ns": file_stat.st_mtime_ns}
     return facts | {"digest": _digest(path), "sampled": _sampled(path)}
@@ -60,7 +60,7 @@ def _digest(path: Path) -> str:
 
 
 def _sampled(path: Path) -> str:
-    """Return the digest of a file's beginning, end, and places between."""
+    """Return the digest of a file's beginning, its end, and places between them."""
     import xxhash
 
     digest, last = xxhash.xxh3_128(), max(path.stat().st_size - SAMPLE_BYTES, 0)
@@ -73,11 +73,11 @@ def _sampled(path: Path) -> str:
 
 @contextlib.contextmanager
 def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
-    """Give a temporary folder to fill, and rename it onto `target` when the block ends well.
+    """Yield a temporary folder to fill, and rename it to `target` when the block ends without an error.
 
-    Two processes that build the same target both end well: the second finds the first one's folder whole
+    Two processes that build the same target both succeed: the second one finds the folder of the first whole
     and drops its own. A folder that is not whole is replaced. A killed process leaves a folder whose name
-    holds machine and process id; the next build there removes it.
+    holds the machine and the process id; the next build there removes it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target.parent)
@@ -88,7 +88,7 @@ def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
         with disk_errors(target, 0):
             yield temporary
         facts = {path.name: _fact(path) for path in sorted(temporary.iterdir())}
-        # Earlier releases compare sizes alone, and would otherwise build the folder again.
+        # Earlier releases compare sizes alone and would otherwise build the folder again.
         sizes = {name: fact["bytes"] for name, fact in facts.items()}
         record = {"origin": dict(origin), "bytes": sizes, "files": facts}
         _write_synced(temporary / RECORD, json.dumps(record, indent=1))
@@ -99,7 +99,7 @@ def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
 
 
 def _replace(temporary: Path, target: Path, origin: Mapping[str, Any]) -> None:
-    """Move a finished folder into place; a whole folder that another process put there stays."""
+    """Move a finished folder into place, unless another process has put a whole folder there."""
     if target.exists():
         spoilt = temporary.with_name(temporary.name + "-spoilt")
         target.rename(spoilt)
@@ -112,7 +112,7 @@ def _replace(temporary: Path, target: Path, origin: Mapping[str, Any]) -> None:
 
 
 def _write_synced(path: Path, text: str) -> None:
-    """Sync all files beside `path`, then write and sync `path`: where it is, everything is."""
+    """Sync all files beside `path`, then write and sync `path`, so that it proves that the others exist."""
     for other in path.parent.iterdir():
         with other.open("rb+") as file:
             os.fsync(file.fileno())
@@ -123,8 +123,8 @@ def _write_synced(path: Path, text: str) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what killed builds left: folders named after a process that is no longer there."""
-    mine = f".building-{platform.node()}-"  # of another machine's processes nothing is known here
+    """Remove folders of killed builds, whose names contain a process that no longer runs."""
+    mine = f".building-{platform.node()}-"  # processes of another machine cannot be checked from here
     for leftover in (path for path in parent.iterdir() if path.name.startswith(mine)):
         owner = leftover.name.removeprefix(mine).split("-")[0]
         if owner.isdecimal() and not _alive(int(owner)):
@@ -133,7 +133,7 @@ def _sweep(parent: Path) -> None:
 
 def _alive(process: int) -> bool:
     if os.name == "nt":
-        return True  # there, the call below would end the process
+        return True  # on that system the call below would end the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -11,13 +11,13 @@ from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 
 
 class ModelShape(NamedTuple):
-    """What planning a capture needs to know.
+    """Sizes of a model that the plan of a capture depends on.
 
     Fields:
         d_in: width of the residual stream.
         blocks: number of blocks.
-        max_positions: longest sequence in tokens; a very large number where the model sets none.
-        vocabulary: rows of the embedding; a very large number where the configuration does not say.
+        max_positions: longest sequence in tokens; a very large number if the model sets no limit.
+        vocabulary: number of rows of the embedding; a very large number if the configuration has none.
     """
 
     d_in: int
@@ -30,7 +30,7 @@ NO_LIMIT = 2**31 - 1
 
 
 def read_config(identity: ModelIdentity) -> Any:
-    """Read a model's configuration; which attention it was trained with does not matter here.
+    """Read a model's configuration, whatever attention it was trained with.
 
     Raises:
         IncompatibleError: the configuration is not one that transformers knows.
@@ -43,7 +43,7 @@ def read_config(identity: ModelIdentity) -> Any:
             config = AutoConfig.from_pretrained(
                 str(identity.folder), local_files_only=True, trust_remote_code=identity.remote_code
             )
-        except Exception as error:  # a field of another type than expected may end in any of them
+        except Exception as error:  # a field of an unexpected type may raise any of them
             path = str(identity.folder / "config.json")
             hint = "give a model that this release of transformers knows, or upgrade transformers"
             raise IncompatibleError(path, "a transformers model", first_line(error), hint) from error
@@ -52,7 +52,7 @@ def read_config(identity: ModelIdentity) -> Any:
 
 
 def read_shape(identity: ModelIdentity) -> ModelShape:
-    """Read the sizes of a resolved model, of the text part of a multimodal one.
+    """Read the sizes of a resolved model; of a multimodal model, those of its text part.
 
     Raises:
         IncompatibleError: the configuration is not one that transformers knows, or it names no width or
@@ -72,9 +72,9 @@ def check_ids(name: str, ids: UInt32[np.ndarray, " tokens"], vocabulary: int) ->
     """Refuse token ids that a model has no embedding for.
 
     Args:
-        name: what the user calls the model.
-        ids: of a prompt or a response.
-        vocabulary: rows of the embedding.
+        name: name that the user gave for the model.
+        ids: token ids of a prompt or a response.
+        vocabulary: number of rows of the embedding.
 
     Raises:
         IncompatibleError: there is such an id.
@@ -88,10 +88,10 @@ def check_ids(name: str, ids: UInt32[np.ndarray, " tokens"], vocabulary: int) ->
 
 
 def check_layers(identity: ModelIdentity, layers: tuple[int, ...]) -> ModelShape:
-    """Return the model's sizes if it has all of `layers`.
+    """Return the sizes of the model, after checking that it has all of `layers`.
 
     Raises:
-        UsageError: a layer is not one of the model's.
+        UsageError: the model does not have one of the layers.
 
     """
     shape = read_shape(identity)

@@ -1,10 +1,10 @@
-"""A `.gguf` file becomes safetensors once: dequantised, and kept in the cache by its content.
+"""Convert a `.gguf` file to dequantised safetensors once; the cache keeps them under the file's digest.
 
 Reads: one `.gguf` file. Writes: `models/gguf-<sha256>/` in the cache folder (config, tokenizer, weights).
-Memory: one file of weights (some hundred megabytes) and one tensor; architectures whose tensors transformers
-puts together from several are held whole.
+Memory: one file of weights (some hundred megabytes) and one tensor. An architecture for which transformers
+combines several tensors into one is held whole.
 
-Axes: rows (of a tensor as the file has it; what is behind them differs from tensor to tensor).
+Axes: rows (first axis of a tensor in the file; the other axes differ from tensor to tensor).
 """
 
 import errno
@@ -28,18 +28,18 @@ from sparserm_cli.models.checkpoints.library_noise import first_line, silence_tr
 from sparserm_cli.models.checkpoints.weight_files import INDEX
 
 CONVERTER = 1
-"""Version of the conversion; a new one converts again."""
-# The counts and lengths in a file are whatever its maker wrote.
+"""Version of the conversion; after a new version, files are converted again."""
+# Counts and lengths in a file cannot be trusted.
 _UNREADABLE = (
     ValueError, LookupError, NotImplementedError, ImportError, OSError, TypeError, AttributeError,
     OverflowError, MemoryError, RecursionError,
 )  # fmt: skip
 
 SHARD = 256 << 20
-"""Bytes from which on a file of weights is written and another one begun."""
+"""Size in bytes at which a file of weights is written and the next one begun."""
 
 CHUNK = 1 << 22
-"""Weights that are dequantised at a time."""
+"""Number of weights that are dequantised at a time."""
 
 
 def file_digest(path: Path) -> str:
@@ -49,12 +49,12 @@ def file_digest(path: Path) -> str:
 
 
 def converted_folder(digest: str, *, halved: bool = False) -> Path:
-    """Name the cache folder of the `.gguf` file with this sha256."""
+    """Return the cache folder of the `.gguf` file with this sha256."""
     return cache_folder() / "models" / f"gguf-{digest[:32]}{'-float16' if halved else ''}"
 
 
 def is_converted(digest: str, *, halved: bool = False) -> bool:
-    """Tell whether the `.gguf` file with this sha256 stands in the cache already."""
+    """Return whether the `.gguf` file with this sha256 is in the cache already."""
     return is_whole(converted_folder(digest, halved=halved), _origin(digest))
 
 
@@ -62,11 +62,11 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None, *, h
     """Convert a `.gguf` file to a folder that transformers loads, unless the cache has it.
 
     Args:
-        path: the file.
-        digest: its sha256 in hex.
-        progress: called with (bytes of the file that are converted, bytes in all).
-        halved: keep quantised weights as float16, which has 11 significant bits, instead of float32. What
-            the file holds unquantised stays float32.
+        path: path of the file.
+        digest: sha256 of the file in hex.
+        progress: called with the bytes of the file that are converted, and all its bytes.
+        halved: keep quantised weights as float16, which has 11 significant bits, instead of float32.
+            Weights that the file holds unquantised stay float32.
 
     Raises:
         IncompatibleError: transformers cannot read this file or architecture.
@@ -75,7 +75,7 @@ def convert_gguf(path: Path, digest: str, progress: Progress | None = None, *, h
     target = converted_folder(digest, halved=halved)
     if is_converted(digest, halved=halved):
         return target
-    # Progress bars that transformers draws on stderr are not ours to show.
+    # transformers would draw progress bars of its own on stderr
     with building(target, _origin(digest)) as folder, silence_transformers(), redirect_stderr(io.StringIO()):
         try:
             _convert(path, folder, progress or _silent, halved=halved)
@@ -98,14 +98,15 @@ def _convert(path: Path, folder: Path, report: Progress, *, halved: bool) -> Non
     size = path.stat().st_size
     report(0, size)
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
-    gc.collect()  # every entry of the vocabulary was several objects
+    gc.collect()  # each entry of the vocabulary consists of several objects
     reader = GGUFReader(path)
     if _processor_class(reader) in _plain_processors():
         _write_weights(path, reader, folder, report, halved=halved)
     else:
         dtype = torch.float16 if halved else torch.float32
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=dtype)
-        # The weights are plain numbers now, but transformers still calls them quantised and would not save.
+        # The weights are plain numbers now, but transformers still takes them for quantised and would not
+        # save.
         model.hf_quantizer = None
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
@@ -114,21 +115,21 @@ def _convert(path: Path, folder: Path, report: Progress, *, halved: bool) -> Non
 
 
 def _processor_class(reader: Any) -> Any:
-    """Return what transformers brings the tensors of this architecture into its own form with."""
+    """Return transformers' converter of the tensors of this architecture."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor
 
     return TENSOR_PROCESSORS.get(reader.fields["general.architecture"].contents(), TensorProcessor)
 
 
 def _plain_processors() -> tuple[Any, ...]:
-    """Return those under which each tensor of a file is one of the model, and can be converted alone."""
+    """Return the name mappings under which each tensor of the file is one tensor of the model."""
     from transformers import modeling_gguf_pytorch_utils as reading
 
     return reading.TensorProcessor, reading.LlamaTensorProcessor, reading.Gemma2TensorProcessor
 
 
 def _write_weights(path: Path, reader: Any, folder: Path, report: Progress, *, halved: bool) -> None:
-    """Write the configuration, tensor after tensor into files of about `SHARD` bytes, and their index."""
+    """Write the configuration, the tensors one by one into files of about `SHARD` bytes, and their index."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -165,10 +166,10 @@ def _write_weights(path: Path, reader: Any, folder: Path, report: Progress, *, h
 
 
 def _dequantised(tensor: Any, *, halved: bool) -> Float[np.ndarray, "rows ..."]:
-    """Dequantise a tensor some rows at a time.
+    """Dequantise a tensor, some rows at a time.
 
     Raises:
-        ValueError: float16 does not hold a weight.
+        ValueError: a weight is too large for float16.
 
     """
     from gguf import GGMLQuantizationType, dequantize

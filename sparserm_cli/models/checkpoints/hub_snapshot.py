@@ -1,4 +1,4 @@
-"""A model's files from the Hugging Face hub, or from the hub's own cache."""
+"""Fetch a model's files from the Hugging Face hub, or find them in the hub's own cache."""
 
 import io
 import re
@@ -17,27 +17,27 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 def hub_folder(
     hub_id: str, revision: str, files: Sequence[str], *, offline: bool, progress: Progress | None
 ) -> Path:
-    """Return the folder of a hub model's files, fetching what is missing; it is named after the commit.
+    """Return the folder of a hub model's files, named after the commit; missing files are fetched.
 
     Args:
         hub_id: the repository, such as `org/name`.
         revision: branch, tag or commit.
-        files: patterns of the names wanted.
+        files: patterns of the names of files to fetch.
         offline: look in the cache only.
-        progress: called with (bytes done, bytes in all).
+        progress: called with the bytes done and all bytes.
 
     Raises:
-        IncompatibleError: a gated repository, or no such repository or revision.
-        TemporaryError: the hub does not answer, or `offline`, and the cache has no copy.
+        IncompatibleError: the repository is gated, or there is no such repository or revision.
+        TemporaryError: the cache has no copy, and the hub does not answer or `offline` is set.
 
     """
     from huggingface_hub import errors, snapshot_download
 
     where = f"{hub_id}@{revision}"
     wanted: dict[str, Any] = {"repo_id": hub_id, "revision": revision, "allow_patterns": list(files)}
-    # Among the bases of the hub's error is that of the HTTP library, whichever it is.
+    # The hub's error is derived from that of the HTTP library in use.
     network = cast("tuple[type[Exception], ...]", (OSError, *errors.HfHubHTTPError.__bases__))
-    # What a commit holds never changes, so that the cache is as good as the hub.
+    # The content of a commit never changes, so the cache is as good as the hub.
     if offline or COMMIT.fullmatch(revision):
         try:
             return Path(snapshot_download(**wanted, local_files_only=True))
@@ -64,13 +64,13 @@ def _silent_bar(progress: Progress | None) -> Any:
     tqdm: Any = import_module("tqdm.auto").tqdm  # it has no type stubs
 
     class Bar(tqdm):
-        """A bar without a screen."""
+        """A progress bar that draws nothing."""
 
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **(options | {"file": io.StringIO()}))
 
         def update(self, n: float | None = 1) -> bool | None:
-            """Count, and pass the count on."""
+            """Add to the count and report it."""
             drawn: bool | None = super().update(n)
             if progress is not None and self.unit == "B" and self.total:
                 progress(int(self.n), int(self.total))

@@ -1,4 +1,4 @@
-"""Keep other libraries from writing to a terminal that is not theirs, and their errors to one line."""
+"""Silence the output of other libraries, and shorten their errors to one line."""
 
 import contextlib
 import warnings
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silence_transformers() -> Iterator[None]:
-    """Silence transformers' progress bars, log lines and warnings inside the block, but no errors."""
+    """Silence transformers' progress bars, log lines and warnings, but not its errors, in the block."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -24,5 +24,5 @@ def silence_transformers() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or the error's name if it says nothing."""
+    """Return the first line of an error's text, or the error's name if it has no text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

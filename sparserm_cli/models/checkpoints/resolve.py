@@ -1,4 +1,4 @@
-"""Which model a name means, exactly: a hub commit, the contents of a folder, or of a `.gguf` file."""
+"""Resolve a model's name to exact content: a hub commit, a folder, or a `.gguf` file."""
 
 import json
 import re
@@ -25,23 +25,23 @@ FILES = (
     *("*config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "*.jinja", "vocab*"),
     *("merges.txt", "special_tokens_map.json", "added_tokens.json", "*.model"),
 )
-"""What is fetched from the hub: configuration, weights, tokenizer."""
+"""Patterns of the files that are fetched from the hub: configuration, weights and tokenizer."""
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 HUB_NAME = re.compile(r"(\w[\w.-]*(?:/\w[\w.-]*)?)(?:@(\w[\w./-]*))?")
 
 
 class ModelIdentity(NamedTuple):
-    """A model that is fully determined.
+    """A model with its exact revision.
 
     Fields:
-        name: what the user called it (a hub id without its revision).
-        revision: the hub's commit sha, else `sha256:` or `xxh3:` and the digest of its contents.
-        folder: where its config, tokenizer and safetensors lie.
-        remote_code: the user lets the model run code of its own.
-        pickles: the user lets torch read `.bin` weights, with its weights-only loader.
-        adapter: where an adapter lies that is added to the model in `folder`; None without one.
-        base: what the adapter calls that model.
+        name: name that the user gave, without the revision of a hub id.
+        revision: commit sha of the hub, or `sha256:` or `xxh3:` and the digest of the contents.
+        folder: folder of its configuration, tokenizer and safetensors.
+        remote_code: whether the user lets the model run code of its own.
+        pickles: whether the user lets torch read `.bin` weights, with its weights-only loader.
+        adapter: folder of an adapter that is added to the model in `folder`; None without one.
+        base: the adapter's name of that model.
     """
 
     name: str
@@ -62,20 +62,22 @@ def resolve_model(
     progress: Progress | None = None,
     note: Note | None = None,
 ) -> ModelIdentity:
-    """Find out which model `name` means, fetching what is missing.
+    """Return the model that `name` means; missing files are fetched.
 
     Args:
         name: one of `NAMED_MODELS`, a directory, a `.gguf` file, or a hub id with an optional `@revision`.
         offline: use the caches only, never the network.
         remote_code: let a model that brings code of its own run it.
         pickles: accept `.bin` weights where there are no safetensors.
-        progress: called with (bytes done, bytes in all) while files are fetched, and while a named model or a
-            `.gguf` file is converted.
-        note: told the terms of a named model before it is fetched; without it, terms that bind are a warning.
+        progress: called with the bytes done and all bytes while files are fetched, and while a named model or
+            a `.gguf` file is converted.
+        note: called with the terms of a named model before it is fetched; without it, binding terms are a
+            warning.
 
     Raises:
         UsageError: `name` is none of these.
-        IncompatibleError: gated or unknown on the hub, no safetensors, or it wants to run code of its own.
+        IncompatibleError: the model is gated or unknown on the hub, has no safetensors, or needs code of its
+            own.
         TemporaryError: the hub or the package index does not answer and the cache has no copy.
 
     """
@@ -147,7 +149,7 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
                 local_files_only=True,
                 trust_remote_code=identity.remote_code,
             )
-        except Exception as error:  # the Rust library beneath raises the base class itself
+        except Exception as error:  # the Rust library below raises Exception itself
             raise _no_tokenizer(identity, error) from error
     if not tokenizer.is_fast:
         found = type(tokenizer).__name__
@@ -158,13 +160,13 @@ def load_tokenizer(identity: ModelIdentity) -> Any:
 
 
 def _tokenizer_folder(identity: ModelIdentity) -> Path:
-    """Return where the tokenizer lies: with an adapter if it has one, else with the model."""
+    """Return the folder of the tokenizer: that of the adapter if it has one, else that of the model."""
     own = identity.adapter
     return own if own is not None and (own / "tokenizer.json").is_file() else identity.folder
 
 
 def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:
-    """Say what is wrong with a tokenizer that cannot be loaded."""
+    """Return the error that says why a tokenizer cannot be loaded."""
     path = identity.folder / "tokenizer.json"
     if path.is_file():
         try:
@@ -182,7 +184,7 @@ def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:
 
 
 def _check_regular(folder: Path) -> None:
-    """Refuse a folder with a pipe or a device in it, which somebody would wait for without end."""
+    """Refuse a folder with a pipe or a device in it, since reading that would never end."""
     for path in sorted(folder.iterdir()):
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise IncompatibleError(str(path), "a file", "a pipe or a device", "move it away")
@@ -204,7 +206,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def _check_folder(name: str, folder: Path, *, remote_code: bool, pickles: bool) -> None:
-    """Refuse a folder without config or safetensors, and one that wants to run its own code."""
+    """Refuse a folder without configuration or safetensors, and one that needs code of its own."""
     config = _read_config(name, folder)
     if "auto_map" in config and not remote_code and not _is_known(config):
         hint = "give --remote-code if you trust it"
@@ -225,7 +227,7 @@ def _check_folder(name: str, folder: Path, *, remote_code: bool, pickles: bool) 
 
 
 def _read_config(name: str, folder: Path) -> dict[str, Any]:
-    """Read a model's configuration as it lies there."""
+    """Read the JSON of a model's configuration."""
     path, hint = folder / "config.json", "give --model a model"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -241,7 +243,7 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _is_known(config: dict[str, Any]) -> bool:
-    """Tell whether transformers has code of its own for this architecture, which it then prefers."""
+    """Return whether transformers has code for this architecture, which it then prefers."""
     from transformers import CONFIG_MAPPING
 
     return config.get("model_type") in CONFIG_MAPPING

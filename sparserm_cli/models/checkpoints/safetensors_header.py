@@ -1,4 +1,4 @@
-"""What a safetensors file says it holds: names, types and shapes, read without torch and without the weights.
+"""Names, types and shapes in a safetensors file, read without torch and without the weights.
 
 A file is 8 bytes of header length (little endian), a JSON header {name: {dtype, shape, data_offsets}}, then
 the data.
@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 from sparserm_cli.errors import CorruptStoreError
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""The format's words for the types that weights have, and torch's."""
+"""Mapping from the format's names of the types of weights to torch's names."""
 
 _HEADER_LIMIT = 100 << 20
-"""The format's own bound of the header's length in bytes."""
+"""Largest length of a header that the format allows, in bytes."""
 
 LFS_START = b"version https://git-lfs"
 """First bytes of a Git LFS pointer."""
 
 
 class TensorFact(NamedTuple):
-    """What the header says of one tensor.
+    """The header's entry of one tensor.
 
     Fields:
-        dtype: torch's word, such as `bfloat16`, or the format's for types that no weights have.
-        shape: its axes.
+        dtype: torch's name, such as `bfloat16`, or the format's name for types that no weights have.
+        shape: sizes of its axes.
         start: offset of its first byte in the file.
     """
 
@@ -35,10 +35,10 @@ class TensorFact(NamedTuple):
 
 
 def check_whole(path: Path) -> None:
-    """Check that a file holds something, and is not what Git leaves in place of a large file.
+    """Check that a file is not empty and is no Git LFS pointer, which stands for a large file.
 
     Raises:
-        CorruptStoreError: it is empty or a Git LFS pointer.
+        CorruptStoreError: the file is empty or a Git LFS pointer.
 
     """
     with path.open("rb") as file:
@@ -50,10 +50,10 @@ def check_whole(path: Path) -> None:
 
 
 def read_header(path: Path) -> dict[str, TensorFact]:
-    """Read names, types and shapes of a file's tensors.
+    """Read the names, types and shapes of a file's tensors.
 
     Raises:
-        CorruptStoreError: it is no safetensors file, or cut.
+        CorruptStoreError: the file is no safetensors file, or it is truncated.
 
     """
     check_whole(path)

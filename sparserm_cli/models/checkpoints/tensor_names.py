@@ -1,8 +1,8 @@
-"""Which tensor of a checkpoint is which weight of a model, by name: nothing may be made up or left over.
+"""Match the tensors of a checkpoint with the weights of a model by name; none may be missing or left over.
 
-transformers fills a weight that it does not find with random numbers and goes on. Here the names are compared
-before any weight is read, on a model without memory: prefixes that wrappers put before every name are taken
-off where everything fits then, and whatever else does not fit is refused by name.
+transformers fills a weight that it does not find with random numbers and continues. Here the names are
+compared before any weight is read, on a model without memory. Prefixes that wrappers put before every name
+are removed if every name fits without them; anything else that does not fit is refused by name.
 """
 
 import re
@@ -15,13 +15,13 @@ from torch import nn
 from sparserm_cli.errors import IncompatibleError
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "base_layer.")
-"""Parts of names that torch.compile, FSDP, activation checkpointing and PEFT put anywhere in them."""
+"""Parts that torch.compile, FSDP, activation checkpointing and PEFT insert anywhere in a name."""
 
 PREFIXES = ("module.", "policy.", "base_model.model.", "pretrained_model.")
-"""What data parallelism, PPO code, PEFT and TRL's value heads put before every name."""
+"""Prefixes that data parallelism, PPO code, PEFT and TRL's value heads put before every name."""
 
 TEXT_PARTS = ("model.language_model.", "language_model.")
-"""What vision models put before the names of their text part, beside which they have others."""
+"""Prefixes that vision models put before the names of their text part."""
 
 SHOWN = 3
 """Largest number of tensor names that an error shows."""
@@ -29,22 +29,22 @@ SHOWN = 3
 _HARMLESS = re.compile(
     r"(rotary_emb\.(inv_freq|cos_cached|sin_cached)|(attn|attention)\.(masked_)?bias|\.[qkv]_scale)$"
 )
-"""Tensors that older releases saved although they follow from the configuration, and scales of a KV cache."""
+"""Tensors that need no weight: those that follow from the configuration, and scales of a KV cache."""
 
 _HEADS = re.compile(r"^(model\.)?(lm_head|embed_out)\.weight$")
-"""What architectures call the matrix that turns residuals into words."""
+"""Names that architectures give the matrix from residuals to vocabulary."""
 
 
 class Loaded(NamedTuple):
-    """A model, and what transformers says about the names in its checkpoint.
+    """A model, and what transformers reports about the names in its checkpoint.
 
     Fields:
         model: the model that was built.
-        decoder: the part of it that is computed, truncated.
-        blocks: its list of blocks.
+        decoder: the truncated part of it that is computed.
+        blocks: the list of its blocks.
         missing: weights of `model` that the checkpoint lacks.
-        unexpected: names in the checkpoint that `model` has no place for, as they are in the file.
-        sizes: for each weight of another size than the configuration says, both shapes in words.
+        unexpected: names in the checkpoint that no weight of `model` has, as they are in the file.
+        sizes: both shapes, in words, of each weight whose size differs from the configuration.
     """
 
     model: nn.Module
@@ -56,11 +56,11 @@ class Loaded(NamedTuple):
 
 
 class Renaming(NamedTuple):
-    """How names of a checkpoint become those of the model.
+    """The change from names of a checkpoint to those of the model.
 
     Fields:
-        mapping: regular expressions and what replaces them, in order, as transformers takes them.
-        note: what was done, in words; empty if the names are as they should be.
+        mapping: regular expressions and their replacements, in order, as transformers takes them.
+        note: the change in words; empty if the names were not changed.
     """
 
     mapping: dict[str, str]
@@ -71,12 +71,12 @@ def fit_names(name: str, load: Callable[[dict[str, str]], Loaded], *, tied: bool
     """Find the renaming under which a checkpoint has every weight that is computed, and no other in a block.
 
     Args:
-        name: what the user calls the model.
-        load: builds the model under a renaming, without reading weights.
+        name: name that the user gave for the model.
+        load: function that builds the model under a renaming, without reading weights.
         tied: whether the LM head is the embedding.
 
     Raises:
-        IncompatibleError: there is none; names the first weights that are missing or left over.
+        IncompatibleError: there is no such renaming; the error names the first missing or left-over weights.
 
     """
     plain = loaded = load({})
@@ -98,11 +98,11 @@ def fit_names(name: str, load: Callable[[dict[str, str]], Loaded], *, tied: bool
 
 
 class Wrong(NamedTuple):
-    """What does not fit; all empty where everything does.
+    """The names that do not fit; all fields are empty if everything fits.
 
     Fields:
         missing: weights without a tensor.
-        unknown: tensors of computed blocks without a weight.
+        unknown: tensors of computed blocks that belong to no weight.
         sizes: weights whose tensor has another shape, with both shapes.
     """
 
@@ -111,12 +111,12 @@ class Wrong(NamedTuple):
     sizes: list[str]
 
     def __len__(self) -> int:
-        """Count the names."""
+        """Return the number of names."""
         return len(self.missing) + len(self.unknown) + len(self.sizes)
 
 
 def wrong_names(loaded: Loaded) -> Wrong:
-    """List what does not fit, of everything up to the last computed block."""
+    """Collect the names up to the last computed block that do not fit."""
     inside = _path(loaded.model, loaded.decoder)
     missing = sorted(name for name in loaded.missing if name.startswith(inside))
     sizes = [f"{name} of {loaded.sizes[name]}" for name in sorted(loaded.sizes) if name.startswith(inside)]
@@ -130,7 +130,7 @@ def wrong_names(loaded: Loaded) -> Wrong:
 
 
 def refuse_wrong_names(name: str, loaded: Loaded) -> None:
-    """Refuse a model if anything does not fit, and say what there is instead.
+    """Refuse a model if anything does not fit, and name the tensors that the checkpoint has instead.
 
     Raises:
         IncompatibleError: a weight is missing, left over or of another size.
@@ -153,12 +153,12 @@ def refuse_wrong_names(name: str, loaded: Loaded) -> None:
 
 
 def _is_strange(loaded: Loaded, name: str) -> bool:
-    """Tell whether a left-over name is more than an LM head or a block that is not computed."""
+    """Return whether a left-over name matters: it is no LM head and no block that is not computed."""
     return not _HEADS.match(name) and (_block(loaded, name) or 0) < len(loaded.blocks)
 
 
 def _block(loaded: Loaded, name: str) -> int | None:
-    """Return the number of the block that a tensor in a checkpoint belongs to; None if to none."""
+    """Return the number of the block that a tensor in a checkpoint belongs to, or None."""
     base = getattr(loaded.model, "base_model_prefix", "")
     blocks = _path(loaded.model, loaded.blocks)
     numbered = re.match(rf"(?:{re.escape(base)}\.)?{re.escape(blocks)}(\d+)\.", name)
@@ -166,13 +166,13 @@ def _block(loaded: Loaded, name: str) -> int | None:
 
 
 def _shown(names: Collection[str]) -> str:
-    """Show the first names, and how many there are."""
+    """Return the first names, and the number of all names, in words."""
     shown = ", ".join(list(names)[:SHOWN])
     return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN:,} more"
 
 
 def _without_wrappers(loaded: Loaded) -> dict[str, str]:
-    """Return what takes known parts off the names that were not recognised."""
+    """Return the renaming that removes known parts from the names that were not recognised."""
     mapping: dict[str, str] = {}
     names = list(loaded.unexpected)
     for part in WRAPPERS:
@@ -202,12 +202,12 @@ def _renamed(names: Iterable[str], mapping: dict[str, str]) -> list[str]:
 
 
 def _embedding(loaded: Loaded) -> str:
-    """Name the weight of the token embedding."""
+    """Return the name of the weight of the token embedding."""
     given: Any = loaded.model
     return f"{_path(given, given.get_input_embeddings())}weight"
 
 
 def _path(model: nn.Module, part: nn.Module) -> str:
-    """Return what the names of a part's weights begin with."""
+    """Return the beginning of the names of a part's weights."""
     name = next((name for name, module in model.named_modules() if module is part), "")
     return f"{name}." if name else ""

@@ -1,4 +1,4 @@
-"""Whether the files of a checkpoint are all there and whole, found out from their headers alone."""
+"""Check from their headers alone that all files of a checkpoint are there and whole."""
 
 import json
 from collections.abc import Collection
@@ -8,22 +8,22 @@ from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.models.checkpoints.safetensors_header import DTYPES, read_header
 
 INDEX = "model.safetensors.index.json"
-"""Says which tensor lies in which file, where there are several."""
+"""Name of the file that maps tensors to files, if there are several files."""
 
 PACKED = ("I8", "U8", "F8_E4M3", "F8_E5M2", "F4")
-"""Types that stand for other numbers by a scale, which the configuration has to say."""
+"""Types of packed weights, whose scale the configuration must give."""
 
 
 def check_weight_files(name: str, folder: Path, *, quantised: bool) -> None:
     """Check every safetensors file of a model's folder, and that those of its index are there.
 
     Args:
-        name: what the user calls the model.
-        folder: where its files lie.
+        name: name that the user gave for the model.
+        folder: folder of its files.
         quantised: whether its configuration says how packed weights are unpacked.
 
     Raises:
-        CorruptStoreError: a file is missing, cut, empty or a Git LFS pointer.
+        CorruptStoreError: a file is missing, truncated, empty or a Git LFS pointer.
         IncompatibleError: weights are packed and the configuration does not say how.
 
     """

@@ -54,7 +54,7 @@ class Attribution(NamedTuple):
 
     @property
     def error(self) -> float:
-        """What the parts miss of the score: rounding, or the error of the integral."""
+        """Difference of the score from the sum of its parts: rounding, or the error of the integral."""
         return self.score - self.intercept - float(self.directions.sum())
 
 
@@ -124,7 +124,7 @@ def columns(head: RewardHead) -> Iterator[tuple[int, str, int]]:
 
 
 def method_of(head: RewardHead) -> Method:
-    """Tell how the parts of this head's scores are found."""
+    """Return the method by which the parts of this head's scores are computed."""
     return "exact" if kind_of(head.arrays.weights).exact else "integrated gradients"
 
 

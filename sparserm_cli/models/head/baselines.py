@@ -17,7 +17,7 @@ from sparserm_cli.statistics.pair_moments import moments
 
 @dataclass(frozen=True)
 class LabelledVectors:
-    """What a baseline may learn from: one layer of the training pairs."""
+    """Data that a baseline may learn from: one layer of the training pairs."""
 
     vectors: Float32[np.ndarray, "n d_in"]
     """One pooled vector per response."""

@@ -27,7 +27,7 @@ from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights, pair_l
 
 @dataclass(frozen=True)
 class MLPRecipe:
-    """How the hidden layer is trained."""
+    """Options of the training of the hidden layer."""
 
     hidden: int = 512
     """Total number of hidden units, including the two of the linear part."""

@@ -18,7 +18,7 @@ _CORNER = (
 
 @dataclass(frozen=True)
 class PairData:
-    """What a head is fitted on."""
+    """Data that a head is fitted on."""
 
     x: Float32[np.ndarray, "n p"]
     """Standardised projections of every response."""

@@ -16,17 +16,17 @@ SHOWN = 3
 def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
     """Add an adapter's weights to those of a backbone, in place.
 
-    The backbone is put into a causal language model without a memory of its own, since that is what an
-    adapter's names begin with. Of an adapter's tensors those of blocks above the backbone are left out.
+    The backbone is put into a causal language model without weights of its own, because an adapter's names
+    begin with that model. Tensors of blocks above the backbone are left out.
 
     Args:
-        name: what the user calls the adapter.
-        folder: where its files lie.
+        name: name that the user gave for the adapter.
+        folder: folder of its files.
         backbone: the lower blocks, on the CPU.
 
     Raises:
         IncompatibleError: the adapter does not fit, is of a kind that cannot be merged, or has tensors
-            that find no place in the backbone.
+            that belong to no module of the backbone.
 
     """
     with silence_transformers():
@@ -41,10 +41,11 @@ def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
             wrong = [*_missing(load_result.missing_keys), *_left_over(load_result.unexpected_keys, backbone)]
             if not wrong:
                 adapted.merge_and_unload()
-        except Exception as error:  # PEFT's kinds of adapters each fail in their own way
+        except Exception as error:  # each kind of adapter in PEFT raises errors of its own
             hint = "merge it into its base with PEFT, and give the merged model"
             expected = "an adapter that can be merged into its base"
-            reason = str(error).replace(":\n\t", ": ")  # torch has sizes in its second line
+            # torch names the sizes in the second line of its message
+            reason = str(error).replace(":\n\t", ": ")
             raise IncompatibleError(name, expected, first_line(ValueError(reason)), hint) from error
     if wrong:
         found_words = ", ".join(wrong[:SHOWN]) + (
@@ -55,7 +56,7 @@ def merge_adapter(name: str, folder: Path, backbone: Any) -> None:
 
 
 def _shell(backbone: Any) -> Any:
-    """Return the causal language model that a backbone is the body of; all else has no memory."""
+    """Return the causal language model whose body is the backbone; its other modules hold no memory."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -65,12 +66,12 @@ def _shell(backbone: Any) -> Any:
 
 
 def _missing(names: list[str]) -> list[str]:
-    """List adapter weights that the file lacks; those of the LM head do not matter."""
+    """List the adapter weights that the file lacks, without those of the LM head, which is not used."""
     return [f"no {name}" for name in sorted(names) if ".lm_head." not in name]
 
 
 def _left_over(names: list[str], backbone: Any) -> list[str]:
-    """List tensors of computed blocks that found no place."""
+    """List the tensors of computed blocks that belong to no module."""
     pattern = r"\.(?:layers|h|blocks|block)\.(\d+)\."
     numbers = ((name, re.search(pattern, name)) for name in sorted(names))
     count = backbone.config.num_hidden_layers

@@ -1,4 +1,4 @@
-"""What the C library and oneDNN keep in memory: enough to be fast, and no more the longer a capture runs."""
+"""Limits on the memory that the C library and oneDNN keep, so that a long capture does not grow."""
 
 import ctypes
 import os
@@ -8,24 +8,24 @@ MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 """Parameters of glibc's `mallopt`, from malloc.h."""
 
 LARGEST = 32 << 20
-"""Bytes; glibc takes no larger `MMAP_THRESHOLD`."""
+"""Largest `MMAP_THRESHOLD` that glibc takes, in bytes."""
 
 KEPT = 1 << 30
-"""Bytes of free memory at the end of the heap that the process may keep."""
+"""Free memory at the end of the heap that the process may keep, in bytes."""
 
 KERNELS = "128"
-"""Compiled kernels that oneDNN may keep. Each shape of a product is another kernel; tries have about as
-many shapes in all, padded rows so many that its own limit of 1024 costs memory and saves no time."""
+"""Number of compiled kernels that oneDNN may keep. Each shape of a product needs a kernel of its own. Tries
+have about this many shapes; padded rows have so many that oneDNN's own limit of 1024 only costs memory."""
 
 
 def keep_freed_memory() -> bool:
-    """Let freed activations be used again without a detour through the kernel.
+    """Reuse freed activations without returning them to the kernel first.
 
-    Left alone, glibc maps every large block anew, and the kernel clears each of its pages: an eighth of the
-    time of a forward pass on a CPU. Holds for the whole process.
+    By default glibc maps every large block anew, and the kernel clears each of its pages; that takes an
+    eighth of the time of a forward pass on a CPU. The setting applies to the whole process.
 
     Returns:
-        Whether this C library could be told so.
+        Whether this C library takes the setting.
 
     """
     if sys.platform != "linux":
@@ -35,12 +35,12 @@ def keep_freed_memory() -> bool:
 
 
 def limit_kernel_cache() -> None:
-    """Let oneDNN keep few kernels, unless the environment says how many; for before its first kernel."""
+    """Limit the kernels that oneDNN keeps, unless the environment sets a limit; call it before any kernel."""
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KERNELS)
 
 
 def return_freed_memory() -> None:
-    """Give free memory back to the kernel, so that what one unit has scattered does not add to the next."""
+    """Return free memory to the kernel, so that fragmentation does not add up from unit to unit."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -1,4 +1,4 @@
-"""Load a language model up to a layer, on the device and in the type that this machine is good at."""
+"""Load a language model up to a layer, on the device and in the number type that suit this machine."""
 
 import pickle
 import shutil
@@ -18,7 +18,7 @@ from sparserm_cli.models.lm.adapters import merge_adapter
 from sparserm_cli.models.lm.devices import placing
 
 _FAULTS = (OSError, ValueError, LookupError, RuntimeError, ImportError, TypeError, pickle.UnpicklingError)
-"""What transformers raises about files that it cannot use."""
+"""Errors that transformers raises for files that it cannot use."""
 
 
 def load_backbone(
@@ -27,7 +27,7 @@ def load_backbone(
     """Load blocks 0 to max(layers), ready to run; weights above them and the LM head are not read.
 
     Returns:
-        The blocks, and in words how names of the checkpoint were changed to fit; empty if they were not.
+        The blocks, and a sentence on how names of the checkpoint were changed to fit; empty if none was.
 
     Raises:
         UsageError: a layer that the model does not have, or a file of devices that cannot be read.
@@ -37,7 +37,8 @@ def load_backbone(
     shared = placing(device)
     renaming = check_checkpoint(identity, layers)
     loaded = _load(identity, layers, dtype=dtype, key_mapping=renaming.mapping or None, **shared)
-    # Quantised weights cannot be tried without reading them; for others this cannot fail any more.
+    # Quantised weights can only be checked by reading them; for others `check_checkpoint` has found any
+    # fault.
     refuse_wrong_names(identity.name, loaded)
     model: Any = loaded.decoder
     note = renaming.note
@@ -57,7 +58,7 @@ def load_backbone(
 
 
 def check_checkpoint(identity: ModelIdentity, layers: Sequence[int]) -> Renaming:
-    """Find out from names and shapes alone whether a checkpoint has blocks 0 to max(layers); none is read.
+    """Check by names and shapes that a checkpoint has blocks 0 to max(layers), without reading weights.
 
     Raises:
         UsageError: a layer that the model does not have.
@@ -78,7 +79,7 @@ def check_checkpoint(identity: ModelIdentity, layers: Sequence[int]) -> Renaming
 
 
 def _load(identity: ModelIdentity, layers: Sequence[int], **options: Any) -> Loaded:
-    """Load the blocks with these options of transformers, and ask what it did not find."""
+    """Load the blocks with these options of transformers, and return which weights it did not find."""
     config = read_config(identity)
     with silence_transformers():
         from transformers import AutoModel
@@ -98,19 +99,19 @@ def _load(identity: ModelIdentity, layers: Sequence[int], **options: Any) -> Loa
             )
         except _FAULTS as error:
             raise _not_loaded(identity, error) from error
-    decoder = model if text is config else model.get_decoder()  # leave a vision tower behind
+    decoder = model if text is config else model.get_decoder()  # a vision tower is left out
     sizes = {name: f"{tuple(has)}, not {tuple(wants)}" for name, has, wants in report["mismatched_keys"]}
     names = report["missing_keys"], report["unexpected_keys"]
     return Loaded(model, decoder, blocks_of(decoder), *names, sizes)
 
 
 def _not_loaded(identity: ModelIdentity, error: Exception) -> IncompatibleError:
-    """Say in one line why transformers does not load a model."""
+    """Return the error that says in one line why transformers does not load a model."""
     return IncompatibleError(identity.name, "a model that transformers loads", first_line(error), "check it")
 
 
 def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
-    """Return how many weights blocks 0 to max(layers) have; none is read.
+    """Return the number of weights of blocks 0 to max(layers), without reading them.
 
     Raises:
         IncompatibleError: the model's configuration is not one that transformers knows.
@@ -129,7 +130,7 @@ def block_parameters(identity: ModelIdentity, layers: Sequence[int]) -> int:
 
 
 def truncate(config: Any, count: int) -> None:
-    """Make `config` that of a model with only the first `count` blocks, per-block lists included."""
+    """Change `config`, including its lists of one entry per block, to describe the first `count` blocks."""
     before: int = config.num_hidden_layers
     per_block = [
         key for key, value in vars(config).items() if isinstance(value, list) and len(value) == before
@@ -140,7 +141,7 @@ def truncate(config: Any, count: int) -> None:
 
 
 def blocks_of(backbone: Any) -> nn.ModuleList:
-    """Find the list of blocks: the outermost module list with one entry per block."""
+    """Return the list of blocks: the outermost module list with one entry per block."""
     count = backbone.config.num_hidden_layers
     return next(part for part in backbone.modules() if isinstance(part, nn.ModuleList) and len(part) == count)
 
@@ -150,7 +151,8 @@ def _check(identity: ModelIdentity, config: Any, layers: Sequence[int]) -> None:
         raise IncompatibleError(
             identity.name, "a causal language model", config.model_type, "choose another model"
         )
-    if getattr(config, "num_kv_shared_layers", None):  # counted from the top, which truncating takes away
+    # these are counted from the top of the model, which truncation removes
+    if getattr(config, "num_kv_shared_layers", None):
         found = f"{config.num_kv_shared_layers} blocks that use those of others"
         raise IncompatibleError(identity.name, "blocks with keys of their own", found, "choose another model")
     last = config.num_hidden_layers - 1

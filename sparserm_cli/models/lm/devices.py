@@ -1,4 +1,4 @@
-"""Devices and number types of a model, and the placement of one that no single device can hold."""
+"""Choice of a model's device and number type, and placement of a model that fits on no single device."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ DType = Literal["auto", "float32", "bfloat16"]
 
 
 MATRIX_UNIT = "amx_bf16"
-"""The processor feature, as torch names it, with which bfloat16 is faster without a doubt."""
+"""Processor feature, by torch's name, with which bfloat16 is certainly faster."""
 ENOUGH = 1.2
-"""How many times as fast as float32 products in bfloat16 must be for `auto` to choose bfloat16."""
+"""Speed of bfloat16 products, relative to float32 products, from which `auto` chooses bfloat16."""
 _ROWS, _WIDTH, _ROUNDS = 256, 1024, 7
 """Sizes of the measured product, (rows, width) by (width, width), and the number of its repetitions."""
 
@@ -30,7 +30,7 @@ _ROWS, _WIDTH, _ROUNDS = 256, 1024, 7
 def choose_device(device: str) -> str:
     """Return the torch device that `auto` means on this machine, or check the requested one.
 
-    A model that is shared among devices takes its input on the device of `auto`, where SAEs lie too.
+    A model that is spread over devices takes its input on the device of `auto`; SAEs are placed there too.
 
     Raises:
         UsageError: torch knows no such device.
@@ -53,8 +53,8 @@ def choose_device(device: str) -> str:
 def choose_dtype(dtype: DType, device: str) -> tuple[torch.dtype, str]:
     """Return the type to compute in and why: bfloat16 where the hardware multiplies it faster, else float32.
 
-    On a processor without a unit for matrices the products are timed, once per machine: the ratio is kept in
-    the cache folder, so that the same machine always gives the same answer. float16 is never chosen: residual
+    On a processor without a matrix unit the products are timed once per machine, and the ratio is kept in the
+    cache folder, so that a machine always gives the same answer. float16 is never chosen, because residual
     streams overflow it.
     """
     if dtype != "auto":
@@ -87,7 +87,7 @@ def bfloat16_gain() -> float:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, {"type": "processor", "version": 1, "bfloat16_gain": gain})
     except (OSError, ResourceError):
-        pass  # A measurement takes less than a second, so a cache that is read-only stops nobody.
+        pass  # A measurement takes less than a second, so a read-only cache is no obstacle.
     return gain
 
 
@@ -110,28 +110,28 @@ def _measure_gain() -> float:
 
 
 def device_name(device: str) -> str:
-    """Return what a GPU calls itself; other devices are called as torch calls them."""
+    """Return the product name of a GPU, or torch's name of another device."""
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 SPREAD = ("balanced", "balanced_low_0", "sequential")
-"""Ways of sharing the blocks among all GPUs, then main memory, then the disk, as transformers names them."""
+"""Transformers' names for ways of spreading blocks over all GPUs, then main memory, then the disk."""
 
 
 def is_spread(device: str) -> bool:
-    """Tell whether a `--device` is a way of sharing a model, not one device."""
+    """Return whether a `--device` spreads a model over several devices."""
     return device in SPREAD or device.endswith(".json")
 
 
 def placing(device: str) -> dict[str, Any]:
-    """Return what `from_pretrained` is told to share a model as `device` says; nothing for one device.
+    """Return the options of `from_pretrained` that spread a model as `device` says; none for one device.
 
     Args:
-        device: one device, one of `SPREAD`, or a JSON file: module names, such as `embed_tokens` or
-            `layers.0`, to a GPU's number, `cpu` or `disk`.
+        device: one device, one of `SPREAD`, or a JSON file that maps module names, such as `embed_tokens` or
+            `layers.0`, to the number of a GPU, `cpu` or `disk`.
 
     Raises:
-        UsageError: the file is not such an object.
+        UsageError: the file does not hold such a mapping.
 
     """
     if not is_spread(device):
@@ -141,7 +141,7 @@ def placing(device: str) -> dict[str, Any]:
 
 
 def _read_map(path: Path) -> dict[str, str | int]:
-    """Read which module lies where."""
+    """Read the mapping from modules to devices."""
     try:
         places = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -154,9 +154,10 @@ def _read_map(path: Path) -> dict[str, str | int]:
 
 
 def devices_of(model: nn.Module) -> list[str]:
-    """Return the devices that a model computes on, the one that takes its input first.
+    """Return the devices that a model computes on; the first one takes its input.
 
-    Weights that wait in main memory or on the disk have none; a model that has only such runs on the CPU.
+    Weights that wait in main memory or on the disk have no device; a model of only such weights runs on the
+    CPU.
     """
     devices = dict.fromkeys(str(weight.device) for weight in model.parameters() if not weight.is_meta)
     return list(devices) or ["cpu"]

@@ -1,6 +1,6 @@
-"""The frozen language model: the blocks up to the highest layer asked for, and nothing above them.
+"""The frozen language model: its blocks up to the highest requested layer, and nothing above them.
 
-Axes: rows (sequences of a batch), seq (token positions), kept (tokens whose residuals are wanted), d_in
+Axes: rows (sequences of a batch), seq (token positions), kept (tokens whose residuals are returned), d_in
 (width of the residual stream).
 """
 
@@ -37,23 +37,24 @@ __all__ = ["DType", "LanguageModel", "choose_device", "choose_dtype"]
 
 
 class LanguageModel:
-    """Blocks 0 to max(layers) of a causal language model; neither its final norm nor its LM head.
+    """Blocks 0 to max(layers) of a causal language model, without its final norm and LM head.
 
     Attributes:
-        identity: which model this is.
+        identity: identity of the model.
         layers: blocks after which the residual stream is taken, counted from 0, ascending.
         d_in: width of the residual stream.
-        dtype: `float32` or `bfloat16`, what the model computes in.
-        dtype_reason: why `auto` chose it, or that the user did.
+        dtype: number type in which the model computes, `float32` or `bfloat16`.
+        dtype_reason: the reason for that type, such as that the user chose it.
         device: torch device that takes the input, such as `cpu` or `cuda:0`.
         model_type: transformers' name of the architecture, such as `llama`.
-        vocabulary: rows of the embedding, which token ids must be below.
-        max_positions: longest sequence the model's positions reach, in tokens.
+        vocabulary: number of rows of the embedding; token ids are below it.
+        max_positions: longest sequence that the model's positions allow, in tokens.
         supports_tree: whether a prompt is computed once for all its responses.
-        tree_reason: why, or why not.
-        names_note: how names of the checkpoint were changed to fit the model; empty if they were not.
-        runs_alone: whether sequences must not share a batch, because the longest there changes the others.
-        prompt_cache: keeps prompts for later responses; None, as it begins, computes each batch by itself.
+        tree_reason: the reason why it is, or is not.
+        names_note: how names of the checkpoint were changed to fit the model; empty if none was.
+        runs_alone: whether sequences must not share a batch, because the longest one changes the others.
+        prompt_cache: store of prompts for later responses; None at first, so each batch is computed by
+            itself.
 
     """
 
@@ -91,10 +92,10 @@ class LanguageModel:
         """Load the blocks that `layers` need; weights above them are not read from disk.
 
         Args:
-            identity: which model.
-            layers: blocks whose output is wanted.
+            identity: identity of the model.
+            layers: blocks whose output is returned.
             dtype: number type to compute in.
-            device: one torch device, `auto`, or how blocks are shared among several (`placement`).
+            device: one torch device, `auto`, or a way of spreading blocks over several (`devices.placing`).
 
         Raises:
             UsageError: a layer that the model does not have, or an unknown device.
@@ -113,14 +114,14 @@ class LanguageModel:
 
     @property
     def hook_names(self) -> tuple[str, ...]:
-        """SAELens' names of the captured places, in the order of `layers`."""
+        """SAELens' names of the captured points, in the order of `layers`."""
         return tuple(f"blocks.{layer}.hook_resid_post" for layer in self.layers)
 
     @torch.inference_mode()
     def forward_rows(
         self, input_ids: Int[Tensor, "rows seq"], attention_mask: Int[Tensor, "rows seq"]
     ) -> dict[int, Float[Tensor, "rows seq d_in"]]:
-        """Run one padded batch with one sequence per row, as transformers does it.
+        """Run one padded batch with one sequence per row, as transformers does.
 
         Args:
             input_ids: token ids, padded on the right with any id.
@@ -134,7 +135,7 @@ class LanguageModel:
 
     @torch.inference_mode()
     def forward_trie(self, trie: Trie) -> dict[int, Float[Tensor, "kept d_in"]]:
-        """Run one batch laid out as a trie: every token once, no padding.
+        """Run one batch that is laid out as a trie, where every token stands once and there is no padding.
 
         Returns:
             The residual stream of the kept tokens after each of `layers`, before any final norm.
@@ -158,7 +159,7 @@ class LanguageModel:
         return {layer: x[0, kept[x.shape[1]]] for layer, x in taken.items()}
 
     def _run(self, attention: str, **inputs: Any) -> dict[int, Tensor]:
-        """Run the backbone through the last wanted block and return the output of each wanted one.
+        """Run the backbone through the last requested block and return the output of each requested block.
 
         Threads take turns, since the choice of attention and the hooks belong to the whole model.
         """
@@ -187,23 +188,23 @@ class LanguageModel:
 
 
 def _attention_of(config: Any) -> str:
-    """Name the attention function that a model uses; transformers has no public word for it."""
+    """Return the name of the attention function that a model uses; transformers has no public way to ask."""
     return config._attn_implementation or "eager"  # noqa: SLF001
 
 
 def _depends_on_length(config: Any) -> bool:
-    """Tell whether rotary angles are chosen by the longest sequence of a batch."""
+    """Return whether the longest sequence of a batch decides the rotary angles."""
     given = getattr(config, "rope_parameters", None) or {}
     kinds = [rope.get("rope_type") for rope in (given, *given.values()) if isinstance(rope, dict)]
     return bool({"dynamic", "longrope"}.intersection(kinds))
 
 
 class _ReachedError(Exception):
-    """The last wanted block is done: what comes after it (the final norm) is not needed."""
+    """Raised when the last requested block is done, because the final norm after it is not needed."""
 
 
 def _only_kept(block: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Run a block for the kept tokens alone; of all others it needs just keys and values."""
+    """Run a block for the kept tokens alone; of all other tokens it needs only keys and values."""
     whole: Layout | None = kwargs.get("layout")
     tokens = hidden.shape[1]
     if whole is None or len(whole.last) == tokens:

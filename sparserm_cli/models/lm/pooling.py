@@ -1,4 +1,4 @@
-"""From tokenised rows to pooled residual vectors, in memory: what scoring needs, where no store is kept.
+"""Pooled residual vectors of tokenised rows, computed in memory as scoring needs them.
 
 Axes: n (responses, in the rows' order), d_in (width of the residual stream).
 """
@@ -17,15 +17,15 @@ from sparserm_cli.models.lm.trie import Tree
 from sparserm_cli.store.capture.plan import POOLED
 
 Pooled = Mapping[int, Mapping[str, Float32[np.ndarray, "n d_in"]]]
-"""Layer to pooling to one vector per response."""
+"""Mapping from layer to pooling to one vector per response."""
 
 
 class Forest(NamedTuple):
-    """Unique prompts with their unique responses, and where each response of the rows has gone.
+    """Unique prompts with their unique responses, and the place of each response of the rows among them.
 
     Fields:
-        trees: every prompt once.
-        place: for each response of the rows, in order: its tree and its number there.
+        trees: the prompts, each of them once.
+        place: tree of each response of the rows, and its number within the tree.
     """
 
     trees: list[Tree]
@@ -33,7 +33,7 @@ class Forest(NamedTuple):
 
 
 def forest_of(rows: Sequence[TokenizedExample]) -> Forest:
-    """Bring the responses to one prompt together, wherever they stand; equal ones are computed once."""
+    """Gather the responses to one prompt, wherever they stand; equal responses are computed once."""
     numbers: dict[bytes, int] = {}
     prompts: list[np.ndarray] = []
     branches: list[dict[bytes, np.ndarray]] = []
@@ -63,7 +63,7 @@ def pooled_vectors(
         lm: the loaded model.
         rows: tokenised rows; none may have a response without tokens.
         batch_tokens: most tokens in one forward pass; None chooses by the machine.
-        deterministic: compute each prompt alone, so that vectors are equal to the bit in any company.
+        deterministic: compute each prompt alone, so that no bit of a vector depends on the other rows.
 
     """
     forest = forest_of(rows)

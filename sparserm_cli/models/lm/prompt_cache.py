@@ -1,10 +1,10 @@
-"""Keys and values of prompts that were computed lately, for later responses to them.
+"""Cache of the keys and values of recent prompts, for later responses to them.
 
-A trainer's group of responses to one prompt often comes one by one. In a causal model nothing of a prompt
-depends on its response, so what attention needs of it can be kept: two vectors per token, block and group
-of heads. A score then depends on the batch of its prompt as it does on its own: within rounding.
+A trainer often sends the responses to one prompt one by one. In a causal model nothing about a prompt
+depends on its response, so the two vectors per token, block and group of heads that attention needs of it
+can be kept. A score then depends on the batch of its prompt, as on its own batch, within rounding.
 
-Memory: at most `most_bytes`, on the model's device; the prompts asked for longest ago go first.
+Memory: at most `most_bytes`, on the model's device; the least recently used prompts are dropped first.
 
 Axes: groups (key-value heads), p (prompt tokens), d (width of a head).
 """
@@ -22,17 +22,17 @@ from sparserm_cli.models.lm.trie import Trie
 
 
 class KeysValues(NamedTuple):
-    """What one block's attention needs of some tokens."""
+    """Keys and values of some tokens in one block."""
 
     key: Float[Tensor, "1 groups _ d"]
     value: Float[Tensor, "1 groups _ d_value"]
 
 
 class Known(NamedTuple):
-    """What is known of a trie's tokens before it is run.
+    """Keys and values of a trie's tokens that are known before it is run.
 
     Fields:
-        tokens: the known ones, ascending.
+        tokens: numbers of the known tokens, ascending.
         blocks: their keys and values, by block.
     """
 
@@ -41,15 +41,15 @@ class Known(NamedTuple):
 
 
 class PromptCache:
-    """A store of prompts of bounded size.
+    """A cache of prompts with bounded size.
 
     Args:
-        most_bytes: what keys and values may take.
+        most_bytes: limit on the size of keys and values, in bytes.
 
     Attributes:
-        bytes: what they take now.
-        hits: prompts found.
-        misses: prompts not found.
+        bytes: their present size in bytes.
+        hits: number of prompts that were in the cache.
+        misses: number of prompts that were not.
 
     """
 
@@ -58,7 +58,7 @@ class PromptCache:
         self._prompts: OrderedDict[bytes, Mapping[int, KeysValues]] = OrderedDict()
 
     def known(self, trie: Trie) -> Known | None:
-        """Return what is known of a trie, wanted tokens excepted; None for nothing."""
+        """Return a trie's known keys and values, without those of kept tokens; None if there are none."""
         cached: dict[bytes, tuple[Int64[np.ndarray, " p"], Mapping[int, KeysValues]]] = {}
         for key, path in _prompts(trie).items():
             if key in self._prompts:
@@ -92,7 +92,7 @@ class PromptCache:
                 for block, whole in blocks.items()
             }
             size = _size(taken)
-            # A NaN spreads to all that stand in its batch, and must not from there to other batches.
+            # A NaN spreads over its batch and must not spread from there to other batches.
             if size > self.most_bytes or not taken[max(taken)].key.isfinite().all():
                 continue
             self._prompts[key] = taken
@@ -102,16 +102,16 @@ class PromptCache:
 
 
 def _prompts(trie: Trie) -> dict[bytes, Int64[np.ndarray, " p"]]:
-    """Return the token ids of each prompt of a trie, and where its tokens stand."""
+    """Return the token ids of each prompt of a trie, and the numbers of its tokens."""
     return {trie.ids[path].tobytes(): path for path in trie.prompts if len(path)}
 
 
 def _picked(parts: list[KeysValues], places: Int64[Tensor, " n"]) -> KeysValues:
-    """Return some tokens of several prompts, one after the other."""
+    """Return the keys and values of some tokens of several prompts, concatenated."""
     keys, values = zip(*parts, strict=True)
     return KeysValues(torch.cat(keys, dim=2)[:, :, places], torch.cat(values, dim=2)[:, :, places])
 
 
 def _size(blocks: Mapping[int, KeysValues]) -> int:
-    """Return the bytes of a prompt's keys and values."""
+    """Return the size of a prompt's keys and values in bytes."""
     return sum(tensor.numel() * tensor.element_size() for pair in blocks.values() for tensor in pair)

@@ -1,4 +1,4 @@
-"""Residual vectors of response tokens: each prompt computed once for all its responses, where models allow.
+"""Residual vectors of response tokens; where possible, a prompt is computed once for all its responses.
 
 Memory: one batch of at most `batch_tokens` tokens at a time, whatever the number of trees or responses.
 """
@@ -18,10 +18,10 @@ from sparserm_cli.models.lm.trie import Row, Tree, build_trie, sort_rows
 from sparserm_cli.models.lm.trie_attention import send
 
 Residuals = dict[int, Float[Tensor, "t d_in"]]
-"""Layer -> residual stream at a response's tokens."""
+"""Mapping from layer to the residual stream at the tokens of a response."""
 
 CPU_TOKENS = 4096
-"""Tokens in a batch on a CPU: enough for the matrix products, few enough for its memory."""
+"""Number of tokens per batch on a CPU; it suffices for fast matrix products and fits into memory."""
 
 
 def iter_residuals(
@@ -36,18 +36,17 @@ def iter_residuals(
     """Yield the residual stream at each response's tokens.
 
     Results do not depend on what else is in `trees`, on its order or on `batch_tokens`, up to rounding (1e-4
-    in float32). Where memory does not suffice, batches are halved, down to one response; that one is then
-    left out and named in `facts`.
+    in float32). Where memory does not suffice, batches are halved, down to one response; if
+    even that does not fit, it is left out and named in `facts`.
 
     Args:
         lm: the loaded model.
         trees: prompts with their responses.
         batch_tokens: most tokens in one forward pass, padding included; None chooses by the machine.
-        deterministic: run each response alone, so that its vectors are equal to the bit in any company.
+        deterministic: run each response alone, so that no bit of its vectors depends on other responses.
         on_nonfinite: what to do with a response whose residuals hold NaN or infinity.
-        facts: filled with what happened: `path` (tree or plain), `batch_tokens` (as it ended), `batch_sizes`
-            (tokens of each forward pass, padding of rows included), `halvings`, `rejected` (tree, response,
-            reason).
+        facts: receives `path` (tree or plain), `batch_tokens` (the last value), `batch_sizes` (tokens of each
+            forward pass, padding included), `halvings`, and `rejected` (tree, response, reason).
 
     Yields:
         (tree index, response index, {layer: residuals (response tokens, d_in) in `lm.dtype` on the CPU}),
@@ -89,12 +88,12 @@ def iter_residuals(
 
 
 def pool(residuals: Float[Tensor, "t d_in"]) -> tuple[Float32[Tensor, " d_in"], Float32[Tensor, " d_in"]]:
-    """Return the last token's vector and the mean over tokens, both in float32, accumulated in float32."""
+    """Return the vector of the last token and the mean over tokens, both computed in float32."""
     return residuals[-1].float(), residuals.mean(dim=0, dtype=torch.float32)
 
 
 def default_batch_tokens(lm: LanguageModel) -> int:
-    """Choose the tokens of a batch: a fixed number on a CPU, by free memory on a GPU."""
+    """Choose the number of tokens per batch: a fixed number on a CPU, by free memory on a GPU."""
     if torch.device(lm.device).type != "cuda":
         return CPU_TOKENS
     free, _ = torch.cuda.mem_get_info(lm.device)
@@ -103,7 +102,7 @@ def default_batch_tokens(lm: LanguageModel) -> int:
 
 
 def _in_order(lm: LanguageModel, trees: Sequence[Tree]) -> tuple[list[Row], Int64[np.ndarray, " n"]]:
-    """Put shared beginnings side by side for tries, equal lengths side by side for padded batches."""
+    """Sort rows by their beginnings for tries, and by length for padded batches."""
     rows = [
         Row(number, response, np.concatenate([tree.prompt_ids, ids]), len(ids))
         for number, tree in enumerate(trees)
@@ -120,7 +119,7 @@ def _in_order(lm: LanguageModel, trees: Sequence[Tree]) -> tuple[list[Row], Int6
 def _fill(
     lm: LanguageModel, rows: Sequence[Row], shared: Int64[np.ndarray, " n"], start: int, budget: int
 ) -> int:
-    """Return where the batch that begins at `start` ends: at least one row, at most `budget` tokens."""
+    """Return the end of the batch that begins at `start`, of at least one row and at most `budget` tokens."""
     first = tokens = len(rows[start].ids)
     for stop in range(start + 1, len(rows)):
         tokens += len(rows[stop].ids) - int(shared[stop]) if lm.supports_tree else first
@@ -132,11 +131,12 @@ def _fill(
 def _attempt(
     lm: LanguageModel, rows: Sequence[Row], shared: Int64[np.ndarray, " n"], facts: dict[str, Any]
 ) -> list[Residuals] | None:
-    """Run one batch; None if the memory does not suffice."""
+    """Run one batch; return None if memory does not suffice."""
     run = _run_trie if lm.supports_tree else _run_plain
     try:
         results, tokens = run(lm, rows, shared)
-    except RuntimeError as error:  # CUDA's OutOfMemoryError is one; the CPU allocator raises the bare class
+    # CUDA raises a subclass, OutOfMemoryError; the CPU allocator raises RuntimeError itself
+    except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         if torch.cuda.is_available():
@@ -168,17 +168,17 @@ def _run_plain(
 
 
 def _fetched(taken: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Copy a batch's residuals to the CPU once per layer, since each copy waits for the device."""
+    """Copy a batch's residuals to the CPU with one copy per layer, since each copy waits for the device."""
     return {layer: x.cpu() for layer, x in taken.items()}
 
 
 def _finite(
     lm: LanguageModel, row: Row, residuals: Residuals, on_nonfinite: str, facts: dict[str, Any]
 ) -> Residuals | None:
-    """Return residuals that are finite; those that are not are computed again alone.
+    """Return finite residuals; a response whose residuals are not finite is computed again alone.
 
-    A NaN spreads to whatever stands in the same batch, since nothing times NaN is NaN; so only a second run
-    without company tells whose it is.
+    A NaN spreads over its batch, since zero times NaN is NaN, so only a run of the response alone shows
+    whether the NaN is its own.
     """
     if all(torch.isfinite(x).all() for x in residuals.values()):
         return residuals

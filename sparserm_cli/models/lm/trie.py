@@ -1,4 +1,4 @@
-"""Prompts with their responses, and the token tree (trie) in which shared beginnings stand once.
+"""Prompts with their responses, and the token tree (trie) that holds each shared beginning once.
 
 Axes: tokens (the trie's tokens in depth-first order), seq (one sequence), n (sequences).
 """
@@ -16,7 +16,7 @@ class Tree(NamedTuple):
 
     Fields:
         prompt_ids: token ids of the prompt.
-        responses: token ids of each response, at least one token each.
+        responses: token ids of each response, which has at least one token.
     """
 
     prompt_ids: UInt32[np.ndarray, " p"]
@@ -30,7 +30,7 @@ class Row(NamedTuple):
         tree: number of the tree it comes from.
         response: number of the response within the tree.
         ids: token ids of prompt and response.
-        keep: length of the response in tokens, whose residuals are wanted.
+        keep: length of the response in tokens; the residuals of these tokens are kept.
     """
 
     tree: int
@@ -40,18 +40,18 @@ class Row(NamedTuple):
 
 
 class Trie(NamedTuple):
-    """Several sequences, with every beginning that some of them share written once.
+    """Several sequences, where every beginning that some of them share stands once.
 
     Token k is an ancestor of token q, or q itself, exactly if `k <= q < ends[k]`. A token sees its ancestors
-    and itself, which is what it sees in each of its sequences alone.
+    and itself, which are the tokens that it sees in each of its sequences alone.
 
     Fields:
         ids: token ids in depth-first order.
-        positions: each token's place in its sequence, which is also its number of ancestors.
-        ends: one past the last token below this one.
-        kept: the tokens whose residuals are wanted, ascending.
-        rows: for each sequence, where its wanted tokens stand in `kept`.
-        prompts: for each sequence, the tokens before its wanted ones.
+        positions: position of each token in its sequence, which is also its number of ancestors.
+        ends: number of the last token below each token, plus one.
+        kept: numbers of the tokens whose residuals are kept, ascending.
+        rows: indices into `kept` of the response tokens of each sequence.
+        prompts: numbers of the prompt tokens of each sequence.
     """
 
     ids: Int64[np.ndarray, " tokens"]
@@ -66,7 +66,7 @@ def sort_rows(rows: Sequence[Row]) -> tuple[list[Row], Int64[np.ndarray, " n"]]:
     """Sort sequences by their tokens, so that shared beginnings stand side by side.
 
     Returns:
-        The sorted rows, and how many leading tokens each shares with the one before it.
+        The sorted rows, and the number of leading tokens that each shares with the row before it.
 
     """
     ordered = sorted(rows, key=lambda row: row.ids.astype(">u4").tobytes())
@@ -79,7 +79,7 @@ def build_trie(rows: Sequence[Row], shared: Int64[np.ndarray, " n"]) -> Trie:
 
     Args:
         rows: sorted sequences.
-        shared: leading tokens each shares with the one before it; the first entry does not count.
+        shared: number of leading tokens that each shares with the row before it; the first entry is not used.
 
     """
     path = np.zeros(0, np.int64)
@@ -109,7 +109,7 @@ def build_trie(rows: Sequence[Row], shared: Int64[np.ndarray, " n"]) -> Trie:
 def visible(
     trie: Trie, queries: Int64[np.ndarray, " q"], keys: Int64[np.ndarray, " k"], window: int | None
 ) -> Bool[np.ndarray, "q k"]:
-    """Tell which keys each query sees: its ancestors and itself, no further back than `window` positions."""
+    """Return which keys each query sees: its ancestors and itself, at most `window` positions back."""
     seen: Bool[np.ndarray, "q k"] = (keys <= queries[:, None]) & (queries[:, None] < trie.ends[keys])
     if window is not None:
         seen &= trie.positions[queries][:, None] - trie.positions[keys] < window
@@ -117,9 +117,9 @@ def visible(
 
 
 def lengthen(trie: Trie, count: int) -> Trie:
-    """Add `count` sequences of one token each, which nobody wants and no other token sees.
+    """Add `count` sequences of one token each, which are not kept and which no other token sees.
 
-    Their ids are some of the batch, so that whatever is wrong with a token stays with those who have it.
+    Their ids occur in the batch, so that an id with a broken embedding spoils no batch without it.
     """
     places = len(trie.ids) + np.arange(count)
     return trie._replace(

@@ -1,7 +1,7 @@
-"""Attention over a trie of tokens, as a function that transformers calls in place of its own.
+"""Attention over a trie of tokens, as a function that transformers calls instead of its own.
 
-All tokens of a batch stand in one row, so every other part of a block (norms, projections, MLP) runs on the
-tokens there are, filled up to a multiple of some dozens. Only attention has to know which token sees which.
+All tokens of a batch stand in one row, filled up to a multiple of some dozens, so every other part of a block
+(norms, projections, MLP) runs on no more tokens than these. Only attention must know which token sees which.
 
 Axes: heads, groups (key-value heads), tokens, q (queries of a block: all heads of a group, in turn), k
 (keys of a block), d (width of a head).
@@ -20,27 +20,28 @@ from sparserm_cli.models.lm.prompt_cache import KeysValues, Known
 from sparserm_cli.models.lm.trie import Trie, lengthen, visible
 
 NAME = "sparserm_trie"
-"""What the function is called in transformers' table of attention functions."""
+"""Name of the function in transformers' table of attention functions."""
 
 HARMLESS = {"position_ids", "cache_position"}
-"""Tensors that attention functions are handed and have no use for."""
+"""Tensors that attention functions are given and do not use."""
 
 QUERIES, FUSED_QUERIES = 64, 256
-"""Queries in a block, by plain products and by a fused kernel; tokens of a batch are filled up to a multiple.
+"""Number of queries per block with plain products, and with a fused kernel; batches are filled up.
 
-Each shape of a product is another kernel that oneDNN compiles and keeps, so few shapes are fast and small."""
+oneDNN compiles and keeps one kernel per shape of a product, so few shapes save time and memory."""
 
 KEY_MULTIPLE = 32
-"""Keys of a block are filled up to a multiple of this, with hidden ones, for the same reason."""
+"""The keys of a block are filled up with hidden keys to a multiple of this number, for the same reason."""
 
 
 class Blocks(NamedTuple):
     """The queries in blocks of equal size, and the keys that any query of a block sees.
 
     Fields:
-        rows: keys block by block, in each group by group; token t of group g is row t x groups + g.
-        counts: how many of these are each block's.
-        biases: for each block 0 where a query sees a key, else minus infinity.
+        rows: row numbers of the keys, by block and within it by group; token t of group g has row t x groups
+            + g.
+        counts: number of these rows in each block.
+        biases: bias of each block: 0 where a query sees a key, else minus infinity.
     """
 
     rows: Int64[Tensor, " _"]
@@ -49,7 +50,7 @@ class Blocks(NamedTuple):
 
 
 class KeysTaken(Exception):  # noqa: N818
-    """Carries keys and values out of a model block that runs for nothing else."""
+    """Carries keys and values out of a model block that runs only to compute them."""
 
     def __init__(self, taken: KeysValues) -> None:
         self.taken = taken
@@ -57,22 +58,22 @@ class KeysTaken(Exception):  # noqa: N818
 
 
 class TrieUnsupportedError(Exception):
-    """An architecture hands its attention something that a trie has no place for."""
+    """An architecture gives its attention something that a trie cannot represent."""
 
 
 class Layout:
-    """Which token sees which in one batch, in a form made once and used by every block of the model.
+    """Which token sees which in one batch; made once and used by every block of the model.
 
     Args:
         trie: the tokens of the batch.
-        dtype: the model's.
-        device: the model's.
-        known: keys and values that need not be computed; these tokens are no queries.
+        dtype: number type of the model.
+        device: device of the model.
+        known: keys and values that need not be computed; their tokens are not run as queries.
 
     Attributes:
-        trie: the tokens and what fills up the queries.
+        trie: the tokens of the batch, with those that fill up the queries.
         queries: the tokens that run through the model, ascending; a multiple of `size`.
-        size: queries in a block.
+        size: number of queries per block.
         seen: keys and values of all tokens, by model block, if they are to be collected.
 
     """
@@ -88,17 +89,17 @@ class Layout:
 
     @property
     def fused(self) -> bool:
-        """Whether blocks are large and attention runs in one kernel, as suits a GPU."""
+        """Whether blocks are large and attention runs in one kernel, which is faster on a GPU."""
         return torch.device(self.device).type == "cuda"
 
     @cached_property
     def last(self) -> Int64[np.ndarray, " last"]:
-        """The queries that run through the whole of the last block: those kept, filled up with others."""
+        """The queries that run through the whole last block: the kept tokens, filled up with others."""
         others = np.setdiff1d(self.queries, self.trie.kept, assume_unique=True)
         return np.union1d(self.trie.kept, others[: -len(self.trie.kept) % self.size])
 
     def join(self, block: int, key: Tensor, value: Tensor) -> KeysValues:
-        """Return keys and values of all tokens of the trie, given those that a model block has computed."""
+        """Return the keys and values of all tokens, given those that a model block has computed."""
         outputs = self._all(block, [(self.queries, KeysValues(key, value))])
         if self.seen is not None:
             self.seen[block] = outputs
@@ -119,8 +120,8 @@ class Layout:
 
         Args:
             window: width of a sliding window in positions; None is full attention.
-            groups: key-value heads.
-            repeats: query heads that share keys and values; each block's bias is repeated as often.
+            groups: number of key-value heads.
+            repeats: number of query heads per key-value head; the bias of each block is repeated as often.
 
         """
         if (window, groups, repeats) not in self._blocks:
@@ -129,7 +130,8 @@ class Layout:
 
     def _build(self, window: int | None, groups: int, repeats: int) -> Blocks:
         rows, biases = [], []
-        bias_type = self.dtype if self.fused else torch.float32  # a fused kernel wants that of its queries
+        # a fused kernel needs the type of its queries
+        bias_type = self.dtype if self.fused else torch.float32
         for queries in self.queries.reshape(-1, self.size):
             near = np.flatnonzero(self.trie.ends[: queries[-1] + 1] > queries[0])
             seen = visible(self.trie, queries, near, window)
@@ -144,10 +146,10 @@ class Layout:
 
 
 class KeysLayout(Layout):
-    """For tokens of which nothing but keys and values is needed: stops the block when it has them."""
+    """A layout that stops the block as soon as the keys and values are computed."""
 
     def join(self, block: int, key: Tensor, value: Tensor) -> KeysValues:
-        """Carry keys and values out.
+        """Carry the keys and values out of the block.
 
         Raises:
             KeysTaken: always.
@@ -157,11 +159,11 @@ class KeysLayout(Layout):
 
 
 class KeptLayout(Layout):
-    """For the kept tokens alone, given the keys and values of the others.
+    """A layout of the kept tokens alone, given the keys and values of the others.
 
     Args:
         whole: layout of all tokens.
-        others: the tokens that run and are not kept.
+        others: numbers of the tokens that run and are not kept.
         taken: their keys and values.
 
     """
@@ -171,7 +173,7 @@ class KeptLayout(Layout):
         self.queries, self._others, self._taken, self.seen = whole.last, others, taken, whole.seen
 
     def _all(self, block: int, parts: list[tuple[Int64[np.ndarray, " _"], KeysValues]]) -> KeysValues:
-        """Put the keys and values of the other tokens in as well."""
+        """Add the keys and values of the other tokens as well."""
         return super()._all(block, [*parts, (self._others, self._taken)])
 
 
@@ -193,7 +195,8 @@ def trie_attention(
     transformers calls this with one block's projections; `layout` comes from the caller of the model.
 
     Raises:
-        TrieUnsupportedError: it is given a mask, or a tensor (position bias, sinks, ...) unknown here.
+        TrieUnsupportedError: the model passes a mask, or a tensor that is unknown here (position bias,
+            sinks, ...).
 
     """
     unknown = [name for name, given in others.items() if isinstance(given, Tensor) and name not in HARMLESS]
@@ -213,22 +216,22 @@ def trie_attention(
 def _by_block(
     query: Float[Tensor, "1 heads queries d"], groups: int, size: int
 ) -> Float[Tensor, "blocks groups q d"]:
-    """Put the queries of each block together, in each those of a group's heads."""
+    """Gather the queries of each block, within it by group of heads."""
     each = query[0].unflatten(1, (-1, size)).transpose(0, 1)
     return each.reshape(len(each), groups, -1, query.shape[-1])
 
 
 def _gathered(part: Float[Tensor, "1 groups tokens d"], blocks: Blocks) -> list[Float[Tensor, "groups k d"]]:
-    """Copy out the keys, or values, of all blocks at once."""
+    """Gather the keys, or the values, of all blocks with one copy."""
     groups, width = part.shape[1], part.shape[3]
-    rows = part[0].transpose(0, 1).reshape(-1, width)  # a view of what projections leave
+    rows = part[0].transpose(0, 1).reshape(-1, width)  # this is a view of the projections' output
     return [chunk.view(groups, -1, width) for chunk in rows.index_select(0, blocks.rows).split(blocks.counts)]
 
 
 def _merged(
     places: Sequence[Int64[Tensor, " _"]], parts: Sequence[Float[Tensor, "1 groups _ d"]]
 ) -> Float[Tensor, "1 groups tokens d"]:
-    """Put parts where they belong; together they are everything."""
+    """Put the parts at their places; together they cover all tokens."""
     total = sum(len(place) for place in places)
     whole = parts[0].new_empty(*parts[0].shape[:2], total, parts[0].shape[-1])
     for place, part in zip(places, parts, strict=True):
@@ -246,11 +249,11 @@ def _attend(
     *,
     fused: bool,
 ) -> Float[Tensor, "groups q d_value"]:
-    """Attend within one block; on a CPU plain products beat the fused kernel on blocks this small.
+    """Attend within one block; on a CPU plain products are faster than a fused kernel on small blocks.
 
-    Scores are float32 whatever the model computes in, as within fused kernels: where keys have large biases
-    or activations are massive, scores are in the hundreds, and bfloat16 would round them to whole numbers
-    before the softmax.
+    Attention scores are float32 whatever type the model computes in, as they are within fused kernels. With
+    large key biases or massive activations, scores reach hundreds, and bfloat16 would round them to whole
+    numbers before the softmax.
     """
     if fused and softcap is None:
         return nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], bias, scale=scale)[0]
@@ -270,7 +273,7 @@ def register() -> None:
 
 
 def send(array: np.ndarray, device: str) -> Tensor:
-    """Copy an array to the device, without waiting for the copy where the device allows."""
+    """Copy an array to the device, without waiting for the copy where the device allows that."""
     tensor = torch.from_numpy(array)
     return (
         tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor

@@ -1,9 +1,9 @@
 """The trial that decides whether a model computes a prompt once for all its responses.
 
-A short conversation as the model's own chat template renders it is run as a trie and as plain rows. In
-float32 both must agree. In a coarser type both are compared with float32: a trie may lose no more to rounding
-than rows do. Rows and tries of a coarse type are not compared with each other, since that says nothing about
-which of them is right.
+A short conversation, rendered with the model's own chat template, is run as a trie and as plain rows. In
+float32 both must agree. In a coarser type both are compared with float32, and a trie may lose no more to
+rounding than rows do. Rows and tries of a coarse type are not compared with each other, because that would
+not show which of them is right.
 
 Axes: n (responses), seq (tokens of the longest one), t (response tokens of all).
 """
@@ -38,27 +38,27 @@ CONVERSATIONS = (
     ),
     ("Which number comes next: 2, 3, 5, 7?", ("11, since the others are the first four primes.",)),
 )
-"""Prompts with their responses; with a chat template all three sequences begin alike."""
+"""Prompts with their responses; with a chat template all three sequences share a beginning."""
 
 SPREAD_TOKENS, SPREAD_RESPONSE = 48, 16
-"""Tokens of a sequence, and of its response, where there is no tokenizer: ids spread over the vocabulary."""
+"""Number of tokens of a sequence, and of its response, where ids are drawn because there is no tokenizer."""
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-"""Largest relative difference between trie and rows, by the type that both are computed in."""
+"""Largest relative difference between trie and rows, by the type in which both are computed."""
 
 ROUNDING, NEGLIGIBLE = 1.5, 1e-3
-"""A trie's relative error may be this many times that of rows, at the median and the 95 % point of all
-response tokens, and this much more; the trial has dozens of tokens only, so that ratios scatter around 1."""
+"""A trie's relative error may be this many times that of rows plus this much, at the median and at the 95 %
+point over all response tokens. The trial has only dozens of tokens, so the ratios scatter around 1."""
 
 
 def try_trie(lm: "LanguageModel") -> tuple[bool, str]:
-    """Find out whether tries give what rows give, by what the model says of itself and by a trial.
+    """Decide by the model's configuration and by a trial whether tries give the same as rows.
 
     Args:
         lm: the loaded model, on one device.
 
     Returns:
-        Whether they do, and why, or why not.
+        Whether they do, and the reason.
 
     """
     if not getattr(lm.backbone, "_supports_attention_backend", False):
@@ -90,9 +90,9 @@ def try_trie(lm: "LanguageModel") -> tuple[bool, str]:
 
 @contextmanager
 def computing_in_float32(lm: "LanguageModel") -> Iterator[None]:
-    """Let a model compute in float32 with the weights it has, a block's weights being float32 as it runs.
+    """Let a model compute in float32 with its own weights; the weights of a block are float32 while it runs.
 
-    Embeddings are looked up in the model's own type. A model whose weights wait on the disk stays as it is.
+    Embeddings are looked up in the model's own type. A model whose weights wait on the disk is not changed.
     """
     if lm.dtype == "float32" or any(parameter.is_meta for parameter in lm.backbone.parameters()):
         yield
@@ -140,7 +140,7 @@ def _units(lm: "LanguageModel") -> list[nn.Module]:
 
 
 def trial_rows(lm: "LanguageModel") -> list[Row]:
-    """Return the sequences of the trial: rendered conversations, else ids spread over the vocabulary."""
+    """Return the sequences of the trial: rendered conversations, or ids spread over the vocabulary."""
     vocabulary = int(lm.backbone.get_input_embeddings().weight.shape[0])
     rows = _rendered(lm.identity)
     if not rows or max(int(row.ids.max()) for row in rows) >= vocabulary:
@@ -150,7 +150,7 @@ def trial_rows(lm: "LanguageModel") -> list[Row]:
 
 
 def _rendered(identity: ModelIdentity) -> list[Row]:
-    """Render the conversations with the chat template, or as they are; none without a usable tokenizer."""
+    """Render the conversations, with a chat template if there is one; return none without a tokenizer."""
     try:
         tokenizer = load_tokenizer(identity)
         template = PromptTemplate(tokenizer, None if tokenizer.chat_template else RAW, model=identity.name)
@@ -198,7 +198,7 @@ def _by_trie(lm: "LanguageModel", trie: Trie) -> dict[int, Tensor]:
 
 
 def _errors(actual: dict[int, Tensor], expected: dict[int, Tensor]) -> Float64[np.ndarray, "2"]:
-    """Return the relative error of response tokens, at the median and at the 95 % point."""
+    """Return the relative error of response tokens at the median and at the 95 % point."""
     each = torch.cat(
         [(actual[layer] - exact).norm(dim=-1) / exact.norm(dim=-1) for layer, exact in expected.items()]
     )

@@ -28,23 +28,23 @@ class SparseAutoencoder:
 
     metadata: SAEMetadata
     digest: str
-    """Digest of weights and configuration, see `sae_digest`."""
+    """Digest of weights and configuration, as `sae_digest` computes it."""
     W_enc: Float32[Tensor, "d_in d_sae"]
     b_enc: Float32[Tensor, " d_sae"]
     W_dec: Float32[Tensor, "d_sae d_in"]
-    """Its rows are the directions, as the format stores them (not always of norm 1)."""
+    """The rows are the directions, as the format stores them; their norm is not always 1."""
     b_dec: Float32[Tensor, " d_in"]
     threshold: Float32[Tensor, " d_sae"] | None = None
-    """jumprelu: a latent is active where its pre-activation is above this."""
+    """Of a jumprelu SAE: a latent is active where its pre-activation is above this threshold."""
     k: int | None = None
-    """topk: at most this many latents of a row are active."""
+    """Of a topk SAE: at most this many latents are active per row."""
     magnitude_scale: Float32[Tensor, " d_sae"] | None = None
-    """gated: value = relu(pre * magnitude_scale + magnitude_shift) where pre > 0."""
+    """Of a gated SAE: value = relu(pre * magnitude_scale + magnitude_shift) where pre > 0."""
     magnitude_shift: Float32[Tensor, " d_sae"] | None = None
     decoder_scale: Float32[Tensor, " d_sae"] | None = None
-    """What latents are multiplied by before W_dec, where the encoder carries the decoder norms."""
+    """Factor of each latent before W_dec, where the encoder contains the decoder norms."""
     normalization: Normalization = "none"
-    """What is done to each row of the input before the encoder, and undone after the decoder."""
+    """Normalisation of each row of the input before the encoder, which is undone after the decoder."""
 
     @property
     def d_in(self) -> int:
@@ -57,11 +57,11 @@ class SparseAutoencoder:
         return self.W_enc.shape[1]
 
     def identity(self) -> dict[str, Any]:
-        """Return what an artifact made with this SAE records: the metadata and the digest of the weights."""
+        """Return the record of this SAE in an artifact: its metadata and the digest of the weights."""
         return {**self.metadata.identity(), "d_in": self.d_in, "d_sae": self.d_sae, "digest": self.digest}
 
     def to(self, device: str) -> "SparseAutoencoder":
-        """Return it with its tensors on another device."""
+        """Return the SAE with its tensors on another device."""
         moved: dict[str, Any] = {
             name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
@@ -74,9 +74,10 @@ class SparseAutoencoder:
 
     @torch.no_grad()
     def encode(self, x: Float[Tensor, "rows d_in"]) -> Float32[Tensor, "rows d_sae"]:
-        """Return the latents of raw activations, densely.
+        """Return the latents of raw activations as a dense matrix.
 
-        Of equal pre-activations at the k-th place of a topk SAE, those of lower index are active.
+        Where pre-activations at the k-th place of a topk SAE are equal, the latents of lower index are
+        active.
         """
         return self.activate(self.pre_activations(x))
 
@@ -95,8 +96,8 @@ class SparseAutoencoder:
     def decode(self, latents: Float32[Tensor, "rows d_sae"]) -> Float32[Tensor, "rows d_in"]:
         """Return reconstructions in the space that the SAE was trained in.
 
-        That is the space of the raw activations unless the SAE normalises each row (`constant_norm_rescale`,
-        `layer_norm`), whose undoing needs the row: `reconstruct` does it.
+        That is the space of the raw activations, unless the SAE normalises each row (`constant_norm_rescale`,
+        `layer_norm`). Undoing this needs the row, so `reconstruct` does it.
         """
         scaled = latents if self.decoder_scale is None else latents * self.decoder_scale
         return torch.addmm(self.b_dec, scaled, self.W_dec)
@@ -105,18 +106,18 @@ class SparseAutoencoder:
     def reconstruct(
         self, x: Float[Tensor, "rows d_in"]
     ) -> tuple[Float32[Tensor, "rows d_in"], Float32[Tensor, "rows d_sae"]]:
-        """Return reconstructions of raw activations, in their own space, and the latents."""
+        """Return reconstructions of raw activations, in the space of the latter, and the latents."""
         latents = self.encode(x)
         _, undo = self._normalised(x.float())
         out = self.decode(latents)
         return (out if undo is None else out * undo[0] + undo[1]), latents
 
     def normalise(self, x: Float32[Tensor, "rows d_in"]) -> Float32[Tensor, "rows d_in"]:
-        """Return what the encoder sees of raw activations."""
+        """Return raw activations as the encoder's input."""
         return self._normalised(x)[0]
 
     def _normalised(self, x: Float32[Tensor, "rows d_in"]) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Return the encoder's input, and (factor, shift) that undo it; SAELens' formulas."""
+        """Return the encoder's input and the (factor, shift) that undo its normalisation, as SAELens does."""
         if self.normalization == "constant_norm_rescale":
             factor = x.norm(dim=1, keepdim=True) / self.d_in**0.5
             return x / factor, (factor, torch.zeros_like(factor))

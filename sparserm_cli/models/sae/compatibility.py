@@ -1,4 +1,4 @@
-"""Whether an SAE was made for what was captured, judged by what both say about themselves, not by weights."""
+"""Check by the metadata of both whether an SAE was made for a capture, before weights are read."""
 
 import re
 from collections.abc import Sequence
@@ -8,21 +8,21 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-"""Types of weights that are read; all are computed in float32."""
+"""Types of weights that can be read; all computation is in float32."""
 
 PICKLED = {".pt", ".pth", ".bin"}
-"""Endings of files that torch pickles tensors into."""
+"""Endings of files that hold tensors pickled by torch."""
 
 ALIASES = ((r"^gpt2-small$", "gpt2"), (r"^(gemma-3-\d+m)-pt$", r"\1"))
-"""Second names of one and the same model: TransformerLens' of GPT-2, Gemma Scope's of Gemma 3 base models."""
+"""Other names of the same models: TransformerLens' for GPT-2, Gemma Scope's for Gemma 3 base models."""
 
 
 class Captured(NamedTuple):
-    """What an SAE is compared with: the model and the places whose activations were captured.
+    """The model and the layers whose activations were captured, with which an SAE is compared.
 
     Fields:
         model: name of the model.
-        model_revision: its revision.
+        model_revision: revision of the model.
         layers: blocks, counted from 0, after which the residual stream was taken.
         d_in: width of the residual stream.
     """
@@ -34,20 +34,20 @@ class Captured(NamedTuple):
 
 
 def check_metadata(metadata: SAEMetadata, captured: Captured, *, allow_mismatch: bool = False) -> int:
-    """Compare what an SAE says about itself with what was captured, before its weights are read.
+    """Compare the metadata of an SAE with what was captured, before its weights are read.
 
-    What the SAE does not say is not held against it.
+    A field that the SAE does not record is not checked.
 
     Args:
-        metadata: of the SAE.
-        captured: what it is to encode.
+        metadata: metadata of the SAE.
+        captured: model and layers of the activations that it is to encode.
         allow_mismatch: accept another model, and another hook if one layer was captured; never another width.
 
     Returns:
         the layer to encode.
 
     Raises:
-        IncompatibleError: another width, dtype, model, hook or layer.
+        IncompatibleError: width, dtype, model, hook or layer differ.
 
     """
     if metadata.d_in is not None and metadata.d_in != captured.d_in:
@@ -62,7 +62,7 @@ def check_metadata(metadata: SAEMetadata, captured: Captured, *, allow_mismatch:
 
 
 def _check_model(metadata: SAEMetadata, captured: Captured) -> None:
-    """Compare models: by revision where the SAE records it, else by the last part of the name."""
+    """Compare the models by revision where the SAE records it, else by the last part of the name."""
     hint = "use an SAE of this model, or give --allow-mismatch"
     name, revision = metadata.model_name, metadata.model_revision
     if revision is not None and revision != captured.model_revision:
@@ -73,7 +73,7 @@ def _check_model(metadata: SAEMetadata, captured: Captured) -> None:
 
 
 def _last_part(name: str) -> str:
-    """Return what a model is called whoever publishes it, under the one of its names that is used here."""
+    """Return the name of a model without its publisher, with other names of the same model replaced."""
     last = name.rstrip("/").split("/")[-1].split("@")[0].casefold()
     for pattern, same in ALIASES:
         last = re.sub(pattern, same, last)
@@ -81,7 +81,7 @@ def _last_part(name: str) -> str:
 
 
 def _checked_layer(metadata: SAEMetadata, captured: Captured, *, allow_mismatch: bool) -> int:
-    """Return the layer that the hook names, or the only one captured if it names none or may be wrong."""
+    """Return the layer that the hook names, or the only captured layer if it names none or may be wrong."""
     places = [f"blocks.{layer}.hook_resid_post" for layer in captured.layers]
     where, expected = f"{metadata.name}: hook_name", " or ".join(places)
     if metadata.layer is not None and metadata.layer in captured.layers:
@@ -97,11 +97,11 @@ def _checked_layer(metadata: SAEMetadata, captured: Captured, *, allow_mismatch:
 
 
 def check_normalization(metadata: SAEMetadata, *, allow_mismatch: bool = False) -> None:
-    """Refuse an SAE whose input must be scaled by a number that nobody recorded, or in a way unknown here.
+    """Refuse an SAE whose input must be scaled by a number that is not recorded, or in an unknown way.
 
     Raises:
-        IncompatibleError: it is such an SAE; the first kind is accepted with `allow_mismatch`, unscaled, as
-            SAELens does it.
+        IncompatibleError: it is such an SAE. With `allow_mismatch` the first kind is accepted without
+            scaling, as SAELens accepts it.
 
     """
     where = f"{metadata.name}: normalize_activations"

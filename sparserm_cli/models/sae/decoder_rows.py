@@ -1,4 +1,4 @@
-"""Directions of an SAE: some rows of its decoder, read alone where the format allows. No sae_lens."""
+"""Directions of an SAE: single rows of its decoder, read alone where the format allows, without sae_lens."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ from sparserm_cli.models.sae.load import find_sae, read_metadata
 def load_decoder(
     name: str | Path, latents: Sequence[int], *, offline: bool = False
 ) -> Float32[np.ndarray, "directions d_in"]:
-    """Read the decoder rows of some latents; those are their directions.
+    """Read the decoder rows of some latents, which are their directions.
 
     Args:
-        name: as `load_sae` takes it.
-        latents: their numbers.
+        name: name of the SAE, as `load_sae` takes it.
+        latents: numbers of the latents.
         offline: take a release from the hub's cache only.
 
     Raises:
         CorruptStoreError: the weight file is broken or has fewer latents.
-        UsageError, IncompatibleError, TemporaryError: as `load_sae`.
+        UsageError, IncompatibleError, TemporaryError: as `load_sae` raises them.
 
     """
     files = find_sae(name, offline=offline)

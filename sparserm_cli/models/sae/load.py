@@ -1,4 +1,4 @@
-"""From the name of an SAE to its files, to what they say, to the SAE in memory.
+"""Find the files of an SAE by its name, read its metadata, and load it.
 
 Only `load_sae` needs torch; nothing here needs sae_lens.
 """
@@ -15,15 +15,16 @@ if TYPE_CHECKING:
 
 
 def read_sae_metadata(name: str | Path, *, offline: bool = False) -> SAEMetadata:
-    """Read what an SAE says about itself.
+    """Read the metadata of an SAE.
 
     Args:
         name: a local folder or file, or RELEASE/SAE_ID of SAELens, or ORG/REPO/FOLDER of the hub.
         offline: take a release from the hub's cache only.
 
     Raises:
-        UsageError: no such path or release.
-        IncompatibleError: the configuration is broken, or of an architecture that is no SAE of one place.
+        UsageError: there is no such path or release.
+        IncompatibleError: the configuration is broken, or its architecture is no SAE of one point in the
+            model.
         TemporaryError: the hub does not answer and the cache has no copy.
 
     """
@@ -31,7 +32,7 @@ def read_sae_metadata(name: str | Path, *, offline: bool = False) -> SAEMetadata
 
 
 def find_sae(name: str | Path, *, offline: bool = False) -> LocalSAE:
-    """Find an SAE's files on this machine, fetching those of a release; raises as `read_sae_metadata`."""
+    """Find an SAE's files, fetching those of a release; raises the errors of `read_sae_metadata`."""
     path = Path(name).expanduser()
     if path.exists() or str(name).startswith(("/", "./", "../", "~")):
         return find_local(path, str(name))
@@ -43,7 +44,7 @@ def find_sae(name: str | Path, *, offline: bool = False) -> LocalSAE:
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """Read what the configuration beside the weights says; raises as `read_sae_metadata`."""
+    """Read the configuration beside the weights; raises the errors of `read_sae_metadata`."""
     return FORMATS[files.format].read_metadata(files)
 
 
@@ -57,20 +58,20 @@ def load_sae(
 ) -> "SparseAutoencoder":
     """Load an SAE of any known format.
 
-    Folders are read here, with the formula of their own format; only release names whose format this package
-    does not read go through sae_lens. Weights are widened to float32, in which everything is computed: what a
-    bfloat16 file holds is exact in it.
+    Folders are read here, with the formula of their own format; sae_lens loads only releases whose format
+    this package does not read. Weights are widened to float32, in which everything is computed; the numbers
+    of a bfloat16 file are exact in it.
 
     Args:
         name: a local folder or file, or RELEASE/SAE_ID of SAELens, or ORG/REPO/FOLDER of the hub.
         device: torch device.
         allow_pickle: read `.pt` weights, with torch's weights-only loader.
-        allow_mismatch: read an SAE whose input needs a factor that is not recorded, and go without it.
+        allow_mismatch: read an SAE whose input needs a factor that is not recorded, and leave the factor out.
         offline: take a release from the hub's cache only.
 
     Raises:
-        UsageError: no such path or release.
-        IncompatibleError: broken, of an unknown architecture, pickled, or without its scale.
+        UsageError: there is no such path or release.
+        IncompatibleError: the SAE is broken, of an unknown architecture, pickled, or lacks its scale.
         TemporaryError: the hub does not answer and the cache has no copy.
 
     """

@@ -1,4 +1,4 @@
-"""What is known about an SAE before its weights are read, and where its files lie. No torch, no sae_lens."""
+"""Metadata of an SAE, known before its weights are read, and the location of its files; without torch."""
 
 import json
 import re
@@ -13,19 +13,19 @@ Settings = Mapping[str, Any]
 
 
 class SAEMetadata(NamedTuple):
-    """What is known about an SAE before its weights are read.
+    """Metadata of an SAE, known before its weights are read.
 
     Fields:
         name: the path or release name that the user gave.
         format: format on disk, such as `saelens` or `gemma-scope`.
-        architecture: SAELens' name of it: standard, topk, jumprelu or gated.
-        d_in: width of its input; None if only the weights say.
-        d_sae: number of latents; None if only the weights say.
-        hook_name: place in the model, in TransformerLens' words; None if not recorded.
-        model_name: model it was trained on; None if not recorded.
+        architecture: SAELens' name of the architecture: standard, topk, jumprelu or gated.
+        d_in: width of its input; None if only the weights tell.
+        d_sae: number of latents; None if only the weights tell.
+        hook_name: TransformerLens' name of the point in the model; None if it is not recorded.
+        model_name: name of the model that it was trained on; None if it is not recorded.
         dtype: type of its weights, such as `float32`.
-        normalization: what is done to its input, in SAELens' words; `none` if nothing.
-        settings: what else the format's configuration says, as its reader needs it.
+        normalization: SAELens' name of the normalisation of its input; `none` if there is none.
+        settings: further fields of the configuration that the reader of the format needs.
     """
 
     name: str
@@ -41,7 +41,7 @@ class SAEMetadata(NamedTuple):
 
     @property
     def layer(self) -> int | None:
-        """Block after which the residual stream is encoded, counted from 0; None for any other place.
+        """Block, from 0, after which the residual stream is encoded; None for any other point.
 
         What enters block 8 (`blocks.8.hook_resid_pre`) is what leaves block 7.
         """
@@ -49,7 +49,7 @@ class SAEMetadata(NamedTuple):
 
     @property
     def caution(self) -> str | None:
-        """What makes the SAE a worse fit to a plain forward pass of its model than it was in training."""
+        """The reason why the SAE fits a plain forward pass of its model worse than it did in training."""
         places = [self.settings, self.settings.get("metadata")]
         options = [
             place.get("model_from_pretrained_kwargs") for place in places if isinstance(place, Mapping)
@@ -63,33 +63,33 @@ class SAEMetadata(NamedTuple):
 
     @property
     def own_record(self) -> Settings:
-        """What `train-sae` recorded of it, if it was trained here; else nothing."""
+        """Record of `train-sae`, if the SAE was trained by it; else empty."""
         metadata = self.settings.get("metadata")
         own = metadata.get("sparserm") if isinstance(metadata, Mapping) else None
         return own if isinstance(own, Mapping) else {}
 
     @property
     def model_revision(self) -> str | None:
-        """Revision of the model it was trained on, if recorded."""
+        """Revision of the model that it was trained on, if it is recorded."""
         revision = self.own_record.get("model_revision")
         return revision if isinstance(revision, str) else None
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that features depend on, for the record of an artifact; the path is not one."""
+        """Return the fields on which features depend, without the path, for the record of an artifact."""
         kept = ("architecture", "d_in", "d_sae", "hook_name", "model_name", "dtype", "normalization")
         return {key: getattr(self, key) for key in kept}
 
 
 _PARTS = "model|language_model|transformer|gpt_neox|decoder|backbone|text_model|base_model"
-"""Modules that the blocks of a causal language model stand in, in transformers' words."""
+"""Transformers' names of the modules that hold the blocks of a causal language model."""
 
 
 def layer_of_hook(hook: str | None) -> int | None:
-    """Return the block after which a hook takes the residual stream, counted from 0; None for another place.
+    """Return the block, from 0, after which a hook takes the residual stream; None for another point.
 
-    What enters block 8 (`blocks.8.hook_resid_pre`, `model.layers.8.input`) is what leaves block 7. Known are
-    TransformerLens' names and transformers' names of a block: `model.layers.2`, `h.2`, `gpt_neox.layers.2`,
-    with `.output` or `.input` behind them or nothing.
+    What enters block 8 (`blocks.8.hook_resid_pre`, `model.layers.8.input`) is what leaves block 7.
+    TransformerLens' names are known, and transformers' names of a block, such as `model.layers.2`, `h.2` or
+    `gpt_neox.layers.2`, with or without `.output` or `.input` after them.
     """
     theirs = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)", hook or "")
     plain = re.fullmatch(rf"(?:(?:{_PARTS})\.)*(?:layers|h)\.(\d+)(?:\.(input|output))?", hook or "")
@@ -102,10 +102,10 @@ class LocalSAE(NamedTuple):
     """An SAE's files on this machine.
 
     Fields:
-        name: what the user called it.
+        name: name that the user gave.
         format: one of the keys of `FORMATS`.
-        folder: where the configuration lies.
-        weights: the weight file.
+        folder: folder of the configuration.
+        weights: path of the weight file.
         settings: overrides that a release table gives, such as `norm_scaling_factor`.
     """
 
@@ -117,7 +117,7 @@ class LocalSAE(NamedTuple):
 
 
 def sae_digest(files: LocalSAE, metadata: SAEMetadata) -> str:
-    """Return `xxh3:` and the 128-bit digest of all that latents depend on: configuration and weight file."""
+    """Return `xxh3:` and the 128-bit digest of configuration and weight file, on which latents depend."""
     settings = {key: value for key, value in metadata.settings.items() if key not in {"metadata", "l0"}}
     facts = [metadata.architecture, metadata.normalization, settings]
     hasher = xxhash.xxh3_128(json.dumps(facts, sort_keys=True, default=dict).encode())

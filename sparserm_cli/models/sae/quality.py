@@ -1,4 +1,4 @@
-"""How well an SAE fits activations, and the check of a sample that refuses right labels with wrong weights.
+"""Fit of an SAE to activations, and a check that refuses weights which do not belong to their metadata.
 
 Axes: rows (tokens), d_in (width of the residual stream), d_sae (latents).
 """
@@ -15,19 +15,19 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 
 SINK_FACTOR = 10.0
-"""A token is a sink if its norm is more than this many times the median norm. Sinks exceed it 100-fold."""
+"""A token is a sink if its norm exceeds the median norm by this factor; sinks exceed it about 100-fold."""
 MEASURE_ROWS = 2048
-"""Rows reconstructed at a time while measuring."""
+"""Number of rows that are reconstructed at a time."""
 LEAST_EXPLAINED = 0.3
-"""A right SAE explains 0.6 to 0.95 of the variance of related text; one of another scale about none."""
+"""Smallest explained variance that passes: a matching SAE has 0.6 to 0.95, one of another scale about 0."""
 L0_FACTOR = 5.0
-"""How far L0 may be from what the SAE's makers say, either way."""
+"""Factor by which L0 may differ from the published one, in either direction."""
 FLOAT16_LIMIT = 0.5 * 65504
-"""Activations above this are too near to float16's end for an SAE that was made for float16."""
+"""Largest activation that passes for an SAE made for float16, whose numbers end at 65,504."""
 
 
 class SinkRule(NamedTuple):
-    """Which tokens are left out of training and of statistics because the model parks attention on them.
+    """Rule for sink tokens, on which the model parks attention; training and statistics leave them out.
 
     Fields:
         median_norm: median Euclidean norm of the tokens that the rule was fitted on.
@@ -39,21 +39,21 @@ class SinkRule(NamedTuple):
 
     @classmethod
     def fit(cls, activations: Float[Tensor, "rows d_in"]) -> Self:
-        """Take the median norm of a sample, sinks included: a few of them do not move it."""
+        """Fit the rule to the median norm of a sample; the few sinks in it do not move the median."""
         return cls(float(activations.float().norm(dim=1).median()))
 
     def keeps(self, activations: Float[Tensor, "rows d_in"]) -> Bool[Tensor, " rows"]:
-        """Return which rows are ordinary tokens."""
+        """Return which rows are ordinary tokens, not sinks."""
         return activations.float().norm(dim=1) <= self.factor * self.median_norm
 
 
 def check_sample(
     sae: SparseAutoencoder, sample: Float[Tensor, "rows d_in"], *, judge: bool = True
 ) -> "SAEQuality":
-    """Encode and decode a sample of the user's own activations, to catch right labels with wrong weights.
+    """Encode and decode a sample of the user's activations, to detect weights with wrong metadata.
 
     Args:
-        sae: as it will be used.
+        sae: the SAE as it will be used.
         sample: raw activations.
         judge: whether to refuse an SAE that does not fit; no option of the command line turns this off.
 
@@ -61,8 +61,8 @@ def check_sample(
         the fit to the sample.
 
     Raises:
-        IncompatibleError: too little variance explained, L0 out of range, or activations that an SAE made for
-            float16 cannot have seen.
+        IncompatibleError: too little variance is explained, L0 is out of range, or activations are larger
+            than an SAE made for float16 can have seen.
 
     """
     finite = sample[sample.isfinite().all(dim=1)]
@@ -87,7 +87,7 @@ def check_sample(
 
 
 def _l0_range(sae: SparseAutoencoder) -> tuple[float, float]:
-    """Return the range of L0 that passes: around what is known of the SAE, else up to half of the latents."""
+    """Return the range of L0 that passes: around the published L0, else up to half of the latents."""
     metadata = sae.metadata
     match = re.search(r"average_l0_(\d+)|[-_]L0_(\d+)", metadata.name)
     measured = metadata.own_record.get("held_out")
@@ -102,14 +102,14 @@ def _l0_range(sae: SparseAutoencoder) -> tuple[float, float]:
 
 
 class SAEQuality(NamedTuple):
-    """Fit of an SAE to some tokens, sinks left out.
+    """Fit of an SAE to some tokens, without sinks.
 
     Fields:
         explained_variance: 1 - sum |x - reconstruction|^2 / sum |x - mean|^2 over all tokens.
-        l0: mean number of active latents of a token.
-        dead: latents that are active on none of the tokens.
-        tokens: tokens measured.
-        sinks: tokens left out.
+        l0: mean number of active latents per token.
+        dead: number of latents that are active on no token.
+        tokens: number of measured tokens.
+        sinks: number of tokens that were left out as sinks.
     """
 
     explained_variance: float

@@ -1,13 +1,14 @@
-"""SAE releases: from a name to files on this machine.
+"""Published SAEs: fetch the files of a release by its name.
 
-SAELens' table of releases says which repository, folder and loader an id means; it is read as a file, without
-importing sae_lens, and what is fetched is read by this package's own readers. Names that are not in the table
-are taken as ORG/REPO/FOLDER of the hub, with an optional revision as in ORG/REPO@REVISION/FOLDER.
+SAELens' table of releases gives the repository, folder and loader of an id. It is read as a file, without
+importing sae_lens, and the fetched files are read by this package's own readers. A name that is not in the
+table means ORG/REPO/FOLDER on the hub, with an optional revision as in ORG/REPO@REVISION/FOLDER.
 """
 
 import importlib.util
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -20,13 +21,13 @@ _SHOWN_IDS = 5
 
 
 class Release(NamedTuple):
-    """What the table, or the name itself, says of an SAE on the hub.
+    """Location of an SAE on the hub, from the table or from the name itself.
 
     Fields:
-        repo: the hub's id of the repository.
-        folder: folder or file in it; "." is the whole repository.
+        repo: id of the repository on the hub.
+        folder: folder or file in the repository; "." is the whole repository.
         revision: branch, tag or commit; None is the main branch.
-        settings: what the table adds to the configuration.
+        settings: fields that the table adds to the configuration.
     """
 
     repo: str
@@ -43,8 +44,8 @@ def fetch_release(name: str, *, offline: bool = False) -> LocalSAE:
         offline: use the hub's cache only.
 
     Raises:
-        UsageError: no such release or id.
-        IncompatibleError: gated, absent on the hub, or of a format that is not read here.
+        UsageError: there is no such release or id.
+        IncompatibleError: the SAE is gated, absent on the hub, or of a format that is not read here.
         TemporaryError: the hub does not answer and the cache has no copy.
 
     """
@@ -58,17 +59,15 @@ def fetch_release(name: str, *, offline: bool = False) -> LocalSAE:
 
 
 def find_release(name: str) -> Release:
-    """Look a name up in SAELens' table, or take it apart as ORG/REPO/FOLDER.
+    """Look a name up in SAELens' table, or split it as ORG/REPO/FOLDER.
 
     Raises:
-        UsageError: no such release or id.
-        IncompatibleError: a release of a format that is not read here.
+        UsageError: there is no such release or id.
+        IncompatibleError: the release has a format that is not read here.
 
     """
     release, _, sae_id = name.partition("/")
-    table = _table_of(release)
-    if sae_id.endswith("/canonical"):
-        table = _table_of(f"{release}-canonical") or table
+    table = _table_for(release, sae_id)
     if table is not None:
         return _from_table(name, release, sae_id, table)
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?", name)
@@ -78,8 +77,30 @@ def find_release(name: str) -> Release:
     return Release(match[1], match[3] or ".", match[2])
 
 
+def neuronpedia_page(name: str, latent: int) -> str | None:
+    """Return the address of a latent's page on Neuronpedia, if SAELens' table knows the SAE; no network.
+
+    Args:
+        name: RELEASE/SAE_ID of SAELens' table; other names have no page.
+        latent: number of the latent.
+
+    """
+    release, _, sae_id = name.partition("/")
+    if not sae_id or Path(name).exists():
+        return None
+    entries = (_table_for(release, sae_id) or {}).get("saes", ())
+    page = next((entry.get("neuronpedia") for entry in entries if str(entry["id"]) == sae_id), None)
+    return f"https://www.neuronpedia.org/{page}/{latent}" if page else None
+
+
+def _table_for(release: str, sae_id: str) -> Mapping[str, Any] | None:
+    """Return the release of SAELens' table that has an id; None if it has no such release."""
+    table = _table_of(release)
+    return (_table_of(f"{release}-canonical") or table) if sae_id.endswith("/canonical") else table
+
+
 def _from_table(name: str, release: str, sae_id: str, table: Mapping[str, Any]) -> Release:
-    """Return what the table says of an id."""
+    """Return the entry of an id in the table."""
     entries = {str(entry["id"]): entry for entry in table["saes"]}
     if sae_id not in entries:
         shown = ", ".join(list(entries)[:_SHOWN_IDS]) + (", ..." if len(entries) > _SHOWN_IDS else "")
@@ -98,10 +119,12 @@ def _from_table(name: str, release: str, sae_id: str, table: Mapping[str, Any]) 
     return Release(table["repo_id"], str(entries[sae_id]["path"]), None, settings)
 
 
+@cache
 def _table_of(release: str) -> dict[str, Any] | None:
     """Return one release of SAELens' table; None if it has no such release.
 
-    The table is a YAML file of 1.5 MB that takes seconds to parse, so only the release's lines are.
+    The table is a YAML file of 1.5 MB that takes seconds to parse, so only the lines of the release are
+    parsed.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -118,7 +141,7 @@ def _table_of(release: str) -> dict[str, Any] | None:
 
 
 def _snapshot(name: str, release: Release, *, offline: bool) -> Path:
-    """Fetch the files of one SAE; returns the repository's folder in the cache, named after the commit."""
+    """Fetch the files of one SAE, and return the repository's folder in the cache, named after the commit."""
     from huggingface_hub import errors, snapshot_download
 
     whole = release.folder == "."

@@ -1,9 +1,9 @@
-"""Activations to latents in compressed sparse rows, at about the price of the matrix product.
+"""Encode activations to latents in compressed sparse rows, at about the cost of the matrix product.
 
-Rows go through the encoder in tiles of a fixed height, the last one padded, because a product's last bits
-depend on its shape: so a row's latents are the same to the bit whatever the number of rows in the call. The
-pre-activations of a tile stay in the processor's cache while they are made sparse.
-Axes: rows (tokens), d_in (width of the residual stream), d_sae (latents), k (latents active on a row).
+Rows go through the encoder in tiles of a fixed height, the last of which is padded. The last bits of a
+product depend on its shape, so this makes the latents of a row the same to the bit for any number of rows
+per call. The pre-activations of a tile stay in the processor's cache while they are made sparse.
+Axes: rows (tokens), d_in (width of the residual stream), d_sae (latents), k (active latents per row).
 """
 
 import threading
@@ -20,22 +20,22 @@ from sparserm_cli.models.lm.devices import choose_dtype
 from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 
 TILE_NUMBERS = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""Pre-activations in a tile, at most: what fits into a processor's cache, or fills a GPU."""
+"""Largest number of pre-activations per tile, which fits into a processor's cache or fills a GPU."""
 LOWEST_TILE = 256
-"""Rows that a tile has at least, so that reading the weights does not dominate."""
+"""Smallest number of rows per tile, so that reading the weights does not dominate."""
 TILES_BYTES = 1 << 30
-"""Pre-activations of all threads together, at most."""
+"""Largest number of pre-activations of all threads together."""
 WORD = 8
-"""Latents looked at together when most are zero: the bytes of one 64-bit number."""
+"""Number of latents that are tested together when most are zero: the bytes of one 64-bit number."""
 
 
 class Encoded(NamedTuple):
     """Latents of some rows in compressed sparse rows.
 
     Fields:
-        data: values, all above zero.
-        indices: their latents, ascending within a row.
-        counts: number of values of each row.
+        data: values, all of them above zero.
+        indices: latent of each value, ascending within a row.
+        counts: number of values per row.
     """
 
     data: Float32[Tensor, " values"]
@@ -44,12 +44,12 @@ class Encoded(NamedTuple):
 
 
 class Buffers(NamedTuple):
-    """A thread's memory for one tile.
+    """Memory of one thread for one tile.
 
     Fields:
-        rows: the activations in float32, unused rows zero.
+        rows: the activations in float32; unused rows are zero.
         pre: the pre-activations.
-        mask: which of them are above the floor.
+        mask: which pre-activations are above the floor.
     """
 
     rows: Float32[Tensor, "tile d_in"]
@@ -58,10 +58,10 @@ class Buffers(NamedTuple):
 
 
 class TilePool:
-    """Threads that work on one tile each, with no threads inside their operations.
+    """Threads that work on one tile each and use no further threads within their operations.
 
     Args:
-        workers: how many; a single one is the caller's thread.
+        workers: number of threads; a single one is the caller's own.
 
     """
 
@@ -77,14 +77,14 @@ class TilePool:
 
     @contextmanager
     def one_thread_each(self) -> Iterator[None]:
-        """Let the caller's operations inside the block have no threads either; they would wait for them."""
+        """Run the caller's operations inside the block in one thread, since others would be waited for."""
         threads = torch.get_num_threads()
         if self._pool is not None:
             self._narrow()
         try:
             yield
         finally:
-            # What a worker sets is also what new threads begin with, so it is set back in any case.
+            # New threads begin with the setting of a worker, so the setting is restored in any case.
             torch.set_num_threads(threads)
 
     def _narrow(self) -> None:
@@ -92,7 +92,7 @@ class TilePool:
 
 
 def tile_rows(d_sae: int, device: str = "cpu") -> int:
-    """Return the height of a tile: a power of two from 256 to 8,192 that depends on nothing but these two."""
+    """Return the height of a tile: a power of two from 256 to 8,192 that depends on these two alone."""
     numbers = TILE_NUMBERS.get(torch.device(device).type, TILE_NUMBERS["cuda"])
     return min(8192, max(LOWEST_TILE, 1 << (numbers // d_sae).bit_length() - 1))
 
@@ -100,11 +100,11 @@ def tile_rows(d_sae: int, device: str = "cpu") -> int:
 class SparseEncoder:
     """Encodes rows with one SAE.
 
-    On a processor each tile is one thread's work from the product to the sparse rows, so threads wait for
-    each other once a call, and results do not depend on their number.
+    On a CPU one thread computes a tile from the product to the sparse rows, so threads wait for each other
+    once per call, and results do not depend on the number of threads.
 
     Args:
-        sae: on the device where the work is to be done.
+        sae: the SAE, on the device that does the work.
 
     """
 
@@ -126,12 +126,12 @@ class SparseEncoder:
     def encode(self, x: Float[Tensor, "rows d_in"]) -> Encoded:
         """Return the latents of raw activations.
 
-        A call must begin at a multiple of `tile` rows from where the caller counts, if its results are to be
-        equal to the bit to those of other calls. Of equal pre-activations at a topk SAE's k-th place
-        those of lower index are active.
+        Results are equal to the bit to those of other calls only if each call begins at a multiple of `tile`
+        rows of the caller's data. Where pre-activations at the k-th place of a topk SAE are equal, the
+        latents of lower index are active.
 
         Args:
-            x: bfloat16 or float32, on any device.
+            x: activations in bfloat16 or float32, on any device.
 
         """
         if not len(x):
@@ -157,7 +157,7 @@ class SparseEncoder:
         return self._above(pre, torch.gt(pre, self._floor, out=held.mask[: len(x)]))
 
     def _held(self) -> "Buffers":
-        """Return this thread's buffers, whose memory is not given back and fetched again for every tile."""
+        """Return this thread's buffers, which are kept so that no tile allocates memory."""
         if not hasattr(self._local, "held"):
             shape = (self.tile, self.sae.d_sae)
             mask_shape = shape if self.sae.k is None else (0, 0)
@@ -169,7 +169,7 @@ class SparseEncoder:
         return self._local.held
 
     def _above(self, pre: Float32[Tensor, "rows d_sae"], mask: Bool[Tensor, "rows d_sae"]) -> Encoded:
-        """Keep what the mask says (relu, jumprelu) and, of a gated SAE, has a magnitude."""
+        """Keep the latents of the mask (relu, jumprelu); of a gated SAE, those that have a magnitude."""
         flat = _true_places(mask)
         data, indices = pre.view(-1)[flat], flat % self.sae.d_sae
         row = flat.div_(self.sae.d_sae, rounding_mode="floor")
@@ -179,10 +179,10 @@ class SparseEncoder:
         return Encoded(data, indices, torch.bincount(row, minlength=len(pre)))
 
     def _topk(self, pre: Float32[Tensor, "rows d_sae"], k: int) -> Encoded:
-        """Keep the k largest of each row, as far as they are above zero.
+        """Keep those of the k largest latents of each row that are above zero.
 
-        The row is cut into groups. The k largest numbers lie in the k groups with the largest maxima, so only
-        those groups' numbers are searched, unless equal numbers leave a choice.
+        A row is divided into groups. The k largest numbers lie in the k groups with the largest maxima, so
+        only these groups are searched, unless equal numbers leave a choice.
         """
         size = self._groups
         grouped = pre.view(len(pre), size, -1)
@@ -204,13 +204,13 @@ class SparseEncoder:
 
 
 def _group_size(d_sae: int, k: int) -> int:
-    """Return how many latents a group has: the divisor of d_sae that leaves the fewest numbers to search."""
+    """Return the number of latents per group, the divisor of d_sae with the fewest numbers to search."""
     sizes = [size for size in range(1, 65) if d_sae % size == 0 and d_sae // size >= k]
     return min(sizes, key=lambda size: d_sae // size + k * size)
 
 
 def _true_places(mask: Bool[Tensor, "rows d_sae"]) -> Int64[Tensor, " true"]:
-    """Return the places of the true entries in row-major order, faster than `nonzero` where they are few."""
+    """Return the places of the true entries in row-major order, faster than `nonzero` if they are few."""
     flat = mask.view(-1)
     if len(flat) % WORD:
         return flat.nonzero().view(-1)
@@ -221,7 +221,7 @@ def _true_places(mask: Bool[Tensor, "rows d_sae"]) -> Int64[Tensor, " true"]:
 
 @contextmanager
 def _bfloat16_products(*, enabled: bool) -> Iterator[None]:
-    """Let the processor multiply float32 matrices as bfloat16 inside the block, still adding in float32."""
+    """Let the processor multiply float32 matrices as bfloat16 inside the block, with sums in float32."""
     if not enabled:
         yield
         return

@@ -27,7 +27,7 @@ SAMPLED_UNITS = 4
 
 
 class Rate(NamedTuple):
-    """How fast one device computes.
+    """Speed of one device.
 
     Fields:
         tokens_per_second: tokens per second; a prompt counts once for all its responses.
@@ -41,7 +41,7 @@ class Rate(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What computing a plan is expected to take.
+    """Expected time and cost of computing a plan.
 
     Fields:
         rate: rate of one device.

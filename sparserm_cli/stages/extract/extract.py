@@ -20,7 +20,8 @@ from sparserm_cli.stages.engine.engine import Engine
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.stages.extract.estimate import Estimate, estimate
 from sparserm_cli.stages.extract.fused import FusedWorker, finish_latents, plan_latents
-from sparserm_cli.stages.extract.request import Request, check_request, request_of, tried_saes, write_plan
+from sparserm_cli.stages.extract.planning import write_plan
+from sparserm_cli.stages.extract.request import Request, check_request, request_of, tried_saes
 from sparserm_cli.stages.extract.worker import CaptureWorker
 from sparserm_cli.store.capture.artifact import capture_path, remove_capture
 from sparserm_cli.store.capture.plan import ExtractPlan, check_space

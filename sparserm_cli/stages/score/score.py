@@ -65,11 +65,12 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
 
     """
     begun = time.monotonic()
+    # 1. Say which earlier scores will be replaced.
     counts = _ScoreCounts()
     output = config.output or str(scores_path(config.run))
     if replaced := replacement_note(output, "scores"):
         note(replaced)
-    # Known rows come first; each further line is written as soon as its window is done.
+    # 2. Rows that the log knows come first; the others are scored window by window and written at once.
     with score_log(config, note) as log, writing_lines(output) as write:
         for row in all_rows(log, config, progress=progress, note=note):
             if "rejected" in row:
@@ -77,6 +78,7 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
                 continue
             write(score_line(row))
             counts.add(row)
+    # 3. Sum up what was scored.
     if counts.token_method not in (None, "exact"):
         how = f"token rewards are {counts.token_method}"
         note(f"{how}: approximate, so they add up to the scores only nearly")

@@ -164,7 +164,7 @@ def _fill(log: ScoreLog, config: ScoreConfig, progress: Progress, note: Note) ->
 
 
 def _before(rows: list[TokenizedExample], refused: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take the refused rows before a window's last row; later ones stay, since the reader runs ahead."""
+    """Return and remove the refused rows before a window's last row; later ones stay."""
     last = rows[-1].example.row
     early = [line for line in refused if line["row"] < last]
     refused[:] = [line for line in refused if line["row"] > last]

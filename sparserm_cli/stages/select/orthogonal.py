@@ -30,7 +30,7 @@ class Picks(NamedTuple):
     place: Int64[np.ndarray, " directions"]
     """Index of the candidate in the pool."""
     gain: Float64[np.ndarray, " directions"]
-    """What the candidate added when it was chosen."""
+    """Gain of the candidate when it was chosen."""
 
 
 def greedy(

@@ -42,7 +42,7 @@ class TokenSource(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the SAE's metadata record: model, revision, hook, data."""
+        """Facts for the SAE's metadata: model, revision, hook and data."""
 
     def blocks(self, *, held_out: bool) -> Iterator[Float[Tensor, "_ d_in"]]:
         """Start one pass over the training part or the held-out part."""
@@ -90,7 +90,7 @@ class TextSource:
 
 @dataclass(frozen=True)
 class TextReading:
-    """How text becomes documents: the same for training and test data."""
+    """Options that turn text into documents, the same for training and test data."""
 
     lm: LanguageModel
     """The model, loaded up to the layer that the SAE is for."""

@@ -5,21 +5,20 @@ format (`cfg.json`, `sae_weights.safetensors`), which appears by rename.
 Memory: `recipe.buffer_rows` activations in bfloat16, the SAE, and Adam's two moments.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sparserm_cli.config import DEFAULT_MODEL
-from sparserm_cli.config.train_sae import SAERecipe
+from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
 from sparserm_cli.models.checkpoints.config_shape import check_layers
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
-from sparserm_cli.models.lm.devices import DType, choose_device
+from sparserm_cli.models.lm.devices import choose_device
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 from sparserm_cli.models.sae.load import load_sae
@@ -35,7 +34,7 @@ SINK_SAMPLE_ROWS = 16384
 """Number of tokens whose norms the sink rule is fitted on."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, in all); in all is 0 where it is not known."""
+"""Called with the current activity, the work done and all work; the latter is 0 where it is not known."""
 
 
 class TrainSAEResult(NamedTuple):
@@ -43,9 +42,9 @@ class TrainSAEResult(NamedTuple):
 
     Fields:
         folder: folder of the SAE.
-        rows: training tokens held in memory, sinks left out.
-        epochs: how often each was seen on average, if they are all there are.
-        seconds: duration of the training steps.
+        rows: number of training tokens held in memory, without sink tokens.
+        epochs: how often each of them was seen on average, if they are all training tokens.
+        seconds: duration of the training steps in seconds.
         held_out: fit to the held-out documents of the training data.
         tests: fit to each further source, by name.
     """
@@ -58,80 +57,78 @@ class TrainSAEResult(NamedTuple):
     tests: Mapping[str, SAEQuality]
 
 
-def train_sae(
-    data: Sequence[str],
-    output: Path,
-    *,
-    run: PurePath | None = None,
-    model: str = DEFAULT_MODEL,
-    layer: int | None = None,
-    recipe: SAERecipe | None = None,
-    start: str | None = None,
-    tests: Sequence[str] = (),
-    test_limit: int | None = None,
-    limit: int | None = None,
-    split: str = "train",
-    template: str | None = None,
-    dtype: DType = "auto",
-    device: str = "auto",
-    allow_pickle: bool = False,
-    offline: bool = False,
-    progress: Progress | None = None,
-) -> TrainSAEResult:
+def train_sae(config: TrainSAEConfig, *, progress: Progress | None = None) -> TrainSAEResult:
     """Train an SAE for one layer of a model, on text or on a run's captured response tokens.
 
     Args:
-        data: files or data sets: preferences or responses of any shape, rows with a `text`, `.txt` files.
-        output: folder of the SAE; an existing one is replaced when the new one is complete.
-        run: run directory whose captured tokens are taken if `data` is empty; model and template are its own.
-        model: language model, as `extract` takes it.
-        layer: block after which the residual stream is taken, counted from 0; of a run the only one if None.
-        recipe: what to train; None is the default recipe.
-        start: SAE whose training is continued; its layer is the one where `layer` is None.
-        tests: further files that are only measured; needs `data`, since a run has no model loaded.
-        test_limit: most rows read of each of these.
-        limit: most rows read of each of `data`.
-        split: split of a Hugging Face data set.
-        template: chat template, as `extract` takes it.
-        dtype: type the model computes in.
-        device: torch device of model and SAE.
-        allow_pickle: read pickled weights of `start`.
-        offline: never call the hub.
+        config: the options. Without `data`, the captured tokens of the run are taken, with its model.
         progress: called with the current activity, work done and work in all.
 
     Raises:
-        UsageError: neither `data` nor `run`, no layer, or a recipe that `start` cannot follow.
+        UsageError: tests without data, no layer, or a recipe that the SAE to start from cannot follow.
         BadInputError: a source cannot be read, or there are no tokens to train on.
         IncompatibleError, ResourceError, TemporaryError: of model, capture and device, as `extract`.
 
     """
-    recipe = recipe or SAERecipe()
+    recipe, folder = config.recipe, config.output
     # 1. An SAE to start from is checked before anything is captured.
-    first = None if start is None else load_sae(start, allow_pickle=allow_pickle, offline=offline)
-    settle(recipe, first)
-    if layer is None and first is not None:
-        layer = first.metadata.layer
-    # 2. A run holds activations already.
-    if not data:
-        if run is None or tests:
-            found = "--test without DATA" if tests else "neither"
-            raise UsageError("train-sae", "DATA, or a run directory alone", found, "give text to train on")
-        held = RunSource(run, layer=layer, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed)
-        _check_start(first, held.layer, held.d_in)
-        return fit_sae(held, output, recipe, start=first, device=choose_device(device), progress=progress)
-    # 3. Text runs through the model, up to the layer. Of the training data a share is held out, of tests all.
+    start = _start_of(config)
+    settle(recipe, start)
+    layer = start.metadata.layer if config.layer is None and start is not None else config.layer
+    # 2. A run holds activations already, so no model is loaded.
+    if not config.data:
+        captured = _run_source(config, layer)
+        _check_start(start, captured.layer, captured.d_in)
+        device = choose_device(config.device)
+        return fit_sae(captured, folder, recipe, start=start, device=device, progress=progress)
+    # 3. Text runs through the model up to the layer.
+    lm = _load_model(config, layer, start)
+    source, tests = _text_sources(config, lm)
+    # 4. The SAE is trained and saved, and the saved one is measured.
+    return fit_sae(source, folder, recipe, start=start, tests=tests, device=lm.device, progress=progress)
+
+
+def _start_of(config: TrainSAEConfig) -> SparseAutoencoder | None:
+    """Load the SAE whose training is continued; None for a new SAE."""
+    if config.start is None:
+        return None
+    return load_sae(config.start, allow_pickle=config.allow_pickle, offline=config.offline)
+
+
+def _run_source(config: TrainSAEConfig, layer: int | None) -> RunSource:
+    """Return the captured tokens of the run; raises UsageError if there are tests, which need a model."""
+    if config.tests:
+        expected, hint = "DATA, or a run directory alone", "give text to train on"
+        raise UsageError("train-sae", expected, "--test without DATA", hint)
+    return RunSource(config.run, layer=layer, held_out_fraction=config.held_out_fraction, seed=config.seed)
+
+
+def _load_model(config: TrainSAEConfig, layer: int | None, start: SparseAutoencoder | None) -> LanguageModel:
+    """Load the model up to a layer, after the SAE to start from was checked against it.
+
+    Raises:
+        UsageError: no layer is named, or the model does not have it.
+        IncompatibleError: the SAE to start from is for another layer or width.
+
+    """
     if layer is None:
         raise UsageError("--layer", "a layer", "none", "give --layer, such as the middle one")
-    identity = resolve_model(model, offline=offline)
-    _check_start(first, layer, check_layers(identity, (layer,)).d_in)
-    lm = LanguageModel.load(identity, layers=[layer], dtype=dtype, device=device)
-    reading = TextReading(lm, load_tokenizer(identity), recipe.context_size, template, split, offline)
-    source = text_source(
-        reading, data, held_out_fraction=recipe.held_out_fraction, seed=recipe.seed, limit=limit
-    )
-    measured = {name: text_source(reading, [name], held_out_fraction=1.0, limit=test_limit) for name in tests}
-    # 4. Training, and measuring what was saved.
-    return fit_sae(source, output, recipe, start=first, tests=measured, device=lm.device, progress=progress)
+    identity = resolve_model(config.model, offline=config.offline)
+    _check_start(start, layer, check_layers(identity, (layer,)).d_in)
+    return LanguageModel.load(identity, layers=[layer], device=config.device)
+
+
+def _text_sources(config: TrainSAEConfig, lm: LanguageModel) -> tuple[TokenSource, dict[str, TokenSource]]:
+    """Return the training text, of which a share is held out, and the tests, of which everything is."""
+    tokenizer = load_tokenizer(lm.identity)
+    reading = TextReading(lm, tokenizer, config.context_size, config.template, config.split, config.offline)
+    share = config.held_out_fraction
+    source = text_source(reading, config.data, held_out_fraction=share, seed=config.seed, limit=config.limit)
+    tests: dict[str, TokenSource] = {
+        name: text_source(reading, [name], held_out_fraction=1.0, limit=config.test_limit)
+        for name in config.tests
+    }
+    return source, tests
 
 
 def _check_start(start: SparseAutoencoder | None, layer: int, d_in: int) -> None:
@@ -162,9 +159,9 @@ def fit_sae(
     Args:
         source: activations, split into training and held-out documents.
         output: folder of the SAE.
-        recipe: what to train.
-        start: the SAE whose training is continued; None is random weights.
-        tests: sources that are only measured: all of their documents must be held out.
+        recipe: size, sparsity and schedule of the training.
+        start: the SAE whose training is continued; None starts from random weights.
+        tests: sources that are only measured; all of their documents must be held out.
         device: torch device of the SAE.
         progress: called with the current activity, work done and work in all.
 
@@ -187,10 +184,10 @@ def fit_sae(
     )
     rows = len(batches.rows)
     epochs = recipe.steps * recipe.batch_rows / rows
-    # 3. SAELens trains.
+    # 3. SAELens trains the SAE.
     trained = train(batches, recipe, start=start, device=device, progress=_training_progress(say, recipe))
     del batches
-    # 4. What will be on disk is measured on tokens the training has not seen; the folder appears when whole.
+    # 4. The SAE as saved is measured on tokens that the training has not seen; the folder appears when whole.
     facts = {**source.facts, "sink_rule": rule._asdict(), "training_tokens": rows, "scale": trained.scale}
     if start is not None:
         facts["from"] = {"name": start.metadata.name, "digest": start.digest}
@@ -217,7 +214,7 @@ def _training_progress(say: Progress, recipe: SAERecipe) -> Callable[[int, int, 
 
 
 def _metadata(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return SAELens' own fields; everything it has no name for stands under `sparserm`."""
+    """Return the metadata fields that SAELens defines; `_own` returns the others."""
     return {
         "model_name": facts["model_name"],
         "hook_name": facts["hook_name"],
@@ -230,15 +227,16 @@ def _metadata(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own(recipe: SAERecipe, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that SAELens has no field for; they stand under `sparserm`."""
     theirs = {"model_name", "hook_name", "prepend_bos"}
     return {**{key: value for key, value in facts.items() if key not in theirs}, "recipe": asdict(recipe)}
 
 
 def _sample(source: TokenSource) -> Float[Tensor, "rows d_in"]:
-    """Return the first training tokens.
+    """Return the first training tokens, about SINK_SAMPLE_ROWS of them.
 
     Raises:
-        BadInputError: there are none.
+        BadInputError: there are no training tokens.
 
     """
     parts: list[Tensor] = []
@@ -252,6 +250,7 @@ def _sample(source: TokenSource) -> Float[Tensor, "rows d_in"]:
 
 
 def _without_sinks(blocks: Iterable[Tensor], rule: SinkRule) -> Iterator[Float[Tensor, "_ d_in"]]:
+    """Yield the blocks without the tokens that the rule takes for sinks."""
     for block in blocks:
         yield block[rule.keeps(block)]
 

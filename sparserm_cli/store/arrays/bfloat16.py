@@ -1,4 +1,4 @@
-"""bfloat16 as its 16 bits in numpy, which has no such type.
+"""bfloat16 numbers in numpy, which has no such type, as 16-bit integers.
 
 bfloat16 is the upper half of a float32: sign, 8 bits of exponent, 7 of fraction. Widening is exact; narrowing
 rounds to nearest, ties to even, as torch does.
@@ -15,7 +15,7 @@ _MAGNITUDE = 0x7FFF
 
 
 def to_float32(bits: UInt16[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
-    """Return the float32 numbers that bfloat16 bits stand for, exactly."""
+    """Return the float32 numbers that bfloat16 bits represent, exactly."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -27,7 +27,7 @@ def from_float32(values: Float32[np.ndarray, "*shape"]) -> UInt16[np.ndarray, "*
 
 
 def is_finite(values: np.ndarray) -> Bool[np.ndarray, "*shape"]:
-    """Tell which float32 numbers, or bfloat16 bits given as uint16, are neither NaN nor infinite."""
+    """Return which float32 numbers, or bfloat16 bits given as uint16, are finite."""
     if values.dtype == np.uint16:
         return np.asarray(np.not_equal(values & _EXPONENT, _EXPONENT))
     return np.asarray(np.isfinite(values))

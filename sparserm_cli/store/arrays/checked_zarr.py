@@ -3,7 +3,8 @@
 Plain zarr writes without fsync, leaves out empty chunks and reads a missing chunk as the fill value. Here
 every key is written by `write_atomic` (on an object store by one upload, see `object_zarr`), every chunk is
 written, and a missing chunk is an error to read.
-Arrays have one chunk per unit, no shards, crc32c, and lie as `<array>/zarr.json` and `<array>/c.<unit>.0`.
+Arrays have one chunk per unit, no shards, and crc32c; their files are `<array>/zarr.json` and
+`<array>/c.<unit>.0`.
 """
 
 import asyncio
@@ -25,16 +26,16 @@ from sparserm_cli.store.io.file_facts import FileFact
 from sparserm_cli.store.io.storage import storage_of
 
 _DAMAGED = "run `sparserm verify --deep` to see all damage"
-_THREADS = 2  # many workers share a machine; a unit is one chunk per array, so more would not help
+_THREADS = 2  # many workers share a machine; a unit has one chunk per array, so more threads would not help
 _BROKEN = (ValueError, KeyError, TypeError, RuntimeError, FileNotFoundError)
 
 
 class CheckedStore(Store):
-    """What our readers and writers know of a zarr store, wherever it lies.
+    """A zarr store as readers and writers use it, on a disk or an object store.
 
     Attributes:
-        location: the artifact's folder or prefix.
-        written: key to what was given to the disk or the object store.
+        location: folder or prefix of the artifact.
+        written: mapping from key to the facts of the bytes that were written.
 
     """
 
@@ -42,11 +43,11 @@ class CheckedStore(Store):
     written: dict[str, FileFact]
 
     def _note(self, key: str, data: memoryview) -> None:
-        """Remember what was written."""
+        """Record the facts of written bytes."""
         self.written[key] = FileFact(key, data.nbytes, xxhash.xxh3_128(data).hexdigest())
 
     def _found(self, key: str, value: Buffer | None) -> Buffer | None:
-        """Return what was read at `key`; a chunk must be there when reading only."""
+        """Return what was read at `key`; in a read-only store a missing chunk is an error."""
         if value is None and self.read_only and key.rpartition("/")[2].startswith("c."):
             raise CorruptStoreError(str(self.location / key), "a chunk", "no file", _DAMAGED)
         return value
@@ -56,9 +57,9 @@ class SafeStore(LocalStore, CheckedStore):
     """A zarr store on the local disk whose writes are synced and whose missing chunks are errors.
 
     Args:
-        root: the artifact's folder.
-        read_only: refuse writes, and raise CorruptStoreError for a chunk that is not there.
-        sync: as in `write_atomic`.
+        root: folder of the artifact.
+        read_only: refuse writes, and raise CorruptStoreError for a missing chunk.
+        sync: whether writes are synced, as in `write_atomic`.
 
     """
 
@@ -68,7 +69,7 @@ class SafeStore(LocalStore, CheckedStore):
         self.written = {}
 
     def with_read_only(self, read_only: bool = False) -> Self:
-        """Return a store of the same folder; what was written so far is known to both."""
+        """Return a store of the same folder that shares the record of written bytes."""
         other = type(self)(self.root, read_only=read_only, sync=self.sync)
         other.written = self.written
         return other
@@ -79,7 +80,7 @@ class SafeStore(LocalStore, CheckedStore):
         prototype: BufferPrototype | None = None,
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
-        """Return the bytes of `key`; a chunk must be there when reading only."""
+        """Return the bytes of `key`; in a read-only store a missing chunk is an error."""
         return self._found(key, await super().get(key, prototype, byte_range))
 
     async def set(self, key: str, value: Buffer) -> None:
@@ -87,7 +88,7 @@ class SafeStore(LocalStore, CheckedStore):
         await asyncio.to_thread(self._write, key, value)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        """Write `key` atomically and synced unless it is there."""
+        """Write `key` atomically and synced, unless it exists."""
         if not (self.root / key).exists():
             await asyncio.to_thread(self._write, key, value)
 
@@ -96,7 +97,7 @@ class SafeStore(LocalStore, CheckedStore):
         self._write(key, value)
 
     def _write(self, key: str, value: Buffer) -> None:
-        """Write and remember what was given to the disk."""
+        """Write `key`, and record the facts of its bytes."""
         self._check_writable()
         path = self.root / key
         if self.sync:
@@ -115,7 +116,7 @@ def bytes_of(value: Buffer) -> memoryview:
 
 @contextmanager
 def zarr_settings() -> Iterator[None]:
-    """Run zarr with few threads and with every chunk written, whatever the user's configuration says."""
+    """Run zarr with few threads and write every chunk, whatever the user's configuration is."""
     settings = {
         "async.concurrency": _THREADS,
         "threading.max_workers": _THREADS,
@@ -127,10 +128,10 @@ def zarr_settings() -> Iterator[None]:
 
 @contextmanager
 def reading(where: str) -> Iterator[None]:
-    """Turn whatever zarr raises for damaged bytes into CorruptStoreError.
+    """Turn the errors that zarr raises for damaged bytes into CorruptStoreError.
 
     Args:
-        where: the file and unit read.
+        where: file and unit that are read.
 
     Raises:
         CorruptStoreError: a checksum, length or JSON in the file is wrong.
@@ -158,16 +159,16 @@ def create_array(
     fill: np.generic,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an array's metadata, at its final shape; no chunk is written yet.
+    """Write the metadata of an array at its final shape, and no chunk yet.
 
     Args:
         store: the store.
-        path: of the array in the store.
-        shape: final.
+        path: path of the array in the store.
+        shape: final shape of the array.
         chunks: shape of one chunk, which is one file.
-        fill: what a chunk not there would read as, were that not an error; NaN where the type has one. Its
-            type is the array's.
-        attributes: written beside it.
+        fill: fill value, whose type is that of the array; NaN where the type has one. It is never read,
+            since a missing chunk is an error.
+        attributes: attributes of the array.
 
     """
     with zarr_settings():
@@ -176,7 +177,7 @@ def create_array(
 
 
 def array_options(shape: tuple[int, ...], chunks: tuple[int, ...], fill: np.generic) -> dict[str, Any]:
-    """Return what all our arrays are made with: no filter, no shard, crc32c, chunks in one folder."""
+    """Return the options of all arrays: no filter, no shard, crc32c, and chunks in one folder."""
     return {
         "shape": shape,
         "chunks": tuple(max(1, size) for size in chunks),
@@ -192,13 +193,13 @@ def open_array(store: CheckedStore, path: str) -> zarr.Array[Any]:
     """Open an array.
 
     Raises:
-        CorruptStoreError: its metadata are missing or cut.
+        CorruptStoreError: the metadata are missing or truncated.
 
     """
     with reading(str(store.location / path / "zarr.json")):
         mode: Literal["r", "r+"] = "r" if store.read_only else "r+"
         array = zarr.open_array(store=store, path=path, mode=mode, zarr_format=3)
-        # The configuration given to open_array is ignored for an array that is there; this one is not.
+        # open_array ignores a configuration for an existing array, so it is set here.
         return array.with_config({"write_empty_chunks": True})
 
 
@@ -212,7 +213,7 @@ def read_rows(store: CheckedStore, path: str, start: int, stop: int, unit: int |
     """Read rows of an array.
 
     Raises:
-        CorruptStoreError: a chunk is missing or damaged; names the array and the unit.
+        CorruptStoreError: a chunk is missing or damaged; the error names the array and the unit.
 
     """
     array = open_array(store, path)
@@ -222,5 +223,5 @@ def read_rows(store: CheckedStore, path: str, start: int, stop: int, unit: int |
 
 
 def chunk_path(path: str, unit: int, dimensions: int = 2) -> str:
-    """Return the file of the chunk of `unit` of an array."""
+    """Return the path of an array's chunk of a unit."""
     return f"{path}/c.{unit}" + ".0" * (dimensions - 1)

@@ -1,4 +1,4 @@
-"""Sparse latents of one unit on disk: data, indices, indptr of a CSR matrix, each array one file.
+"""Sparse latents of one unit on disk, as data, indices and indptr of a CSR matrix with one file per array.
 
 Axes: `rows` are the unit's response tokens in store order, `entries` the latents that fire on them, `d_sae`
 the columns. A latent fires where its value is above 0; only those are stored, columns rising in each row.
@@ -35,11 +35,11 @@ class Csr(NamedTuple):
     """A CSR matrix of one unit."""
 
     data: Float32[np.ndarray, " entries"]
-    """Values, above 0."""
+    """The values, all of them above 0."""
     indices: UInt16[np.ndarray, " entries"] | UInt32[np.ndarray, " entries"]
-    """Column of each value, rising within a row."""
+    """Column of each value, increasing within a row."""
     indptr: Int64[np.ndarray, " bounds"]
-    """Where each row begins, and the end: rows + 1 numbers."""
+    """Index of the first value of each row, then the number of values: rows + 1 numbers."""
 
 
 def index_type(d_sae: int) -> np.dtype[np.unsignedinteger]:
@@ -48,10 +48,10 @@ def index_type(d_sae: int) -> np.dtype[np.unsignedinteger]:
 
 
 def check_csr(csr: Csr, rows: int, d_sae: int) -> None:
-    """Check that a matrix is one: bounds, order, types, values above 0.
+    """Check the bounds, order and types of a matrix, and that its values are above 0.
 
     Raises:
-        ValueError: it is not; says what is wrong.
+        ValueError: the matrix is not valid; the error says what is wrong.
 
     """
     problem = _shape_problem(csr, rows, d_sae) or _content_problem(csr, d_sae)
@@ -60,7 +60,7 @@ def check_csr(csr: Csr, rows: int, d_sae: int) -> None:
 
 
 def _shape_problem(csr: Csr, rows: int, d_sae: int) -> str:
-    """Return what is wrong with the types and bounds, "" if nothing."""
+    """Return what is wrong with the types and bounds; "" if they are right."""
     kinds = np.dtype(np.float32), index_type(d_sae), np.dtype(np.int64)
     types = csr.data.dtype, csr.indices.dtype, csr.indptr.dtype
     if types != kinds:
@@ -73,7 +73,7 @@ def _shape_problem(csr: Csr, rows: int, d_sae: int) -> str:
 
 
 def _content_problem(csr: Csr, d_sae: int) -> str:
-    """Return what is wrong with the columns and values, "" if nothing."""
+    """Return what is wrong with the columns and values; "" if they are right."""
     if not len(csr.data):
         return ""
     if int(csr.indices.max()) >= d_sae:
@@ -114,8 +114,8 @@ def write_csr(store: CheckedStore, path: str, csr: Csr, d_sae: int) -> list[str]
 async def _copy(memory: MemoryStore, store: CheckedStore, path: str) -> list[str]:
     """Write every key of a store in memory below `path`.
 
-    Zarr would not make an array that is there, and would delete it first if told to overwrite; another worker
-    at the same unit would find it gone.
+    Zarr refuses to create an array that exists, and deletes it first when it overwrites; another worker at
+    the same unit would then miss it.
     """
     keys = sorted([key async for key in memory.list()])
     for key in keys:
@@ -133,10 +133,11 @@ def read_csr(store: CheckedStore, path: str, unit: int, rows: int, *, with_data:
         path: path of the matrix in the store.
         unit: number of the unit, for errors.
         rows: number of rows that the matrix must have.
-        with_data: false leaves the values unread and gives ones for them.
+        with_data: whether to read the values; without them, all values are 1.
 
     Raises:
-        CorruptStoreError: an array is missing or damaged, or they do not fit together; names the unit.
+        CorruptStoreError: an array is missing or damaged, or the arrays do not fit together; the error names
+            the unit.
 
     """
     arrays = [_read(store, f"{path}/{name}", unit) for name in ARRAYS[0 if with_data else 1 :]]
@@ -157,5 +158,5 @@ def _read(store: CheckedStore, path: str, unit: int) -> np.ndarray:
 
 
 def part_path(layer: int, unit: int) -> str:
-    """Return where the matrix of a unit lies."""
+    """Return the path of the matrix of a unit."""
     return f"layers/{layer}/parts/{unit:05d}"

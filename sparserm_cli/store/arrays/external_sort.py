@@ -60,14 +60,14 @@ class DiskTable:
             self._write()
 
     def add(self, first: np.ndarray, *others: np.ndarray | int) -> None:
-        """Append records, given as one array per field; raises as `append`."""
+        """Append records, given as one array per field; raises the errors of `append`."""
         block = np.empty(len(first), self.kind)
         for name, column in zip(self.kind.names or (), (first, *others), strict=True):
             block[name] = column
         self.append(block.tobytes())
 
     def extend(self, blocks: Iterable[np.ndarray]) -> Self:
-        """Append blocks of records and return the table; raises as `append`."""
+        """Append blocks of records and return the table; raises the errors of `append`."""
         for block in blocks:
             self.append(np.asarray(block, self.kind).tobytes())
         return self
@@ -108,7 +108,7 @@ class DiskTable:
         return np.asarray(np.memmap(self.path, self.kind, "r")[positions.astype(np.int64)])
 
     def sorted(self) -> Iterator[np.ndarray]:
-        """Yield all records in rising order, about `BLOCK` at a time, and remove the table after the last.
+        """Yield all records in increasing order, about `BLOCK` at a time, then remove the table.
 
         Runs of `BLOCK` records are sorted in place. Each yielded block merges one piece of every run: the
         records above one pivot and up to the next. A yielded block has at most two blocks of records, unless
@@ -129,7 +129,7 @@ class DiskTable:
         self.path.unlink(missing_ok=True)
 
     def _sort_runs(self, starts: range, text: str) -> np.ndarray:
-        """Sort every run in place, and return pivots that cut the whole table into pieces of about one block.
+        """Sort every run in place; return pivots that divide the whole table into pieces of about one block.
 
         Each sorted run is sampled at regular intervals of `BLOCK` divided by the number of runs. Every k-th
         of the merged samples, with k the number of runs, is a pivot.
@@ -156,14 +156,14 @@ class ScratchFolder:
         self._numbers = count()
 
     def __enter__(self) -> Self:
-        """Make the folder."""
+        """Create the folder."""
         storage_of(self.folder).make_folder()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove the folder and all that is in it."""
+        """Remove the folder and its content."""
         self.remove()
 
     def remove(self) -> None:
@@ -175,7 +175,7 @@ class ScratchFolder:
         return DiskTable(self.folder / str(next(self._numbers)), kind)
 
     def sorted(self, table: DiskTable) -> DiskTable:
-        """Return a new table with the records of `table` in rising order, and remove `table`."""
+        """Return a new table with the records of `table` in increasing order, and remove `table`."""
         return self.table(table.kind).extend(table.sorted())
 
 

@@ -1,4 +1,4 @@
-"""Zarr on an object store: one upload per key, and files recorded in the plan are cached on each machine."""
+"""Zarr on an object store, with one upload per key; each machine caches the files that the plan records."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ _HINT = "run `sparserm verify`"
 
 
 def zarr_store(root: PurePath, plan: Plan, *, read_only: bool = False) -> CheckedStore:
-    """Open the zarr store of a planned artifact, wherever it lies.
+    """Open the zarr store of a planned artifact, on a disk or an object store.
 
     Args:
         root: the artifact's folder or prefix.
-        plan: its plan.
-        read_only: as `SafeStore` has it.
+        plan: plan of the artifact.
+        read_only: refuse writes, and raise CorruptStoreError for a missing chunk.
 
     """
     if isinstance(root, Path):
@@ -41,20 +41,20 @@ class RemoteStore(FsspecStore, CheckedStore):
 
     Args:
         root: the artifact's prefix.
-        planned: files that never change, which the plan knows: metadata and rows arrays.
-        read_only: refuse writes, and raise CorruptStoreError for a chunk that is not there.
+        planned: files that the plan records and that never change: metadata and rows arrays.
+        read_only: refuse writes, and raise CorruptStoreError for a missing chunk.
 
     """
 
     def __init__(self, root: PurePath, planned: Sequence[FileFact] = (), *, read_only: bool = False) -> None:
-        # Zarr's event loop gets the client that everything else has, not one more with sockets of its own.
+        # Zarr's event loop shares the client of everything else, instead of opening sockets of its own.
         files = AsyncFileSystemWrapper(filesystem(root), asynchronous=True)
         super().__init__(files, read_only=read_only, path=str(root).partition("://")[2])
         self.location, self.written = root, {}
         self._planned: Mapping[str, FileFact] = {file.path: file for file in planned}
 
     def with_read_only(self, read_only: bool = False) -> Self:
-        """Return a store of the same prefix; what was written so far is known to both."""
+        """Return a store of the same prefix that shares the record of written bytes."""
         other = type(self)(self.location, tuple(self._planned.values()), read_only=read_only)
         other.written = self.written
         return other
@@ -62,7 +62,7 @@ class RemoteStore(FsspecStore, CheckedStore):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        """Return the bytes of `key`; what the plan knows comes from this machine's cache."""
+        """Return the bytes of `key`; files that the plan records come from this machine's cache."""
         if key in self._planned and byte_range is None:
             data = await asyncio.to_thread(_frozen, self.location / key, self._planned[key])
             return prototype.buffer.from_bytes(data)
@@ -70,7 +70,7 @@ class RemoteStore(FsspecStore, CheckedStore):
             return self._found(key, await super().get(key, prototype, byte_range))
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
-        """Put `key` in one step."""
+        """Write `key` with one upload."""
         operation("put")
         with remote_errors(self.location / key):
             await super().set(key, value, byte_range)

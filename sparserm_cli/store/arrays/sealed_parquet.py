@@ -1,7 +1,7 @@
-"""A Parquet table in one file that notices any changed byte of itself.
+"""A Parquet table in one file, in which any changed byte is detected.
 
-Parquet's own checksums are of its pages alone. The seal is of the whole file: the file's metadata hold, under
-`sparserm.seal`, the xxh3-128 that the file has while a placeholder of the same length stands there.
+Parquet's own checksums cover only its pages. The seal covers the whole file: under `sparserm.seal` the
+metadata hold the xxh3-128 that the file has while a placeholder of the same length stands in its place.
 """
 
 import json
@@ -25,9 +25,9 @@ def write_sealed_table(path: PurePath, table: Any, head: Mapping[str, Any]) -> N
     """Write a table whole or not at all.
 
     Args:
-        path: the file.
-        table: of pyarrow.
-        head: what the metadata shall hold under `sparserm`, as JSON.
+        path: path of the file.
+        table: table of pyarrow.
+        head: JSON object that the metadata hold under `sparserm`.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -45,12 +45,12 @@ def read_sealed_table(path: PurePath, sealed_since: int, hint: str) -> tuple[Any
     """Return the table that `write_sealed_table` wrote, and its head.
 
     Args:
-        path: the file.
-        sealed_since: the `version` in the head from which on there is a seal.
-        hint: what the user should run when it cannot be read.
+        path: path of the file.
+        sealed_since: first `version` in the head with which files have a seal.
+        hint: the command that the user should run if the file cannot be read.
 
     Raises:
-        CorruptStoreError: any byte of it is not as it was written.
+        CorruptStoreError: a byte of the file has changed.
 
     """
     data = storage_of(path).read_cached()

@@ -113,7 +113,7 @@ class RewardConfig:
     val_fraction: float = 0.0
     """Share of prompts that chose the regularisation."""
     selection: Mapping[str, Any] = field(default_factory=dict)
-    """How the directions were chosen, and layer to their latents and sides."""
+    """How the directions were chosen, and the mapping from layer to their latents and sides."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Digests of the data, numbers of pairs, what the fit has chosen."""
     metrics: Sequence[Metric] = ()

@@ -158,7 +158,7 @@ def hub_card(
 
 
 def _summary(config: Mapping[str, Any]) -> str:
-    """Say in two sentences what the model is."""
+    """Describe the model in two sentences."""
     layers = list(config["layers"])
     blocks = f"block {layers[0]}" if len(layers) == 1 else f"blocks {', '.join(map(str, layers))}"
     count = sum(len(latents) for latents in config["selection"].get("latents", {}).values())
@@ -166,7 +166,7 @@ def _summary(config: Mapping[str, Any]) -> str:
 
 
 def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Tell how accurate the model is and what it was made from."""
+    """Describe the accuracy of the model and the data that it was made from."""
     selection, training = config["selection"], config["training"]
     facts = {
         "directions chosen by": selection.get("by"),
@@ -184,7 +184,7 @@ def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = (
 
 
 def _choice(choice: Mapping[str, Any]) -> str:
-    """Tell among which settings of the head was chosen, and how."""
+    """Describe the settings among which the head was chosen, and how."""
     rows = ["| setting | pooling | head | loss | accuracy | n |", "|---|---|---|---|---|---|"]
     for tried in choice["tried"]:
         setting = f"{tried['name']} | {tried['pool']} | {tried['head']} | {tried['loss']}"

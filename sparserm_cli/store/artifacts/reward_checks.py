@@ -1,4 +1,4 @@
-"""What must hold of a reward model that somebody else sealed: the seal only says that it was not damaged.
+"""Checks of a reward model that somebody else has made; its seal only proves that it was not damaged.
 
 Every check raises ValueError with the field and the value, before anything is computed with it.
 """

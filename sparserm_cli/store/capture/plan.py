@@ -29,7 +29,7 @@ class InputFact(NamedTuple):
     """The recorded path, size and digest of one input file."""
 
     path: str
-    """Its path; relative to a local run directory if it was given so, so that both may move together."""
+    """Its path; a relative path is relative to a local run directory, so that both may be moved together."""
     bytes: int
     """Its size in bytes."""
     sha256: str
@@ -64,7 +64,7 @@ class ExtractSettings:
     max_length: int = 0
     """Largest accepted length of prompt and response together, in tokens; 0 for the model's limit."""
     too_long: str = "error"
-    """What happens to longer pairs, such as `error`."""
+    """Treatment of longer pairs, such as `error`."""
     batch_tokens: int = 4_096
     """Number of tokens per batch."""
     unit_tokens: int = UNIT_TOKENS

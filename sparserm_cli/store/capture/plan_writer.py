@@ -25,7 +25,7 @@ from sparserm_cli.store.arrays.checked_zarr import SafeStore
 from sparserm_cli.store.arrays.external_sort import DiskTable
 from sparserm_cli.store.capture.layout import create_arrays, cut_units, freeze
 from sparserm_cli.store.capture.plan import ExtractPlan, ExtractSettings, Layout
-from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED, sizes, write_array
+from sparserm_cli.store.capture.row_arrays import STRADDLED, TRUNCATED, sizes, write_array
 from sparserm_cli.store.capture.spool import Spool, distinct
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point

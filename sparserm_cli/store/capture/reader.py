@@ -77,7 +77,7 @@ class ActivationsReader:
 
     @property
     def lineage(self) -> Lineage:
-        """What a child artifact records of this capture."""
+        """The record of this capture in a child artifact."""
         return self.store.plan.lineage(self.digest)
 
     def check_inputs(self) -> None:
@@ -104,7 +104,7 @@ class ActivationsReader:
         return self.rows.response_ids(response)
 
     def present(self) -> Bool[np.ndarray, " responses"]:
-        """Tell which responses have vectors: those of units that are there, without rejected ones."""
+        """Return which responses have vectors: those of existing units, without rejected ones."""
         mask = np.zeros(self.plan.layout.responses, bool)
         for unit in self.units:
             span = self.rows.span(unit)

@@ -47,7 +47,7 @@ class ActivationsWriter:
 
     @property
     def lineage(self) -> Lineage:
-        """What an artifact filled in the same pass records: the plan's hash in place of a content digest."""
+        """The record of this capture in an artifact of the same pass, with the plan's hash, not a digest."""
         return self.store.plan.lineage(self.plan.plan_hash)
 
     def trees(self, unit: int) -> list[TreeRows]:

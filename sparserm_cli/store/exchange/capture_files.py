@@ -1,6 +1,6 @@
-"""Captures in and out: one HDF5 file both ways, pooled vectors as .npz or .safetensors for notebooks.
+"""Export and import a capture as one HDF5 file; export its pooled vectors as .npz or .safetensors.
 
-Nothing written or read here holds or runs code: no pickle.
+No file written or read here holds code or is a pickle.
 """
 
 import json
@@ -27,16 +27,16 @@ def export_capture(run: PurePath, target: Path) -> Path:
 
     Args:
         run: the run directory.
-        target: `.h5` or `.hdf5` for everything in one file that can be imported again; `.npz` or
-            `.safetensors` for the pooled vectors with the rows that tell whose they are.
+        target: path of the file. With `.h5` or `.hdf5` it holds everything and can be imported again; with
+            `.npz` or `.safetensors` it holds the pooled vectors and the rows that they belong to.
 
     Returns:
-        the file written.
+        the path of the written file.
 
     Raises:
-        UsageError: another ending.
+        UsageError: the file name has another ending.
         IncompatibleError: there is no complete capture.
-        CorruptStoreError: it is damaged.
+        CorruptStoreError: the capture is damaged.
         ResourceError: the disk is full.
 
     """
@@ -57,16 +57,16 @@ def import_capture(source: Path, run: PurePath, *, force: bool = False) -> Manif
     """Import an exported HDF5 file as the capture of a run directory.
 
     Args:
-        source: what `export_capture` wrote.
+        source: a file that `export_capture` wrote.
         run: the run directory.
-        force: replace a capture that is there.
+        force: replace an existing capture.
 
     Returns:
         the manifest; its digest is that of the capture that was exported.
 
     Raises:
         IncompatibleError: there is a capture, or the file is of another kind or newer than this program.
-        CorruptStoreError: the file is damaged, or not what we export.
+        CorruptStoreError: the file is damaged, or differs from what `export_capture` writes.
         ResourceError: the disk is full.
 
     """
@@ -79,7 +79,7 @@ def import_capture(source: Path, run: PurePath, *, force: bool = False) -> Manif
 
 
 def _write_pooled(target: Path, capture: ActivationsReader) -> None:
-    """Write pooled vectors as `layer14_mean`, ... and the rows arrays but for the token ids."""
+    """Write the pooled vectors as `layer14_mean`, ... and the rows arrays without the token ids."""
     arrays: dict[str, np.ndarray] = {
         f"layer{layer}_{name}": capture.pooled(layer, name)
         for layer in capture.plan.settings.layers

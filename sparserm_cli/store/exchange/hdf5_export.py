@@ -1,12 +1,12 @@
-"""A capture as one HDF5 file, for sites that want one file: written once, read back, then renamed.
+"""Export a capture as one HDF5 file, which is written once, read back and then renamed.
 
     /layers/14/last, mean     float32 [responses, d_in], row i is response i
     /layers/14/tokens         bfloat16 bits as uint16 (attribute logical_dtype), or float32, [tokens, d_in]
-    /rows/...                 as in activations.zarr
-    /plan, /facts, /rejects   uint8: JSON of the plan, JSON of what each unit's maker told, rejects.jsonl
+    /rows/...                 the same as in activations.zarr
+    /plan, /facts, /rejects   uint8: JSON of the plan, JSON of the facts in each unit's receipt, rejects.jsonl
 
-Every dataset has fletcher32 and no compression. Root attributes `type`, `version` and `digest` say what it
-is. Memory: one unit.
+Every dataset has fletcher32 and no compression. The root attributes `type`, `version` and `digest`
+identify the file. Memory: one unit.
 """
 
 import json
@@ -21,7 +21,7 @@ import xxhash
 from sparserm_cli.errors import CorruptStoreError
 from sparserm_cli.store.capture.plan import POOLED
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import CHUNK, row_types
+from sparserm_cli.store.capture.row_arrays import CHUNK, row_types
 from sparserm_cli.store.io.atomic import atomic_file
 from sparserm_cli.store.io.fault_points import fault_point
 from sparserm_cli.store.io.sealed_json import canonical_json
@@ -32,14 +32,14 @@ KIND = "activations-hdf5"
 VERSION = 1
 """Version of the format of exported files."""
 _CHUNK_BYTES = 1 << 20
-_CACHE_BYTES = 1 << 26  # more than the chunks of a row of datasets, so that none is written twice
+_CACHE_BYTES = 1 << 26  # more than the chunks in a row of datasets, so that none is written twice
 
 
 def write_hdf5(target: Path, capture: ActivationsReader) -> None:
-    """Write a complete capture to `target`, read every dataset back, and only then give it its name.
+    """Write a complete capture to a temporary file, read every dataset back, and rename the file to `target`.
 
     Raises:
-        CorruptStoreError: a chunk of the capture is damaged, or what is read back is not what was written.
+        CorruptStoreError: a chunk of the capture is damaged, or a dataset reads back differently.
         ResourceError: the disk is full.
 
     """
@@ -84,7 +84,7 @@ def _datasets(capture: ActivationsReader) -> Iterator[tuple[str, tuple[int, ...]
 
 
 def _facts(capture: ActivationsReader, unit: int) -> dict[str, Any]:
-    """Return what the maker of a unit told, from its receipt."""
+    """Return the facts of a unit from its receipt."""
     receipt = capture.store.receipt(unit)
     if receipt is None:
         where = f"{capture.root} (unit {unit})"
@@ -109,10 +109,10 @@ def _write(file: Any, name: str, shape: tuple[int, ...], dtype: str, blocks: Blo
 
 
 def _read_back(path: Path, digests: dict[str, str]) -> None:
-    """Read every dataset and compare it with what was written.
+    """Read every dataset and compare it with the bytes that were written.
 
     Raises:
-        CorruptStoreError: one is not the same.
+        CorruptStoreError: a dataset differs.
 
     """
     hint = "the disk is not to be trusted: export again, elsewhere"
@@ -129,7 +129,7 @@ def _read_back(path: Path, digests: dict[str, str]) -> None:
 
 
 def dataset_blocks(dataset: Any) -> Iterator[np.ndarray]:
-    """Yield a dataset in blocks of about a MiB."""
+    """Yield a dataset in blocks of about one MiB."""
     height = dataset.chunks[0] if dataset.chunks else max(1, len(dataset))
     for start in range(0, len(dataset), height):
         yield dataset[start : start + height]

@@ -1,7 +1,7 @@
-"""Reading a capture back from an HDF5 file that somebody else may have made.
+"""Import a capture from an HDF5 file whose maker is not trusted.
 
-Nothing in the file is trusted: no link is followed, no dataset may be larger than what the file really holds,
-no name comes from it, and what is built is checked against the recorded digests before it gets its name.
+No link is followed, no dataset may be larger than the bytes that the file holds, and no name is taken from
+the file. The new capture is checked against the recorded digests before it gets its name.
 Memory: one unit and the rows arrays.
 """
 
@@ -17,7 +17,8 @@ from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.arrays.checked_zarr import SafeStore
 from sparserm_cli.store.capture.layout import create_arrays, freeze
 from sparserm_cli.store.capture.plan import POOLED, ExtractPlan, plan_of
-from sparserm_cli.store.capture.rows import CHUNK, Rows, row_types, sizes, write_array
+from sparserm_cli.store.capture.row_arrays import CHUNK, row_types, sizes, write_array
+from sparserm_cli.store.capture.rows import Rows
 from sparserm_cli.store.capture.writer import ActivationsWriter, NonFiniteError
 from sparserm_cli.store.exchange.hdf5_export import KIND, VERSION
 from sparserm_cli.store.io.atomic import atomic_folder
@@ -27,7 +28,7 @@ from sparserm_cli.store.provenance import check_version
 from sparserm_cli.store.units.records import REJECTS, Manifest, Plan, UnitFacts
 from sparserm_cli.store.units.unit_store import INNER
 
-_TEXT_CAP = 1 << 28  # bytes of a JSON text; a plan of a million units stays below
+_TEXT_CAP = 1 << 28  # limit of a JSON text in bytes; a plan of a million units is smaller
 _HINT = "export it again from a capture that `sparserm verify --deep` accepts"
 
 
@@ -35,15 +36,15 @@ def read_hdf5(source: Path, root: Path) -> Manifest:
     """Build a capture at `root` from an exported file.
 
     Args:
-        source: the file.
-        root: where the capture shall lie; one that is there is replaced at the end.
+        source: path of the file.
+        root: folder of the new capture; an existing one is replaced at the end.
 
     Returns:
         the manifest, whose digest is the one recorded in the file.
 
     Raises:
         IncompatibleError: the file is of another kind, or newer than this program.
-        CorruptStoreError: it is damaged, or not what we export.
+        CorruptStoreError: the file is damaged, or differs from what `export_capture` writes.
         ResourceError: the disk is full.
 
     """
@@ -70,7 +71,7 @@ def read_hdf5(source: Path, root: Path) -> Manifest:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[Any]:
-    """Open the file and check what it is; turn what h5py raises for damage into CorruptStoreError."""
+    """Open the file and check its type; turn the errors of h5py for damage into CorruptStoreError."""
     if not source.is_file():
         raise IncompatibleError(str(source), "an exported capture", "no file", "name another file")
     try:
@@ -96,11 +97,11 @@ def _expect(source: Path, what: str, expected: str, found: str) -> None:
         raise CorruptStoreError(f"{source}: {what}", expected, found, _HINT)
 
 
-# --- what may be in the file ---
+# --- the datasets of the file ---
 
 
 def _checked_datasets(source: Path, file: Any, plan: ExtractPlan) -> dict[str, Any]:
-    """Return the datasets the plan asks for, each of them checked."""
+    """Return the datasets of the plan, each of them checked."""
     settings, layout = plan.settings, plan.layout
     types = row_types(layout)
     expected: dict[str, tuple[tuple[int, ...], str]] = {
@@ -116,10 +117,10 @@ def _checked_datasets(source: Path, file: Any, plan: ExtractPlan) -> dict[str, A
 
 
 def _dataset(source: Path, file: Any, path: str, shape: tuple[int, ...] | None, dtype: str) -> Any:
-    """Return a dataset that is stored in the file itself, in full, with the shape and type expected.
+    """Return a dataset that is fully stored in the file itself, with the expected shape and type.
 
-    A link may point to any file of this machine, an external or virtual dataset may read one, and a dataset
-    that is compressed or never written may claim any size: all are refused.
+    A link or an external or virtual dataset may point to any file of this machine, and a dataset that is
+    compressed or was never written may claim any size. All of these are refused.
     """
     where, node = f"{source}: {path}", file
     for name in path.split("/"):
@@ -150,7 +151,7 @@ def _text(source: Path, file: Any, name: str) -> bytes:
 
 
 def _facts(source: Path, text: bytes, plan: ExtractPlan) -> list[UnitFacts]:
-    """Return what the makers of the units told."""
+    """Return the facts of all units."""
     where = f"{source}: facts"
     try:
         units = [UnitFacts.from_json(value) for value in json_object(text, where, _HINT)["units"]]
@@ -171,7 +172,7 @@ def _build_plan(
     plan: ExtractPlan,
     identity: Mapping[str, Any],
 ) -> None:
-    """Write arrays' metadata, rows and plan, as the planner does."""
+    """Write the metadata of the arrays, the rows and the plan, as the planner does."""
     store = SafeStore(part, sync=False)
     create_arrays(store, plan)
     for name, length in sizes(plan.layout).items():
@@ -184,7 +185,7 @@ def _build_plan(
 
 
 def _check_rows(rows: Rows) -> None:
-    """Check that rows fit together, as those of our own planner do.
+    """Check that the rows fit together, as those of the planner do.
 
     Raises:
         CorruptStoreError: a length, number or bound is out of range.
@@ -215,7 +216,7 @@ def _check_rows(rows: Rows) -> None:
 
 
 def _within(numbers: np.ndarray, stop: int) -> bool:
-    """Tell whether all numbers are from 0 to below `stop`."""
+    """Return whether all numbers are at least 0 and below `stop`."""
     return not len(numbers) or bool(numbers.min() >= 0 and numbers.max() < stop)
 
 
@@ -226,7 +227,7 @@ def _write_unit(
     layers: Mapping[int, Mapping[str, np.ndarray]],
     facts: UnitFacts,
 ) -> None:
-    """Write one unit; numbers that no capture would have are damage here."""
+    """Write one unit; numbers that no capture can have count as damage."""
     try:
         writer.write_unit(unit, layers, facts)
     except NonFiniteError as error:

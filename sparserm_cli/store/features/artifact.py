@@ -1,4 +1,4 @@
-"""Where the features of a run lie, and how they are removed."""
+"""The path of a run's features, and their removal."""
 
 from pathlib import PurePath
 

@@ -15,7 +15,7 @@ from sparserm_cli.store.arrays.checked_zarr import SafeStore, create_group
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.plan import Layout
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import TOKEN_IDS, row_types, write_array
+from sparserm_cli.store.capture.row_arrays import TOKEN_IDS, row_types, write_array
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import atomic_folder
 from sparserm_cli.store.io.fault_points import fault_point

@@ -62,7 +62,7 @@ class FeaturesReader:
 
     @property
     def lineage(self) -> Lineage:
-        """What a child artifact records of this encoding."""
+        """The record of this encoding in a child artifact."""
         return self.store.lineage(self.manifest)
 
     @property

@@ -1,4 +1,4 @@
-"""Files with one JSON object per line, as `scores.jsonl`, `ranking.jsonl`, pairs and their audit are."""
+"""Files with one JSON object per line, such as `scores.jsonl`, `ranking.jsonl`, pairs and their audit."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ Writer = Callable[[Mapping[str, Any]], object]
 
 
 def line_writer(file: IO[str]) -> Writer:
-    """Return what writes lines to an open file."""
+    """Return a function that writes lines to an open file."""
     return lambda line: file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -37,7 +37,7 @@ def replacement_note(output: str | PurePath, what: str) -> str | None:
 
 @contextmanager
 def writing_lines(output: str | PurePath) -> Iterator[Writer]:
-    """Give what writes lines to stdout (`STDOUT`), or to a file that appears when it is whole.
+    """Yield a function that writes lines to stdout (`STDOUT`), or to a file that appears when it is whole.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.

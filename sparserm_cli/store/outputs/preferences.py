@@ -1,12 +1,12 @@
-"""Preference pairs as trainers read them, and the audit that tells what became of every row.
+"""Preference pairs in the formats of trainers, and the audit that records the outcome of every row.
 
 | format | file | a pair |
 |---|---|---|
 | trl | .jsonl | `prompt`, `chosen`, `rejected`: lists of messages, text where no template is used; `score_chosen`, `score_rejected` |
 | openrlhf | .jsonl | the same, and `margin`; use `prompt_key`, `chosen_key`, `rejected_key` and `apply_chat_template` |
-| verl | .parquet | `prompt`: messages, `chosen`, `rejected`: text, and what its RL data need: `data_source`, `ability`, `reward_model`, `extra_info` with the prompt, since its reward functions are not told it |
+| verl | .parquet | `prompt`: messages, `chosen`, `rejected`: text, and the fields that its RL data need: `data_source`, `ability`, `reward_model`, and `extra_info` with the prompt, which its reward functions do not get otherwise |
 
-Each pair has the row's `id` where it has one, and `row`, its number in the input. Beside the pairs lies NAME.audit.jsonl:
+Each pair has the `id` of its row, if that has one, and `row`, the number of the row in the input. Beside the pairs is NAME.audit.jsonl:
 
 | field | | |
 |---|---|---|
@@ -14,8 +14,8 @@ Each pair has the row's `id` where it has one, and `row`, its number in the inpu
 | id | MUST where the row has one | |
 | kept | MUST | whether the row has given a pair |
 | chosen, rejected | MUST where two were compared | numbers of the responses, from 0 |
-| margin | MUST where two were compared | score of the chosen less that of the rejected |
-| reason, detail | MUST where nothing was kept | one of `REASONS`, and what exactly |
+| margin | MUST where two were compared | score of the chosen response minus that of the rejected one |
+| reason, detail | MUST where nothing was kept | one of `REASONS`, and the values behind it |
 """  # noqa: E501  # a table's row is one line
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ REASONS: dict[str, str] = {
     "tie": "all scores are equal",
     "margin": "scores too close",
 }
-"""Why a row gives no pair, in the order in which the reasons are looked at."""
+"""Reasons why a row gives no pair, in the order in which they are checked."""
 
 _ROW_GROUP = 1024
 
@@ -48,12 +48,12 @@ class Pair(NamedTuple):
     """A preference pair.
 
     Fields:
-        row: number in the input, from 1.
+        row: number of the row in the input, from 1.
         id: the row's own id, if it has one.
         prompt: messages, or text where no template is used.
         chosen: the better response.
-        rejected: the worse one.
-        scores: their rewards.
+        rejected: the worse response.
+        scores: rewards of the two responses.
     """
 
     row: int
@@ -65,18 +65,18 @@ class Pair(NamedTuple):
 
 
 def pairs_path(run: PurePath, to: Format) -> PurePath:
-    """Return where the pairs of a run directory lie."""
+    """Return the path of the pairs of a run directory."""
     return run / ("pairs.parquet" if to == "verl" else "pairs.jsonl")
 
 
 def audit_path(pairs: PurePath) -> PurePath:
-    """Return where the audit of a file of pairs lies."""
+    """Return the path of the audit of a file of pairs."""
     return pairs.with_name(f"{pairs.stem}.audit.jsonl")
 
 
 @contextmanager
 def writing_pairs(path: PurePath, to: Format) -> Iterator[Callable[[Pair], object]]:
-    """Give a function that writes one pair; the file appears when it is whole.
+    """Yield a function that writes one pair; the file appears when it is whole.
 
     Raises:
         ResourceError: the disk is full or the folder cannot be written.
@@ -101,16 +101,16 @@ def audit_line(
     reason: str = "",
     detail: str = "",
 ) -> dict[str, Any]:
-    """Return the audit's line of one row.
+    """Return the line of one row in the audit.
 
     Args:
-        row: its number in the input, from 1.
-        name: its own id, if it has one.
+        row: number of the row in the input, from 1.
+        name: the row's own id, if it has one.
         chosen: number of the better response, from 0; -1 if no two were compared.
-        rejected: number of the worse one.
-        margin: score of the one above the other.
-        reason: why there is no pair, one of `REASONS`; empty if there is one.
-        detail: what exactly.
+        rejected: number of the worse response.
+        margin: score of the better response minus that of the worse one.
+        reason: the reason why there is no pair, one of `REASONS`; empty if there is one.
+        detail: the values behind the reason.
 
     """
     line: dict[str, Any] = {"row": row, **({} if name is None else {"id": name}), "kept": not reason}
@@ -143,7 +143,7 @@ def _verl(pair: Pair) -> dict[str, Any]:
 
 
 def _scores(pair: Pair) -> dict[str, Any]:
-    """Return where a pair comes from, and its rewards."""
+    """Return the origin of a pair and its rewards."""
     name = {} if pair.id is None else {"id": pair.id}
     return {"row": pair.row, **name, "score_chosen": pair.scores[0], "score_rejected": pair.scores[1]}
 

@@ -7,10 +7,11 @@
 | prompt | MUST | as in the row: text, or a list of messages |
 | response | MUST | the best response |
 | score | MUST | its reward |
-| order | MUST | numbers of all responses from best to worst, from 0; equal ones in the row's order |
+| order | MUST | numbers of all responses, from 0, from best to worst; equal ones in the row's order |
 | scores | MUST | rewards of all responses, in the row's order |
 
-It can be read as prompts with responses again, by `sparserm score` as by whatever fine-tunes on the best.
+The file can be read as prompts with responses, by `sparserm score` and by programs that fine-tune on the
+best.
 """
 
 from pathlib import PurePath
@@ -23,7 +24,7 @@ RANKING = "ranking.jsonl"
 
 
 def ranking_path(run: PurePath) -> PurePath:
-    """Return where the ranking of a run directory lies."""
+    """Return the path of the ranking of a run directory."""
     return run / RANKING
 
 
@@ -33,10 +34,10 @@ def ranking_line(
     """Return the line of one row.
 
     Args:
-        row: its number in the input, from 1.
-        name: its own id, if it has one.
-        prompt: as the row has it.
-        responses: at least one.
+        row: number of the row in the input, from 1.
+        name: the row's own id, if it has one.
+        prompt: prompt of the row.
+        responses: responses of the row, at least one.
         scores: one score per response.
 
     """

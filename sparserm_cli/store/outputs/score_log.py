@@ -1,26 +1,27 @@
-"""scored/KEY.jsonl: the scores of a file's rows as they come, so that a killed run loses little.
+"""scored/KEY.jsonl: the scores of a file's rows, logged as they come, so that a killed run loses little.
 
-KEY is a digest of everything the scores depend on: the file's bytes, the reward model, the options that
-choose rows or change scores. So a log is never stale, and every command that needs the same scores finds it.
+KEY is a digest of everything that the scores depend on: the file's bytes, the reward model, and the options
+that choose rows or change scores. So a log is never stale, and every command that needs the same scores
+finds it.
 
 | line | | |
 |---|---|---|
 | first | MUST | `type`, `version`, and `identity`, the digest of which is KEY |
-| of a window | | `window`, its number from 0, and `rows`, computed together, in order; windows in any |
-| of a window given up | MAY | `window`, and `failed`, why it could not be computed |
-| last | MUST once all rows are there | `inputs`, digests of what was read, and `shape`, the kind of rows |
+| of a window | | `window`, its number from 0, and `rows`, computed together, in order; windows in any order |
+| of a failed window | MAY | `window`, and `failed`, the reason why it could not be computed |
+| last | MUST once all rows are there | `inputs`, digests of the files read, and `shape`, the kind of rows |
 
 | a row's field | | |
 |---|---|---|
 | row | MUST | its number in the file, from 1 |
-| rejected | MUST where it could not be scored | why |
+| rejected | MUST where it could not be scored | the reason |
 | id | MUST where a scored row has one | its own id |
-| scores, ood | MUST where it was scored | a number per response; null where the reward model abstains |
-| token_ids, token_rewards | MAY | a list per response; rewards are null where the reward model abstains |
+| scores, ood | MUST where it was scored | one number per response; null where the reward model abstains |
+| token_ids, token_rewards | MAY | one list per response; rewards are null where the reward model abstains |
 | token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
 
-Lines are only ever appended and synced. What a crash has cut off at the end is cut away at the next opening,
-and what was given up is tried again. Memory: a window, and a number for each.
+Lines are only appended and synced. A line that a crash has left incomplete is removed at the next opening,
+and failed windows are tried again. Memory: one window, and one number per window.
 """
 
 import json
@@ -48,14 +49,14 @@ class ScoreLog:
     """The log of one file's scores under one reward model.
 
     Args:
-        run: the run directory; since no object can grow, that of an object store has its logs in the cache.
-        identity: field to JSON value of everything the scores depend on.
+        run: the run directory. Objects cannot grow, so the log of a run on an object store is in the cache.
+        identity: mapping from field to JSON value of everything that the scores depend on.
 
     Attributes:
-        path: the log.
-        windows: number of a window to where its rows begin, in bytes.
-        inputs: digests of what was read; None while rows are missing.
-        shape: what kind of rows the file has; empty while rows are missing.
+        path: path of the log.
+        windows: mapping from the number of a window to the offset of its line, in bytes.
+        inputs: digests of the files that were read; None while rows are missing.
+        shape: kind of the file's rows; empty while rows are missing.
 
     """
 
@@ -67,7 +68,7 @@ class ScoreLog:
         self.shape = ""
 
     def open(self) -> None:
-        """Read how far the log has come, and cut away what a crash has left unfinished.
+        """Read which windows the log has, and remove a line that a crash has left incomplete.
 
         Raises:
             ResourceError: the folder cannot be written.
@@ -87,11 +88,11 @@ class ScoreLog:
             self._append(self._head)
 
     def append(self, window: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add the rows of a window, all of them or none, and put them on the disk.
+        """Add all rows of a window or none, and sync them to the disk.
 
         Args:
-            window: its number.
-            rows: at least one, as `scored_row` and `refused_row` give them.
+            window: number of the window.
+            rows: at least one row, as `scored_row` and `refused_row` return them.
 
         Raises:
             ResourceError: the disk is full.
@@ -100,15 +101,15 @@ class ScoreLog:
         self.windows[window] = self._append({"window": window, "rows": rows})
 
     def give_up(self, window: int, reason: str) -> None:
-        """Note why a window could not be computed; the next run tries it again."""
+        """Record why a window could not be computed; the next run tries it again."""
         self._append({"window": window, "failed": reason})
 
     def finish(self, inputs: Sequence[str], shape: str) -> None:
-        """Note that all rows are there.
+        """Record that all rows are there.
 
         Args:
-            inputs: digests of what was read.
-            shape: what kind of rows the file has.
+            inputs: digests of the files that were read.
+            shape: kind of the file's rows.
 
         Raises:
             ResourceError: the disk is full.
@@ -118,7 +119,7 @@ class ScoreLog:
         self.inputs, self.shape = list(inputs), shape
 
     def complete_to(self) -> tuple[int, int]:
-        """Return how many windows there are without a gap, and the number of their last row."""
+        """Return the number of windows before the first gap, and the number of their last row."""
         windows = next(number for number in count() if number not in self.windows)
         return windows, self.read(windows - 1)[-1]["row"] if windows else 0
 
@@ -126,7 +127,7 @@ class ScoreLog:
         """Return the rows of a window.
 
         Raises:
-            CorruptStoreError: they are not as they were written.
+            CorruptStoreError: the rows differ from those that were written.
 
         """
         begin = self.windows[window]
@@ -139,12 +140,12 @@ class ScoreLog:
         return list(line["rows"])
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the rows, in order; raises as `read`."""
+        """Yield the rows in order; raises the errors of `read`."""
         for window in sorted(self.windows):
             yield from self.read(window)
 
     def _append(self, line: Mapping[str, Any]) -> int:
-        """Add a line and put it on the disk; return where it begins."""
+        """Add a line, sync it to the disk, and return its offset."""
         data = (json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode()
         with disk_errors(self.path, len(data)), self.path.open("ab") as file:
             begin = file.tell()
@@ -157,7 +158,7 @@ class ScoreLog:
         return begin
 
     def _whole_lines(self) -> Iterator[tuple[dict[str, Any], int, int]]:
-        """Yield the lines up to the first that is not whole, each with its first byte and its end."""
+        """Yield the lines before the first incomplete one, each with the offsets of its start and end."""
         end = 0
         with self.path.open("rb") as file:
             for data in file:
@@ -177,8 +178,8 @@ def scored_row(
     """Return a row as the log keeps it.
 
     Args:
-        row: its number in the file, from 1.
-        name: its own id, if it has one.
+        row: number of the row in the file, from 1.
+        name: the row's own id, if it has one.
         scores: one score per response; NaN becomes null.
         ood: one distance per response.
 
@@ -193,12 +194,12 @@ def token_fields(
     rewards: Sequence[Float32[np.ndarray, " _"] | None],
     method: str,
 ) -> dict[str, Any]:
-    """Return what a row says of the tokens of its responses.
+    """Return the fields of a row about the tokens of its responses.
 
     Args:
         ids: token ids of each response.
         rewards: one reward per token; None where the reward model abstains.
-        method: how they were found.
+        method: method by which the rewards were computed.
 
     """
     parts = [None if values is None else values.tolist() for values in rewards]
@@ -206,12 +207,12 @@ def token_fields(
 
 
 def refused_row(row: int, reason: str) -> dict[str, Any]:
-    """Return a row that could not be scored: its number from 1, and why."""
+    """Return a row that could not be scored: its number from 1, and the reason."""
     return {"row": row, "rejected": reason}
 
 
 def _object(data: bytes) -> dict[str, Any] | None:
-    """Return the object that a line spells; None if it is cut or spoilt."""
+    """Return the JSON object of a line; None if it is truncated or damaged."""
     if not data.endswith(b"\n"):
         return None
     try:

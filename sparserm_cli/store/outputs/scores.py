@@ -4,10 +4,10 @@
 |---|---|---|
 | row | MUST | line or record number in the input, from 1 |
 | id | MUST where the row has one | the row's own id |
-| score | MUST for one response | its reward |
-| scores | MUST for several | their rewards, in the row's order; of a preference row the chosen ones first |
+| score | MUST for one response | reward of the response |
+| scores | MUST for several | their rewards, in the row's order; in a preference row, chosen ones first |
 | ood | MUST | how far the response is from the training responses, 99 % of which are below 1 |
-| token_ids, token_rewards | MAY | the response's tokens and what each adds to its score |
+| token_ids, token_rewards | MAY | the response's tokens and the part of the score that each adds |
 | token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
 
 Of several responses `ood`, `token_ids` and `token_rewards` are lists as well. A score and its token rewards
@@ -22,12 +22,12 @@ SCORES = "scores.jsonl"
 
 
 def scores_path(run: PurePath) -> PurePath:
-    """Return where the scores of a run directory lie."""
+    """Return the path of the scores of a run directory."""
     return run / SCORES
 
 
 def score_line(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the line of a row that `score_log.scored_row` gave: of one response no lists of one."""
+    """Return the line of a row from `score_log.scored_row`; lists of one response become single values."""
     if len(row["scores"]) != 1:
         return dict(row)
     alone = {name: value[0] if isinstance(value, list) else value for name, value in row.items()}

@@ -1,4 +1,4 @@
-"""A capture as a notebook reads it: one row per response, whatever the files look like.
+"""Read a capture in a notebook: one row per response, whatever the files look like.
 
     capture = open_capture("sparserm-run")
     vectors = capture.pooled(14, "mean")          # row i belongs to response i
@@ -19,7 +19,7 @@ from jaxtyping import Float32, UInt32
 from sparserm_cli.locations import parse_location
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
-from sparserm_cli.store.capture.rows import STRADDLED, TRUNCATED
+from sparserm_cli.store.capture.row_arrays import STRADDLED, TRUNCATED
 from sparserm_cli.store.public.table import Table, arrow_column, ragged_column
 
 Pooling = Literal["mean", "last"]
@@ -29,9 +29,9 @@ class PairVectors(NamedTuple):
     """The pooled vectors of both sides of all pairs: row i of either belongs to pair i."""
 
     chosen: Float32[np.ndarray, "pairs d_in"]
-    """Those of the responses that were preferred."""
+    """Vectors of the preferred responses."""
     rejected: Float32[np.ndarray, "pairs d_in"]
-    """Those of the responses that were not."""
+    """Vectors of the other responses."""
 
 
 def open_capture(run: str | PurePath, *, allow_partial: bool = False) -> "Capture":
@@ -39,11 +39,11 @@ def open_capture(run: str | PurePath, *, allow_partial: bool = False) -> "Captur
 
     Args:
         run: the run directory, or its URL on an object store.
-        allow_partial: open a capture that is not finished too; its missing responses are not `present`.
+        allow_partial: also open an unfinished capture; its missing responses are not `present`.
 
     Raises:
-        IncompatibleError: there is none, it is not complete, or it is newer than this program.
-        CorruptStoreError: a file is missing, empty, cut, or of another plan; names the unit.
+        IncompatibleError: there is no capture, it is not complete, or it is newer than this program.
+        CorruptStoreError: a file is missing, empty, truncated, or of another plan; the error names the unit.
 
     """
     return Capture(ActivationsReader(capture_path(parse_location(run)), allow_partial=allow_partial))
@@ -56,7 +56,7 @@ class Capture:
     are stored once, so that a response may belong to several pairs.
 
     Args:
-        reader: of the opened capture.
+        reader: reader of the opened capture.
 
     """
 
@@ -85,7 +85,7 @@ class Capture:
             f"prompts in {layout.pairs:,} pairs, {kept} of width {self.d_in}"
         )
 
-    # --- what the rows are ---
+    # --- tables of the rows ---
 
     @cached_property
     def pairs(self) -> Table:
@@ -161,23 +161,23 @@ class Capture:
         return self._reader.pooled(layer, pooling)
 
     def pooled_table(self, layer: int, pooling: str = "mean") -> Table:
-        """Return `responses` with a column `vector` more; arguments and errors as of `pooled`."""
+        """Return `responses` with the added column `vector`; arguments and errors are as for `pooled`."""
         vectors = arrow_column(self.pooled(layer, pooling))
         return Table(self.responses.arrow.append_column("vector", vectors))
 
     def pair_vectors(self, layer: int, pooling: str = "mean") -> PairVectors:
-        """Return the pooled vectors of both sides of all pairs; arguments and errors as of `pooled`."""
+        """Return the pooled vectors of both sides of all pairs; arguments and errors are as for `pooled`."""
         vectors, pairs = self.pooled(layer, pooling), self._reader.pairs()
         return PairVectors(vectors[pairs.chosen], vectors[pairs.rejected])
 
     def tokens(self, layer: int, response: int) -> Float32[np.ndarray, "r d_in"]:
         """Return the residual stream on the tokens of one response, one row per token.
 
-        Responses in rising order read every unit once. In any other order each may read a whole unit.
+        Responses in increasing order read every unit once. In any other order each may read a whole unit.
 
         Args:
             layer: one of `layers`.
-            response: its number.
+            response: number of the response.
 
         Raises:
             UsageError: the layer or the tokens were not captured, or there is no such response.
@@ -187,7 +187,7 @@ class Capture:
         return self._reader.tokens(layer, response)
 
     def tokens_table(self, layer: int, response: int) -> Table:
-        """Return one row per token of a response: its place, its id, its vector; errors as of `tokens`."""
+        """Return one row per token of a response: position, id and vector; errors are those of `tokens`."""
         vectors, ids = self.tokens(layer, response), self.token_ids(response)
         return Table(
             pa.table(
@@ -200,7 +200,7 @@ class Capture:
         )
 
     def iter_tokens(self, layer: int) -> Iterator[tuple[int, Float32[np.ndarray, "r d_in"]]]:
-        """Yield the number and the tokens of each response that is present; errors as of `tokens`.
+        """Yield the number and the tokens of each response that is present; errors are those of `tokens`.
 
         The arrays are copies, so that keeping one does not keep its unit.
         """

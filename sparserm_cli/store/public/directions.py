@@ -1,4 +1,4 @@
-"""The preference directions as a notebook reads them.
+"""Read the preference directions in a notebook.
 
 directions = open_directions("sparserm-run")
 directions.table.to_pandas()        # latent, side and rates of each
@@ -26,8 +26,8 @@ def open_directions(run: str | PurePath) -> "PreferenceDirections":
         run: the run directory, or its URL on an object store.
 
     Raises:
-        IncompatibleError: there are none, or they are newer than this program.
-        CorruptStoreError: a file is missing, cut or changed.
+        IncompatibleError: there are no directions, or they are newer than this program.
+        CorruptStoreError: a file is missing, truncated or changed.
 
     """
     return PreferenceDirections(read_directions(parse_location(run)))
@@ -37,7 +37,7 @@ class PreferenceDirections:
     """The decoder rows of the selected latents, preferred ones first.
 
     Args:
-        directions: as they were read.
+        directions: the directions as `read_directions` returns them.
 
     """
 
@@ -54,7 +54,7 @@ class PreferenceDirections:
         """One row per direction, layer by layer.
 
         Columns: `layer`, `direction` (its row in `vectors`), `feature` (latent of the SAE, -1 for a random
-        direction), `side` (1 preferred, -1 dispreferred), `statistic` (what it was chosen by),
+        direction), `side` (1 preferred, -1 dispreferred), `statistic` (the value it was chosen by),
         `rate_chosen` and `rate_rejected` (share of tokens or responses on which it fires), and `q` (q-value
         of McNemar's test).
         """
@@ -62,7 +62,7 @@ class PreferenceDirections:
         return Table.of({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
     def vectors(self, layer: int) -> Float32[np.ndarray, "directions d_in"]:
-        """Return the directions of a layer, as the SAE has them (not always of norm 1).
+        """Return the directions of a layer, with the norms that they have in the SAE.
 
         Raises:
             UsageError: nothing was selected at this layer.

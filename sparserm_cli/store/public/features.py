@@ -1,4 +1,4 @@
-"""An encoding as a notebook reads it: SAE latents as `scipy.sparse` rows, one per token or one per response.
+"""Read an encoding in a notebook: SAE latents as `scipy.sparse` rows, one per token or one per response.
 
     features = open_features("sparserm-run")
     features.tokens(14, 3)              # response 3: csr_array of shape (tokens, d_sae)
@@ -31,8 +31,8 @@ def open_features(run: str | PurePath) -> "Features":
         run: the run directory, or its URL on an object store.
 
     Raises:
-        IncompatibleError: there are none, they are not complete, or newer than this program.
-        CorruptStoreError: a file is missing, empty, cut, or of another plan; names the unit.
+        IncompatibleError: there is no encoding, it is not complete, or it is newer than this program.
+        CorruptStoreError: a file is missing, empty, truncated, or of another plan; the error names the unit.
 
     """
     return Features(FeaturesReader(features_path(parse_location(run))))
@@ -42,7 +42,7 @@ class Features:
     """The SAE latents that fire on each response token; responses are numbered as in the capture.
 
     Args:
-        reader: of the opened encoding.
+        reader: reader of the opened encoding.
 
     """
 
@@ -66,17 +66,17 @@ class Features:
 
     @property
     def offsets(self) -> Int64[np.ndarray, " offsets"]:
-        """Where the rows of each response begin in `matrix`, and the end: responses + 1 numbers."""
+        """First row of each response in `matrix`, then the number of rows: responses + 1 numbers."""
         return self._reader.rows.response_offset
 
     def tokens(self, layer: int, response: int) -> sparse.csr_array:
         """Return the latents on the tokens of one response, shape (tokens, d_sae).
 
-        Responses in rising order read every unit once. In any other order each may read a whole unit.
+        Responses in increasing order read every unit once. In any other order each may read a whole unit.
 
         Args:
             layer: one of `layers`.
-            response: its number, from 0.
+            response: number of the response, from 0.
 
         Raises:
             UsageError: the layer was not encoded, or there is no such response.
@@ -86,7 +86,7 @@ class Features:
         check_response(response, self._reader.plan.layout)
         unit = self._reader.rows.unit_of(response)
         if self._last_read is None or (self._last_read[0], self._last_read[1].unit) != (layer, unit):
-            self._last_read = None  # the old unit goes before the new one comes
+            self._last_read = None  # the old unit is dropped before the new one is read
             self._last_read = layer, self._reader.block(layer, unit)
         block = self._last_read[1]
         start = int(block.lengths[: response - block.responses.start].sum())
@@ -94,14 +94,14 @@ class Features:
         return self._csr(layer, block, start, stop)
 
     def iter_tokens(self, layer: int) -> Iterator[tuple[int, sparse.csr_array]]:
-        """Yield the number and the latents of each response; errors as of `tokens`."""
+        """Yield the number and the latents of each response; errors are those of `tokens`."""
         for response in range(len(self)):
             yield response, self.tokens(layer, response)
 
     def matrix(self, layer: int) -> sparse.csr_array:
         """Return the latents on all response tokens, shape (tokens of all responses, d_sae).
 
-        The rows of response i are `offsets[i]` to `offsets[i + 1]`; errors as of `tokens`.
+        The rows of response i are `offsets[i]` to `offsets[i + 1]`; errors are those of `tokens`.
         """
         blocks = self._reader.iter_blocks(layer)
         return _stacked([self._csr(layer, block, 0, len(block.csr.indptr) - 1) for block in blocks])
@@ -128,7 +128,7 @@ class Features:
     def entries(self, layer: int) -> Table:
         """Return one row per latent that fires on a token: `response`, `token`, `feature`, `value`.
 
-        `token` counts from 0 in its response; errors as of `tokens`.
+        `token` is the position in the response, from 0; errors are those of `tokens`.
         """
         matrix = self.matrix(layer).tocoo()
         response = np.searchsorted(self.offsets, matrix.row, side="right") - 1
@@ -145,7 +145,7 @@ class Features:
 
 
 def _stacked(parts: list[sparse.csr_array]) -> sparse.csr_array:
-    """Put matrices on top of each other."""
+    """Stack matrices vertically."""
     return sparse.csr_array(sparse.vstack(parts, format="csr"))
 
 

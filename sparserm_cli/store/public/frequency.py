@@ -1,4 +1,4 @@
-"""The table of frequencies as a notebook reads it.
+"""Read the table of frequencies in a notebook.
 
 open_frequency("sparserm-run").table.to_pandas().nlargest(20, "difference")
 """
@@ -26,17 +26,17 @@ def open_frequency(run: str | PurePath) -> "Frequencies":
 
     Raises:
         IncompatibleError: there is no such table, or it is newer than this program.
-        CorruptStoreError: a byte of it has changed.
+        CorruptStoreError: a byte of the table has changed.
 
     """
     return Frequencies(read_frequency(parse_location(run)))
 
 
 class Frequencies:
-    """How often each latent fires on chosen and on rejected responses, and what follows from that.
+    """How often each latent fires on chosen and on rejected responses, and statistics of the difference.
 
     Args:
-        frequency: as it was read.
+        frequency: the table as `read_frequency` returns it.
 
     """
 
@@ -45,9 +45,9 @@ class Frequencies:
         self.layers: tuple[int, ...] = tuple(frequency.layers)
         """Blocks, counted from 0."""
         self.unit: str = frequency.unit
-        """What the rates are shares of: `token` or `response`."""
+        """Whether rates are shares of tokens or of responses: `token` or `response`."""
         self.totals: Totals = frequency.totals
-        """How many tokens, responses, pairs and prompts were counted."""
+        """Numbers of the tokens, responses, pairs and prompts that were counted."""
 
     def __repr__(self) -> str:
         layers = ", ".join(map(str, self.layers))
@@ -57,12 +57,12 @@ class Frequencies:
     def table(self) -> Table:
         """One row per latent, layer by layer; the columns are those of `frequency.parquet`.
 
-        A positive measure speaks for chosen. Columns of one side end in `_chosen` and `_rejected`.
+        A positive measure favours chosen responses. Columns of one side end in `_chosen` or `_rejected`.
         """
         return Table(frequency_columns(self._frequency))
 
     def measures(self, layer: int) -> LatentStatistics:
-        """Return the measures of a layer as arrays over its latents.
+        """Return the measures of a layer as arrays with one element per latent.
 
         Raises:
             UsageError: the layer was not counted.

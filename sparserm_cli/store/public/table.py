@@ -1,4 +1,4 @@
-"""Columns of equal length that a notebook takes in whichever form it works with."""
+"""Columns of equal length, for notebooks, as numpy, pandas, Arrow or `datasets.Dataset`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ class Table:
     """Rows with named columns.
 
     Args:
-        arrow: the same as a `pyarrow.Table`.
+        arrow: the table as a `pyarrow.Table`.
 
     """
 
@@ -20,7 +20,7 @@ class Table:
 
     @classmethod
     def of(cls, columns: Mapping[str, Any]) -> "Table":
-        """Make a table of arrays; a two-dimensional one becomes a column of vectors of one length."""
+        """Make a table from arrays; a two-dimensional array becomes a column of vectors of one length."""
         return cls(pa.table({name: arrow_column(values) for name, values in columns.items()}))
 
     @property
@@ -59,7 +59,7 @@ class Table:
         return np.asarray(column.to_numpy(zero_copy_only=False))
 
     def to_numpy(self) -> dict[str, np.ndarray]:
-        """Return every column as `table[name]` does."""
+        """Return the mapping from name to column, each as `table[name]` returns it."""
         return {name: self[name] for name in self.columns}
 
     def to_pandas(self) -> Any:
@@ -82,5 +82,5 @@ def arrow_column(values: Any) -> Any:
 
 
 def ragged_column(offsets: np.ndarray, values: np.ndarray) -> Any:
-    """Return lists of different lengths, which lie behind one another in `values`, as a column of Arrow."""
+    """Return lists of different lengths, which are concatenated in `values`, as a column of Arrow."""
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values))

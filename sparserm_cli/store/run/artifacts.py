@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
-from sparserm_cli.store.artifacts import directions, frequency, reward
+from sparserm_cli.store.artifacts import descriptions, directions, frequency, reward
 from sparserm_cli.store.capture import artifact as activations
 from sparserm_cli.store.capture.layout import ACTIVATIONS
 from sparserm_cli.store.capture.layout import VERSION as ACTIVATIONS_VERSION
@@ -65,13 +65,14 @@ class Artifact:
 
 @dataclass(frozen=True)
 class _Kind:
-    """How to find and read one kind of artifact."""
+    """Functions that find and read one kind of artifact."""
 
     path: Callable[[PurePath], PurePath]
     command: str
     lineage: Callable[[PurePath], Lineage] | None = None
     version: int = 0
     described_in: str = PLAN
+    optional: bool = False
 
 
 _KINDS: Mapping[str, _Kind] = {
@@ -95,8 +96,17 @@ _KINDS: Mapping[str, _Kind] = {
         lambda run: reward.read_reward(reward.reward_path(run)).config.lineage,
         described_in=reward.CONFIG,
     ),
+    descriptions.TYPE: _Kind(
+        descriptions.descriptions_path,
+        descriptions.COMMAND,
+        lambda run: descriptions.read_descriptions(run).lineage,
+        described_in="",
+        optional=True,
+    ),
 }
 NAMES = tuple(_KINDS)
+OPTIONAL = tuple(name for name, kind in _KINDS.items() if kind.optional)
+"""Names of the artifacts that no other stage needs; they are listed only where they are there."""
 
 
 def unit_store(run: PurePath, name: str) -> UnitStore | None:

@@ -10,9 +10,11 @@ from sparserm_cli.store.capture.plan import ExtractPlan, check_inputs, input_pat
 from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import parent_difference
 from sparserm_cli.store.run.artifacts import (
+    ABSENT,
     COMPLETE,
     CORRUPT,
     NAMES,
+    OPTIONAL,
     STALE,
     Artifact,
     read_artifact,
@@ -48,6 +50,8 @@ def status(run: PurePath, *, deep: bool = False) -> Status:
     seen: dict[str, Artifact] = {}
     for name in NAMES:
         artifact = read_artifact(run, name)
+        if artifact.state == ABSENT and name in OPTIONAL:
+            continue
         if artifact.state == COMPLETE and name == ACTIVATIONS:
             artifact = _beside_inputs(run, artifact, deep=deep)
         elif artifact.state == COMPLETE:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from helpers import fitted_run as shared
 
-from sparserm_cli.alignment.doctor.doctor import NEGLIGIBLE, Subject, _Scale, doctor
+from sparserm_cli.alignment.doctor.checks import NEGLIGIBLE, Scale, Subject
+from sparserm_cli.alignment.doctor.doctor import doctor
 from sparserm_cli.config import DoctorConfig
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.checkpoints.resolve import resolve_model
@@ -26,9 +27,9 @@ def test_drift_is_counted_in_the_spread_between_responses(tiny_model):
     right, moved = (
         {1: {"mean": np.array(rows, np.float32)}} for rows in ([[0, 0], [2, 0]], [[0, 0], [2, 0.5]])
     )
-    check = _Scale(Subject(identity, (1,), None), right, [0, 0]).check("moved", moved, "fine", "set it")
+    check = Scale(Subject(identity, (1,), None), right, [0, 0]).check("moved", moved, "fine", "set it")
     assert check == ("moved", 0.5, 0.25, None, None, "set it")
-    same = _Scale(Subject(identity, (1,), None), right, [0, 0]).check("same", right, "fine", "set it")
+    same = Scale(Subject(identity, (1,), None), right, [0, 0]).check("same", right, "fine", "set it")
     assert same == ("same", 0.0, 0.0, None, None, "fine")
 
 
@@ -37,9 +38,9 @@ def test_scores_drift_in_their_own_spread_and_turn_round(tiny_model):
     identity = resolve_model(str(tiny_model()))
     right, moved = ({1: {"mean": np.array(rows, np.float32)}} for rows in ([[0], [2]], [[3], [2]]))
     subject = Subject(identity, (1,), None, lambda pooled: pooled[1]["mean"][:, 0], 4.0)
-    check = _Scale(subject, right, [0, 0]).check("moved", moved, "", "")
+    check = Scale(subject, right, [0, 0]).check("moved", moved, "", "")
     assert (check.score_drift, check.flips) == (0.75, 1)
-    apart = _Scale(subject, right, [0, 1]).check("moved", moved, "", "")
+    apart = Scale(subject, right, [0, 1]).check("moved", moved, "", "")
     assert apart.flips == 0
 
 
@@ -47,7 +48,7 @@ def test_what_is_not_finite_is_no_small_drift(tiny_model):
     """NaN counts as infinitely far."""
     identity = resolve_model(str(tiny_model()))
     right, moved = ({1: {"mean": np.array(rows, np.float32)}} for rows in ([[0], [2]], [[0], [np.nan]]))
-    check = _Scale(Subject(identity, (1,), None), right, [0, 0]).check("", moved, "fine", "set it")
+    check = Scale(Subject(identity, (1,), None), right, [0, 0]).check("", moved, "fine", "set it")
     assert (check.drift, check.advice) == (np.inf, "set it")
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.sae.load import find_sae, load_sae
-from sparserm_cli.models.sae.releases import Release, find_release
+from sparserm_cli.models.sae.releases import Release, find_release, neuronpedia_page
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -214,3 +214,18 @@ def test_formats_that_are_not_read_name_a_way_out() -> None:
         IncompatibleError, match=r"found SAELens' loader temporal; save it with SAELens' save_model"
     ):
         find_release("temporal-sae-gemma-2-2b/blocks.12.hook_resid_post")
+
+
+def test_neuronpedia_knows_latents_of_the_table():
+    """By release and id, without network; a folder and an unknown name have no page."""
+    page = neuronpedia_page("gpt2-small-res-jb/blocks.8.hook_resid_pre", 12)
+    assert page == "https://www.neuronpedia.org/gpt2-small/8-res-jb/12"
+    canonical = neuronpedia_page("gemma-scope-2b-pt-res/layer_20/width_16k/canonical", 7)
+    assert canonical == "https://www.neuronpedia.org/gemma-2-2b/20-gemmascope-res-16k/7"
+    for name in (
+        "examples/sae/smollm2-135m",
+        "gpt2-small-res-jb/nothing",
+        "smollm2-135m",
+        "no/release/at/all",
+    ):
+        assert neuronpedia_page(name, 1) is None

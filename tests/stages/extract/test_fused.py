@@ -124,17 +124,17 @@ def test_what_is_compared_needs_no_tokens(place: Place, monkeypatch: pytest.Monk
     place.encode("two")
     place.fused("one")
     notes: list[str] = []
-    found = {}
+    runs = {}
     for run in ("two", "one"):
         config = CompareConfig(run=place.folder / run, name="r", top_k=(2,), folds=2, sweep=("directions",))
-        found[run] = compare(config, progress=quiet, note=notes.append).found["runs"]["r"]
-        for row in found[run]["sweeps"]["directions"]["2"]:
+        runs[run] = compare(config, progress=quiet, note=notes.append).found["runs"]["r"]
+        for row in runs[run]["sweeps"]["directions"]["2"]:
             row.pop("seconds")
     assert notes == [
         "r: explained variance is left out, since the capture keeps latents and no token vectors"
     ]
-    assert found["two"]["saes"]["r"]["1"].pop("explained_variance") > 0.99
-    assert found["one"] == found["two"]
+    assert runs["two"]["saes"]["r"]["1"].pop("explained_variance") > 0.99
+    assert runs["one"] == runs["two"]
 
 
 def test_a_finished_pass_loads_no_model(place: Place, monkeypatch: pytest.MonkeyPatch):

@@ -295,8 +295,8 @@ def test_files_of_rm_bench_name_the_domain_of_their_rows(run, tmp_path):
     write(folder / "total.jsonl", rm_bench_rows(domain="safety-response"))
     notes: list[str] = []
     config = EvaluateConfig(file=str(folder), run=run, benchmark="rm-bench")
-    found = evaluate(config, progress=QUIET["progress"], note=notes.append).metrics["scorers"]["reward"]
-    assert {domain: part["n"] for domain, part in found["domains"].items()} == {"chat": 3, "safety": 6}
+    results = evaluate(config, progress=QUIET["progress"], note=notes.append).metrics["scorers"]["reward"]
+    assert {domain: part["n"] for domain, part in results["domains"].items()} == {"chat": 3, "safety": 6}
     assert notes[:2] == [
         f"{file}: rows without a domain of RM-Bench count for {domain}, as the file is called"
         for file, domain in (("chat_filtered.jsonl", "chat"), ("safety-refuse_filtered.jsonl", "safety"))

@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from helpers import sae_files
 
 from sparserm_cli.config import EncodeConfig, ExtractConfig
-from sparserm_cli.config.train_sae import SAERecipe
+from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
 from sparserm_cli.models.sae.load import load_sae, read_sae_metadata
 from sparserm_cli.models.sae.quality import SinkRule, measure
@@ -153,15 +154,18 @@ def test_text_of_every_kind_becomes_an_sae(tmp_path: Path, tiny_model: Callable[
         "".join(json.dumps({"text": f"Row {n} of text. " * 5}) + "\n" for n in range(9))
     )
     pairs = write_pairs(tmp_path / "pairs.jsonl")
-    done = train_sae(
-        [pairs, str(tmp_path / "rows.jsonl"), str(tmp_path / "plain.txt")],
-        tmp_path / "sae",
+    config = TrainSAEConfig(
+        data=(pairs, str(tmp_path / "rows.jsonl"), str(tmp_path / "plain.txt")),
+        output=tmp_path / "sae",
         model=str(tiny_model("llama")),
         layer=2,
-        recipe=SAERecipe(steps=20, context_size=128, **WIDE),
-        tests=[pairs],
+        tests=(pairs,),
         test_limit=5,
+        steps=20,
+        context_size=128,
+        **WIDE,
     )
+    done = train_sae(config)
     assert load_sae(done.folder).metadata.hook_name == "blocks.2.hook_resid_post"
     own = read_sae_metadata(done.folder).settings["metadata"]
     assert [item["name"] for item in own["sparserm"]["inputs"]] == ["pairs.jsonl", "rows.jsonl", "plain.txt"]
@@ -209,7 +213,7 @@ def test_run_gives_its_tokens_and_its_features_accept_the_sae(
         **wanted,
     )
     extract(config, progress=lambda _done, _total: None, note=lambda _text: None)
-    done = train_sae((), tmp_path / "sae", run=tmp_path / "run", recipe=SAERecipe(steps=150, **WIDE))
+    done = train_sae(TrainSAEConfig(output=tmp_path / "sae", run=tmp_path / "run", steps=150, **WIDE))
     assert done.epochs > 1
     assert done.held_out.tokens > 0
     metadata = read_sae_metadata(done.folder)
@@ -241,11 +245,12 @@ def test_a_start_that_does_not_fit_is_refused_before_the_capture(
     """Another width or another layer; the data that would be read are not even there."""
     model = str(tiny_model("llama"))
     start = sae_files.save_sae(tmp_path / "start", sae_files.perfect_sae(16))
+    config = TrainSAEConfig(data=("no.txt",), output=tmp_path / "sae", model=model, start=start)
     with pytest.raises(IncompatibleError, match="d_in: expected 32, found 16; start from an SAE of a model"):
-        train_sae(["no.txt"], tmp_path / "sae", model=model, start=start)
+        train_sae(config)
     start = sae_files.save_sae(tmp_path / "start", sae_files.perfect_sae(32))
     with pytest.raises(IncompatibleError, match=r"expected the output of block 2, found blocks\.1\."):
-        train_sae(["no.txt"], tmp_path / "sae", model=model, layer=2, start=start)
+        train_sae(replace(config, layer=2, start=start))
 
 
 def test_the_command_trains_on_from_an_sae(tmp_path: Path, tiny_model: Callable[..., Path]) -> None:
@@ -270,12 +275,17 @@ def test_no_tokens_are_refused_before_training(tmp_path: Path) -> None:
 
 def test_some_source_is_needed(tmp_path: Path) -> None:
     """Data or a run; what is only measured needs the model, so data."""
-    with pytest.raises(UsageError, match="expected DATA, or a run directory alone, found neither"):
-        train_sae((), tmp_path / "sae")
-    with pytest.raises(UsageError, match="found --test without DATA"):
-        train_sae((), tmp_path / "sae", run=tmp_path, tests=["a"])
+    config = TrainSAEConfig(output=tmp_path / "sae", run=tmp_path)
+    with pytest.raises(
+        IncompatibleError, match="expected a store of activations, found nothing; run `sparserm extract`"
+    ):
+        train_sae(config)
+    with pytest.raises(
+        UsageError, match="expected DATA, or a run directory alone, found --test without DATA"
+    ):
+        train_sae(replace(config, tests=("a",)))
     with pytest.raises(UsageError, match="--layer: expected a layer, found none"):
-        train_sae(["pairs.jsonl"], tmp_path / "sae")
+        train_sae(replace(config, data=("pairs.jsonl",)))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from sparserm_cli.store.arrays.external_sort import ScratchFolder
 from sparserm_cli.store.capture.layout import cut_units
 from sparserm_cli.store.capture.plan import InputFact, check_inputs, check_space
 from sparserm_cli.store.capture.plan_writer import PlanWriter
-from sparserm_cli.store.capture.rows import CHUNK, Rows
+from sparserm_cli.store.capture.row_arrays import CHUNK
+from sparserm_cli.store.capture.rows import Rows
 from sparserm_cli.store.capture.spool import distinct
 from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.io.atomic import sweep
@@ -215,7 +216,7 @@ def test_the_plan_tells_bytes_and_files_before_it_is_frozen(tmp_path: Path):
 def test_rows_longer_than_a_chunk_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """With chunks of 4 numbers instead of 4 Mi, the rows are the same."""
     captures.plan(tmp_path / "big")
-    monkeypatch.setattr("sparserm_cli.store.capture.rows.CHUNK", 4)
+    monkeypatch.setattr("sparserm_cli.store.capture.row_arrays.CHUNK", 4)
     captures.plan(tmp_path / "small")
     assert CHUNK > 4
     assert len(list((tmp_path / "small" / "rows" / "response_ids").glob("c.*"))) == 5

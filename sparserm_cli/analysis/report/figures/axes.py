@@ -1,4 +1,4 @@
-"""Axes of a figure: from values to pixels, with ticks at round numbers."""
+"""Axes of a figure, which map values to pixels and have ticks at round numbers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 TICKS = 5
-"""About how many ticks an axis has."""
+"""Approximate number of ticks per axis."""
 LOG_RANGE = (-4.0, 0.0)
-"""Powers of ten that a logarithmic axis spans."""
+"""Number of powers of ten that a logarithmic axis spans."""
 
 
 @dataclass(frozen=True)
@@ -17,22 +17,22 @@ class Axis:
     """One axis."""
 
     low: float
-    """Value at its beginning; a power of ten if it is logarithmic."""
+    """Value at the beginning; its power of ten if the axis is logarithmic."""
     high: float
-    """Value at its end; a power of ten if it is logarithmic."""
+    """Value at the end; its power of ten if the axis is logarithmic."""
     begin: float
-    """Pixel of its beginning."""
+    """Pixel at the beginning."""
     end: float
-    """Pixel of its end."""
+    """Pixel at the end."""
     categories: Sequence[str] = ()
     """Names in their order, for an axis of names."""
     logarithmic: bool = False
-    """Whether steps are powers of ten."""
+    """Whether the axis is logarithmic."""
     tick_format: str = ""
     """Format of the tick labels, such as `.0%` or `~%`."""
 
     def at(self, value: float | str) -> float:
-        """Return the pixel of a value; what lies beyond an end is drawn at that end."""
+        """Return the pixel of a value; a value beyond an end is drawn at that end."""
         number = float(self.categories.index(str(value))) if self.categories else float(value)
         if self.logarithmic:
             number = float(np.log10(max(number, 1e-12)))
@@ -70,7 +70,7 @@ def axis_of(
         values: all values along it.
         begin: pixel of the lowest value.
         end: pixel of the highest value.
-        logarithmic: whether it has powers of ten instead of what the settings say.
+        logarithmic: whether the axis is logarithmic, whatever the settings say.
 
     """
     shown = str(settings.get("tickformat", ""))

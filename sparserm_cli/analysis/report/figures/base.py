@@ -1,6 +1,6 @@
-"""The report's figures, as the plain JSON that plotly.js draws. Colours of text and grid are the page's own.
+"""The report's figures, described in plotly's JSON. The page sets the colours of text and grid.
 
-Every figure is bounded in size: what would grow with the data is counted in bins or drawn as a fixed sample.
+Every figure is bounded in size: data of any amount are counted in bins, or a fixed sample of them is drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Figure = dict[str, Any]
 
 BLUE, ORANGE, GREY, VIOLET = "#3b82d6", "#e0762f", "#8b95a5", "#8f6fd8"
 DRAWN_PAIRS = 2000
-"""Points of a scatter of pairs at most."""
+"""Largest number of points in a scatter of pairs."""
 _BINS = 60
 AXES = ("xaxis", "yaxis")
 _FONT = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif'
@@ -26,16 +26,19 @@ _FONT = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-se
 
 def accuracy_figure(metrics: Sequence[Metric]) -> Figure:
     """Draw the accuracy of every scorer on the validation pairs, or on all pairs where there are none."""
-    split = "validation" if any(one.split == "validation" for one in metrics) else "train"
-    shown = [one for one in metrics if one.split == split][::-1]
+    split = "validation" if any(metric.split == "validation" for metric in metrics) else "train"
+    shown = [metric for metric in metrics if metric.split == split][::-1]
     points = {
         "type": "scatter",
         "mode": "markers",
-        "x": [one.accuracy for one in shown],
-        "y": [one.scorer for one in shown],
-        "error_x": {**errors_of([(one.accuracy, one.low, one.high) for one in shown]), "color": GREY},
-        "marker": {"size": 11, "color": [BLUE if one is shown[-1] else GREY for one in shown]},
-        "customdata": [[one.low, one.high, one.pairs] for one in shown],
+        "x": [metric.accuracy for metric in shown],
+        "y": [metric.scorer for metric in shown],
+        "error_x": {
+            **errors_of([(metric.accuracy, metric.low, metric.high) for metric in shown]),
+            "color": GREY,
+        },
+        "marker": {"size": 11, "color": [BLUE if metric is shown[-1] else GREY for metric in shown]},
+        "customdata": [[metric.low, metric.high, metric.pairs] for metric in shown],
         "hovertemplate": "%{y}: %{x:.1%}<br>95 % interval %{customdata[0]:.1%} to %{customdata[1]:.1%}"
         "<br>%{customdata[2]:,} pairs<extra></extra>",
     }
@@ -50,7 +53,7 @@ def accuracy_figure(metrics: Sequence[Metric]) -> Figure:
 def score_figure(
     chosen: Float[np.ndarray, " chosen"], rejected: Float[np.ndarray, " rejected"], xlabel: str = "score"
 ) -> Figure:
-    """Draw how the scores of chosen and of rejected responses are spread."""
+    """Draw the distribution of the scores of chosen and of rejected responses."""
     edges = _edges(np.concatenate([chosen, rejected]))
     traces = [
         _bars(name, values, edges, colour)
@@ -62,7 +65,7 @@ def score_figure(
 
 
 def margin_figure(pairs: PairScores) -> Figure:
-    """Draw how the margins of the pairs are spread; right ones lie right of 0."""
+    """Draw the distribution of the margins of the pairs; a margin above 0 is right."""
     edges = _edges(pairs.margin, through_zero=True)
     sides = (
         ("wrong", pairs.margin[pairs.margin <= 0], ORANGE),
@@ -74,13 +77,13 @@ def margin_figure(pairs: PairScores) -> Figure:
     return {"data": traces, "layout": {**layout, "barmode": "overlay", "bargap": 0}}
 
 
-def reliability_figure(found: Mapping[str, Reliability]) -> Figure:
-    """Draw accuracy against confidence, a line for each set of pairs."""
-    colours = dict(zip(found, (BLUE, GREY, VIOLET), strict=False))
+def reliability_figure(reliabilities: Mapping[str, Reliability]) -> Figure:
+    """Draw accuracy against confidence, with one line per set of pairs."""
+    colours = dict(zip(reliabilities, (BLUE, GREY, VIOLET), strict=False))
     traces = []
-    for name, one in found.items():
-        accuracies = [bin_.right for bin_ in one.bins]
-        trace = _accuracies(name, [bin_.confidence for bin_ in one.bins], accuracies, colours[name])
+    for name, reliability in reliabilities.items():
+        accuracies = [bin_.right for bin_ in reliability.bins]
+        trace = _accuracies(name, [bin_.confidence for bin_ in reliability.bins], accuracies, colours[name])
         traces.append({**trace, "mode": "lines+markers"})
     layout = layout_of("confidence of the reward model", "how often it is right")
     for axis in AXES:
@@ -105,8 +108,8 @@ def length_figure(pairs: PairScores, bias: LengthBias) -> Figure:
         "type": "scatter",
         "mode": "lines+markers",
         "name": "mean",
-        "x": [one.length for one in bias.bins],
-        "y": [one.margin for one in bias.bins],
+        "x": [bin_.length for bin_ in bias.bins],
+        "y": [bin_.margin for bin_ in bias.bins],
         "marker": {"size": 9, "color": BLUE},
         "hovertemplate": "%{x:+.1f} tokens: mean margin %{y:+.2f}<extra></extra>",
     }
@@ -115,11 +118,11 @@ def length_figure(pairs: PairScores, bias: LengthBias) -> Figure:
     return {"data": [points, means], "layout": layout}
 
 
-def length_accuracy_figure(found: Mapping[str, LengthBias]) -> Figure:
-    """Draw accuracy against difference in length, a line for each set of pairs."""
+def length_accuracy_figure(biases: Mapping[str, LengthBias]) -> Figure:
+    """Draw accuracy against difference in length, with one line per set of pairs."""
     traces = []
-    for (name, bias), colour in zip(found.items(), (BLUE, GREY), strict=False):
-        lengths, right = [one.length for one in bias.bins], [one.right for one in bias.bins]
+    for (name, bias), colour in zip(biases.items(), (BLUE, GREY), strict=False):
+        lengths, right = [bin_.length for bin_ in bias.bins], [bin_.right for bin_ in bias.bins]
         trace = _accuracies(name, lengths, right, colour, "%{x:+.1f} tokens")
         traces.append({**trace, "mode": "lines+markers"})
     layout = layout_of("chosen length less rejected length (tokens)", "how often it is right")
@@ -129,7 +132,7 @@ def length_accuracy_figure(found: Mapping[str, LengthBias]) -> Figure:
 
 
 def layout_of(xlabel: str, ylabel: str, height: int = 340) -> Figure:
-    """Return what all figures share."""
+    """Return the layout that all figures share."""
     axis = {"zeroline": False, "showline": True, "ticks": "outside", "ticklen": 4}
     return {
         "height": height,
@@ -172,18 +175,18 @@ def errors_of(values: Sequence[tuple[float, float, float]]) -> Figure:
 
 
 def _accuracies(
-    name: str, x: Sequence[float], found: Sequence[PairAccuracy], colour: str, shown: str = "%{x:.1%}"
+    name: str, x: Sequence[float], accuracies: Sequence[PairAccuracy], colour: str, shown: str = "%{x:.1%}"
 ) -> Figure:
     """Return points of accuracy with their intervals."""
     return {
         "type": "scatter",
         "name": name,
         "x": list(x),
-        "y": [one.accuracy for one in found],
-        "error_y": errors_of([(one.accuracy, one.low, one.high) for one in found]),
+        "y": [accuracy.accuracy for accuracy in accuracies],
+        "error_y": errors_of([(accuracy.accuracy, accuracy.low, accuracy.high) for accuracy in accuracies]),
         "marker": {"size": 8, "color": colour},
         "line": {"color": colour, "width": 1.5},
-        "customdata": [[one.low, one.high, one.pairs] for one in found],
+        "customdata": [[accuracy.low, accuracy.high, accuracy.pairs] for accuracy in accuracies],
         "hovertemplate": shown + ": right %{y:.1%}<br>95 % interval %{customdata[0]:.1%} to "
         "%{customdata[1]:.1%}<br>%{customdata[2]:,} pairs<extra></extra>",
     }
@@ -209,7 +212,7 @@ def _bars(
     whole: int = 0,
 ) -> Figure:
     """Return the counts in bins as shares of `whole`, or of all values."""
-    # The top edge is the largest value up to rounding, so what lies beyond it belongs to the last bin.
+    # The top edge is the largest value up to rounding, so values beyond it belong to the last bin.
     counts, _ = np.histogram(np.clip(values, edges[0], edges[-1]), bins=edges)
     return {
         "type": "bar",

@@ -19,7 +19,7 @@ from sparserm_cli.store.artifacts.directions import LayerDirections
 from sparserm_cli.store.artifacts.frequency import LatentStatistics
 
 DRAWN_LATENTS = 4000
-"""Latents drawn at most, besides the selected ones."""
+"""Largest number of latents that are drawn besides the selected ones."""
 
 
 def frequency_figure(layer: int, measures: LatentStatistics, selected: LayerDirections | None) -> Figure:
@@ -107,6 +107,6 @@ def _latents(
         "x": rounded(measures.rate[1, features]),
         "y": rounded(measures.rate[0, features]),
         "marker": marker,
-        "customdata": [[int(one), f"{100 * gap:+.2f}", f"{q:.1g}"] for one, gap, q in columns],
+        "customdata": [[int(latent), f"{100 * gap:+.2f}", f"{q:.1g}"] for latent, gap, q in columns],
         "hovertemplate": where + rates + tests,
     }

@@ -1,6 +1,6 @@
 """A figure as one SVG element, drawn when the page is made, so that the page needs no library to show it.
 
-Figures are described as in plotly's JSON, of which this knows what the report uses: points, lines, bars,
+Figures are described in plotly's JSON. Of that, this module draws what the report uses: points, lines, bars,
 error bars, thin lines, and linear, logarithmic and named axes. Text under the pointer is a point's `title`.
 """
 
@@ -15,7 +15,7 @@ from sparserm_cli.analysis.report.figures.base import Figure
 WIDTH = 600.0
 """Width of a drawing in its own units; the page scales it."""
 MANY = 400
-"""With more points than this a trace is one path, and its points have no text under the pointer."""
+"""Largest number of points that have a text under the pointer; a trace of more points is one path."""
 _DASHES = {"dash": "7 4", "dot": "2 3"}
 _CHARACTER = 7.2  # mean width of a letter, in units of the drawing
 
@@ -24,19 +24,19 @@ class Frame(NamedTuple):
     """The area of the data and its axes."""
 
     x: Axis
-    """From left to right."""
+    """The horizontal axis."""
     y: Axis
-    """From bottom to top."""
+    """The vertical axis."""
     height: float
     """Height of the whole drawing."""
 
 
 def figure_svg(figure: Figure, label: str) -> str:
-    """Return a figure as HTML: one SVG element, or two of which buttons choose one (linear or logarithmic).
+    """Return a figure as HTML: one SVG element, or two between which buttons switch (linear or logarithmic).
 
     Args:
-        figure: what to draw.
-        label: what it shows, for people who do not see it.
+        figure: the figure to draw.
+        label: description of the figure, for people who cannot see it.
 
     """
     drawn = _drawing(figure, label, logarithmic=False)
@@ -244,10 +244,10 @@ def _title(trace: Mapping[str, Any], number: int) -> str:
         if name == "fullData.name":
             return str(trace["name"])
         if name.startswith("customdata"):
-            found = trace["customdata"][number][int(name[11:-1])]
+            entry = trace["customdata"][number][int(name[11:-1])]
         else:
-            found = trace[name][number]
-        return found if isinstance(found, str) else number_as(shown, found)
+            entry = trace[name][number]
+        return entry if isinstance(entry, str) else number_as(shown, entry)
 
     text = re.sub(r"%\{([\w.\[\]]+)(?::([^}]*))?\}", value, template.replace("<extra></extra>", ""))
     return f"<title>{escape(text.replace('<br>', chr(10)))}</title>"

@@ -1,4 +1,4 @@
-"""The report's comparison: SparseRM beside its controls, by directions, labels and noise, on other data."""
+"""The report's comparison of SparseRM with its controls, over directions, labels, noise and other data."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ CURVES = {
     "layers": "layers",
     "saes": "SAE",
 }
-"""Sweeps of `compare` that are drawn, and what is swept; the others are tables."""
+"""Mapping from the sweeps of `compare` that are drawn to the swept quantity; other sweeps are tables."""
 _COLOURS = (BLUE, ORANGE, "#2a9d8f", VIOLET, "#c2528b", GREY)
 _DASHES = ("solid", "dash", "dot")
 """Lines of methods that share a colour, in their order."""
@@ -23,30 +23,34 @@ _PLOT, _LEGEND_LINE = 296, 28
 
 
 class ComparedRun(NamedTuple):
-    """What was compared on one run.
+    """The comparison of one run.
 
     Fields:
-        name: of the run.
-        told: how many pairs and folds.
-        curves: name of a figure to what it shows.
-        tables: title to the accuracies under it.
+        name: name of the run.
+        sizes: numbers of pairs and folds, in words.
+        curves: mapping from the name of a figure to its description.
+        tables: mapping from a title to the accuracies below it.
     """
 
     name: str
-    told: str
+    sizes: str
     curves: Mapping[str, str]
     tables: Mapping[str, AccuracyTable]
 
 
 def compared_runs(comparison: Mapping[str, Any]) -> Iterator[ComparedRun]:
-    """Yield what was compared, run by run."""
+    """Yield the comparison of each run."""
     folds = comparison["protocol"]["folds"]
     for name, run in comparison["runs"].items():
         sweeps = run["sweeps"]
         yield ComparedRun(
             name,
             f"{run['pairs']:,} pairs of {run['prompts']:,} prompts, {folds} folds of whole prompts.",
-            {_figure_name(name, one): f"Accuracy by {CURVES[one]}." for one in sweeps if one in CURVES},
+            {
+                _figure_name(name, sweep): f"Accuracy by {CURVES[sweep]}."
+                for sweep in sweeps
+                if sweep in CURVES
+            },
             {
                 f"Tested on {point}" if sweep == "transfer" else sweep.capitalize(): _table(rows)
                 for sweep, points in sweeps.items()
@@ -67,11 +71,11 @@ def sweep_figures(comparison: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def sweep_figure(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> Figure:
-    """Draw accuracy along a sweep, a line a method; SparseRM, the first, has its intervals.
+    """Draw accuracy along a sweep, with one line per method; SparseRM, the first, has intervals.
 
     Args:
-        points: value to the methods' rows, in one order everywhere.
-        what: is swept.
+        points: mapping from a value to the rows of the methods, which always have the same order.
+        what: the swept quantity.
 
     """
     names = [row["method"]["name"] for row in next(iter(points.values()))]
@@ -85,9 +89,9 @@ def sweep_figure(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -
 
 def _line(name: str, number: int, points: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """Return one method's accuracies."""
-    told = [rows[number]["accuracy"] for rows in points.values()]
+    accuracies = [rows[number]["accuracy"] for rows in points.values()]
     colour, dash = _COLOURS[number % len(_COLOURS)], _DASHES[number // len(_COLOURS) % len(_DASHES)]
-    values = [(one["accuracy"], one["low"], one["high"]) for one in told]
+    values = [(row["accuracy"], row["low"], row["high"]) for row in accuracies]
     trace = {
         "type": "scatter",
         "mode": "lines+markers",
@@ -104,7 +108,7 @@ def _line(name: str, number: int, points: Mapping[str, Sequence[Mapping[str, Any
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> AccuracyTable:
-    """Return methods as a table; all are compared with the first."""
+    """Return the methods as a table; all are compared with the first one."""
     gap = f"{rows[0]['method']['name']} less this"
     columns = ("accuracy", "95 % interval", "between folds", "parameters", "seconds", gap)
     return AccuracyTable(columns, tuple((row["method"]["name"], _cells(row)) for row in rows))
@@ -126,6 +130,9 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _figure_name(run: str, sweep: str) -> str:
-    """Return a name that can be an element's: letters of a run's name may be anything."""
-    plain = "".join(one if one.isalnum() and one.isascii() else f"_{ord(one):x}_" for one in run)
+    """Return a name that an HTML element can have, whatever characters the name of the run contains."""
+    plain = "".join(
+        character if character.isalnum() and character.isascii() else f"_{ord(character):x}_"
+        for character in run
+    )
     return f"sweep-{sweep}-{plain}"

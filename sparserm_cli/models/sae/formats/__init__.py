@@ -1,4 +1,4 @@
-"""One module for each format of SAE files, and the table of them: one more is a module and an entry here."""
+"""The formats of SAE files: one module per format, and the table of all formats."""
 
 import re
 from pathlib import Path
@@ -30,14 +30,14 @@ FORMATS: dict[str, SAEFormat] = {
         goodfire.FORMAT,
     )
 }
-"""Name -> format; the first whose files are all there is taken, those told by a file's name before them."""
+"""Mapping from name to format; of several that fit, one known by file name is taken, else the first."""
 
 
 def find_local(path: Path, name: str | None = None) -> LocalSAE:
     """Recognise the format of a folder, or of one of its files.
 
     Raises:
-        UsageError: no such path, or no format has these files.
+        UsageError: there is no such path, or no format has these files.
 
     """
     shown = name or str(path)

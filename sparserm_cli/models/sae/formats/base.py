@@ -1,4 +1,4 @@
-"""What a format of SAE files is, and what the readers of several formats share. No torch, no sae_lens.
+"""The description of a format of SAE files, and helpers of several readers; without torch and sae_lens.
 
 Axes: d_in (width of the residual stream), d_sae (latents).
 """
@@ -21,44 +21,45 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCALED_INPUT = "expected_average_only_in"
-"""SAELens' word for an input that is multiplied by one number."""
+"""SAELens' name for the multiplication of the input by one number."""
 
 
 @dataclass(frozen=True)
 class SAEFormat:
-    """One format of SAE files: a module that defines one, and its entry in the table, add it everywhere."""
+    """One format of SAE files; a module that defines it and an entry in the table add it everywhere."""
 
     name: str
-    """The format's name in messages and in `LocalSAE.format`."""
+    """Name of the format in messages and in `LocalSAE.format`."""
     read_metadata: Callable[[LocalSAE], SAEMetadata]
-    """Read what the files say of the SAE, without its weights and without torch."""
+    """Function that reads the metadata of the SAE, without its weights and without torch."""
     to_weights: Callable[[SAEMetadata, "Tensors"], "Weights"]
-    """Bring the tensors of the weight file to the words of the formula."""
+    """Function that turns the tensors of the weight file into a `Formula`."""
     files: tuple[str, ...] = ()
-    """Files in the SAE's folder that tell the format, the weights last."""
+    """Files in the SAE's folder by which the format is recognised; the weights are the last."""
     file_pattern: str | None = None
-    """Regular expression of the name of the one file, where it is told by that."""
+    """Regular expression of the file's name, for a format that is recognised by the name of its one file."""
     sae_lens_loaders: tuple[str, ...] = ()
-    """What SAELens' table of releases calls the loader of such files (`conversion_func`)."""
+    """Name of the loader of such files in SAELens' table of releases (`conversion_func`)."""
     decoder_tensor: str | None = None
-    """Matrix of a safetensors file whose rows are the directions, where there is one."""
+    """Name of the safetensors matrix whose rows are the directions; None if the format has none."""
 
 
 class Weights(NamedTuple):
-    """An SAE in the words of its formula.
+    """The tensors and options of an SAE's formula.
 
     Fields:
-        W_enc: (d_in, d_sae).
-        b_enc: (d_sae,); of a gated SAE the gate's bias.
-        W_dec: (d_sae, d_in).
-        b_dec: (d_in,).
-        subtract_b_dec: the encoder sees x - b_dec.
-        threshold: jumprelu.
-        k: topk.
-        by_norm: pre-activations are multiplied by the norm of their decoder row, latents divided by it.
-        scale: the encoder sees x * scale, and the output is divided by it.
-        r_mag: gated.
-        b_mag: gated.
+        W_enc: encoder matrix, (d_in, d_sae).
+        b_enc: encoder bias, (d_sae,); of a gated SAE the bias of the gate.
+        W_dec: decoder matrix, (d_sae, d_in).
+        b_dec: decoder bias, (d_in,).
+        subtract_b_dec: whether the encoder takes x - b_dec.
+        threshold: thresholds of a jumprelu SAE.
+        k: number of active latents of a topk SAE.
+        by_norm: whether pre-activations are multiplied by the norm of their decoder row, and latents divided
+            by it.
+        scale: factor of the encoder's input; the output is divided by it.
+        r_mag: logarithm of the magnitude scale of a gated SAE.
+        b_mag: magnitude bias of a gated SAE.
     """
 
     W_enc: "Tensor"
@@ -75,11 +76,11 @@ class Weights(NamedTuple):
 
 
 class Tensors(dict[str, Any]):
-    """The tensors of a weight file; a missing one, or one that is no matrix or vector, is named.
+    """The tensors of a weight file; an error names one that is missing or of the wrong shape.
 
     Args:
-        where: the file.
-        tensors: what is in it.
+        where: path of the file, for messages.
+        tensors: the tensors of the file by name.
 
     """
 
@@ -96,7 +97,7 @@ class Tensors(dict[str, Any]):
         return self._of(name, "a vector", {1})
 
     def thresholds(self, name: str) -> "Tensor":
-        """Return one number, or one for each latent, in float32; raises IncompatibleError."""
+        """Return one number, or one number per latent, in float32; raises IncompatibleError."""
         return self._of(name, "a number or a vector", {0, 1}).float()
 
     def whole_number(self, name: str) -> int:
@@ -124,7 +125,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Read a JSON configuration.
 
     Raises:
-        IncompatibleError: it is no JSON object.
+        IncompatibleError: the file is no JSON object.
 
     """
     check_whole(path)
@@ -140,10 +141,10 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a `.npz` file's arrays, from their headers alone.
+    """Return the shapes of the arrays of a `.npz` file, from their headers alone.
 
     Raises:
-        IncompatibleError: it is no such file.
+        IncompatibleError: the file is no `.npz` file.
 
     """
     check_whole(path)
@@ -181,7 +182,7 @@ def positive_number(files: LocalSAE, settings: Settings, key: str, *, whole: boo
 
 
 def part(files: LocalSAE, settings: Settings, key: str) -> dict[str, Any]:
-    """Return an object of a configuration, empty if absent; raises IncompatibleError if it is none."""
+    """Return an object of a configuration, empty if absent; raises IncompatibleError for another value."""
     value = settings.get(key)
     if value is not None and not isinstance(value, dict):
         where = f"{files.name}: {key}"
@@ -190,7 +191,7 @@ def part(files: LocalSAE, settings: Settings, key: str) -> dict[str, Any]:
 
 
 def text(files: LocalSAE, settings: Settings, key: str) -> str | None:
-    """Return a name in a configuration, None if absent; raises IncompatibleError if it is no text."""
+    """Return a name in a configuration, None if it is absent; raises IncompatibleError if it is no text."""
     value = settings.get(key)
     if value is not None and not isinstance(value, str):
         raise IncompatibleError(f"{files.name}: {key}", "a text", repr(value), "download the SAE again")
@@ -200,14 +201,14 @@ def text(files: LocalSAE, settings: Settings, key: str) -> str | None:
 def hook_of(path: str) -> str | None:
     """Return the hook of a residual SAE whose path names its layer: `layer_12`, `layers.12` or `layer12`.
 
-    The last such part of the path counts: folders above the SAE's may be named after anything.
+    The last such part of the path counts, since folders above the SAE's folder may have any name.
     """
     layer_numbers = re.findall(r"(?:^|[/_.-])layers?[._]?(\d+)", path)
     return f"blocks.{int(layer_numbers[-1])}.hook_resid_post" if layer_numbers else None
 
 
 def plain_name(tensor: str) -> str:
-    """Return a tensor's name in lower case and without a path before it: `params/W_enc` is `w_enc`."""
+    """Return a tensor's name in lower case and without a path before it: `params/W_enc` becomes `w_enc`."""
     return tensor.rsplit("/", 1)[-1].casefold()
 
 
@@ -226,7 +227,7 @@ def described(
     normalization: str = "none",
     settings: Settings | None = None,
 ) -> SAEMetadata:
-    """Build metadata; widths that no configuration gives come from the weight file's header."""
+    """Build the metadata; widths that no configuration gives are read from the header of the weight file."""
     dtype = "float32"
     shapes = {}
     if files.weights.suffix == ".npz":
@@ -255,7 +256,7 @@ def described(
 
 
 def linear_weights(t: Tensors, encoder: str = "encoder", decoder: str = "decoder") -> Weights:
-    """Take the four tensors of two `torch.nn.Linear`, whose matrices are the transposed ones."""
+    """Take the four tensors of two `torch.nn.Linear` modules, whose matrices are transposed."""
     return Weights(
         t.matrix(f"{encoder}.weight").T,
         t.vector(f"{encoder}.bias"),
@@ -265,7 +266,7 @@ def linear_weights(t: Tensors, encoder: str = "encoder", decoder: str = "decoder
 
 
 def check_unscaled(metadata: SAEMetadata, t: Tensors) -> None:
-    """Refuse latents that are scaled after training, which nobody publishes any more."""
+    """Refuse latents that are scaled after training; no publisher uses this any more."""
     scaling = t.get("scaling_factor")
     if scaling is not None and not bool((scaling == 1).all()):
         where, hint = f"{metadata.name}: scaling_factor", "fold it into W_dec with SAELens 5"

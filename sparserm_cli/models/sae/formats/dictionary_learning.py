@@ -1,4 +1,4 @@
-"""dictionary_learning: `ae.pt` beside the trainer's settings, a class for each architecture."""
+"""dictionary_learning: `ae.pt` beside the trainer's settings, with one class per architecture."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ DICTIONARIES: Mapping[str, str] = {
     "BatchTopKSAE": "jumprelu",
     "MatryoshkaBatchTopKSAE": "jumprelu",
 }
-"""Class of dictionary_learning -> SAELens' word for what it computes when it encodes."""
+"""Mapping from a class of dictionary_learning to SAELens' name of the architecture by which it encodes."""
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
@@ -54,7 +54,7 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Take each class as its own `encode` computes it."""
+    """Return the formula that the `encode` method of each class computes."""
     kind = metadata.settings["dict_class"]
     if kind in {"JumpReluAutoEncoder", "MatryoshkaBatchTopKSAE"}:
         return Weights(
@@ -83,7 +83,7 @@ def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
 
 
 def _k(metadata: SAEMetadata, t: Tensors) -> int:
-    """Return k: a tensor of newer files, the trainer's setting beside older ones."""
+    """Return k: newer files hold it as a tensor, older ones in the trainer's settings."""
     if "k" in t or metadata.settings.get("k") is None:
         return t.whole_number("k")
     return int(metadata.settings["k"])

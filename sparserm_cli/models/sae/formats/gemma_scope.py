@@ -18,7 +18,7 @@ from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata, layer_of_hoo
 
 
 def read_first(files: LocalSAE) -> SAEMetadata:
-    """Read Gemma Scope 1, whose path says layer, place and model: `layer_13/width_16k/...`."""
+    """Read Gemma Scope 1, whose path gives layer, point and model: `layer_13/width_16k/...`."""
     path = files.folder.resolve().as_posix()
     repo = re.search(r"gemma-scope-(2b|9b|27b)-(pt|it)-(\w+)", path)
     name = f"gemma-2-{repo[1]}" + ("-it" if repo[2] == "it" else "") if repo else None
@@ -33,7 +33,7 @@ def read_first(files: LocalSAE) -> SAEMetadata:
 def read_second(files: LocalSAE) -> SAEMetadata:
     """Read Gemma Scope 2 from its `config.json`, or from the path alone: `layer_12_width_16k_l0_small`.
 
-    A residual SAE states the place it writes to as well, which is the place it reads from.
+    A residual SAE also states the point that it writes to, which is the point that it reads from.
     """
     path = files.folder.resolve().as_posix()
     config = files.folder / "config.json"
@@ -56,7 +56,7 @@ def read_second(files: LocalSAE) -> SAEMetadata:
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
     """Take relu(pre) where pre = x @ W_enc + b_enc > threshold; b_dec is not subtracted.
 
-    The names are in upper case (1) or lower case (2), with or without a path before them.
+    The names are in upper case (version 1) or lower case (version 2), with or without a path before them.
     """
     named = Tensors(t.where, {plain_name(name): tensor for name, tensor in t.items()})
     if len(named) < len(t):

@@ -14,7 +14,7 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def to_weights(_metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Take relu(encoder_linear(x)) and decoder_linear, which qresearch calls `encoder` and `decoder`."""
+    """Take relu(encoder_linear(x)) and decoder_linear; qresearch calls them `encoder` and `decoder`."""
     ending = "_linear" if "encoder_linear.weight" in t else ""
     return linear_weights(t, f"encoder{ending}", f"decoder{ending}")
 

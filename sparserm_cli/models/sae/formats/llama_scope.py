@@ -28,7 +28,7 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def read_r1_metadata(files: LocalSAE) -> SAEMetadata:
-    """Read the `config.json` of R1-Distill; the thresholds stand in the weights."""
+    """Read the `config.json` of R1-Distill; the thresholds are in the weight file."""
     settings = read_settings(files.folder / "config.json")
     return _scaled(files, settings, text(files, settings, "hook_point_in"))
 
@@ -52,7 +52,7 @@ def _scaled(files: LocalSAE, settings: Settings, hook: str | None) -> SAEMetadat
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Scale x to norm sqrt(d_in) on average, and the one threshold with it."""
+    """Scale x to norm sqrt(d_in) on average, and scale the threshold, which all latents share, likewise."""
     import torch
 
     weights = linear_weights(t)
@@ -62,14 +62,14 @@ def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
 
 
 def to_r1_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Scale x likewise; R1-Distill keeps a log threshold for each latent, in the scaled space."""
+    """Scale x likewise; R1-Distill keeps the logarithm of one threshold per latent, in the scaled space."""
     weights = linear_weights(t)
     threshold = t.thresholds("log_jumprelu_threshold").exp()
     return weights._replace(threshold=threshold, scale=_scale(metadata, weights))
 
 
 def _scale(metadata: SAEMetadata, weights: Weights) -> float:
-    """Return the factor of the release table, else sqrt(d_in) over the average norm, else 1."""
+    """Return the factor of the release table; if it has none, sqrt(d_in) over the average norm, or 1."""
     settings = metadata.settings
     average = (settings.get("dataset_average_activation_norm") or {}).get("in")
     factor = settings.get("norm_scaling_factor") if metadata.format == "llama-scope-r1" else None

@@ -1,4 +1,4 @@
-"""Qwen Scope: TopK SAEs, a file for each layer in a repository whose name says k."""
+"""Qwen Scope: TopK SAEs, one file per layer, in a repository whose name gives k."""
 
 import re
 

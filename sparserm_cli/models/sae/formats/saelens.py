@@ -1,4 +1,4 @@
-"""SAELens' own format, of every version, and the folders that its trainings leave."""
+"""SAELens' own format, in every version, and the folders that its trainings write."""
 
 import re
 from collections.abc import Mapping
@@ -31,14 +31,14 @@ ARCHITECTURES: Mapping[str, str] = {
     "batchtopk": "jumprelu",
     "matryoshka_batchtopk": "jumprelu",
 }
-"""What a configuration says -> what it computes when it encodes; the last two stand in training folders."""
+"""Mapping from the configured architecture to the one that encodes; the last two are of trainings."""
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """Read `cfg.json`; configurations of before version 6 are brought to the new names.
+    """Read `cfg.json`; configurations older than version 6 are converted to the new names.
 
-    A folder that a training left (`save_model`, a checkpoint) names the training's architecture and keeps
-    its scale in `activation_scaler.json`; it is read as `save_inference_model` would have written it.
+    A folder of a training (`save_model`, a checkpoint) names the architecture of the training and keeps its
+    scale in `activation_scaler.json`. It is read as if `save_inference_model` had written it.
     """
     settings = {**read_settings(files.folder / "cfg.json"), **files.settings}
     metadata = part(files, settings, "metadata")
@@ -73,7 +73,7 @@ def read_metadata(files: LocalSAE) -> SAEMetadata:
 
 
 def _modern(files: LocalSAE, old: Settings) -> dict[str, Any]:
-    """Bring a configuration of SAELens before version 6 to the names and defaults of version 6."""
+    """Convert a configuration of an older SAELens to the names and defaults of version 6."""
     names = ("hook_name", "model_name", "model_from_pretrained_kwargs")
     new = {**old, "metadata": {name: old.get(name) for name in names}}
     new["metadata"]["hook_name"] = old.get("hook_name", old.get("hook_point"))
@@ -87,7 +87,7 @@ def _modern(files: LocalSAE, old: Settings) -> dict[str, Any]:
 
 
 def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
-    """Take act((norm(x) - b_dec [if applied]) @ W_enc + b_enc), weighed by decoder norms if so set."""
+    """Take act((norm(x) - b_dec [if applied]) @ W_enc + b_enc), weighted by decoder norms if configured."""
     settings = metadata.settings
     check_unscaled(metadata, t)
     gated, topk = metadata.architecture == "gated", metadata.architecture == "topk"
@@ -111,7 +111,7 @@ def to_weights(metadata: SAEMetadata, t: Tensors) -> Weights:
 
 
 def _threshold(t: Tensors) -> "Tensor":
-    """Return SAELens' threshold: of an SAE, or of a training, which keeps its logarithm or one for all."""
+    """Return the thresholds; a training stores their logarithms, or one number for all latents."""
     if "log_threshold" in t:
         return t.thresholds("log_threshold").exp()
     return t.thresholds("topk_threshold" if "topk_threshold" in t else "threshold")

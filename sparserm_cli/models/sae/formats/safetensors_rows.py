@@ -1,6 +1,6 @@
 """Single rows of a large matrix in a safetensors file, read with numpy alone.
 
-Reading rows this way costs what the rows cost, and needs neither torch nor the whole file.
+The cost depends on the number of rows alone; neither torch nor the whole file is needed.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ def read_rows(path: Path, tensor: str, rows: Sequence[int]) -> Float32[np.ndarra
     """Read some rows of a matrix as float32.
 
     Raises:
-        CorruptStoreError: no such tensor, no matrix of floating-point numbers, or fewer rows than asked for.
+        CorruptStoreError: there is no such tensor, it is no matrix of floating-point numbers, or it has too
+            few rows.
 
     """
     header = read_header(path)

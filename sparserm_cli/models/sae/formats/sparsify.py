@@ -1,4 +1,4 @@
-"""EleutherAI's sparsify: TopK SAEs, a folder for each layer."""
+"""EleutherAI's sparsify: TopK SAEs, one folder per layer."""
 
 import re
 
@@ -17,7 +17,7 @@ from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata
 
 
 def read_metadata(files: LocalSAE) -> SAEMetadata:
-    """Read `layers.N/cfg.json`; the model stands in `config.json` of the folder above."""
+    """Read `layers.N/cfg.json`; `config.json` in the folder above names the model."""
     settings = read_settings(files.folder / "cfg.json")
     whole_number(files, settings, "k")
     for flag in ("transcode", "skip_connection", "signed"):

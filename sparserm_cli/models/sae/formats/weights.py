@@ -1,7 +1,7 @@
-"""Reading a weight file and bringing it to the one form of `SparseAutoencoder`.
+"""Read a weight file and convert it to the form of `SparseAutoencoder`.
 
-Everything that is linear is folded into W_enc and b_enc here: a b_dec subtracted from the input, a scale of
-the input, decoder norms that weigh pre-activations. Biases are added up in float64.
+Everything linear is folded into W_enc and b_enc here: the b_dec that is subtracted from the input, a scale of
+the input, and decoder norms that weight the pre-activations. Biases are summed in float64.
 Axes: d_in (width of the residual stream), d_sae (latents).
 """
 
@@ -25,18 +25,19 @@ from sparserm_cli.models.sae.formats.base import Tensors, Weights
 from sparserm_cli.models.sae.metadata import LocalSAE, SAEMetadata, sae_digest
 
 LEAST_NORM = 1e-8
-"""SAELens' lower bound of a decoder row's norm."""
+"""SAELens' lower bound on the norm of a decoder row."""
 COLUMNS_AT_ONCE = 4096
-"""Latents whose encoder weights are widened to float64 together."""
+"""Number of latents whose encoder weights are widened to float64 at a time."""
 
 
 def read_weights(
     files: LocalSAE, metadata: SAEMetadata, *, allow_pickle: bool = False, allow_mismatch: bool = False
 ) -> SparseAutoencoder:
-    """Read the weight file and fold its formula.
+    """Read the weight file and fold its linear parts.
 
     Raises:
-        IncompatibleError: broken, pickled without `allow_pickle`, of an unknown dtype, or without its scale.
+        IncompatibleError: the file is broken, pickled without `allow_pickle`, of an unknown dtype, or lacks
+            its scale.
 
     """
     check_normalization(metadata, allow_mismatch=allow_mismatch)
@@ -49,7 +50,7 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
     """Fold all that is linear into W_enc and b_enc, and check the shapes.
 
     Raises:
-        IncompatibleError: shapes that do not fit together or the metadata.
+        IncompatibleError: the shapes do not fit together or do not fit the metadata.
 
     """
     d_in, d_sae = weights.W_enc.shape
@@ -61,7 +62,7 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
     if weights.scale != 1.0:
         w_enc, w_dec = w_enc * weights.scale, w_dec / weights.scale
     norms = w_dec.double().norm(dim=1).clamp(min=LEAST_NORM) if weights.by_norm else None
-    if norms is not None:  # SAELens folds the scale first, so norms and threshold are those behind it
+    if norms is not None:  # SAELens folds the scale first, so norms and threshold apply after it
         w_enc, bias = w_enc * _float(norms), bias * norms
         threshold = None if threshold is None else threshold / weights.scale
     factor = shift = None
@@ -85,7 +86,7 @@ def fold(weights: Weights, metadata: SAEMetadata, digest: str) -> SparseAutoenco
 
 
 def _check_shapes(weights: Weights, metadata: SAEMetadata) -> None:
-    """Check every shape against W_enc's, and this against the metadata; raises IncompatibleError."""
+    """Check all shapes against that of W_enc, and that against the metadata; raises IncompatibleError."""
     d_in, d_sae = weights.W_enc.shape
     sizes = (metadata.d_in or d_in, metadata.d_sae or d_sae)
     wanted = {"W_enc": sizes, "W_dec": sizes[::-1], "b_enc": sizes[1:], "b_dec": sizes[:1]}
@@ -116,7 +117,7 @@ def _by_row(normalization: str) -> Literal["none", "constant_norm_rescale", "lay
 
 
 def _read_tensors(files: LocalSAE, *, allow_pickle: bool) -> Tensors:
-    """Read all tensors of a weight file; floating-point ones must be of a known type."""
+    """Read all tensors of a weight file; floating-point tensors must have a known type."""
     where = str(files.weights)
     check_whole(files.weights)
     check_pickle(files, allow_pickle=allow_pickle)

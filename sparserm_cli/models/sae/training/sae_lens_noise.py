@@ -1,4 +1,4 @@
-"""The bridge to SAELens: importing it without its noise, and loading what only it can load.
+"""The bridge to SAELens: import it without its log lines, and load formats that only it can load.
 
 Importing sae_lens takes 8 seconds, so it is done only to train, and for release names and formats that this
 package does not read itself.

@@ -1,4 +1,4 @@
-"""Activations as SAE training wants them: shuffled, within a stated amount of memory.
+"""Shuffled activations for SAE training, within a fixed amount of memory.
 
 Axes: rows (tokens), d_in (width of the residual stream).
 """
@@ -13,21 +13,22 @@ from sparserm_cli.errors import BadInputError
 
 
 class ShuffleBuffer:
-    """Batches of activations in random order, forever.
+    """An endless series of batches of activations in random order.
 
-    The whole source is held if it fits, and every epoch is a fresh permutation. Of a larger source the buffer
-    holds `capacity` rows; half of them leave at random, then it is filled again, from the start of the source
-    when its end has come. While it is filled, half of that memory is needed a second time.
+    The whole source is held if it fits, and every epoch is a new permutation. Of a larger source the buffer
+    holds `capacity` rows. When half of them have left at random, it is filled again, from the start of the
+    source after its end. Filling needs half of that memory a second time.
 
     Args:
-        source: starts one pass over the training activations; each pass yields blocks (rows, d_in).
-        capacity: most rows held, in bfloat16.
+        source: function that starts one pass over the training activations; a pass yields blocks (rows,
+            d_in).
+        capacity: largest number of rows held, in bfloat16.
         batch_rows: number of rows per batch.
         seed: seed of the order.
 
     Attributes:
-        rows: what is held now, bfloat16 (rows, d_in).
-        holds_all: whether that is the whole source.
+        rows: the rows that are held now, bfloat16 (rows, d_in).
+        holds_all: whether these are the whole source.
 
     """
 
@@ -50,7 +51,7 @@ class ShuffleBuffer:
             raise BadInputError("training data", "tokens to train on", "none", "give more data")
 
     def __iter__(self) -> Iterator[Float[Tensor, "batch_rows d_in"]]:
-        """Yield float32 batches; a source of fewer rows than a batch repeats rows within it."""
+        """Yield float32 batches; if the source has fewer rows than a batch, rows repeat within a batch."""
         while True:
             order = torch.randperm(len(self.rows), generator=self._generator)
             while len(order) < self._batch_rows:
@@ -65,7 +66,7 @@ class ShuffleBuffer:
                 self._fill(len(staying), restart=True)
 
     def _fill(self, filled: int, *, restart: bool) -> bool:
-        """Overwrite the rows from `filled` on with blocks; return whether those filled the buffer."""
+        """Overwrite the rows from `filled` on with blocks; return whether the blocks filled the buffer."""
         while filled < self._capacity:
             block = self._left if self._left is not None else next(self._blocks, None)
             self._left = None
@@ -75,7 +76,7 @@ class ShuffleBuffer:
                     return False
                 self._blocks = iter(self._source())
                 continue
-            if not len(self.rows):  # memory is only touched as rows come in
+            if not len(self.rows):  # memory is touched only as rows come in
                 self.rows = torch.empty(self._capacity, block.shape[1], dtype=torch.bfloat16)
             taken = min(len(block), self._capacity - filled)
             self.rows[filled : filled + taken] = block[:taken].to("cpu")

@@ -1,9 +1,9 @@
-"""Starting a training from an SAE that is there, such as a base model's for the model tuned from it.
+"""Start a training from an existing SAE, such as that of the base model of a tuned model.
 
-The training sees activations times a scale s, and SAELens' training SAEs subtract their b_dec from the input.
-With pre = x @ W_enc + b_enc, W_enc / s, b_dec * s and b_enc + b_dec @ W_enc give the same pre-activations of
-x * s, and W_dec * s the reconstruction times s: before the first step the training SAE computes what the SAE
-does.
+A training scales activations by a factor s, and SAELens' training SAEs subtract their b_dec from the input.
+For pre = x @ W_enc + b_enc, the weights W_enc / s, b_dec * s and b_enc + b_dec @ W_enc give the same
+pre-activations of x * s, and W_dec * s gives the reconstruction times s. So before the first step the
+training SAE computes the same as the SAE.
 
 Axes: d_in (width of the residual stream), d_sae (latents).
 """
@@ -20,27 +20,27 @@ from sparserm_cli.errors import IncompatibleError, UsageError
 from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 
 EQUAL_NORMS = 1e-3
-"""Relative difference up to which decoder rows count as equally long; trained SAEs are saved with norm 1."""
+"""Largest relative difference of decoder norms that count as equal; trained SAEs have norm 1."""
 
 TRAINED_AS = {
     "topk": ("topk", "batchtopk"),
     "jumprelu": ("jumprelu", "batchtopk", "topk"),
     "standard": ("jumprelu", "batchtopk", "topk"),
 }
-"""Architecture of an SAE -> what it can be trained on as, the nearest first."""
+"""Mapping from the architecture of an SAE to those in which its training can continue, the nearest first."""
 
 
 def settle(recipe: SAERecipe, start: SparseAutoencoder | None, *, l0: float = 0.0) -> SAERecipe:
-    """Decide what a recipe leaves open.
+    """Fill the options that a recipe leaves open.
 
     Args:
         recipe: the options of the training.
-        start: the SAE to start from; None is random weights.
-        l0: mean number of its latents active per token, for an SAE that has no k.
+        start: the SAE to start from; None starts from random weights.
+        l0: mean number of its active latents per token, for an SAE that has no k.
 
     Raises:
-        IncompatibleError: it is of an architecture that is not trained here, or normalises each token.
-        UsageError: the recipe asks for another number of latents, or for a kind of SAE that it cannot become.
+        IncompatibleError: the SAE has an architecture that is not trained here, or normalises each token.
+        UsageError: the recipe sets another number of latents, or an architecture that the SAE cannot become.
 
     """
     if start is None:
@@ -62,9 +62,9 @@ def settle(recipe: SAERecipe, start: SparseAutoencoder | None, *, l0: float = 0.
 
 
 def weighs_by_norm(start: SparseAutoencoder | None) -> bool:
-    """Tell whether latents may be chosen by pre-activation times decoder norm, as SAELens advises.
+    """Return whether latents may be chosen by pre-activation times decoder norm, as SAELens advises.
 
-    That is another choice than the SAE's own unless its decoder rows are equally long.
+    This differs from the SAE's own choice unless its decoder rows have equal norms.
     """
     if start is None:
         return True
@@ -79,7 +79,7 @@ def copy_weights(start: SparseAutoencoder, sae: Any, scale: float) -> None:
     Args:
         start: the SAE to start from.
         sae: SAELens' training SAE of the same sizes.
-        scale: what activations are multiplied by while training.
+        scale: factor of the activations during training.
 
     """
     b_enc = start.b_enc.double() + start.b_dec.double() @ start.W_enc.double()
@@ -97,5 +97,5 @@ def copy_weights(start: SparseAutoencoder, sae: Any, scale: float) -> None:
 
 
 def _directions(start: SparseAutoencoder) -> Float32[Tensor, "d_sae d_in"]:
-    """Return what a latent of 1 adds to the reconstruction."""
+    """Return the vectors that latents of value 1 add to the reconstruction."""
     return start.W_dec if start.decoder_scale is None else start.W_dec * start.decoder_scale.unsqueeze(1)

@@ -1,6 +1,6 @@
 """Train an SAE with SAELens' own trainer and training classes, and save it in SAELens' format.
 
-Activations are scaled to a mean norm of sqrt(d_in) while training; the scale is folded into the weights
+Activations are scaled to a mean norm of sqrt(d_in) during training. The scale is folded into the weights
 afterwards, so a saved SAE takes raw activations (`normalize_activations: none`).
 Axes: rows (tokens), d_in (width of the residual stream), d_sae (latents).
 """
@@ -25,19 +25,19 @@ from sparserm_cli.models.sae.training.shuffle_buffer import ShuffleBuffer
 from sparserm_cli.models.sae.training.start import copy_weights, weighs_by_norm
 
 Progress = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, explained variance of a recent batch)."""
+"""Called with the steps done, all steps, and the explained variance of a recent batch."""
 
 STEPS_PER_MEASUREMENT = 50
-"""Number of steps between two measurements of the explained variance, which cost a little time."""
+"""Number of steps between two measurements of the explained variance."""
 
 
 class TrainedSAE(NamedTuple):
-    """What a training leaves in memory.
+    """The result of a training, in memory.
 
     Fields:
-        sae: SAELens' training SAE, its scale folded, ready for `save_inference_model`.
-        scale: what activations were multiplied by while training.
-        seconds: duration of the training.
+        sae: SAELens' training SAE with its scale folded, ready for `save_inference_model`.
+        scale: factor of the activations during training.
+        seconds: duration of the training in seconds.
     """
 
     sae: Any
@@ -57,8 +57,8 @@ def train(
 
     Args:
         batches: activations without sink tokens.
-        recipe: what to train, nothing left open.
-        start: the SAE to start from; None is random weights.
+        recipe: the options of the training, all of them filled.
+        start: the SAE to start from; None starts from random weights.
         device: torch device.
         progress: called after every step.
 
@@ -73,14 +73,14 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         sae = _training_sae(recipe, d_in, device, by_norm=weighs_by_norm(start))
-    if start is None:  # starting at the mean, no latent has to spend itself on it
+    if start is None:  # starting at the mean, no latent has to represent it
         sae.b_dec.data = (mean * scale).to(sae.b_dec)
     else:
         copy_weights(start, sae, scale)
     trainer = SAETrainer(_trainer_config(recipe, device), sae, iter(batches))
     trainer.activation_scaler.scaling_factor = scale
     for group in trainer.optimizer.param_groups:
-        group["fused"] = True  # one pass over the weights per step, with the same arithmetic
+        group["fused"] = True  # one pass over the weights per step, with unchanged arithmetic
     started = time.monotonic()
     explained = 0.0
     for step in range(recipe.steps):
@@ -99,14 +99,14 @@ def train(
 def save(trained: TrainedSAE, folder: Path, *, weights_dtype: str, metadata: Mapping[str, Any]) -> None:
     """Write `cfg.json` and `sae_weights.safetensors` as SAELens' `SAE.load_from_disk` reads them.
 
-    The configuration says float32 whatever the weights are stored as: SAELens computes in that type, and
-    bfloat16 weights widen to it without loss.
+    The configuration names float32 whatever the type of the stored weights, because SAELens computes in
+    float32, and bfloat16 weights widen to it without loss.
 
     Args:
         trained: the result of `train`.
         folder: an existing folder.
         weights_dtype: `float32` or `bfloat16`.
-        metadata: what is to be known about the SAE: model, hook, data and so on.
+        metadata: metadata of the SAE, such as model, hook and data.
 
     """
     weights_path, config_path = trained.sae.save_inference_model(folder)
@@ -115,7 +115,7 @@ def save(trained: TrainedSAE, folder: Path, *, weights_dtype: str, metadata: Map
         name: value.detach().to(number).contiguous() for name, value in load_file(weights_path).items()
     }
     save_file(weights, weights_path)
-    weights_path.chmod(config_path.stat().st_mode)  # safetensors lets nobody but the owner read
+    weights_path.chmod(config_path.stat().st_mode)  # safetensors makes files that only their owner may read
     config = json.loads(config_path.read_text(encoding="utf-8"))
     if config.get("rescale_acts_by_decoder_norm"):
         # SAELens has just folded the norms, so every row has norm 1.
@@ -127,7 +127,7 @@ def save(trained: TrainedSAE, folder: Path, *, weights_dtype: str, metadata: Map
 
 
 def add_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
-    """Add fields to the metadata in a folder's `cfg.json`; those of `sparserm` are added to its own."""
+    """Add fields to the metadata in a folder's `cfg.json`; fields under `sparserm` are merged."""
     path = folder / "cfg.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     own = {**config["metadata"]["sparserm"], **metadata.get("sparserm", {})}
@@ -136,7 +136,7 @@ def add_metadata(folder: Path, metadata: Mapping[str, Any]) -> None:
 
 
 def _explained_variance(x: Float[Tensor, "rows d_in"], out: Float[Tensor, "rows d_in"]) -> float:
-    """Return the share of a batch's variance that the reconstruction has."""
+    """Return the share of a batch's variance that the reconstruction explains."""
     errors = (x.float() - out.float()).square().sum()
     return 1 - float(errors / (x.float() - x.float().mean(dim=0)).square().sum())
 

@@ -77,7 +77,7 @@ def top(candidates: Candidates, statistic: Latents, side: Latents) -> Chosen:
 
 
 def require(able: int, candidates: Candidates, sign: int) -> None:
-    """Raise UsageError unless `top_k` latents speak for a side."""
+    """Raise UsageError unless `top_k` latents favour a side."""
     if able < candidates.top_k:
         speaks = "chosen" if sign == 1 else "rejected"
         found = f"{able} that speak for {speaks} in {candidates.where}"

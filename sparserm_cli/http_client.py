@@ -1,4 +1,4 @@
-"""A client for `sparserm serve` that waits for a busy server and rejects incomplete answers.
+"""A client for JSON over HTTP that waits for a busy server and rejects incomplete answers.
 
 | what happens | what follows |
 |---|---|
@@ -16,7 +16,7 @@ import math
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, TemporaryError
 
@@ -34,19 +34,45 @@ _UNUSABLE = frozenset({400, 413, 422})
 _SHOWN_CHARACTERS = 200
 
 
+class Words(NamedTuple):
+    """What errors about a kind of server say.
+
+    Fields:
+        content: what the server expects in a request.
+        unusable: what to do about a request that it refuses.
+        server: which server is expected at the address.
+        refused: what to do where the address or the key is wrong.
+    """
+
+    content: str
+    unusable: str
+    server: str
+    refused: str
+
+
+REWARDS = Words(
+    "something to score",
+    "leave it out",
+    "a sparserm server that lets us in",
+    "check address and SPARSERM_API_KEY",
+)
+"""The words about `sparserm serve`."""
+
+
 class Client:
     """Posts to one server; threads and forked processes may share a client.
 
     Args:
         url: the server's address, such as `http://127.0.0.1:8000`.
         key: the bearer key; "" sends none.
+        words: what errors say.
 
     """
 
-    def __init__(self, url: str, key: str = "") -> None:
+    def __init__(self, url: str, key: str = "", words: Words = REWARDS) -> None:
         import httpx2
 
-        self.url = url.rstrip("/")
+        self.url, self._words = url.rstrip("/"), words
         # Each connection is used once, because forked processes that share one would mix up answers.
         limits = httpx2.Limits(max_keepalive_connections=0)
         headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -66,28 +92,38 @@ class Client:
             TemporaryError: until the deadline the server was busy, unreachable or gave unreadable answers.
 
         """
+        return self._asked("POST", self.url + path, json.dumps(body).encode(), until)
+
+    def get(self, path: str, *, until: float | None = None) -> dict[str, Any]:
+        """Return the object at a path; arguments and errors as of `post`."""
+        return self._asked("GET", self.url + path, b"", until)
+
+    def _asked(self, method: str, where: str, data: bytes, until: float | None) -> dict[str, Any]:
+        """Ask until there is an answer or the deadline has passed."""
         until = time.monotonic() + PATIENCE if until is None else until
-        where, data = self.url + path, json.dumps(body).encode()
         failures = 0
         while True:
-            answer, why, pause = self._ask(where, data, until)
+            answer, why, pause = self._ask(method, where, data, until)
             if answer is not None:
                 return answer
             failures += why == _FAILED
             if failures == _TRIES_AT_500:
-                raise BadInputError(where, "something to score", f"{why} {failures} times", "leave it out")
+                words = self._words
+                raise BadInputError(where, words.content, f"{why} {failures} times", words.unusable)
             if time.monotonic() + pause > until:
                 raise TemporaryError(where, "a server that answers", why, "look whether it runs")
             time.sleep(pause)
 
-    def _ask(self, where: str, data: bytes, until: float) -> tuple[dict[str, Any] | None, str, float]:
-        """Post once; return the answer, or None with the reason and how long to wait before the next try."""
+    def _ask(
+        self, method: str, where: str, data: bytes, until: float
+    ) -> tuple[dict[str, Any] | None, str, float]:
+        """Ask once; return the answer, or None with the reason and how long to wait before the next try."""
         import httpx2
 
         left = max(_LEAST_PAUSE, until - time.monotonic())
         headers = {"Content-Type": "application/json"}
         try:
-            with self._http.stream("POST", where, content=data, headers=headers, timeout=left) as reply:
+            with self._http.stream(method, where, content=data, headers=headers, timeout=left) as reply:
                 content = _read(reply, until)
         except httpx2.InvalidURL as error:
             raise IncompatibleError(where, "an address", _shown(error), "repair it") from None
@@ -100,7 +136,7 @@ class Client:
             return value, "HTTP 200 without a JSON object", _PAUSE
         if reply.status_code in _TRY_AGAIN or reply.status_code >= 500:
             return None, f"HTTP {reply.status_code}", _pause(reply.headers.get("Retry-After"))
-        raise _refusal(where, reply, value)
+        raise _refusal(where, reply, value, self._words)
 
 
 def _read(reply: "httpx2.Response", until: float) -> bytes:
@@ -150,19 +186,19 @@ def _until_date(text: str) -> float:
     return (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
 
 
-def _refusal(where: str, reply: "httpx2.Response", value: dict[str, Any] | None) -> SparseRMError:
+def _refusal(
+    where: str, reply: "httpx2.Response", value: dict[str, Any] | None, words: Words
+) -> SparseRMError:
     """Return the error that a final status stands for."""
     error = (value or {}).get("error")
     said = error.get("message") if isinstance(error, dict) else None
     message = _shown(said if isinstance(said, str) else reply.reason_phrase)
     if reply.status_code in _UNUSABLE:
-        return BadInputError(where, "something to score", message, "leave it out")
+        return BadInputError(where, words.content, message, words.unusable)
     if reply.is_redirect:
         found = f"HTTP {reply.status_code} to {_shown(reply.headers['Location'])}"
         return IncompatibleError(where, "an answer", found, "give the address that answers itself")
-    hint = "check address and SPARSERM_API_KEY"
-    found = f"HTTP {reply.status_code}: {message}"
-    return IncompatibleError(where, "a sparserm server that lets us in", found, hint)
+    return IncompatibleError(where, words.server, f"HTTP {reply.status_code}: {message}", words.refused)
 
 
 def _shown(value: object) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from sparserm_cli.alignment.trainers import client
-from sparserm_cli.alignment.trainers.client import Client
+from sparserm_cli import http_client as client
 from sparserm_cli.alignment.trainers.judging import Scorer
 from sparserm_cli.alignment.trainers.server_scorer import ServerScorer
 from sparserm_cli.config import ScoreLimits
 from sparserm_cli.errors import BadInputError, IncompatibleError, TemporaryError
+from sparserm_cli.http_client import Client
 
 
 def http(status: int, body: bytes | object = b"", *headers: str) -> bytes:

@@ -1,0 +1,1 @@
+"""Describe selected directions: promoted tokens, words where they fire, and names that are tested."""
