@@ -4,11 +4,11 @@
 
 RUN is a captured and encoded run of preference pairs, STYLED the capture of the same pairs in the same
 order with every response restyled (`disturb.py restyled-both`), and TWINS the capture of twins by other rules
-on other prompts (`examples/data/make_twins.py`). Five folds are grouped by prompt. In each, the number of style
-directions is chosen on the training prompts and on the twins, as `fit --invariant-to` does it; every method is
-fitted with and without them, and tested on the held-out pairs as they are, with the rejected responses
-restyled, and with the chosen ones restyled. It prints one Markdown table; the last column is the worst of the
-three after taking style out less the worst before, with a 95 % interval over prompts.
+on other prompts (`examples/data/make_twins.py`). Five folds are grouped by prompt. In each, the number of
+style directions is chosen on the training prompts and on the twins, as `fit --invariant-to` does it; every
+method is fitted with and without them, and tested on the held-out pairs as they are, with the rejected
+responses restyled, and with the chosen ones restyled. It prints one Markdown table; the last column is the
+worst of the three after taking style out less the worst before, with a 95 % interval over prompts.
 """
 
 import argparse

@@ -37,8 +37,8 @@ class SizeTrial(NamedTuple):
 
     Fields:
         clean: on the pairs as they are.
-        rejected_styled: with a twin's difference added to each rejected response.
-        chosen_styled: with a twin's difference added to each chosen response.
+        rejected_styled: with each twin's difference added to each rejected response.
+        chosen_styled: with each twin's difference added to each chosen response.
     """
 
     clean: float
@@ -81,25 +81,24 @@ def try_sizes(
     fold, twin_fold = grouped_folds(groups, FOLDS, seed), grouped_folds(twins.groups, FOLDS, seed)
     # A basis can have no more directions than there are twins to span it.
     most = min(len(twin_fold) - int(np.bincount(twin_fold).max()), len(scale)) - 1
-    right: dict[int, list[Float64[np.ndarray, "three held_out"]]] = {
-        size: [] for size in SIZES if size <= most
-    }
+    right: dict[int, list[list[float]]] = {size: [] for size in SIZES if size <= most}
     for number in range(FOLDS):
         train, held_out = differences[fold != number], differences[fold == number]
         shifts = np.concatenate(
             [twins.differences[layer][twin_fold == number] for layer in layers], axis=1
         ).astype(np.float64)
-        drawn = shifts[rng.integers(len(shifts), size=len(held_out))]
         bases = [style_basis(twins.differences[layer][twin_fold != number], max(right)) for layer in layers]
         second, mean = train.T @ train, train.sum(axis=0)
         for size in right:
             probe = _probe(second, mean, scale, [basis[:size] for basis in bases])
-            margins, moved = held_out @ probe, drawn @ probe
-            right[size].append(np.stack([margins, margins - moved, margins + moved]) > 0)
-    return {
-        size: SizeTrial(*map(float, np.concatenate(parts, axis=1).mean(axis=1)))
-        for size, parts in right.items()
-    }
+            margins, moved = np.sort(held_out @ probe), shifts @ probe
+            right[size].append([_share_above(margins, shift) for shift in (np.zeros(1), moved, -moved)])
+    return {size: SizeTrial(*map(float, np.mean(parts, axis=0))) for size, parts in right.items()}
+
+
+def _share_above(margins: Float64[np.ndarray, " n"], shifts: Float64[np.ndarray, " twins"]) -> float:
+    """Return the share of all combinations of one of the rising margins and a shift in which it is larger."""
+    return 1 - float(np.searchsorted(margins, shifts, side="right").mean()) / len(margins)
 
 
 def best_size(tried: Mapping[int, SizeTrial]) -> int:
