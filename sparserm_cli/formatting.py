@@ -64,3 +64,8 @@ def rows_read(read: int, accepted: int, rejected: int) -> str:
 def percent(value: float, digits: int = 1) -> str:
     """Return a share as a percentage; "" for NaN."""
     return "" if math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or the error's name if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

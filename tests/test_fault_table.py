@@ -29,8 +29,8 @@ def test_every_row_in_a_name_is_claimed():
     """The table names every test that says it covers a row."""
     claimed = set(claims())
     for path in TESTS.rglob("test_*.py"):
-        for name in re.findall(r"def (test_\w*row_\d\d_\w*)\(", path.read_text(encoding="utf-8")):
-            for row in re.findall(r"row_(\d\d)_", name):
+        for name in re.findall(r"def (test_\w*row_\d\d+_\w*)\(", path.read_text(encoding="utf-8")):
+            for row in re.findall(r"row_(\d\d+)_", name):
                 assert (int(row), path) in claimed, name
 
 

@@ -1,6 +1,7 @@
 """Plan, fill, open, verify and count a capture of millions of made-up pairs, and an eighth of it.
 
     python examples/benchmarks/scale.py --pairs 10000000 --output scale.json
+    pip install duckdb && python examples/benchmarks/scale.py --pairs 10000000 --sorts
 
 Every pair has a prompt of its own and two responses. The plan is what `extract` would freeze, from token ids
 that are there already. Vectors are sparse files of the right size with receipts; latents are those of one
@@ -8,6 +9,10 @@ unit, linked into all others, each with a receipt of its own. So every stage mee
 real numbers of rows, units and files. Each step runs in a process of its own, whose processor time and peak
 resident memory, including pages of mapped files, are printed. Memory that does not depend on the amount of
 data has a ratio of about 1 between the whole and the eighth.
+
+With `--sorts` only the plan's external sort and join are measured, beside DuckDB and sqlite3: two keys of 16
+bytes per pair, a tenth of them seen before, are numbered by their prompt and first occurrence, and each
+record gets the number of its key. All ways must give the same numbers.
 """
 
 import argparse
@@ -15,16 +20,19 @@ import json
 import multiprocessing
 import os
 import resource
+import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 D_IN, LAYER, D_SAE, FIRING = 3584, 20, 2048, 8
+BLOCK = 1 << 19
 PROMPT_TOKENS, RESPONSE_TOKENS = 12, 4
 """Lengths are short, because the work per response and per unit is measured, and token ids only take disk."""
 
@@ -154,6 +162,108 @@ STEPS: dict[str, Callable[..., None]] = {
 }
 
 
+SEEN_BEFORE = 0.1
+"""Share of the keys that equal an earlier key of the same run."""
+MEMORY = "300MB"
+"""What DuckDB and the cache of sqlite3 may take; the sort of this package needs about as much."""
+
+
+def keyed_blocks(pairs: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield both halves of the keys of two responses per pair and their prompts, in blocks."""
+    rng = np.random.default_rng(0)
+    for start in range(0, 2 * pairs, BLOCK):
+        position = np.arange(start, min(start + BLOCK, 2 * pairs), dtype=np.uint64)
+        earlier = rng.random(len(position)) < SEEN_BEFORE
+        source = np.where(earlier, (position * rng.random(len(position))).astype(np.uint64), position)
+        # Multiplication by an odd number permutes all numbers of 64 bits, so that keys are in no order.
+        mixed = (source + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        yield mixed, mixed ^ (mixed >> np.uint64(29)), source // np.uint64(2)
+
+
+def checksum(numbers: Iterable[np.ndarray]) -> int:
+    """Return a digest of the numbers of all records in order, so that the ways can be compared."""
+    total, start = 0, 0
+    for block in numbers:
+        weight = np.arange(start + 1, start + len(block) + 1, dtype=np.uint64)
+        total += int((block.astype(np.uint64) * weight).sum(dtype=np.uint64))
+        start += len(block)
+    return (total + start) % 2**64
+
+
+def own_sort(folder: Path, pairs: int) -> int:
+    """Use the external sort of this package, as the plan does."""
+    from sparserm_cli.store.arrays.external_sort import ScratchFolder
+    from sparserm_cli.store.capture.spool import distinct
+
+    with ScratchFolder(folder / "own") as scratch:
+        table = scratch.table([("key", "S16"), ("prompt", "<i8")])
+        for high, low, prompt in keyed_blocks(pairs):
+            key = np.stack([high, low], axis=1).astype(">u8").view("S16")[:, 0]
+            table.add(key, prompt)
+        _, number = distinct(scratch, table, lambda block: (block["key"], block["prompt"]))
+        return checksum(number.blocks())
+
+
+def duckdb_sort(folder: Path, pairs: int) -> int:
+    """Use DuckDB with one thread, which spills to the disk beyond its limit."""
+    import duckdb
+    import pyarrow as pa
+
+    limits = {"memory_limit": MEMORY, "threads": 1, "temp_directory": str(folder / "spilled")}
+    with duckdb.connect(str(folder / "duckdb"), config=limits) as base:
+        base.execute("create table record (high ubigint, low ubigint, prompt ubigint, position ubigint)")
+        start = 0
+        for high, low, prompt in keyed_blocks(pairs):
+            position = np.arange(start, start + len(high), dtype=np.uint64)
+            columns = [high, low, prompt, position]
+            base.register("block", pa.table(columns, names=["high", "low", "prompt", "position"]))
+            base.execute("insert into record select * from block")
+            base.unregister("block")
+            start += len(high)
+        base.execute(
+            "create table first as select high, low, min(prompt) as prompt, min(position) as position "
+            "from record group by high, low"
+        )
+        base.execute("create table sorted as select high, low from first order by prompt, position")
+        numbers = base.sql(
+            "select s.rowid as number from record r join sorted s on r.high = s.high and r.low = s.low "
+            "order by r.position"
+        )
+        batches = numbers.to_arrow_reader(BLOCK)
+        return checksum(batch.column(0).to_numpy() for batch in batches)
+
+
+def sqlite_sort(folder: Path, pairs: int) -> int:
+    """Use sqlite3 of the standard library."""
+    base = sqlite3.connect(folder / "sqlite", isolation_level=None)
+    settings = ("journal_mode=off", "synchronous=off", "temp_store=file", "cache_size=-300000")
+    for setting in settings:
+        base.execute(f"pragma {setting}")
+    base.execute("begin")
+    base.execute("create table record (position integer primary key, key blob, prompt integer)")
+    for high, low, prompt in keyed_blocks(pairs):
+        keys = np.stack([high, low], axis=1).astype(">u8").tobytes()
+        rows = ((keys[16 * i : 16 * i + 16], value) for i, value in enumerate(prompt.tolist()))
+        base.executemany("insert into record (key, prompt) values (?, ?)", rows)
+    base.execute(
+        "create table first as select key, min(prompt) as prompt, min(position) as position "
+        "from record group by key"
+    )
+    base.execute("create table sorted (number integer primary key, key blob)")
+    base.execute("insert into sorted (key) select key from first order by prompt, position")
+    base.execute("create index by_key on sorted (key)")
+    numbers = base.execute("select s.number - 1 from record r join sorted s using (key) order by r.position")
+    blocks = takewhile(bool, iter(lambda: numbers.fetchmany(BLOCK), None))
+    return checksum(np.array(block, np.int64)[:, 0] for block in blocks)
+
+
+SORTS: dict[str, Callable[[Path, int], int]] = {
+    "own sort": own_sort,
+    "duckdb": duckdb_sort,
+    "sqlite3": sqlite_sort,
+}
+
+
 def timed(name: str, *arguments: Any) -> dict[str, float]:
     """Run a step and return its seconds, its processor seconds and its peak resident memory in MiB."""
     import sparserm_cli.stages.frequency.frequency
@@ -162,10 +272,11 @@ def timed(name: str, *arguments: Any) -> dict[str, float]:
     import sparserm_cli.store.run.verify  # noqa: F401  # what is imported is not the step's time
 
     begun, used = time.perf_counter(), time.process_time()
-    STEPS[name](*arguments)
+    result = (STEPS | SORTS)[name](*arguments)
     took, used = time.perf_counter() - begun, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": took, "processor seconds": used, "peak MiB": peak}
+    figures = {"seconds": took, "processor seconds": used, "peak MiB": peak}
+    return figures | ({"checksum": result} if name in SORTS else {})
 
 
 def measured(pairs: int, steps: list[str]) -> dict[str, dict[str, float]]:
@@ -174,10 +285,12 @@ def measured(pairs: int, steps: list[str]) -> dict[str, dict[str, float]]:
     with tempfile.TemporaryDirectory() as folder:
         run, figures = Path(folder), {}
         for name in steps:
-            arguments = (run, pairs) if name == "plan" else (run,)
+            arguments = (run, pairs) if name == "plan" or name in SORTS else (run,)
             with ProcessPoolExecutor(1, mp_context=alone) as process:
                 figures[name] = process.submit(timed, name, *arguments).result()
             print(f"{pairs:>12,} pairs  {name:<18}{figures[name]['seconds']:>9.2f} s", flush=True)
+        if len({figure["checksum"] for name, figure in figures.items() if name in SORTS}) > 1:
+            raise SystemExit(f"the ways give different numbers: {figures}")
     return figures
 
 
@@ -188,9 +301,12 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--only-plan", action="store_true", help="leave the other steps out")
+    parser.add_argument("--sorts", nargs="*", choices=SORTS, help="measure these ways to sort and join alone")
     parser.add_argument("--output", type=Path, help="write the figures there")
     options = parser.parse_args()
     steps = list(STEPS)[: 1 if options.only_plan else None]
+    if options.sorts is not None:
+        steps = options.sorts or list(SORTS)
     figures = {pairs: measured(pairs, steps) for pairs in (options.pairs // 8, options.pairs)}
     eighth, whole = figures.values()
     print(f"{'':<18}{'seconds':>10}{'processor':>11}{'peak MiB':>10}{'of an eighth':>14}{'ratio':>7}")

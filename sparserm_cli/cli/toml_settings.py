@@ -10,6 +10,7 @@ import typer
 
 from sparserm_cli.config.option import Field, declared_fields
 from sparserm_cli.errors import UsageError
+from sparserm_cli.files import refuse_pipes
 
 FILE_NAME = "sparserm.toml"
 
@@ -77,6 +78,7 @@ def read_settings(path: Path) -> Mapping[str, Any]:
         UsageError: the file is absent or no TOML.
 
     """
+    refuse_pipes([path], UsageError)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:

@@ -4,7 +4,7 @@ An option is declared once, as the field's type with its `Option`; the command l
 and the library takes the classes as they are. Nothing heavy is imported here.
 """
 
-from sparserm_cli.config.alignment import DoctorConfig, PairsConfig, RankConfig
+from sparserm_cli.config.alignment import DoctorConfig, PairsConfig, RankConfig, SuggestConfig
 from sparserm_cli.config.analysis import (
     DESCRIBER_KEY,
     CompareConfig,
@@ -94,6 +94,7 @@ __all__ = [
     "ServeConfig",
     "StageConfig",
     "StatusConfig",
+    "SuggestConfig",
     "TrainSAEConfig",
     "UnitsConfig",
     "VerifyConfig",

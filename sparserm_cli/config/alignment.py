@@ -1,4 +1,4 @@
-"""Configs of where a reward is used: rank, pairs, doctor."""
+"""Configs of where a reward is used: rank, pairs, suggest, doctor."""
 
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from sparserm_cli.config import shared
 from sparserm_cli.config.base import DEFAULT_MODEL, StageConfig
-from sparserm_cli.config.option import AT_LEAST_1, DATA, MODEL, NOT_NEGATIVE, OUTPUT, RATIO, Option
+from sparserm_cli.config.option import AT_LEAST_1, DATA, LIMITS, MODEL, NOT_NEGATIVE, OUTPUT, RATIO, Option
 from sparserm_cli.config.scoring import ResponsesConfig
 from sparserm_cli.errors import UsageError
 
@@ -55,6 +55,22 @@ class PairsConfig(ResponsesConfig):
         str | None,
         Option(
             "File the pairs are written to.", OUTPUT, shown="RUN/pairs.jsonl, verl: .parquet", path="always"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SuggestConfig(ResponsesConfig):
+    """`suggest`: the pairs whose labels would tell the reward model the most."""
+
+    count: Annotated[int, Option("Number of pairs that are suggested.", LIMITS, check=AT_LEAST_1)] = 50
+    output: Annotated[
+        str | None,
+        Option(
+            "File the suggested pairs are written to; - writes them to stdout.",
+            OUTPUT,
+            shown="RUN/suggestions.jsonl",
+            path="always",
         ),
     ] = None
 

@@ -61,3 +61,5 @@ class ScoreConfig(ResponsesConfig, EngineConfig, ScoreLimits):
     tokens: Annotated[
         bool, Option("Also give a reward per token; the rewards of the tokens add up to the score.", OUTPUT)
     ] = False
+    projections: bool = False
+    """Whether the log keeps the standardised projections of each response and the key of its prompt."""

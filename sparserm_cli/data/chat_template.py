@@ -15,6 +15,7 @@ from sparserm_cli.data.messages import MEANT
 from sparserm_cli.data.rendering.renderer import RENDERER, RenderError, RenderRequest
 from sparserm_cli.data.rendering.row_tokenizer import RenderedExample, RowTokenizer, TokenizedExample
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.files import refuse_pipes
 
 RAW = "raw"
 # A template that prints today's date would give different tokens tomorrow, so the date is fixed.
@@ -194,6 +195,7 @@ def _template_text(tokenizer: Any, template: str | None, model: str) -> str | No
     if template == RAW:
         return None
     if template is not None:
+        refuse_pipes([Path(template)], UsageError)
         try:
             return Path(template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:

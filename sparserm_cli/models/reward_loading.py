@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.rendering.row_tokenizer import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.hub_errors import HubRequest
 from sparserm_cli.locations import parse_location
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
 from sparserm_cli.models.checkpoints.resolve import HUB_NAME, load_tokenizer, resolve_model
@@ -66,7 +67,9 @@ def published_folder(name: str | PurePath, *, offline: bool) -> PurePath:
     path = parse_location(name)
     hub = HUB_NAME.fullmatch(str(name)) if isinstance(path, Path) and not path.exists() else None
     if hub is not None and "/" in hub[1]:
-        path = hub_folder(hub[1], hub[2] or "main", _PUBLISHED, offline=offline, progress=None)
+        revision = hub[2] or "main"
+        request = HubRequest(f"{hub[1]}@{revision}", hub[1], "model", "a local folder", offline)
+        path = hub_folder(request, revision, _PUBLISHED)
     return reward_folder(path)
 
 

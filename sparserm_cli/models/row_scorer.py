@@ -133,10 +133,11 @@ class RowScorer:
             scores = np.array([part.score for part in parts], np.float32)
             x = np.stack([part.projections for part in parts]).astype(np.float32)
             shares = tuple(part.tokens.astype(np.float32) for part in parts)
-            return Rewards(scores, self._ood(x), shares, parts[0].method).guarded(guards)
+            return Rewards(scores, self._ood(x), shares, parts[0].method, x).guarded(guards)
         vectors = self.pooled(rows, **how)
         scores = self.scores_of(vectors, deterministic=deterministic, head=head)
-        return Rewards(scores, self._ood(head.standardised(vectors).cpu().numpy())).guarded(guards)
+        x = head.standardised(vectors).cpu().numpy()
+        return Rewards(scores, self._ood(x), projections=x).guarded(guards)
 
     def _ood(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
         """Return the distance of standardised projections from the training responses; 1 is the border."""

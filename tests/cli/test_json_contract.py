@@ -44,6 +44,7 @@ def test_the_guide_documents_every_command():
         ["score", "FILE", "--limit", "2"],
         ["rank", "FILE", "--limit", "2"],
         ["pairs", "FILE", "--limit", "2"],
+        ["suggest", "POOL"],
         ["explain", "FILE"],
         ["data", "FILE"],
         ["report"],
@@ -55,7 +56,9 @@ def test_the_guide_documents_every_command():
 def test_a_command_prints_what_the_guide_says(run, tmp_path, monkeypatch, words):
     """The keys of the object, no more and no fewer."""
     monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path))
+    (tmp_path / "pool.jsonl").write_text('{"prompt": "Unseen?", "responses": ["one", "two"]}\n')
     replacements = {"FILE": str(run.parent / "copy.jsonl"), "OUT.npz": str(tmp_path / "out.npz")}
+    replacements["POOL"] = str(tmp_path / "pool.jsonl")
     words = [replacements.get(word, word) for word in words]
     done = CliRunner().invoke(app, [*words, "--run", str(run), "--json", "--quiet"], catch_exceptions=False)
     assert done.exit_code == 0, done.output

@@ -78,7 +78,9 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Path:
         {"prompt": row["prompt"], "responses": [row["chosen"], row["rejected"]]} for row in rows[:6]
     ]
     responses = [{"prompt": row["prompt"], "response": row["chosen"]} for row in rows[:6]]
-    for name, content in (("test", rows[40:]), ("generations", generations), ("responses", responses)):
+    pool = [{**row, "prompt": f"New {row['prompt']}"} for row in generations]
+    files = {"test": rows[40:], "generations": generations, "responses": responses, "pool": pool}
+    for name, content in files.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
     (folder / "sparserm.toml").write_text(SETTINGS.format(model=folder / "tiny"))
     return folder

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sparserm_cli.errors import BadInputError, IncompatibleError, UsageError
+from sparserm_cli.hub_errors import HubRequest
 from sparserm_cli.models import reward_loading, reward_model
 from sparserm_cli.models.reward_model import RewardModel
 
@@ -114,8 +115,8 @@ def test_a_folder_a_run_and_a_hub_id_are_found(
     """The hub's files are asked for by name and revision; what is no reward model is refused."""
     requests = []
 
-    def hub_folder(hub_id: str, revision: str, files: Any, **options: Any) -> Path:
-        requests.append((hub_id, revision, options["offline"]))
+    def hub_folder(request: HubRequest, revision: str, files: Any) -> Path:
+        requests.append((request.repo, revision, request.offline))
         return fitted_run / "reward"
 
     monkeypatch.setattr(reward_loading, "hub_folder", hub_folder)

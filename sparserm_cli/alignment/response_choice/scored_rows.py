@@ -18,7 +18,7 @@ from sparserm_cli.errors import IncompatibleError
 from sparserm_cli.stages.score.responses import responses_reader
 from sparserm_cli.stages.score.windows import all_rows, score_log
 from sparserm_cli.store.artifacts.reward import RewardConfig, read_reward, reward_folder, reward_path
-from sparserm_cli.store.outputs.score_log import ScoreLog
+from sparserm_cli.store.outputs.score_log import ScoreLog, projections_of
 
 
 class Scored(NamedTuple):
@@ -28,11 +28,15 @@ class Scored(NamedTuple):
         example: the row with its texts.
         scores: one score per response, in the row's order.
         ood: distance of each response from the training responses.
+        group: key of the prompt; None where the log has no projections.
+        projections: standardised projections of each response; None where the log has none.
     """
 
     example: Example
     scores: Float32[np.ndarray, " responses"]
     ood: Float32[np.ndarray, " responses"]
+    group: int | None = None
+    projections: Float32[np.ndarray, "responses p"] | None = None
 
     def belongs_to(self, other: "Scored") -> bool:
         """Whether both rows hold one response each to the same prompt."""
@@ -46,7 +50,9 @@ def together(rows: Sequence[Scored]) -> Scored:
     if len(rows) == 1:
         return rows[0]
     scores, ood = np.concatenate([row.scores for row in rows]), np.concatenate([row.ood for row in rows])
-    return Scored(merged([row.example for row in rows]), scores, ood)
+    kept = [row.projections for row in rows if row.projections is not None]
+    projections = np.concatenate(kept) if kept else None
+    return Scored(merged([row.example for row in rows]), scores, ood, rows[0].group, projections)
 
 
 class Refused(NamedTuple):
@@ -108,7 +114,7 @@ class ScoredFile:
             scores = np.array(line["scores"], np.float32)
             if example is None or example.row != line["row"] or len(example.responses) != len(scores):
                 raise _changed(self._config.file, f"another row {line['row']}")
-            yield Scored(example, scores, np.array(line["ood"], np.float32))
+            yield Scored(example, scores, np.array(line["ood"], np.float32), *projections_of(line))
         for _ in examples:  # the remaining rows were refused after they had been read
             pass
         if [source.sha256 for source in reader.inputs] != self._log.inputs:
@@ -122,13 +128,16 @@ def _released(held: Sequence[Scored], refused: Sequence[Refused]) -> Iterator[Sc
     yield from refused
 
 
-def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> ScoredFile:
+def score_file(
+    config: ResponsesConfig, *, progress: Progress, note: Note, projections: bool = False
+) -> ScoredFile:
     """Score all rows of a file that the log does not hold yet.
 
     Args:
         config: the options.
         progress: called with rows scored and rows read so far.
         note: called with messages for the user.
+        projections: whether the rows have the projections of their responses as well.
 
     Raises:
         BadInputError: the file cannot be read as rows.
@@ -138,7 +147,8 @@ def score_file(config: ResponsesConfig, *, progress: Progress, note: Note) -> Sc
         ResourceError: the disk or the device is not available.
 
     """
-    plain = ScoreConfig(**{option.name: getattr(config, option.name) for option in fields(ResponsesConfig)})
+    shared = {option.name: getattr(config, option.name) for option in fields(ResponsesConfig)}
+    plain = ScoreConfig(**shared, projections=projections)
     with score_log(plain, note) as log:
         for _ in all_rows(log, plain, progress=progress, note=note):
             pass

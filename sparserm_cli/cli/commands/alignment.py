@@ -1,9 +1,9 @@
-"""The commands around the use of a reward: rank, pairs, doctor."""
+"""The commands around the use of a reward: rank, pairs, suggest, doctor."""
 
 from sparserm_cli.cli.builder import command
 from sparserm_cli.cli.output import alignment as show
 from sparserm_cli.cli.panels import INSPECT, USE
-from sparserm_cli.config import DoctorConfig, PairsConfig, RankConfig
+from sparserm_cli.config import DoctorConfig, PairsConfig, RankConfig, SuggestConfig
 from sparserm_cli.console import Output
 
 
@@ -38,6 +38,24 @@ def pairs(settings: PairsConfig, out: Output) -> None:
     with out.progress("pairs", "rows") as progress:
         summary = stage(settings, progress=progress, note=out.note)
     show.pairs(out, summary)
+
+
+@command(SuggestConfig, USE)
+def suggest(settings: SuggestConfig, out: Output) -> None:
+    """Name the unlabelled pairs whose labels would tell the reward model the most.
+
+    The rows need two or more responses per prompt; labels that they have are not looked at. What the training
+    pairs have told is taken into account, and prompts that the reward model was fitted on are left out. Each
+    line of the output is a pair with an empty `winner`: fill in a, b or tie, add the lines to the training
+    data, fit again, and ask again. A killed run goes on where it was.
+
+    Example: sparserm suggest pool.jsonl --count 50 --output next.jsonl
+    """
+    from sparserm_cli.alignment.response_choice.suggest import suggest as stage
+
+    with out.progress("suggest", "rows") as progress:
+        summary = stage(settings, progress=progress, note=out.note)
+    show.suggest(out, summary)
 
 
 @command(DoctorConfig, INSPECT)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from sparserm_cli.alignment.doctor.rounding import Rounding
     from sparserm_cli.alignment.response_choice.pairs import PairsSummary
     from sparserm_cli.alignment.response_choice.rank import RankSummary
+    from sparserm_cli.alignment.response_choice.suggest import SuggestSummary
 
 
 def rank(out: Output, summary: "RankSummary") -> None:
@@ -41,6 +42,17 @@ def pairs(out: Output, summary: "PairsSummary") -> None:
     if summary.kept:
         made += f", mean margin {summary.margin:.3f}, chosen longer in {100 * summary.longer:.1f} %"
     out.result(data, "\n".join([*lines, f"{summary.output}: {made}", f"{summary.audit}: why"]))
+
+
+def suggest(out: Output, summary: "SuggestSummary") -> None:
+    """Tell how many pairs are suggested out of how many, and what their labels would add."""
+    data = {**summary._asdict(), "seconds": round(summary.seconds, 3)}
+    lines = [f"{summary.read:,} rows read: {summary.pairs:,} pairs of {summary.prompts:,} prompts to label"]
+    lines += [f"  {count:,} rows left out: {reason}" for reason, count in summary.left_out.items()]
+    known = f"{summary.trained:,} training pairs" if summary.trained else "the penalty of the fit alone"
+    gain = f"their labels would add {summary.nats:.1f} nats to {known}"
+    suggested = f"{summary.suggested:,} pairs in {duration(summary.seconds)}, the most telling first"
+    out.written(summary.output, data, "\n".join([*lines, f"{summary.output}: {suggested}; {gain}"]))
 
 
 def doctor(out: Output, diagnosis: "Diagnosis") -> None:

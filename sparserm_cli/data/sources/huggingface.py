@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 from sparserm_cli.data.example import InputFile, RawRow
 from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS
 from sparserm_cli.data.sources.tables import checked_row
-from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, TemporaryError, UsageError
+from sparserm_cli.errors import BadInputError, IncompatibleError, SparseRMError, UsageError
+from sparserm_cli.hub_errors import HubRequest
 
 
 class HubRows:
@@ -77,14 +79,14 @@ class HubRows:
     def _explained(self, error: Exception) -> SparseRMError:
         """Return the error that explains a failure of `datasets`."""
         import datasets
-        from huggingface_hub.errors import GatedRepoError
 
         text = " ".join(str(error).split())
         where, found, low = f"data set {self._name}", text[:EXCERPT_CHARACTERS], text.lower()
+        repo = re.split("[:@]", self._name)[0]
+        request = HubRequest(where, repo, "data set", "a local file", self._offline)
         status = getattr(getattr(error, "response", None), "status_code", None)
-        if isinstance(error, GatedRepoError) or "gated dataset" in low or status in (401, 403):
-            hint = "accept its terms on the hub and run `hf auth login`"
-            return IncompatibleError(where, "access to it", "a gated or private data set", hint)
+        if "gated dataset" in low or status in (401, 403):
+            return request.gated()
         if "scripts are no longer supported" in low or "trust_remote_code" in low:
             hint = "convert it to .parquet or .jsonl"
             return IncompatibleError(where, "data files", "a loading script, which is never run", hint)
@@ -95,9 +97,7 @@ class HubRows:
             return UsageError(where, "an existing split and configuration", found, "see --split")
         if isinstance(error, ValueError | RuntimeError | datasets.exceptions.DatasetsError):
             return BadInputError(where, "readable rows", found, "download it and give the files' path")
-        found = "no copy in the cache" if self._offline else f"no answer: {found}"
-        hint = "try again online, or give a local file"
-        return TemporaryError(where, "the hub or a cached copy", found, hint)
+        return request.explained(error) or request.unreachable(error)
 
 
 @contextmanager

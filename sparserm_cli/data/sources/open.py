@@ -18,12 +18,12 @@ from sparserm_cli.data.sources.json_array import json_rows
 from sparserm_cli.data.sources.several import files_of, kind_of_file, named_files
 from sparserm_cli.data.sources.strict_json import EXCERPT_CHARACTERS, Line, iter_lines, parse_json
 from sparserm_cli.data.sources.tables import csv_rows, parquet_rows
-from sparserm_cli.errors import BadInputError
+from sparserm_cli.errors import BadInputError, ResourceError
+from sparserm_cli.files import hash_file, open_file
 
 _PACKED = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*_PACKED, *(f"{suffix}.gz" for suffix in _PACKED), ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?(@[\w./-]+)?")
-_HASH_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def open_source(source: str | Path, *, split: str = "train", offline: bool = Fal
         return RowSource(source, "row", rows.rows, rows.inputs)
     _check_file(path)
     unit, rows_of = _reader(path, split)
-    return RowSource(str(source), unit, rows_of, cache(lambda: (hash_file(path),)))
+    return RowSource(str(source), unit, rows_of, cache(lambda: (input_file(path),)))
 
 
 def _reader(path: Path, split: str) -> tuple[str, Callable[[], Iterator[RawRow]]]:
@@ -116,7 +116,7 @@ def _joined(name: str, paths: Sequence[Path], split: str) -> RowSource:
         file = bisect_right(before, number - 1) - 1
         return f"{paths[file]}:{readers[file][0]} {number - before[file]}"
 
-    return RowSource(name, "row", rows, cache(lambda: tuple(hash_file(path) for path in paths)), place)
+    return RowSource(name, "row", rows, cache(lambda: tuple(input_file(path) for path in paths)), place)
 
 
 def is_hub_name(source: str) -> bool:
@@ -125,14 +125,10 @@ def is_hub_name(source: str) -> bool:
     return named and not source.startswith(".") and not kind_of_file(Path(source), SUFFIXES)
 
 
-def hash_file(path: Path) -> InputFile:
-    """Return size and sha256 of a file's bytes."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while block := stream.read(_HASH_BLOCK):
-            digest.update(block)
-            size += len(block)
-    return InputFile(str(path), size, digest.hexdigest())
+def input_file(path: Path) -> InputFile:
+    """Return size and sha256 of a file's bytes; raises BadInputError for a pipe or a device."""
+    digest, size = hash_file(path, hashlib.sha256, BadInputError)
+    return InputFile(str(path), size, digest)
 
 
 def row_of_line(line: Line) -> RawRow:
@@ -156,8 +152,9 @@ def _check_file(path: Path) -> None:
         expected = f"a file ending in {', '.join(SUFFIXES)}"
         raise BadInputError(where, expected, path.suffix or "no ending", "rename or convert it")
     try:
-        path.open("rb").close()
-    except PermissionError:
+        with open_file(path, BadInputError):
+            pass
+    except ResourceError:
         raise BadInputError(where, "a readable file", "no permission to read it", "change its mode") from None
 
 

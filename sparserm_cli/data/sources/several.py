@@ -16,7 +16,7 @@ def named_files(source: str | Path) -> tuple[Path, ...] | None:
     if Path(text).exists():
         return None
     if any(mark in text for mark in "*?["):
-        return tuple(Path(name) for name in sorted(_fitting(text)) if Path(name).is_file())
+        return tuple(Path(name) for name in sorted(_fitting(text)) if not Path(name).is_dir())
     parts = tuple(Path(part.strip()) for part in text.split(","))
     return parts if len(parts) > 1 and all(part.exists() for part in parts) else None
 
@@ -41,9 +41,9 @@ def files_of(folder: Path, suffixes: Sequence[str], split: str) -> tuple[Path, .
     paths = [
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name.lower().endswith(tuple(suffixes))
+        if path.name.lower().endswith(tuple(suffixes))
         and path.name not in _NO_ROWS
+        and not path.is_dir()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
     of_split = [path for path in paths if _is_of(path, folder, split)]

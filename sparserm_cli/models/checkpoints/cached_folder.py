@@ -2,15 +2,13 @@
 
 import contextlib
 import json
-import os
-import platform
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sparserm_cli.store.io.local_disk import disk_errors
+from sparserm_cli.errors import ResourceError
+from sparserm_cli.store.io.atomic import atomic_folder, sweep
+from sparserm_cli.store.io.local_disk import digest_file, make_folder
 
 RECORD = "sparserm.json"
 """Name of the file written last into a cached folder, with its origin and the facts of each file."""
@@ -38,25 +36,14 @@ def _is_same(path: Path, fact: Mapping[str, Any]) -> bool:
     file_stat = path.stat()
     if file_stat.st_size != fact["bytes"] or _sampled(path) != fact["sampled"]:
         return False
-    return file_stat.st_mtime_ns == fact["changed_ns"] or _digest(path) == fact["digest"]
+    return file_stat.st_mtime_ns == fact["changed_ns"] or digest_file(path) == fact["digest"]
 
 
 def _fact(path: Path) -> dict[str, Any]:
     """Return the facts that are recorded about a file."""
     file_stat = path.stat()
     facts = {"bytes": file_stat.st_size, "changed_ns": file_stat.st_mtime_ns}
-    return facts | {"digest": _digest(path), "sampled": _sampled(path)}
-
-
-def _digest(path: Path) -> str:
-    """Return the digest of a whole file."""
-    import xxhash
-
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+    return facts | {"digest": digest_file(path), "sampled": _sampled(path)}
 
 
 def _sampled(path: Path) -> str:
@@ -73,71 +60,27 @@ def _sampled(path: Path) -> str:
 
 @contextlib.contextmanager
 def building(target: Path, origin: Mapping[str, Any]) -> Iterator[Path]:
-    """Yield a temporary folder to fill, and rename it to `target` when the block ends without an error.
+    """Yield a temporary folder to fill, and rename it onto `target` when the block ends without an error.
 
-    Two processes that build the same target both succeed: the second one finds the folder of the first whole
-    and drops its own. A folder that is not whole is replaced. A killed process leaves a folder whose name
-    holds the machine and the process id; the next build there removes it.
+    Two processes that build the same target both succeed: the second finds the first one's folder whole
+    and drops its own. A folder that is not whole is replaced. What a killed process left is removed by the
+    next build beside it.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target.parent)
-    temporary = Path(
-        tempfile.mkdtemp(prefix=f".building-{platform.node()}-{os.getpid()}-", dir=target.parent)
-    )
+    make_folder(target.parent)
+    sweep(target.parent, everything=False)
+    filled = False
     try:
-        with disk_errors(target, 0):
-            yield temporary
-        facts = {path.name: _fact(path) for path in sorted(temporary.iterdir())}
-        # Earlier releases compare sizes alone and would otherwise build the folder again.
-        sizes = {name: fact["bytes"] for name, fact in facts.items()}
-        record = {"origin": dict(origin), "bytes": sizes, "files": facts}
-        _write_synced(temporary / RECORD, json.dumps(record, indent=1))
-        if not is_whole(target, origin):
-            _replace(temporary, target, origin)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(temporary: Path, target: Path, origin: Mapping[str, Any]) -> None:
-    """Move a finished folder into place, unless another process has put a whole folder there."""
-    if target.exists():
-        spoilt = temporary.with_name(temporary.name + "-spoilt")
-        target.rename(spoilt)
-        shutil.rmtree(spoilt, ignore_errors=True)
-    try:
-        temporary.rename(target)
-    except OSError:
-        if not is_whole(target, origin):
+        with atomic_folder(target) as part:
+            yield part
+            filled = True
+            facts = {path.name: _fact(path) for path in sorted(part.iterdir())}
+            # Earlier releases compare sizes alone, and would otherwise build the folder again.
+            sizes = {name: fact["bytes"] for name, fact in facts.items()}
+            record = {"origin": dict(origin), "bytes": sizes, "files": facts}
+            (part / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            if is_whole(target, origin):
+                raise FileExistsError(target)
+    except (OSError, ResourceError):
+        # Another process may have put the same folder there before this one could.
+        if not (filled and is_whole(target, origin)):
             raise
-
-
-def _write_synced(path: Path, text: str) -> None:
-    """Sync all files beside `path`, then write and sync `path`, so that it proves that the others exist."""
-    for other in path.parent.iterdir():
-        with other.open("rb+") as file:
-            os.fsync(file.fileno())
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sweep(parent: Path) -> None:
-    """Remove folders of killed builds, whose names contain a process that no longer runs."""
-    mine = f".building-{platform.node()}-"  # processes of another machine cannot be checked from here
-    for leftover in (path for path in parent.iterdir() if path.name.startswith(mine)):
-        owner = leftover.name.removeprefix(mine).split("-")[0]
-        if owner.isdecimal() and not _alive(int(owner)):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    if os.name == "nt":
-        return True  # on that system the call below would end the process
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import UInt32
 
 from sparserm_cli.errors import IncompatibleError, UsageError
-from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
+from sparserm_cli.formatting import first_line
+from sparserm_cli.models.checkpoints.library_noise import silence_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 
 

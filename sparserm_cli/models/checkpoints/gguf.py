@@ -9,7 +9,6 @@ Axes: rows (first axis of a tensor in the file; the other axes differ from tenso
 
 import errno
 import gc
-import hashlib
 import io
 import json
 import struct
@@ -22,9 +21,10 @@ from jaxtyping import Float
 
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.formatting import first_line
 from sparserm_cli.locations import cache_folder
 from sparserm_cli.models.checkpoints.cached_folder import building, is_whole
-from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
+from sparserm_cli.models.checkpoints.library_noise import silence_transformers
 from sparserm_cli.models.checkpoints.weight_files import INDEX
 
 CONVERTER = 1
@@ -40,12 +40,6 @@ SHARD = 256 << 20
 
 CHUNK = 1 << 22
 """Number of weights that are dequantised at a time."""
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def converted_folder(digest: str, *, halved: bool = False) -> Path:

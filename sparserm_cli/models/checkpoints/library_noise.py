@@ -1,4 +1,4 @@
-"""Silence the output of other libraries, and shorten their errors to one line."""
+"""Silence the output of other libraries."""
 
 import contextlib
 import warnings
@@ -21,8 +21,3 @@ def silence_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or the error's name if it has no text."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

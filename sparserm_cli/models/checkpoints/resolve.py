@@ -1,5 +1,6 @@
 """Resolve a model's name to exact content: a hub commit, a folder, or a `.gguf` file."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -13,10 +14,13 @@ from sparserm_cli.errors import (
     TemporaryError,
     UsageError,
 )
+from sparserm_cli.files import hash_file, refuse_pipes
+from sparserm_cli.formatting import first_line
+from sparserm_cli.hub_errors import HubRequest
 from sparserm_cli.models.checkpoints.adapter_folder import CONFIG, base_of, is_adapter
-from sparserm_cli.models.checkpoints.gguf import convert_gguf, file_digest
+from sparserm_cli.models.checkpoints.gguf import convert_gguf
 from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
-from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
+from sparserm_cli.models.checkpoints.library_noise import silence_transformers
 from sparserm_cli.models.checkpoints.named_models import NAMED_MODELS, named_model, named_revision
 from sparserm_cli.models.checkpoints.safetensors_header import check_whole
 from sparserm_cli.models.checkpoints.weight_files import check_weight_files
@@ -86,11 +90,11 @@ def resolve_model(
         folder = named_model(name, offline=offline, progress=progress, note=note)
         return ModelIdentity(name, named_revision(name), folder)
     if path.suffix == ".gguf" and path.is_file():
-        digest = file_digest(path)
+        digest, _ = hash_file(path, hashlib.sha256, IncompatibleError)
         return ModelIdentity(name, f"sha256:{digest}", convert_gguf(path, digest, progress))
     how = {"offline": offline, "remote_code": remote_code, "pickles": pickles}
     if name and path.is_dir():
-        _check_regular(path)
+        refuse_pipes(path.iterdir(), IncompatibleError)
         if is_adapter(path):
             return _with_base(name, folder_digest(path), path, progress, **how)
         _check_folder(name, path, remote_code=remote_code, pickles=pickles)
@@ -101,7 +105,9 @@ def resolve_model(
         raise UsageError("--model", expected, f"{name!r}, which is none of these", "correct the name or path")
     hub_id, revision = hub[1], hub[2] or "main"
     extra = (*(PICKLES if pickles else ()), *(("*.py",) if remote_code else ()))
-    folder = hub_folder(hub_id, revision, (*FILES, *extra), offline=offline, progress=progress)
+    where, instead = f"{hub_id}@{revision}", "--model a local directory"
+    request = HubRequest(where, hub_id, "model", instead, offline)
+    folder = hub_folder(request, revision, (*FILES, *extra), progress)
     if is_adapter(folder):
         return _with_base(hub_id, folder.name, folder, progress, **how)
     _check_folder(name, folder, remote_code=remote_code, pickles=pickles)
@@ -183,13 +189,6 @@ def _no_tokenizer(identity: ModelIdentity, error: Exception) -> SparseRMError:
     return IncompatibleError(identity.name, "a tokenizer beside the model", found, hint)
 
 
-def _check_regular(folder: Path) -> None:
-    """Refuse a folder with a pipe or a device in it, since reading that would never end."""
-    for path in sorted(folder.iterdir()):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise IncompatibleError(str(path), "a file", "a pipe or a device", "move it away")
-
-
 def folder_digest(folder: Path) -> str:
     """Return `xxh3:` and the 128-bit digest of a model folder's config, tokenizer and weights."""
     import xxhash
@@ -197,11 +196,8 @@ def folder_digest(folder: Path) -> str:
     total = xxhash.xxh3_128()
     patterns = ("*.json", "*.jinja", "*.safetensors", "*.model", "*.txt", "*.py", *PICKLES)
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}):
-        digest = xxhash.xxh3_128()
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-        total.update(f"{path.name}\0{digest.hexdigest()}\n".encode())
+        digest, _ = hash_file(path, xxhash.xxh3_128, IncompatibleError)
+        total.update(f"{path.name}\0{digest}\n".encode())
     return f"xxh3:{total.hexdigest()}"
 
 

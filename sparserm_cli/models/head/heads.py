@@ -16,6 +16,7 @@ from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights
 from sparserm_cli.store.artifacts.head_arrays import head_kind
 
 Score = Callable[[Mapping[str, Tensor], Float32[Tensor, "n p"]], Float32[Tensor, " n"]]
+Features = Callable[[Mapping[str, Tensor], Float32[Tensor, "n p"]], Float32[Tensor, "n features"]]
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class HeadKind:
     """Scores standardised projections by the head's tensors; differentiable."""
     output: str
     """The tensor in which the score is linear, beside `bias`."""
+    features: Features
+    """Returns what the score is linear in: the inputs of the last layer."""
     exact: bool
     """Whether the score is a sum of one part per projection, so that explanations are exact."""
     fit: str
@@ -37,15 +40,26 @@ def _linear(weights: Mapping[str, Tensor], x: Float32[Tensor, "n p"]) -> Float32
     return x @ weights["weight"] + weights["bias"]
 
 
+def _inputs(_weights: Mapping[str, Tensor], x: Float32[Tensor, "n p"]) -> Float32[Tensor, "n p"]:
+    """Return the projections themselves."""
+    return x
+
+
+def _hidden(weights: Mapping[str, Tensor], x: Float32[Tensor, "n p"]) -> Float32[Tensor, "n hidden"]:
+    """Return the units of one hidden layer of ReLUs."""
+    return torch.relu(x @ weights["weight_1"] + weights["bias_1"])
+
+
 def _mlp(weights: Mapping[str, Tensor], x: Float32[Tensor, "n p"]) -> Float32[Tensor, " n"]:
     """Return the output of one hidden layer of ReLUs."""
-    hidden = torch.relu(x @ weights["weight_1"] + weights["bias_1"])
-    return hidden @ weights["weight_2"] + weights["bias"]
+    return _hidden(weights, x) @ weights["weight_2"] + weights["bias"]
 
 
 HEADS: dict[str, HeadKind] = {
-    "linear": HeadKind(_linear, "weight", exact=True, fit="sparserm_cli.models.head.linear:fit_linear"),
-    "mlp": HeadKind(_mlp, "weight_2", exact=False, fit="sparserm_cli.models.head.mlp:fit_mlp"),
+    "linear": HeadKind(
+        _linear, "weight", _inputs, exact=True, fit="sparserm_cli.models.head.linear:fit_linear"
+    ),
+    "mlp": HeadKind(_mlp, "weight_2", _hidden, exact=False, fit="sparserm_cli.models.head.mlp:fit_mlp"),
 }
 """Name, as `--head` takes it, to kind."""
 
@@ -89,6 +103,14 @@ def scores_of(
     """Score standardised projections."""
     tensors = {name: torch.as_tensor(values) for name, values in weights.items()}
     return kind_of(weights).score(tensors, torch.as_tensor(x)).numpy()
+
+
+def features_of(
+    weights: Mapping[str, Float32[np.ndarray, "..."]], x: Float32[np.ndarray, "n p"]
+) -> Float32[np.ndarray, "n features"]:
+    """Return what the score is linear in: the projections, or the hidden units of an MLP head."""
+    tensors = {name: torch.as_tensor(values) for name, values in weights.items()}
+    return kind_of(weights).features(tensors, torch.as_tensor(x)).numpy()
 
 
 def centred(data: PairData, weights: Weights) -> Weights:

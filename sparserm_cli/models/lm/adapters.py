@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from sparserm_cli.errors import IncompatibleError
-from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
+from sparserm_cli.formatting import first_line
+from sparserm_cli.models.checkpoints.library_noise import silence_transformers
 
 SHOWN = 3
 """Largest number of tensor names that an error shows."""

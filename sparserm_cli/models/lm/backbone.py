@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.formatting import first_line
 from sparserm_cli.models.checkpoints.config_shape import read_config
-from sparserm_cli.models.checkpoints.library_noise import first_line, silence_transformers
+from sparserm_cli.models.checkpoints.library_noise import silence_transformers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 from sparserm_cli.models.checkpoints.tensor_names import Loaded, Renaming, fit_names, refuse_wrong_names
 from sparserm_cli.models.lm.adapters import merge_adapter

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sparserm_cli.data.chat_template import RAW, PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example, Message
 from sparserm_cli.errors import SparseRMError
-from sparserm_cli.models.checkpoints.library_noise import first_line
+from sparserm_cli.formatting import first_line
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity, load_tokenizer
 from sparserm_cli.models.lm.trie import Row, Trie, build_trie, sort_rows
 from sparserm_cli.models.lm.trie_attention import TrieUnsupportedError, send

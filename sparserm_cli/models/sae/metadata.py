@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.files import hash_file
+
 Settings = Mapping[str, Any]
 
 
@@ -121,7 +124,5 @@ def sae_digest(files: LocalSAE, metadata: SAEMetadata) -> str:
     settings = {key: value for key, value in metadata.settings.items() if key not in {"metadata", "l0"}}
     facts = [metadata.architecture, metadata.normalization, settings]
     hasher = xxhash.xxh3_128(json.dumps(facts, sort_keys=True, default=dict).encode())
-    with files.weights.open("rb") as file:
-        while block := file.read(1 << 22):
-            hasher.update(block)
-    return f"xxh3:{hasher.hexdigest()}"
+    digest, _ = hash_file(files.weights, lambda: hasher, IncompatibleError)
+    return f"xxh3:{digest}"

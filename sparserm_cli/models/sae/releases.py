@@ -13,7 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
+from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.hub_errors import HubRequest
+from sparserm_cli.models.checkpoints.hub_snapshot import hub_folder
 from sparserm_cli.models.sae.formats import FORMATS, find_local
 from sparserm_cli.models.sae.metadata import LocalSAE
 
@@ -50,7 +52,11 @@ def fetch_release(name: str, *, offline: bool = False) -> LocalSAE:
 
     """
     release = find_release(name)
-    root = _snapshot(name, release, offline=offline)
+    kinds = ["*.json", "*.safetensors", "*.npz", "*.pt", "*.pth"]
+    # sparsify keeps the model's name in the configuration above the layers' folders.
+    files = kinds if release.folder == "." else [release.folder, f"{release.folder}/*", "config.json"]
+    request = HubRequest(name, release.repo, "SAE", "a local folder", offline)
+    root = hub_folder(request, release.revision or "main", files)
     path = root / release.folder
     if not path.exists():
         found = f"no {release.folder} in {release.repo}"
@@ -138,33 +144,3 @@ def _table_of(release: str) -> dict[str, Any] | None:
     )
     match = re.search(rf"\n{re.escape(release)}:\n(.*?)\n(?=\S)", text, re.DOTALL)
     return yaml.safe_load(match[1]) if match else None
-
-
-def _snapshot(name: str, release: Release, *, offline: bool) -> Path:
-    """Fetch the files of one SAE, and return the repository's folder in the cache, named after the commit."""
-    from huggingface_hub import errors, snapshot_download
-
-    whole = release.folder == "."
-    kinds = ["*.json", "*.safetensors", "*.npz", "*.pt", "*.pth"]
-    # sparsify keeps the model's name in the configuration above the layers' folders.
-    patterns = kinds if whole else [release.folder, f"{release.folder}/*", "config.json"]
-    wanted: dict[str, Any] = {
-        "repo_id": release.repo,
-        "revision": release.revision,
-        "allow_patterns": patterns,
-    }
-    try:
-        return Path(snapshot_download(**wanted, local_files_only=offline))
-    except errors.GatedRepoError as error:
-        hint = f"ask for access at https://huggingface.co/{release.repo} and run `hf auth login`"
-        raise IncompatibleError(name, "access to the SAE", f"{release.repo} is gated", hint) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.HFValidationError) as error:
-        found = f"no repository {release.repo}" + (f"@{release.revision}" if release.revision else "")
-        hint = "correct the name; a private repository needs `hf auth login`"
-        raise IncompatibleError(name, "an SAE on the hub", found, hint) from error
-    except (OSError, errors.RevisionResolutionError) as error:
-        found = f"nothing of {release.repo} in the cache, and " + (
-            "offline" if offline else "the hub does not answer"
-        )
-        hint = "run once with the network" if offline else "try again later, or give a local folder"
-        raise TemporaryError(name, "the SAE's files", found, hint) from error

@@ -9,6 +9,7 @@ from typing import Any
 from sparserm_cli.config import EncodeConfig, ExtractConfig, Note, column_map
 from sparserm_cli.data.sources.open import open_source
 from sparserm_cli.errors import IncompatibleError, SparseRMError, UsageError
+from sparserm_cli.files import hash_file
 from sparserm_cli.models.checkpoints.config_shape import check_layers
 from sparserm_cli.models.checkpoints.resolve import ModelIdentity
 from sparserm_cli.models.sae.compatibility import Captured
@@ -161,7 +162,7 @@ def template_source(template: str | None) -> str:
     if template is None or template == "raw":
         return template or "model"
     try:
-        return f"file sha256:{hashlib.sha256(Path(template).read_bytes()).hexdigest()}"
+        return f"file sha256:{hash_file(Path(template), hashlib.sha256, UsageError)[0]}"
     except OSError as problem:
         raise UsageError(
             "--template", "raw or a readable Jinja file", template, "correct the path"

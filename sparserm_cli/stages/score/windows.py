@@ -17,13 +17,20 @@ from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Reject
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
+from sparserm_cli.data.splits import group_key
 from sparserm_cli.errors import PartialError
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.engine.engine import Lost
 from sparserm_cli.stages.engine.open import open_engine
 from sparserm_cli.stages.score.responses import load_reward, responses_reader, text_windows
 from sparserm_cli.store.artifacts.reward import read_reward, reward_folder, reward_path
-from sparserm_cli.store.outputs.score_log import ScoreLog, refused_row, scored_row, token_fields
+from sparserm_cli.store.outputs.score_log import (
+    ScoreLog,
+    projection_fields,
+    refused_row,
+    scored_row,
+    token_fields,
+)
 from sparserm_cli.store.run.locks import lock
 from sparserm_cli.store.units.unit_store import TRIES
 from sparserm_cli.store.units.work_loop import UNIT_ERRORS
@@ -194,6 +201,8 @@ def scored_window(
         if config.tokens:
             ids = [response.response_ids for response in row.responses]
             line |= token_fields(ids, scored.tokens, str(scored.method))
+        if config.projections and scored.projections is not None:
+            line |= projection_fields(group_key(row.prompt_text), scored.projections)
         rows.append(line)
     return rows
 
@@ -215,5 +224,6 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
         "deterministic": config.deterministic,
         "reward": read_reward(reward_folder(config.reward or reward_path(config.run))).config.lineage.digest,
         "tokens": config.tokens,
+        **({"projections": True} if config.projections else {}),  # other logs keep the name they had
         **{guard.name: getattr(config, guard.name) for guard in fields(ScoreLimits)},
     }

@@ -21,7 +21,7 @@ from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import InputFile, RowError
 from sparserm_cli.data.reader import Reader
 from sparserm_cli.data.shapes.table import recognise
-from sparserm_cli.data.sources.open import hash_file, open_source
+from sparserm_cli.data.sources.open import input_file, open_source
 from sparserm_cli.data.splits import group_key, validation_mask
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.lm.language_model import LanguageModel
@@ -164,7 +164,7 @@ def _documents(
     """Read one source by its kind."""
     tokenizer, size, split, offline = reading.tokenizer, reading.context_size, reading.split, reading.offline
     if Path(name).suffix == ".txt":
-        return _text_documents([_read_text(Path(name))], tokenizer, size), [hash_file(Path(name))]
+        return _text_documents([_read_text(Path(name))], tokenizer, size), [input_file(Path(name))]
     if _has_plain_text(name, split, offline):
         texts, inputs = _text_rows(name, split, limit, offline)
         return _text_documents(texts, tokenizer, size), inputs

@@ -10,44 +10,31 @@ import itertools
 import os
 import re
 import shutil
-import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase
 from pathlib import Path, PurePath
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import xxhash
 
-from sparserm_cli.errors import CorruptStoreError, ResourceError
+from sparserm_cli.errors import ResourceError
+from sparserm_cli.files import hash_file, open_file
 from sparserm_cli.store.io.fault_points import active, fault_point, operation
 from sparserm_cli.store.io.process_id import this_process, token
 
 T = TypeVar("T")
 
 PART = ".part"
-_BLOCK = 1 << 22
 _FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "a used-up quota", errno.EFBIG: "a limit on file size"}
 _CLOSED = {
     errno.EROFS: "a read-only file system",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
 }
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _SPELLED = re.compile(r"\(os error (?P<number>\d+)\)")
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _STALE_TRIES = 5
 _serial = itertools.count()
-
-
-@runtime_checkable
-class _Hasher(Protocol):
-    """The common interface of sha256 and xxh3 hashers."""
-
-    def update(self, data: bytes, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
 
 
 def write_atomic(path: Path, data: bytes | memoryview, *, sync: bool = True) -> None:
@@ -161,33 +148,6 @@ def _read(path: Path) -> bytes:
         return file.read()
 
 
-@contextmanager
-def open_file(path: Path) -> Iterator[BufferedIOBase]:
-    """Open a regular file for reading; pipes and devices, which may block or never end, are refused.
-
-    Raises:
-        CorruptStoreError: the path is a folder, a pipe, a device or a loop of links.
-        ResourceError: this user has no permission to read it.
-
-    """
-    hint = "move it away and run the same command again"
-    try:
-        handle = os.open(path, _READ)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise CorruptStoreError(str(path), "a file", "a loop of links", hint) from None
-        if error.errno in {errno.EACCES, errno.EPERM}:
-            hint = "give yourself the right to read it"
-            raise ResourceError(str(path), "a file to read", "no permission", hint) from None
-        raise
-    mode = os.fstat(handle).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(handle)
-        raise CorruptStoreError(str(path), "a file", _KINDS.get(stat.S_IFMT(mode), "a device"), hint)
-    with os.fdopen(handle, "rb") as file:
-        yield file
-
-
 def size_of(path: Path | str) -> int:
     """Return the size of a file in bytes, or -1 if it does not exist. The cost is one stat call."""
     try:
@@ -200,20 +160,12 @@ def size_of(path: Path | str) -> int:
 
 def digest_file(path: Path) -> str:
     """Return the xxh3-128 of a file in hexadecimal; it detects damage, not deliberate forgery."""
-    return _retry_stale_handle(lambda: _hash_file(path, xxhash.xxh3_128()))
+    return _retry_stale_handle(lambda: hash_file(path, xxhash.xxh3_128)[0])
 
 
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file in hexadecimal, which identifies inputs and models."""
-    return _retry_stale_handle(lambda: _hash_file(path, hashlib.sha256()))
-
-
-def _hash_file(path: Path, hasher: _Hasher) -> str:
-    """Hash the file block by block and return the digest in hexadecimal."""
-    with open_file(path) as file:
-        while block := file.read(_BLOCK):
-            hasher.update(block)
-    return hasher.hexdigest()
+    return _retry_stale_handle(lambda: hash_file(path, hashlib.sha256)[0])
 
 
 def _retry_stale_handle(read: Callable[[], T]) -> T:

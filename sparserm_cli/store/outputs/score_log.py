@@ -18,12 +18,15 @@ finds it.
 | id | MUST where a scored row has one | its own id |
 | scores, ood | MUST where it was scored | one number per response; null where the reward model abstains |
 | token_ids, token_rewards | MAY | one list per response; rewards are null where the reward model abstains |
+| group | MAY | the key of the prompt as 16 hexadecimal digits |
+| projections | MAY | base64 of little-endian float32, one row of standardised projections per response |
 | token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
 
 Lines are only appended and synced. A line that a crash has left incomplete is removed at the next opening,
 and failed windows are tried again. Memory: one window, and one number per window.
 """
 
+import base64
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -204,6 +207,28 @@ def token_fields(
     """
     parts = [None if values is None else values.tolist() for values in rewards]
     return {"token_ids": [values.tolist() for values in ids], "token_rewards": parts, "token_method": method}
+
+
+def projection_fields(group: int, x: Float32[np.ndarray, "responses p"]) -> dict[str, Any]:
+    """Return what a row says of the projections of its responses.
+
+    Args:
+        group: key of its prompt.
+        x: standardised projections.
+
+    """
+    data = base64.b64encode(x.astype("<f4").tobytes()).decode("ascii")
+    return {"group": f"{group:016x}", "projections": data}
+
+
+def projections_of(
+    line: Mapping[str, Any],
+) -> tuple[int, Float32[np.ndarray, "responses p"]] | tuple[None, None]:
+    """Return the key of a row's prompt and the projections of its responses; None if the log lacks them."""
+    if "projections" not in line:
+        return None, None
+    x = np.frombuffer(base64.b64decode(line["projections"]), "<f4").reshape(len(line["scores"]), -1).copy()
+    return int(line["group"], 16), x
 
 
 def refused_row(row: int, reason: str) -> dict[str, Any]:

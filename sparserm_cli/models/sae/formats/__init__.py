@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from sparserm_cli.errors import UsageError
+from sparserm_cli.errors import IncompatibleError, UsageError
+from sparserm_cli.files import refuse_pipes
 from sparserm_cli.models.sae.formats import (
     dictionary_learning,
     gemma_scope,
@@ -38,11 +39,13 @@ def find_local(path: Path, name: str | None = None) -> LocalSAE:
 
     Raises:
         UsageError: there is no such path, or no format has these files.
+        IncompatibleError: a pipe or a device is among them.
 
     """
     shown = name or str(path)
     folder = path.parent if path.is_file() else path
-    present = [path] if path.is_file() else sorted(path.iterdir()) if path.is_dir() else []
+    present = sorted(path.iterdir()) if path.is_dir() else [path]
+    refuse_pipes(present, IncompatibleError)
     for kind in FORMATS.values():
         pattern = kind.file_pattern or "(?!)"
         matching = [file for file in present if re.fullmatch(pattern, file.name) and file.is_file()]

@@ -1,6 +1,7 @@
 """Every format of SAE, latent by latent against the formula that its makers' own code computes."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -530,3 +531,18 @@ def test_integer_weights_are_refused(tmp_path: Path) -> None:
     save_file(t | {"W_enc": t["W_enc"].to(torch.float8_e4m3fn)}, folder / "sae_weights.safetensors")
     with pytest.raises(IncompatibleError, match="W_enc: expected one of float32, bfloat16, float16, float64"):
         load_sae(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["cfg.json", "sae_weights.safetensors", "activation_scaler.json", "params.npz"]
+)
+def test_row_94_a_pipe_among_the_files_of_an_sae(tmp_path: Path, name: str) -> None:
+    """It is named before anything is read, whether the format needs it or not."""
+    write_json(tmp_path / "cfg.json", {"d_in": D_IN})
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    for sae in (tmp_path, tmp_path / name):
+        with pytest.raises(IncompatibleError) as caught:
+            read_sae_metadata(str(sae))
+        message = f"{tmp_path / name}: expected a file, found a pipe or a device; move it away"
+        assert str(caught.value) == message
