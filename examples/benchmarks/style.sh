@@ -15,7 +15,7 @@ options=(--model smollm2-135m --layer 14 --on-bad-row reject "$@")
 hh=hh-rlhf-harmless-base-test.jsonl.gz truthful=TruthfulQA.csv
 
 twins() { # SOURCE NAME
-    "$venv/bin/python" "$root/examples/data/make_twins.py" "$data/$1" "$kept/$2.jsonl" --styles courteous,listed >&2
+    "$venv/bin/python" "$root/examples/data/make_twins.py" "$data/$1" "$kept/$2.jsonl" --styles courteous,listed,polished >&2
     "$venv/bin/sparserm" extract "$kept/$2.jsonl" "${options[@]}" --positions pooled --run "$kept/$2" >&2
 }
 twins "$hh" twins-hh

@@ -15,6 +15,7 @@ from sparserm_cli.errors import BadInputError
 from sparserm_cli.models.explanation import Explanation
 from sparserm_cli.models.reward_model import RewardModel
 from sparserm_cli.stages.score.responses import load_reward, responses_reader
+from sparserm_cli.store.artifacts.descriptions import why_no_names
 
 
 def explain(config: ExplainConfig, *, note: Note) -> Explanation:
@@ -35,11 +36,13 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
     kept = replace(config, on_bad_row="reject")
     reader = None if config.prompt is not None else responses_reader(kept, purpose="responses")
     model = load_reward(config)
+    if reason := why_no_names(model.path.parent, model.config.lineage.parents.get("directions")):
+        note(reason)
     note(f"explaining with {model.path} in {model.lm.dtype} on {model.lm.device}")
     # 2. Read the response, and divide its score.
     row = _typed_row(model, config) if reader is None else _file_row(model, reader, config.row)
     row = _one_response(row, config.response)
-    explanation = model.explained(row, config.response)
+    explanation = model.explained(row, config.response, config.part_groups)
     if explanation.method != "exact":
         note(f"integrated gradients are approximate: here they miss {explanation.error:+.1e} of the score")
     return explanation

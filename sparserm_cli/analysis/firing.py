@@ -86,6 +86,11 @@ def bin_edges() -> np.ndarray:
     return LOWEST * 2.0 ** (np.arange(BINS + 1) / 4)
 
 
+def halves(sample: Halves) -> tuple[Context, ...]:
+    """Return the contexts of both halves."""
+    return (*sample.naming, *sample.scoring)
+
+
 def over_quantiles(sample: Sequence[Context], count: int) -> list[Context]:
     """Return contexts at evenly spaced quantiles of a sample's activations, the strongest first."""
     ordered = sorted(sample, key=lambda context: (-context.value, context.response))

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from sparserm_cli.config import shared
 from sparserm_cli.config.base import StageConfig
-from sparserm_cli.config.option import AT_LEAST_1, CARD, DATA, LIMITS, MODEL, NOT_NEGATIVE, OUTPUT, Option
+from sparserm_cli.config.option import (
+    AT_LEAST_1,
+    CARD,
+    DATA,
+    FINITE,
+    LIMITS,
+    METHOD,
+    MODEL,
+    NOT_NEGATIVE,
+    OUTPUT,
+    Option,
+)
 from sparserm_cli.errors import UsageError
 
 
@@ -113,8 +124,8 @@ class ExportConfig(StageConfig):
     target: Annotated[
         Path,
         Option(
-            "File of a capture (.h5 holds everything, .npz and .safetensors hold pooled vectors), or "
-            "with --to the folder of a reward model.",
+            "File of a capture (.h5 holds everything, .npz and .safetensors hold pooled vectors), with --to "
+            "the folder of a reward model, or the .gguf file of a control vector.",
             OUTPUT,
             argument=True,
             required=True,
@@ -122,14 +133,26 @@ class ExportConfig(StageConfig):
         ),
     ] = Path()
     to: Annotated[
-        Literal["capture", "hf", "hub-folder"],
+        Literal["capture", "hf", "hub-folder", "control-vector"],
         Option(
-            "Export the capture as one file (capture), the reward model for transformers (hf), or that "
-            "with a model card, ready for a model hub (hub-folder).",
+            "Export the capture as one file (capture), the reward model for transformers (hf), that with a "
+            "model card, ready for a model hub (hub-folder), or a vector with which llama.cpp steers the "
+            "language model towards the reward (control-vector).",
             OUTPUT,
         ),
     ] = "capture"
+    strength: Annotated[
+        float | None,
+        Option(
+            "Length of the control vector, in multiples of the mean norm of the residual stream at its "
+            "layer; a negative one steers away.",
+            METHOD,
+            check=FINITE,
+            shown="0.1",
+        ),
+    ] = None
     reward: shared.Reward = None
+    group: shared.Group = None
     model: shared.MovedModel = None
     base_model: Annotated[
         str | None, Option("Hub id of the language model, for the card.", CARD, shown="the fit's")
@@ -150,13 +173,15 @@ class ExportConfig(StageConfig):
     offline: shared.Offline = False
 
     def __post_init__(self) -> None:
-        """Check that a card for a hub can be written.
+        """Check that a card for a hub can be written, and that a strength has a vector.
 
         Raises:
-            UsageError: the licence is missing, or a value is out of range.
+            UsageError: the licence is missing, a strength has no vector, or a value is out of range.
 
         """
         super().__post_init__()
+        if self.strength is not None and self.to != "control-vector":
+            raise UsageError("--strength", "--to control-vector beside it", self.to, "leave it out")
         if self.to == "hub-folder" and self.licence is None:
             raise UsageError("--licence", "the licence for the card, like apache-2.0", "none", "give it")
 

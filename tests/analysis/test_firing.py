@@ -17,46 +17,48 @@ def quiet(_done: int, _total: int) -> None:
     """No progress."""
 
 
-def found_in(run: Path, **asked: int) -> tuple[planted.Planted, list[Firing]]:
+def found_in(run: Path, **options: int) -> tuple[planted.Planted, list[Firing]]:
     """Plant a run and find where three latents fire."""
-    made = planted.plant(run, prompts=40, **asked)
+    made = planted.plant(run, prompts=40, **options)
     return made, firing_of(made.features, made.capture, 3, WANTED, quiet, others=True)
 
 
 def by_response(made: planted.Planted, feature: int) -> dict[int, np.ndarray]:
     """Return a latent's value on every token of every response, densely."""
-    found = {}
+    parts_by_number = {}
     for block in made.features.iter_blocks(3):
         rows = np.repeat(np.arange(len(block.csr.indptr) - 1), np.diff(block.csr.indptr))
         values = np.zeros(len(block.csr.indptr) - 1, np.float32)
         mine = block.csr.indices == feature
         values[rows[mine]] = block.csr.data[mine]
         parts = np.split(values, np.cumsum(block.lengths)[:-1])
-        found |= dict(zip(block.responses, parts, strict=True))
-    return found
+        parts_by_number |= dict(zip(block.responses, parts, strict=True))
+    return parts_by_number
 
 
 def test_strongest_and_histogram_against_all_values(tmp_path: Path) -> None:
     """One context per response, by its peak; every firing token is counted once."""
-    made, found = found_in(tmp_path)
-    for feature, one in zip(WANTED, found, strict=True):
+    made, all_latents = found_in(tmp_path)
+    for feature, latent in zip(WANTED, all_latents, strict=True):
         values = by_response(made, feature)
         peaks = {number: part.max() for number, part in values.items() if part.any()}
         order = sorted(peaks, key=lambda number: -peaks[number])
-        assert one.responses == len(peaks)
-        assert [context.response for context in one.strongest] == order[:STRONGEST]
-        assert [context.value for context in one.strongest] == [peaks[number] for number in order[:STRONGEST]]
+        assert latent.responses == len(peaks)
+        assert [context.response for context in latent.strongest] == order[:STRONGEST]
+        assert [context.value for context in latent.strongest] == [
+            peaks[number] for number in order[:STRONGEST]
+        ]
         everything = np.concatenate(list(values.values()))
         expected, _ = np.histogram(everything[everything > 0], bin_edges())
-        np.testing.assert_array_equal(one.histogram, expected)
+        np.testing.assert_array_equal(latent.histogram, expected)
 
 
 def test_a_context_shows_values_and_token_ids_around_its_peak(tmp_path: Path) -> None:
     """Most of the planted responses are so short that all of one is shown."""
-    made, found = found_in(tmp_path)
-    for feature, one in zip(WANTED, found, strict=True):
+    made, all_latents = found_in(tmp_path)
+    for feature, latent in zip(WANTED, all_latents, strict=True):
         values = by_response(made, feature)
-        for context in (*one.strongest, *one.firing.naming, *one.firing.scoring):
+        for context in (*latent.strongest, *latent.firing.naming, *latent.firing.scoring):
             whole, end = values[context.response], context.peak + firing.AFTER + 1
             assert (context.start, context.last) == (0, end >= len(whole))
             np.testing.assert_array_equal(np.float32(context.values), whole[:end])
@@ -68,17 +70,17 @@ def test_long_responses_are_cut_around_the_peak(tmp_path: Path, monkeypatch: pyt
     """With one token before and none after; other contexts hold no firing, though the response may."""
     monkeypatch.setattr(firing, "BEFORE", 1)
     monkeypatch.setattr(firing, "AFTER", 0)
-    made, found = found_in(tmp_path)
+    made, all_latents = found_in(tmp_path)
     mixed = 0
-    for feature, one in zip(WANTED, found, strict=True):
+    for feature, latent in zip(WANTED, all_latents, strict=True):
         values = by_response(made, feature)
-        for context in (*one.firing.naming, *one.others.naming):
+        for context in (*latent.firing.naming, *latent.others.naming):
             whole = values[context.response]
             low, high = max(0, context.peak - 1), context.peak + 1
             assert (context.start, context.last) == (low, high == len(whole))
             np.testing.assert_array_equal(np.float32(context.values), whole[low:high])
             np.testing.assert_array_equal(context.ids, made.capture.token_ids(context.response)[low:high])
-        for context in (*one.others.naming, *one.others.scoring):
+        for context in (*latent.others.naming, *latent.others.scoring):
             assert not any(context.values)
             assert context.value == 0
             mixed += values[context.response].any()
@@ -87,16 +89,16 @@ def test_long_responses_are_cut_around_the_peak(tmp_path: Path, monkeypatch: pyt
 
 def test_halves_share_no_prompt_and_have_one_context_of_each(tmp_path: Path) -> None:
     """Forty prompts with two responses each."""
-    made, found = found_in(tmp_path)
+    made, all_latents = found_in(tmp_path)
     prompts, groups = made.capture.rows.response_prompt, made.capture.response_group()
-    for one in found:
-        for sample in (one.firing, one.others):
+    for latent in all_latents:
+        for sample in (latent.firing, latent.others):
             for half, scoring in ((sample.naming, False), (sample.scoring, True)):
                 numbers = [context.response for context in half]
                 assert len({int(prompts[number]) for number in numbers}) == len(numbers)
                 np.testing.assert_array_equal(validation_mask(groups[numbers], 0.5, 0), scoring)
-    assert found[0].firing.naming
-    assert found[0].firing.scoring
+    assert all_latents[0].firing.naming
+    assert all_latents[0].firing.scoring
 
 
 def test_nothing_depends_on_the_units_or_on_the_other_latents(
@@ -104,12 +106,12 @@ def test_nothing_depends_on_the_units_or_on_the_other_latents(
 ) -> None:
     """Many small units or one large one, with fewer contexts kept than there are."""
     monkeypatch.setattr(firing, "KEPT", 6)
-    few, one = found_in(tmp_path / "few", unit_tokens=10_000)
+    few, whole = found_in(tmp_path / "few", unit_tokens=10_000)
     many, other = found_in(tmp_path / "many", unit_tokens=40)
     assert len(few.features.units) < len(many.features.units)
     (alone,) = firing_of(few.features, few.capture, 3, WANTED[1:2], quiet, others=True)
-    assert len(one[0].firing.naming) == 6
-    for first, second in zip([*one, one[1]], [*other, alone], strict=True):
+    assert len(whole[0].firing.naming) == 6
+    for first, second in zip([*whole, whole[1]], [*other, alone], strict=True):
         assert first._replace(histogram=None) == second._replace(histogram=None)
         np.testing.assert_array_equal(first.histogram, second.histogram)
 
@@ -117,17 +119,17 @@ def test_nothing_depends_on_the_units_or_on_the_other_latents(
 def test_another_seed_draws_other_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample is random, not the first prompts."""
     monkeypatch.setattr(firing, "KEPT", 6)
-    made, found = found_in(tmp_path)
+    made, all_latents = found_in(tmp_path)
     again = firing_of(made.features, made.capture, 3, WANTED, quiet, seed=1)
-    drawn = [{context.response for context in one[0].firing.naming} for one in (found, again)]
+    drawn = [{context.response for context in drawing[0].firing.naming} for drawing in (all_latents, again)]
     assert drawn[0] != drawn[1]
     assert again[0].others.naming == ()
 
 
 def test_quantiles_run_from_the_strongest_to_the_weakest(tmp_path: Path) -> None:
     """Three of a sample: its ends and its middle."""
-    _, found = found_in(tmp_path)
-    sample = found[0].firing.naming
+    _, all_latents = found_in(tmp_path)
+    sample = all_latents[0].firing.naming
     values = sorted((context.value for context in sample), reverse=True)
     shown = [context.value for context in over_quantiles(sample, 3)]
     assert shown == [values[0], values[round((len(values) - 1) / 2)], values[-1]]
@@ -147,7 +149,7 @@ def test_a_dead_latent_has_no_context(tmp_path: Path) -> None:
 def test_progress_counts_units(tmp_path: Path) -> None:
     """Once a unit, to the end."""
     made = planted.plant(tmp_path, prompts=40, unit_tokens=100)
-    told: list[tuple[int, int]] = []
-    firing_of(made.features, made.capture, 3, WANTED, lambda done, total: told.append((done, total)))
+    calls: list[tuple[int, int]] = []
+    firing_of(made.features, made.capture, 3, WANTED, lambda done, total: calls.append((done, total)))
     units = len(made.features.units)
-    assert told == [(number, units) for number in range(1, units + 1)]
+    assert calls == [(number, units) for number in range(1, units + 1)]

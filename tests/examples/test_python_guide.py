@@ -47,7 +47,7 @@ def run(folder: Path, script: Path, **variables: str) -> str:
 def test_the_guide_runs_from_top_to_bottom(folder: Path):
     """Every block of it, in one process."""
     blocks = BLOCK.findall(GUIDE.read_text(encoding="utf-8"))
-    assert len(blocks) == 10
+    assert len(blocks) == 12
     script = folder / "guide.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     printed = run(folder, script)

@@ -132,6 +132,9 @@ class Service:
             "strict": self.config.strict,
             "max_inputs": self.config.max_inputs,
             "probe": self.probe,
+            "part_groups": {
+                group.name: group.directions for group in self.model.part_groups(self.config.part_groups)
+            },
             "directions": self._directions,
         }
 
@@ -143,4 +146,7 @@ class Service:
 
     def _compute(self, rows: Sequence[TokenizedExample], kind: Kind) -> Rewards:
         batch_tokens = self.config.batch_tokens
-        return self.model.rewards(rows, kind.guards, tokens=kind.by_token, batch_tokens=batch_tokens)
+        groups = self.model.part_groups(self.config.part_groups) if kind.parts else ()
+        return self.model.rewards(
+            rows, kind.guards, tokens=kind.by_token, groups=groups, batch_tokens=batch_tokens
+        )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.analysis.firing import Context, Halves
+from sparserm_cli.analysis.firing import Context
 from sparserm_cli.models.token_text import printable
 from sparserm_cli.statistics.names import BalancedAccuracy, balanced_accuracy, log_odds_z
 
@@ -161,11 +161,6 @@ def rule_name(
         taken.append(mark)
         best = value
     return RuleName(tuple(taken), _tested(taken, firing[1], others[1]) if taken else None)
-
-
-def halves(sample: Halves) -> tuple[Context, ...]:
-    """Return the contexts of both halves."""
-    return (*sample.naming, *sample.scoring)
 
 
 def _tested(marks: Sequence[str], firing: Sequence[Marked], others: Sequence[Marked]) -> BalancedAccuracy:

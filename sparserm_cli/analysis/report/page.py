@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.report.content.explanations import ExplainedPair, Part
+from sparserm_cli.analysis.report.content.side_by_side import SideBySide
 from sparserm_cli.analysis.report.content.tables import (
     AccuracyTable,
     ArtifactRow,
@@ -63,7 +65,8 @@ class DirectionTable(NamedTuple):
 
     Fields:
         statistic: what they were chosen by.
-        rows: one a direction.
+        rows: one row per direction.
+        named: number of rows with a name; None where nothing describes the directions.
         hidden: how many are not shown.
         contexts: why it is not shown where their latents fire, if it is not.
         ends: why the responses at their ends are not shown, if they are not.
@@ -71,6 +74,7 @@ class DirectionTable(NamedTuple):
 
     statistic: str
     rows: Sequence[DirectionRow]
+    named: int | None
     hidden: int
     contexts: Missing | None
     ends: Missing | None
@@ -89,7 +93,7 @@ class WrongTable(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What the run was made from.
+    """The origin of the run.
 
     Fields:
         artifacts: the chain.
@@ -113,7 +117,7 @@ class Page:
     what: str
     """The reward model in one line."""
     warnings: Sequence[str]
-    """What is wrong with the run, such as a stale artifact."""
+    """Warnings about the run, such as a stale artifact."""
     cards: Sequence[Card]
     """The numbers at the top."""
     evaluation: Evaluated | Missing
@@ -129,7 +133,7 @@ class Page:
     frequencies: Mapping[int, str] | Missing
     """Layer to the name of its frequency figure."""
     counted: str
-    """What the rates are shares of."""
+    """Whether rates are shares of tokens or of responses."""
     directions: DirectionTable | Missing
     """The directions."""
     calibration: Mapping[str, float]
@@ -138,19 +142,41 @@ class Page:
     """Set of pairs to what length has to do with their scores."""
     wrong: WrongTable | Missing
     """The most wrong pairs."""
+    explained: Mapping[str, Sequence[ExplainedPair]] | Missing
+    """The most wrong and the most right pairs with the parts of their scores."""
+    beside: SideBySide | None
+    """Another run beside this one; None without one."""
     origin: Origin
-    """What the run was made from."""
+    """The origin of the run."""
+
+    def direction(self, part: Part) -> DirectionRow | None:
+        """Return the row of the direction that a part of a score belongs to, if it is shown."""
+        rows = () if isinstance(self.directions, Missing) else self.directions.rows
+        return next((row for row in rows if (row.layer, row.number) == part[:2]), None)
+
+    def explains(self, row: DirectionRow) -> list[tuple[ExplainedPair, str, float]]:
+        """Return the explained pairs in which a direction is among the largest parts: pair, side and part."""
+        if isinstance(self.explained, Missing):
+            return []
+        return [
+            (pair, side, part.adds)
+            for pairs in self.explained.values()
+            for pair in pairs
+            for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected))
+            for part in response.parts
+            if part[:2] == (row.layer, row.number)
+        ]
 
     def missing(self) -> dict[str, str]:
         """Return the parts that are not shown, with the reason."""
-        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
         if isinstance(self.directions, DirectionTable):
             parts |= {
                 "contexts of directions": self.directions.contexts,
                 "ends of directions": self.directions.ends,
             }
-        parts |= {name.replace("-", " "): one for name, one in self.figures.items()}
-        return {name: one.reason for name, one in parts.items() if isinstance(one, Missing)}
+        parts |= {name.replace("-", " "): figure for name, figure in self.figures.items()}
+        return {name: part.reason for name, part in parts.items() if isinstance(part, Missing)}
 
 
 def write_page(path: PurePath, page: Page) -> int:

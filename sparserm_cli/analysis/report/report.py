@@ -6,28 +6,38 @@ response, and bounded lists of what is shown.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.analysis.report.content.contexts import Contexts, feature_contexts
-from sparserm_cli.analysis.report.content.stored_scores import most_wrong, pair_scores, stored_scores
-from sparserm_cli.analysis.report.content.tables import projection_of, shown_directions
+from sparserm_cli.analysis.firing import Firing, firing_of, halves, over_quantiles
+from sparserm_cli.analysis.report.content.explanations import ExplainedPair, explained_pairs
+from sparserm_cli.analysis.report.content.side_by_side import SideBySide, side_by_side
+from sparserm_cli.analysis.report.content.stored_scores import (
+    most_right,
+    most_wrong,
+    pair_scores,
+    stored_scores,
+)
+from sparserm_cli.analysis.report.content.tables import SAMPLED, projection_of, shown_directions
 from sparserm_cli.analysis.report.content.texts import Words
 from sparserm_cli.analysis.report.page import write_page
 from sparserm_cli.analysis.report.run_facts import Missing, RunFacts, open_run
-from sparserm_cli.analysis.report.sections import ContextsOf, Findings, Scored, page_of
+from sparserm_cli.analysis.report.sections import Findings, FiringOf, Scored, page_of
 from sparserm_cli.config import Note, Phases, ReportConfig
+from sparserm_cli.errors import UsageError
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.statistics.calibration import length_bias, length_bias_from, reliability, reliability_from
 
 REPORT = "report.html"
-SHOWN_PAIRS = 20
-"""Most wrong pairs that are shown."""
+SHOWN_PAIRS, EXPLAINED_PAIRS = 20, 5
+"""Most wrong pairs that are shown, and pairs at either end whose scores are divided into parts."""
+Numbers = Int64[np.ndarray, " shown"]
 
 
 class ReportSummary(NamedTuple):
@@ -68,14 +78,19 @@ def report(config: ReportConfig, *, progress: Phases, note: Note) -> ReportSumma
     run = open_run(config)
     # 2. One pass over the pooled vectors, one over the features of each layer.
     scored = _scored(run, progress)
-    contexts = _contexts(run, progress)
+    firing = _firing(run, progress)
     # 3. The texts of what is shown, each unit that holds any of them read once.
-    wrong = np.empty(0, np.int64)
+    wrong = right = np.empty(0, np.int64)
     if not isinstance(run.capture, Missing) and not isinstance(scored, Missing):
         wrong = most_wrong(run.capture, scored.pairs, SHOWN_PAIRS)
-    words = _words(run, scored, contexts, wrong)
+        right = most_right(run.capture, scored.pairs, EXPLAINED_PAIRS)
+    words = _words(run, scored, firing, np.concatenate([wrong, right]))
+    shown = {"Most wrong": wrong[:EXPLAINED_PAIRS], "Most right": right}
+    explained = _explained(run, scored, words, shown)
     # 4. The page appears whole or not at all.
-    page = page_of(str(config.run), run, Findings(scored, contexts, wrong, words))
+    page = page_of(
+        str(config.run), run, Findings(scored, firing, wrong, words, explained, _beside(config, run))
+    )
     missing = page.missing()
     for reason in dict.fromkeys(missing.values()):
         parts = ", ".join(part for part, why in missing.items() if why == reason)
@@ -103,28 +118,59 @@ def _scored(run: RunFacts, progress: Phases) -> Scored | Missing:
     return Scored(stored, pairs, calibration, length)
 
 
-def _contexts(run: RunFacts, progress: Phases) -> ContextsOf | Missing:
+def _firing(run: RunFacts, progress: Phases) -> FiringOf | Missing:
     """Find where the latents of the shown directions fire."""
     if isinstance(run.directions, Missing):
         return run.directions
     if isinstance(run.features, Missing):
         return run.features
-    found: dict[tuple[int, int], Contexts] = {}
-    for layer, one in run.directions.layers.items():
+    if isinstance(run.capture, Missing):
+        return run.capture
+    firing: dict[tuple[int, int], Firing] = {}
+    for layer, selected in run.directions.layers.items():
         numbers = [number for at, number in shown_directions(run.directions) if at == layer]
-        wanted = sorted({int(one.feature[number]) for number in numbers} - {-1})
+        wanted = sorted({int(selected.feature[number]) for number in numbers} - {-1})
         if layer in run.features.plan.layers and wanted:
             advance = partial(progress, f"contexts of layer {layer}")
-            contexts = feature_contexts(run.features, layer, wanted, advance)
-            found |= {(layer, feature): each for feature, each in zip(wanted, contexts, strict=True)}
-    return found
+            places = firing_of(run.features, run.capture, layer, wanted, advance)
+            firing |= {(layer, feature): place for feature, place in zip(wanted, places, strict=True)}
+    return firing
+
+
+def _explained(
+    run: RunFacts, scored: Scored | Missing, words: Words | Missing, shown: Mapping[str, Numbers]
+) -> Mapping[str, Sequence[ExplainedPair]] | Missing:
+    """Divide the scores of the most wrong and the most right pairs among tokens and directions."""
+    if isinstance(scored, Missing):
+        return scored
+    if isinstance(words, Missing):
+        return words
+    if isinstance(run.capture, Missing) or isinstance(run.scored, Missing):
+        return Missing("no reward model of this capture")
+    capture, head = run.capture, RewardHead.from_files(run.scored)
+    try:
+        return {
+            title: explained_pairs(capture, head, scored.pairs, numbers, words)
+            for title, numbers in shown.items()
+        }
+    except UsageError as error:  # the capture keeps pooled vectors only
+        return Missing(str(error))
+
+
+def _beside(config: ReportConfig, run: RunFacts) -> SideBySide | None:
+    """Open the other run and lay both side by side."""
+    if config.against is None:
+        return None
+    own: dict[str, Any] = {"reward": None, "evaluation": None, "comparison": None, "against": None}
+    other = open_run(replace(config, run=config.against, **own))
+    return side_by_side((str(config.run), str(config.against)), run, other)
 
 
 def _words(
     run: RunFacts,
     scored: Scored | Missing,
-    contexts: ContextsOf | Missing,
-    wrong: Int64[np.ndarray, " most"],
+    firing: FiringOf | Missing,
+    shown: Numbers,
 ) -> Words | Missing:
     """Read the token ids of every response that is shown."""
     if isinstance(run.capture, Missing):
@@ -132,11 +178,12 @@ def _words(
     if isinstance(run.tokenizer, Missing):
         return run.tokenizer
     needed: set[int] = set()
-    if not isinstance(contexts, Missing):
-        for one in contexts.values():
-            needed |= {context.response for context in (*one.strongest, *one.weakest)}
+    if not isinstance(firing, Missing):
+        for places in firing.values():
+            sampled = over_quantiles(halves(places.firing), SAMPLED)
+            needed |= {context.response for context in (*places.strongest, *sampled)}
     if not isinstance(scored, Missing):
-        needed |= {*scored.pairs.chosen[wrong].tolist(), *scored.pairs.rejected[wrong].tolist()}
+        needed |= {*scored.pairs.chosen[shown].tolist(), *scored.pairs.rejected[shown].tolist()}
         needed |= _ends(run, scored)
     return Words(run.capture, run.tokenizer, needed)
 

@@ -12,6 +12,7 @@ from sparserm_cli.config import ReportConfig
 from sparserm_cli.data.rendering.row_tokenizer import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError, TemporaryError, UsageError
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer, resolve_model
+from sparserm_cli.store.artifacts.descriptions import Descriptions, descriptions_path, read_descriptions
 from sparserm_cli.store.artifacts.directions import Directions, read_directions
 from sparserm_cli.store.artifacts.frequency import Frequency, read_frequency
 from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION
@@ -52,6 +53,8 @@ class RunFacts:
     """How often each latent fires."""
     directions: Directions | Missing
     """The selected directions."""
+    descriptions: Descriptions | None
+    """What `describe` says of these directions; None without it."""
     reward: RewardFiles | Missing
     """The reward model."""
     scored: RewardFiles | Missing
@@ -85,7 +88,7 @@ def open_run(config: ReportConfig) -> RunFacts:
     run = config.run
     artifacts = status(run).artifacts
     folder = reward_folder(config.reward or reward_path(run))
-    if all(one.state == ABSENT for one in artifacts) and not storage_of(folder).is_there(CONFIG):
+    if all(artifact.state == ABSENT for artifact in artifacts) and not storage_of(folder).is_there(CONFIG):
         hint = "run `sparserm extract` first, or name the run directory with --run"
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
     for name in ("evaluation", "comparison"):
@@ -97,15 +100,17 @@ def open_run(config: ReportConfig) -> RunFacts:
             )
     capture = _opened(lambda: ActivationsReader(capture_path(run)))
     reward = _opened(lambda: read_reward(folder))
+    directions = _opened(lambda: read_directions(run))
     if folder != reward_path(run) and not isinstance(reward, Missing):
         given = Artifact("reward", folder, "", COMPLETE, lineage=reward.config.lineage)
-        artifacts = tuple(given if one.name == given.name else one for one in artifacts)
+        artifacts = tuple(given if artifact.name == given.name else artifact for artifact in artifacts)
     return RunFacts(
         artifacts=artifacts,
         capture=capture,
         features=_opened(lambda: _features(run, capture)),
         frequency=_opened(lambda: read_frequency(run)),
-        directions=_opened(lambda: read_directions(run)),
+        directions=directions,
+        descriptions=_descriptions(run, directions),
         reward=reward,
         scored=_opened(lambda: _fitted_here(folder, reward, capture)),
         evaluation=_opened(lambda: _evaluation(config, reward)),
@@ -131,6 +136,16 @@ def _features(run: PurePath, capture: ActivationsReader | Missing) -> FeaturesRe
     return features
 
 
+def _descriptions(run: PurePath, directions: Directions | Missing) -> Descriptions | None:
+    """Read the descriptions if they are of these directions; a stale file is among the stale artifacts."""
+    if isinstance(directions, Missing) or storage_of(descriptions_path(run)).size() < 0:
+        return None
+    descriptions = read_descriptions(run)
+    recorded = descriptions.lineage.parents.get(directions.lineage.type)
+    same = recorded is not None and recorded.digest == directions.lineage.digest
+    return descriptions if same else None
+
+
 def _fitted_here(
     folder: PurePath, reward: RewardFiles | Missing, capture: ActivationsReader | Missing
 ) -> RewardFiles | Missing:
@@ -151,12 +166,12 @@ def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Mi
     path = config.evaluation or EVALUATION.path(config.run)
     if storage_of(path).size() < 0:
         return Missing("no held-out evaluation: run `sparserm evaluate FILE` first")
-    found = EVALUATION.read(path)
+    evaluation = EVALUATION.read(path)
     if isinstance(reward, Missing):
         return reward
-    if found.get("reward") != reward.config.lineage.digest:
+    if evaluation.get("reward") != reward.config.lineage.digest:
         return Missing(f"{path} is of another reward model: run `sparserm evaluate FILE` again")
-    return found
+    return evaluation
 
 
 def _comparison(config: ReportConfig) -> Any | Missing:

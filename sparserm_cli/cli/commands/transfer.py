@@ -9,10 +9,11 @@ from sparserm_cli.console import Output
 
 @command(ExportConfig, USE)
 def export(settings: ExportConfig, out: Output) -> None:
-    """Write the capture to one file, or the reward model as a folder for transformers or a model hub.
+    """Write the capture to one file, or the reward model for transformers, a model hub or llama.cpp.
 
     `--to hf` gives a folder that AutoModelForSequenceClassification loads, with the lower blocks of the
     language model inside; `--to hub-folder` gives the same with a model card, ready to upload.
+    `--to control-vector` gives a .gguf file with which llama.cpp steers the language model.
 
     Example: sparserm export reward-hf --to hf
     """
@@ -20,6 +21,11 @@ def export(settings: ExportConfig, out: Output) -> None:
         from sparserm_cli.store.exchange.capture_files import export_capture
 
         show.export_capture(out, export_capture(settings.run, settings.target))
+        return
+    if settings.to == "control-vector":
+        from sparserm_cli.alignment.steering.export import export_control_vector
+
+        show.export_control_vector(out, export_control_vector(settings))
         return
     from sparserm_cli.alignment.hf_export.export import export_hf
 

@@ -8,6 +8,7 @@ from sparserm_cli.formatting import size
 
 if TYPE_CHECKING:
     from sparserm_cli.alignment.hf_export.export import ExportSummary
+    from sparserm_cli.alignment.steering.export import ControlVectorSummary
     from sparserm_cli.store.units.records import Manifest
 
 
@@ -34,3 +35,15 @@ def export_model(out: Output, summary: "ExportSummary") -> None:
     )
     load = f'AutoModelForSequenceClassification.from_pretrained("{summary.path}", trust_remote_code=True)'
     out.result(data, f"{summary_line}\nload it: {load}")
+
+
+def export_control_vector(out: Output, summary: "ControlVectorSummary") -> None:
+    """Tell where the control vector is, how long it is and how llama.cpp takes it."""
+    lines = [
+        f"after block {layer}: length {abs(summary.strength) * norm:.3f}, {abs(summary.strength):g} times "
+        f"the mean norm of the residual stream; by itself it moves a score by {gain:+.2f} standard deviations"
+        for layer, norm, gain in zip(summary.layers, summary.norms, summary.gains, strict=True)
+    ]
+    use = f"use it: llama-cli --model {summary.model}.gguf --control-vector {summary.path}"
+    data = {**summary._asdict(), "path": str(summary.path)}
+    out.result(data, "\n".join([f"{summary.path}: {size(summary.bytes)}", *lines, use]))

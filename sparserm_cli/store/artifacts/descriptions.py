@@ -115,8 +115,27 @@ def names_of(run: PurePath, directions: Parent | None) -> Names:
         CorruptStoreError: the descriptions are cut or changed.
 
     """
-    if directions is None or storage_of(descriptions_path(run)).size() < 0:
-        return {}
-    descriptions = read_descriptions(run)
+    descriptions = _beside(run)
+    return {} if descriptions is None or _are_stale(descriptions, directions) else descriptions.names
+
+
+def why_no_names(run: PurePath, directions: Parent | None) -> str:
+    """Return why the names that are there are not shown; "" if they are, or if there are none.
+
+    Arguments and errors as of `names_of`.
+    """
+    descriptions = _beside(run)
+    if descriptions is None or not _are_stale(descriptions, directions):
+        return ""
+    return f"no names are shown: {descriptions_path(run)} describes other directions; run `{COMMAND}`"
+
+
+def _beside(run: PurePath) -> Descriptions | None:
+    """Read the descriptions of a run directory, if there are any."""
+    return read_descriptions(run) if storage_of(descriptions_path(run)).size() >= 0 else None
+
+
+def _are_stale(descriptions: Descriptions, directions: Parent | None) -> bool:
+    """Return whether descriptions are of other directions than these."""
     recorded = descriptions.lineage.parents.get("directions")
-    return descriptions.names if recorded is not None and recorded.digest == directions.digest else {}
+    return directions is None or recorded is None or recorded.digest != directions.digest

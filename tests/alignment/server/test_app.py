@@ -139,6 +139,29 @@ def test_token_rewards_add_up(server: Any, model: RewardModel, path: str) -> Non
         assert sum(token_rewards["rewards"]) == pytest.approx(np.ravel(score)[0], abs=2e-5)
 
 
+@pytest.mark.parametrize("path", POSTS)
+def test_parts_add_up(server: Any, model: RewardModel, path: str) -> None:
+    """Where they are asked for, on every route; the description names the directions of each group."""
+    body = {
+        "messages": [conversation(response) for response in RESPONSES],
+        "queries": PROMPT,
+        "documents": RESPONSES,
+        "query": [templated(model, response) for response in RESPONSES],
+    }
+    answer = ask(server, path, {**body, "parts": True})
+    data = answer.get("data")
+    names = {"score", "probs", "embedding"}
+    scores = answer["rewards"] if data is None else [entry[(names & entry.keys()).pop()] for entry in data]
+    members = answer["parts"] if data is None else [entry["parts"] for entry in data]
+    groups = server.ask("/info")[1]["part_groups"]
+    for score, parts in zip(scores, members, strict=True):
+        assert parts["method"] == "exact"
+        assert list(parts["values"]) == ["intercept", *groups]
+        assert sum(parts["values"].values()) == pytest.approx(np.ravel(score)[0], abs=1e-5)
+    plain = ask(server, path, body)
+    assert {entry["parts"] for entry in plain["data"]} == {None} if data else plain["parts"] is None
+
+
 def test_guards_of_the_server(reward: Any, model: RewardModel) -> None:
     """Normalised, clipped, and null for what is far away; token rewards are null then as well."""
     live = live_server.live
@@ -165,6 +188,8 @@ def test_what_the_server_tells_about_itself(server: Any, model: RewardModel) -> 
     assert [model["id"] for model in listed] == [info["model"]] == [server.service.name]
     assert info["digest"] == model.config.lineage.digest
     assert info["hook_names"] == ["blocks.1.hook_resid_post"]
+    assert [row["feature"] for row in info["directions"]] == model.directions()["feature"].tolist()
+    assert {row["name"] for row in info["directions"]} == {None}  # nothing describes them
     assert ready["probe"]["found"] == pytest.approx(ready["probe"]["expected"], abs=1e-4)
     assert server.ask("/health") == (200, {"status": "ok"})
     ask(server, "/score", {"queries": PROMPT, "documents": RESPONSES})

@@ -25,6 +25,7 @@ from sparserm_cli.store.artifacts.descriptions import (
     descriptions_path,
     names_of,
     read_descriptions,
+    why_no_names,
     write_descriptions,
 )
 from sparserm_cli.store.artifacts.directions import directions_path, read_directions
@@ -121,6 +122,11 @@ def test_descriptions_of_other_directions_are_stale(run: Path) -> None:
     artifact = status(run)["descriptions"]
     assert (artifact.state, artifact.detail) == ("stale", "made from other directions: top_k was 4, is 2")
     assert names_of(run, read_directions(run).lineage.as_parent()) == {}
+    recorded = read_directions(run).lineage.as_parent()
+    expected = (
+        f"no names are shown: {descriptions_path(run)} describes other directions; run `sparserm describe`"
+    )
+    assert why_no_names(run, recorded) == expected
 
 
 def test_without_features_there_is_nothing_to_describe(run: Path) -> None:

@@ -6,19 +6,29 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import tiny_run
 
+from sparserm_cli.analysis.describe.describe import describe
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
+from sparserm_cli.analysis.report.content.explanations import explained_pairs
+from sparserm_cli.analysis.report.content.stored_scores import most_right, pair_scores, stored_scores
+from sparserm_cli.analysis.report.content.tables import shown_directions
+from sparserm_cli.analysis.report.content.texts import Words
 from sparserm_cli.analysis.report.figures.sweeps import sweep_figure, sweep_figures
 from sparserm_cli.analysis.report.report import ReportSummary, report
-from sparserm_cli.config import EvaluateConfig, ReportConfig
+from sparserm_cli.config import DescribeConfig, EvaluateConfig, ReportConfig
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
-from sparserm_cli.store.artifacts.directions import directions_path
+from sparserm_cli.models.checkpoints.resolve import load_tokenizer
+from sparserm_cli.models.reward_model import RewardModel
+from sparserm_cli.store.artifacts.descriptions import read_descriptions, write_descriptions
+from sparserm_cli.store.artifacts.directions import LayerDirections, directions_path, read_directions
 from sparserm_cli.store.artifacts.frequency import frequency_path
 from sparserm_cli.store.artifacts.results import COMPARISON, EVALUATION
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
@@ -27,7 +37,17 @@ from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
 
 tiny_run, NASTY, quiet = tiny_run.tiny_run, tiny_run.NASTY, tiny_run.quiet
-SECTIONS = ["accuracy", "frequency", "directions", "scores", "calibration", "length", "wrong", "provenance"]
+SECTIONS = [
+    "accuracy",
+    "frequency",
+    "directions",
+    "scores",
+    "calibration",
+    "length",
+    "explained",
+    "wrong",
+    "provenance",
+]
 FIGURES = {
     "accuracy-figure",
     "frequency-figure-1",
@@ -127,7 +147,8 @@ def test_every_section_and_figure_is_there(whole: Path) -> None:
     assert [section for section in page.ids() if section in SECTIONS] == SECTIONS
     assert {figure for figure in page.ids() if figure in FIGURES} == FIGURES
     drawings = [attributes for tag, attributes in page.elements if tag == "svg"]
-    assert len(drawings) == len(FIGURES) + 2  # the frequencies of both layers are drawn on two kinds of axes
+    # The frequencies of both layers are drawn on two kinds of axes, and each card has its activations.
+    assert len(drawings) == len(FIGURES) + 2 + 16
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawings)
     assert summary.bytes < 1_500_000
     assert "Not shown" not in page.text
@@ -177,22 +198,115 @@ def test_nothing_is_loaded_from_anywhere(whole: Path) -> None:
     assert policy.startswith("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline';")
 
 
-def test_each_direction_has_its_row_and_its_texts(whole: Path) -> None:
-    """Sixteen directions: three contexts and three responses at either end, the head's weight."""
+def test_each_direction_has_its_card(whole: Path) -> None:
+    """Sixteen directions: contexts, responses at either end, activations, and the weight in the head."""
     page = page_of(whole)
-    rows = [
+    cards = [
         attributes
         for tag, attributes in page.elements
         if tag == "details" and attributes.get("class") == "direction"
     ]
-    assert len(rows) == 16
-    headings = ("Fires most", "Fires least", "Responses furthest along it", "Responses furthest against it")
-    assert [page.text.count(heading) for heading in headings] == [16] * 4
-    marks = [attributes for tag, attributes in page.elements if tag == "mark"]
-    assert len([mark for mark in marks if mark.get("class") == "peak"]) == 16 * 6
-    weights = read_reward(reward_path(whole)).head.weights["weight"]
-    for weight in weights:
+    assert len(cards) == 16
+    headings = (
+        "Fires most strongly",
+        "Fires, over the quantiles of its activations",
+        "Responses furthest along it",
+        "Responses furthest against it",
+        "What is known of it",
+    )
+    assert [page.text.count(heading) for heading in headings] == [16] * 5
+    assert [page.text.count("Fires on "), page.text.count("The axis is logarithmic.")] == [16, 16]
+    peaks = [
+        attributes for tag, attributes in page.elements if tag == "mark" and attributes.get("class") == "peak"
+    ]
+    assert 16 * (3 + 1) <= len(peaks) <= 16 * (3 + 5)
+    reward = read_reward(reward_path(whole))
+    for weight in reward.head.weights["weight"]:
         assert f"{weight:+.3f}" in page.text
+        verb = "raises" if weight > 0 else "lowers"
+        assert f"standard deviation higher {verb} the score by {abs(weight):.3f}, " in page.text
+    assert "Names come from sparserm describe, which has not been run." in page.text.replace("\n", " ")
+
+
+def test_names_stand_on_the_cards(run: Path) -> None:
+    """Those that beat chance; the others are called unnamed, and both can be filtered."""
+    describe(DescribeConfig(run=run), progress=quiet, note=quiet)
+    descriptions = read_descriptions(run)
+    rows = [{**row, "name": None} for row in descriptions.layers[1]]
+    rows[0]["name"] = "“yes”, <b>a number</b>"
+    write_descriptions(run, replace(descriptions, layers={**descriptions.layers, 1: rows}))
+    do(run)
+    page = page_of(run)
+    named = [
+        attributes["data-named"]
+        for tag, attributes in page.elements
+        if attributes.get("class") == "direction"
+    ]
+    assert named.count("yes") == 1 + sum(row["name"] is not None for row in descriptions.layers[2])
+    assert "“yes”, <b>a number</b>" in page.text
+    assert f"unnamed, latent {rows[1]['feature']}" in page.text
+    assert page.text.count("Promotes ") == 16
+    assert f"{named.count('yes')} of the directions shown have a name" in page.text.replace("\n", " ")
+
+
+def test_explained_pairs_add_up_and_lead_to_the_cards(whole: Path) -> None:
+    """Tokens of both responses, their scores as the reward model gives them, links both ways."""
+    page = page_of(whole)
+    text = page.text[page.text.index("Explained pairs") : page.text.index("Most wrong pairs")]
+    assert "Most wrong" in text
+    assert "Most right" in text
+    shades = [
+        attributes
+        for tag, attributes in page.elements
+        if tag == "mark" and attributes.get("class") in {"up", "down"}
+    ]
+    assert len(shades) > 20
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a" and "href" in attributes]
+    cards = {str(link)[1:] for link in links if str(link).startswith("#direction-")}
+    pairs = {str(link)[1:] for link in links if str(link).startswith("#pair-")}
+    assert cards
+    assert pairs
+    assert cards | pairs <= set(page.ids())
+    model = RewardModel.load(whole)
+    capture = ActivationsReader(capture_path(whole))
+    head, stored = model.head, capture.pairs()
+    scores = stored_scores(capture, head, quiet)
+    scored = pair_scores(capture, scores.scores)
+    numbers = most_right(capture, scored, 2)
+    assert scored.margin[numbers[0]] == scored.margin.max()
+    words = Words(capture, load_tokenizer(model.lm.identity), range(capture.plan.layout.responses))
+    for pair in explained_pairs(capture, head, scored, numbers, words):
+        (at,) = np.flatnonzero(stored.row == pair.row)
+        chosen = int(stored.chosen[at])
+        assert pair.chosen.score == pytest.approx(float(scores.scores[chosen]), abs=1e-4)
+        ids = capture.token_ids(chosen)
+        assert "".join(shade.text for shade in pair.chosen.tokens) == words.response(chosen, len(ids))
+        assert max(abs(shade.share) for shade in (*pair.chosen.tokens, *pair.rejected.tokens)) == 1.0
+
+
+def test_another_run_stands_beside(run: Path, whole: Path) -> None:
+    """The same run twice: every value is there twice, and all latents are in both."""
+    do(run, against=whole)
+    page = page_of(run)
+    table = page.text[page.text.index("Beside another run") : page.text.index("How often latents fire")]
+    assert table.count("16 of 16") == 2
+    assert str(whole) in table
+    own = json.loads(EVALUATION.path(whole).read_text())["scorers"]["reward"]["accuracy"]
+    assert table.count(f"{100 * own:.1f} %") >= 2
+    EVALUATION.path(run).unlink()
+    do(run, against=whole)
+    assert "none" in page_of(run).text
+
+
+def test_many_layers_share_the_cards(whole: Path) -> None:
+    """At least sixteen per side and layer; all layers together no more than 64 where that leaves so many."""
+    directions = read_directions(whole)
+    layer = directions.layers[1]
+    values = {field.name: np.repeat(getattr(layer, field.name), 20, axis=0) for field in fields(layer)}
+    wide = LayerDirections(**values)
+    for layers, per_side in ((1, 64), (2, 32), (8, 16)):
+        many = replace(directions, layers=dict.fromkeys(range(layers), wide))
+        assert len(shown_directions(many)) == layers * 2 * per_side
 
 
 def test_provenance_names_digests_of_everything(whole: Path) -> None:
@@ -283,7 +397,7 @@ def test_without_features_there_are_no_contexts(run: Path) -> None:
     assert list(missing) == ["contexts of directions"]
     assert missing["contexts of directions"].endswith("found nothing; run `sparserm encode` first")
     text = page_of(run).text
-    assert "Fires most" not in text
+    assert "Fires most strongly" not in text
     assert "Responses furthest along it" in text
 
 
@@ -294,7 +408,7 @@ def test_before_the_fit_there_are_frequencies_and_contexts(run: Path) -> None:
     assert summary.pairs == 0
     assert {"fit", "length", "wrong", "ends of directions", "score figure"} <= set(summary.missing)
     assert {name for name in page.ids() if name in FIGURES} == {"frequency-figure-1", "frequency-figure-2"}
-    assert "Fires most" in page.text
+    assert "Fires most strongly" in page.text
     assert [section for section in page.ids() if section in SECTIONS] == SECTIONS
 
 
@@ -314,7 +428,7 @@ def test_without_the_model_there_are_no_texts(run: Path) -> None:
     """The tokenizer is gone; numbers and figures are shown."""
     model = run.parent / "elsewhere"
     missing = do(run, model=str(model)).missing
-    assert set(missing) == {"wrong", "contexts of directions", "ends of directions"}
+    assert set(missing) == {"wrong", "explained", "contexts of directions", "ends of directions"}
     assert all(str(model) in reason for reason in missing.values())
 
 
@@ -467,6 +581,7 @@ def test_axe_finds_no_fault(
     run = f"axe.run().then(r => {{document.body.textContent = 'AXE' + JSON.stringify({FAILURES}) + 'END'}})"
     scripts = f"<script>{AXE.read_text(encoding='utf-8')}</script><script>{run}</script>"
     page = (whole / "report.html").read_text(encoding="utf-8").replace("</main>", f"{spoilt}</main>")
+    page = page.replace('<details class="direction"', '<details open class="direction"')
     (tmp_path / "axe.html").write_text(page.replace("</body>", f"{scripts}</body>"), encoding="utf-8")
     dark = ("--blink-settings=preferredColorScheme=0",) if scheme == "dark" else ()
     dom, _ = browse(tmp_path / "axe.html", tmp_path / "profile", *dark)

@@ -127,6 +127,11 @@ def most_wrong(capture: ActivationsReader, pairs: PairScores, count: int) -> Int
     return order[np.sort(first)[:count]]
 
 
+def most_right(capture: ActivationsReader, pairs: PairScores, count: int) -> Int64[np.ndarray, " most"]:
+    """Return the pairs whose chosen response is preferred most clearly; arguments as of `most_wrong`."""
+    return most_wrong(capture, pairs._replace(margin=-pairs.margin), count)
+
+
 class _Extremes:
     """The largest values of each column so far, and where they were."""
 

@@ -7,17 +7,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.analysis.report.content.contexts import Contexts
+from sparserm_cli.analysis.firing import Firing, halves, over_quantiles
+from sparserm_cli.analysis.report.content.histogram import Histogram, histogram_of
 from sparserm_cli.analysis.report.content.stored_scores import PairScores, StoredScores
 from sparserm_cli.analysis.report.content.texts import Excerpt, Stretch, Words
 from sparserm_cli.formatting import percent
+from sparserm_cli.models.head.attribution import effects
+from sparserm_cli.models.head.reward_head import RewardHead
+from sparserm_cli.store.artifacts.descriptions import Descriptions
 from sparserm_cli.store.artifacts.directions import Directions
 from sparserm_cli.store.artifacts.reward import Metric, RewardFiles
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 from sparserm_cli.store.run.artifacts import Artifact
 
-SHOWN_DIRECTIONS = 64
-"""Directions a side and layer that are shown: the first, which are the strongest."""
+SHOWN_DIRECTIONS, FEWEST_DIRECTIONS = 64, 16
+"""Strongest directions per side that are shown; each layer has its share, and no fewer than the second."""
+SAMPLED = 5
+"""Contexts over the quantiles of a direction's activations that are shown."""
 _PAIR_TOKENS = 300
 _SPLITS = {"validation": "validation", "train": "all, fitted"}
 """How the page names the sets of pairs that `fit` measures on."""
@@ -40,31 +46,78 @@ class DirectionRow(NamedTuple):
 
     Fields:
         layer: block from 0.
+        number: number of the direction in its layer.
         preferred: whether it is of the preferred side.
         feature: latent; None for a random direction.
-        statistic: what it was chosen by.
+        statistic: statistic by which it was chosen.
         rate_chosen: share of the chosen side on which it fires.
-        rate_rejected: the same of the rejected side.
-        q: of McNemar's test.
-        weight: of a linear head, in score a standard deviation; None if there is none.
-        strongest: where the latent fires most.
-        weakest: where it fires least.
+        rate_rejected: the same share of the rejected side.
+        q: q-value of McNemar's test.
+        effect: half the difference in score between one standard deviation above the mean and one below, the
+            weight of a linear head; None without a reward model.
+        description: what `describe` says of it; None without that.
+        histogram: number of tokens on which it fires, by activation; None where it was not looked for.
+        strongest: where the latent fires most strongly.
+        sampled: where it fires, over the quantiles of its activations.
         highest: responses furthest along the direction.
         lowest: responses furthest against it.
     """
 
     layer: int
+    number: int
     preferred: bool
     feature: int | None
     statistic: float
     rate_chosen: float
     rate_rejected: float
     q: float
-    weight: float | None
+    effect: float | None
+    description: Mapping[str, Any] | None = None
+    histogram: Histogram | None = None
     strongest: tuple[Stretch, ...] = ()
-    weakest: tuple[Stretch, ...] = ()
+    sampled: tuple[Stretch, ...] = ()
     highest: tuple[Excerpt, ...] = ()
     lowest: tuple[Excerpt, ...] = ()
+
+    @property
+    def anchor(self) -> str:
+        """Name of its place on the page."""
+        return f"direction-{self.layer}-{self.number}"
+
+    @property
+    def title(self) -> str:
+        """Name of the direction, or its latent."""
+        if self.description is not None and self.description["name"]:
+            return str(self.description["name"])
+        return "random direction" if self.feature is None else f"unnamed, latent {self.feature}"
+
+    @property
+    def side(self) -> str:
+        """Side that it speaks for, in one word."""
+        return "preferred" if self.preferred else "dispreferred"
+
+    @property
+    def score(self) -> Mapping[str, Any] | None:
+        """How well the name tells contexts apart; None without a name that was tried."""
+        made = self.description and (self.description["model"] or self.description["rule"])
+        return made["score"] if made else None
+
+    @property
+    def sign(self) -> str:
+        """What the head does with the direction, in words."""
+        if self.effect is None:
+            return "No reward model looks at it."
+        verb = "raises" if self.effect > 0 else "lowers"
+        agrees = (self.effect > 0) == self.preferred
+        side = self.side
+        why = (
+            f"as its side, {side}, lets one expect"
+            if agrees
+            else f"although its side is {side}: the head corrects for other directions by it"
+        )
+        return (
+            f"A projection one standard deviation higher {verb} the score by {abs(self.effect):.3f}, {why}."
+        )
 
 
 class WrongPair(NamedTuple):
@@ -107,18 +160,20 @@ class ArtifactRow(NamedTuple):
 
 def fit_table(metrics: Sequence[Metric]) -> AccuracyTable:
     """Return the accuracies that `fit` measured."""
-    splits = [name for name in _SPLITS if any(one.split == name for one in metrics)]
-    found = {(one.scorer, one.split): one for one in metrics}
+    splits = [name for name in _SPLITS if any(metric.split == name for metric in metrics)]
+    metric_of = {(metric.scorer, metric.split): metric for metric in metrics}
     columns: list[str] = []
     for split in splits:
-        pairs = next(one.pairs for one in metrics if one.split == split)
+        pairs = next(metric.pairs for metric in metrics if metric.split == split)
         columns += [f"{_SPLITS[split]}, {pairs:,} pairs", "95 % interval"]
     rows = []
-    for scorer in dict.fromkeys(one.scorer for one in metrics):
+    for scorer in dict.fromkeys(metric.scorer for metric in metrics):
         cells: list[str] = []
         for split in splits:
-            one = found.get((scorer, split))
-            cells += ["", ""] if one is None else [percent(one.accuracy), interval(one.low, one.high)]
+            metric = metric_of.get((scorer, split))
+            cells += (
+                ["", ""] if metric is None else [percent(metric.accuracy), interval(metric.low, metric.high)]
+            )
         rows.append((scorer, tuple(cells)))
     return AccuracyTable(tuple(columns), tuple(rows))
 
@@ -127,75 +182,82 @@ def evaluation_table(metrics: Mapping[str, Any]) -> AccuracyTable:
     """Return what `evaluate` measured, by the rules of its benchmark."""
     scorers: Mapping[str, Mapping[str, Any]] = metrics["scorers"]
     columns: tuple[str, ...]
-    if metrics["benchmark"] == "pairs":
+    if "pairs" in metrics:
         columns = ("accuracy", "95 % interval", "reward less this", "pairs", "prompts", "ties")
-        rows = [(name, _pair_cells(told)) for name, told in scorers.items()]
+        rows = [(name, _pair_cells(results)) for name, results in scorers.items()]
     elif metrics["benchmark"] == "rm-bench":
         columns = ("hard", "normal", "easy", "total", "95 % interval")
-        rows = [(name, _rm_bench_cells(told, columns[:3])) for name, told in scorers.items()]
+        rows = [(name, _rm_bench_cells(results, columns[:3])) for name, results in scorers.items()]
     else:
         columns = (*metrics["prompts"], "score", "95 % interval")
-        rows = [(name, _best_of_n_cells(told, columns[:-2])) for name, told in scorers.items()]
+        rows = [(name, _best_of_n_cells(results, columns[:-2])) for name, results in scorers.items()]
     return AccuracyTable(columns, tuple(rows))
 
 
 def shown_directions(directions: Directions) -> list[tuple[int, int]]:
     """Return layer and number of the directions that are shown, preferred ones first in each layer."""
+    most = max(SHOWN_DIRECTIONS // max(len(directions.layers), 1), FEWEST_DIRECTIONS)
     return [
         (layer, int(number))
-        for layer, one in directions.layers.items()
+        for layer, selected in directions.layers.items()
         for side in (1, -1)
-        for number in np.flatnonzero(one.side == side)[:SHOWN_DIRECTIONS]
+        for number in np.flatnonzero(selected.side == side)[:most]
     ]
 
 
 def projection_of(reward: RewardFiles, layer: int, number: int) -> int:
     """Return which of the head's projections is that of a direction, pooled in the first way."""
-    before = [one for one in reward.config.layers if one < layer]
+    before = [other for other in reward.config.layers if other < layer]
     poolings = len(POOLINGS[reward.config.pool])
-    return sum(len(reward.head.directions[one]) * poolings for one in before) + number
+    return sum(len(reward.head.directions[other]) * poolings for other in before) + number
 
 
 def direction_rows(
     directions: Directions,
     reward: RewardFiles | None,
-    contexts: Mapping[tuple[int, int], Contexts],
+    firing: Mapping[tuple[int, int], Firing],
     stored: StoredScores | None,
     words: Words | None,
+    descriptions: Descriptions | None,
 ) -> Iterator[DirectionRow]:
     """Yield the directions that are shown.
 
     Args:
         directions: all of them.
         reward: the reward model that was made of them, if there is one.
-        contexts: layer and feature to contexts, where they were looked for.
+        firing: layer and feature to where the latent fires, where that was looked for.
         stored: responses at the ends of each projection, if they were looked for.
         words: the texts; None shows no text.
+        descriptions: what `describe` says of the directions; None without it.
 
     """
+    effects_of = None if reward is None else effects(RewardHead.from_files(reward))
     for layer, number in shown_directions(directions):
-        one = directions.layers[layer]
-        feature = int(one.feature[number])
+        selected = directions.layers[layer]
+        feature = int(selected.feature[number])
         texts: dict[str, Any] = {}
         at = None if reward is None else projection_of(reward, layer, number)
-        if words is not None:
-            found = contexts.get((layer, feature), Contexts())
-            most = max((context.value for context in found.strongest), default=1.0)
-            texts["strongest"] = tuple(words.stretch(context, most) for context in found.strongest)
-            texts["weakest"] = tuple(words.stretch(context, most) for context in found.weakest)
-            if stored is not None and at is not None:
-                texts["highest"] = words.excerpts(stored.highest[:, at], stored.highest_at[:, at])
-                texts["lowest"] = words.excerpts(stored.lowest[:, at], stored.lowest_at[:, at])
-        weights = None if reward is None else reward.head.weights.get("weight")
+        places = firing.get((layer, feature))
+        if words is not None and places is not None:
+            most = max((context.value for context in places.strongest), default=1.0)
+            sampled = over_quantiles(halves(places.firing), SAMPLED)
+            texts["strongest"] = tuple(words.stretch(context, most) for context in places.strongest)
+            texts["sampled"] = tuple(words.stretch(context, most) for context in sampled)
+        if words is not None and stored is not None and at is not None:
+            texts["highest"] = words.excerpts(stored.highest[:, at], stored.highest_at[:, at])
+            texts["lowest"] = words.excerpts(stored.lowest[:, at], stored.lowest_at[:, at])
         yield DirectionRow(
             layer=layer,
-            preferred=bool(one.side[number] > 0),
+            number=number,
+            preferred=bool(selected.side[number] > 0),
             feature=None if feature < 0 else feature,
-            statistic=float(one.statistic[number]),
-            rate_chosen=float(one.rate_chosen[number]),
-            rate_rejected=float(one.rate_rejected[number]),
-            q=float(one.q[number]),
-            weight=None if weights is None or at is None else float(weights[at]),
+            statistic=float(selected.statistic[number]),
+            rate_chosen=float(selected.rate_chosen[number]),
+            rate_rejected=float(selected.rate_rejected[number]),
+            q=float(selected.q[number]),
+            effect=None if effects_of is None or at is None else float(effects_of[at]),
+            description=None if descriptions is None else descriptions.layers[layer][number],
+            histogram=None if places is None else histogram_of(places.histogram),
             **texts,
         )
 
@@ -204,11 +266,11 @@ def wrong_pairs(
     pairs: PairScores, taken: Int64[np.ndarray, " most"], stored: StoredScores, words: Words
 ) -> Iterator[WrongPair]:
     """Yield pairs with their texts and scores."""
-    for one in taken:
-        chosen, rejected = int(pairs.chosen[one]), int(pairs.rejected[one])
+    for pair in taken:
+        chosen, rejected = int(pairs.chosen[pair]), int(pairs.rejected[pair])
         yield WrongPair(
-            int(pairs.row[one]),
-            float(pairs.margin[one]),
+            int(pairs.row[pair]),
+            float(pairs.margin[pair]),
             words.prompt(chosen),
             (words.response(chosen, _PAIR_TOKENS), float(stored.scores[chosen])),
             (words.response(rejected, _PAIR_TOKENS), float(stored.scores[rejected])),
@@ -217,13 +279,15 @@ def wrong_pairs(
 
 def provenance(artifacts: Sequence[Artifact]) -> Iterator[ArtifactRow]:
     """Yield the artifacts with everything they say of themselves."""
-    for one in artifacts:
-        if one.lineage is None:
-            yield ArtifactRow(one.name, one.state, one.detail, "")
+    for artifact in artifacts:
+        if artifact.lineage is None:
+            yield ArtifactRow(artifact.name, artifact.state, artifact.detail, "")
             continue
-        parents = tuple((name, parent.digest) for name, parent in one.lineage.parents.items())
-        settings = tuple((field, _shown(value)) for field, value in one.lineage.identity.items())
-        yield ArtifactRow(one.name, one.state, one.detail, one.lineage.digest, parents, settings)
+        parents = tuple((name, parent.digest) for name, parent in artifact.lineage.parents.items())
+        settings = tuple((field, _shown(value)) for field, value in artifact.lineage.identity.items())
+        yield ArtifactRow(
+            artifact.name, artifact.state, artifact.detail, artifact.lineage.digest, parents, settings
+        )
 
 
 def interval(low: float, high: float) -> str:
@@ -231,28 +295,28 @@ def interval(low: float, high: float) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
-def _pair_cells(told: Mapping[str, Any]) -> tuple[str, ...]:
-    gap = told.get("reward_less_this")
+def _pair_cells(results: Mapping[str, Any]) -> tuple[str, ...]:
+    gap = results.get("reward_less_this")
     shown = ""
     if gap is not None:
         shown = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-    counts = (f"{told[name]:,}" for name in ("pairs", "prompts", "ties"))
-    return (percent(told["accuracy"]), interval(told["low"], told["high"]), shown, *counts)
+    counts = (f"{results[name]:,}" for name in ("pairs", "prompts", "ties"))
+    return (percent(results["accuracy"]), interval(results["low"], results["high"]), shown, *counts)
 
 
-def _rm_bench_cells(told: Mapping[str, Any], parts: Sequence[str]) -> tuple[str, ...]:
-    domains = told["domains"].values()
-    means = (percent(float(np.mean([one[part] for one in domains]))) for part in parts)
-    return (*means, percent(told["total"]), interval(told["low"], told["high"]))
+def _rm_bench_cells(results: Mapping[str, Any], parts: Sequence[str]) -> tuple[str, ...]:
+    domains = results["domains"].values()
+    means = (percent(float(np.mean([domain[part] for domain in domains]))) for part in parts)
+    return (*means, percent(results["total"]), interval(results["low"], results["high"]))
 
 
-def _best_of_n_cells(told: Mapping[str, Any], subsets: Sequence[str]) -> tuple[str, ...]:
-    parts = (percent(told["subsets"][one]) for one in subsets)
-    return (*parts, percent(told["score"]), interval(told["low"], told["high"]))
+def _best_of_n_cells(results: Mapping[str, Any], subsets: Sequence[str]) -> tuple[str, ...]:
+    parts = (percent(results["subsets"][subset]) for subset in subsets)
+    return (*parts, percent(results["score"]), interval(results["low"], results["high"]))
 
 
 def _shown(value: Any) -> str:
     """Write a recorded value on one line."""
     if isinstance(value, list):
-        return ", ".join(_shown(one) for one in value)
+        return ", ".join(_shown(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value)

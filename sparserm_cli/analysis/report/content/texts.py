@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from sparserm_cli.analysis.report.content.contexts import Context
+from sparserm_cli.analysis.firing import Context
 from sparserm_cli.models.token_text import LEAD, decoded, printable, token_texts
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.token_ids import ids_of
@@ -99,6 +99,11 @@ class Words:
         ids = self._ids[number].response
         text = decoded(self._tokenizer, ids[:most])
         return text + ELLIPSIS if len(ids) > most else text
+
+    def token_texts(self, number: int, most: int) -> list[str]:
+        """Return the texts of the first `most` tokens of a response."""
+        ids = self._ids[number]
+        return token_texts(self._tokenizer, ids.response[:most], ids.prompt)
 
     def stretch(self, context: Context, strongest: float) -> Stretch:
         """Return a context with its text; `strongest` is the value that is shown as 1."""

@@ -8,7 +8,7 @@ from helpers import planted_run as planted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm_cli.analysis.report.content.contexts import Context
+from sparserm_cli.analysis.firing import Context
 from sparserm_cli.analysis.report.content.texts import Words, _beginning, _frame
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.store.capture.artifact import capture_path
@@ -50,7 +50,7 @@ def test_long_responses_are_cut_and_control_characters_shown(words: Words) -> No
 
 def test_a_stretch_has_a_text_and_a_strength_for_each_token(words: Words) -> None:
     """The é is two tokens; the second has its text, the strengths are relative."""
-    stretch = words.stretch(Context(0, 9, 2.0, 7, (0.0, 1.0, 2.0, 0.0)), 4.0)
+    stretch = words.stretch(Context(0, 9, 2.0, 7, (0.0, 1.0, 2.0, 0.0), (0, 0, 0, 0), last=False), 4.0)
     assert [token.text for token in stretch.tokens] == [" ", "", "é", " "]
     assert [token.strength for token in stretch.tokens] == [0.0, 0.25, 0.5, 0.0]
     assert [token.peak for token in stretch.tokens] == [False, False, True, False]
