@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers import live_server
 
+from sparserm_cli.alignment.server import service
 from sparserm_cli.config import ServeConfig
-from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.models.reward_model import RewardModel
 
 PROMPT = "Question 3?"
@@ -197,6 +198,18 @@ def test_what_the_server_tells_about_itself(server: Any, model: RewardModel) -> 
     assert 'sparserm_requests_total{path="/score",status="200"}' in metrics
     assert "sparserm_waiting_tokens 0.0" in metrics
     assert "sparserm_responses_total" in metrics
+
+
+def test_damaged_directions_do_not_stop_the_server(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores need nothing of them, so `/info` has no list of directions then."""
+
+    def damaged(*_: Any) -> None:
+        raise CorruptStoreError("directions", "a seal", "another", "run `sparserm select` again")
+
+    monkeypatch.setattr(service, "direction_rows", damaged)
+    assert service.listed_directions(model) is None
 
 
 def test_later_responses_find_their_prompt(server: Any, model: RewardModel) -> None:
