@@ -78,7 +78,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
 
     Raises:
         BadInputError: there are no training or no validation pairs, or too few prompts for model selection.
-        UsageError: pairs are to count by their margins, and the capture has none.
+        UsageError: pairs are to count by their margins, and the capture has none, or twins are not captured.
         IncompatibleError: activations or directions are missing, or do not belong together.
         CorruptStoreError: activations or directions are damaged.
         ResourceError: the disk is full.
@@ -91,14 +91,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     directions = read_directions(config.run)
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
-    identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
-    for name in ("weights", "by"):  # left out where not used, so that earlier reward models stay up to date
-        if getattr(config, name) is not None:
-            identity[name] = getattr(config, name)
-    if config.invariant_to is not None:
-        identity["invariant_to"] = twins_digest(config.invariant_to)
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
-    lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
+    lineage, path = Lineage(TYPE, VERSION, _identity(config), parents), reward_path(config.run)
     if is_made(config.run, lineage):
         note(f"{path.name} is up to date")
         return FitSummary(path, read_reward(path).config, time.monotonic() - begun, fresh=True)
@@ -139,6 +133,20 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         weights = {name: arrays.weights for name, arrays in by_group.heads.items()}
         written = write_reward(path, RewardFiles(record, head.final, stored, whitening, weights))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
+
+
+def _identity(config: FitConfig) -> dict[str, Any]:
+    """Return the options on which the reward model depends.
+
+    Later options are left out where they are not used, so that earlier reward models stay up to date.
+    """
+    identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
+    for name in ("weights", "by"):
+        if getattr(config, name) is not None:
+            identity[name] = getattr(config, name)
+    if config.invariant_to is not None:
+        identity["invariant_to"] = twins_digest(config.invariant_to)
+    return identity
 
 
 def _style_of(
