@@ -29,6 +29,7 @@ from sparserm_cli.stages.fit.model_selection import (
     try_settings,
 )
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
+from sparserm_cli.stages.fit.style import Style, find_style, style_sentence, twins_digest, without_style
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward import (
@@ -94,6 +95,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     for name in ("weights", "by"):  # left out where not used, so that earlier reward models stay up to date
         if getattr(config, name) is not None:
             identity[name] = getattr(config, name)
+    if config.invariant_to is not None:
+        identity["invariant_to"] = twins_digest(config.invariant_to)
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
@@ -108,6 +111,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     names = groups_of_pairs(capture, config.run, config.by) if config.by is not None else np.empty(0, str)
     # 3. Choose the setting of the head: the given one, or the best on folds of the training prompts.
     rows = {layer: selected.rows for layer, selected in directions.layers.items()}
+    if (style := _style_of(config, capture, split, tuple(rows), note)) is not None:
+        rows, weighing = without_style(rows, style), {**weighing, "style": style.facts}
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
     setting = best_setting(tried).setting if tried else config.setting
     # 4. Fit the head on the projections, and the controls on the same pairs.
@@ -117,7 +122,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     if config.by is not None:
         by_group = fit_groups(split, taken, head, names, config.by, config.seed)
     note(f"fitting the controls: {', '.join(FITTED)}")
-    controls = fit_controls(capture, split, rows, setting, config.seed)
+    controls = fit_controls(capture, split, rows, setting, config.seed, style)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
     penalties = {name: penalties_of(control.facts) for name, control in controls.items()}
     facts = {**head.facts, **selection_record(tried), **weighing, "control_penalties": penalties}
@@ -134,6 +139,18 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         weights = {name: arrays.weights for name, arrays in by_group.heads.items()}
         written = write_reward(path, RewardFiles(record, head.final, stored, whitening, weights))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
+
+
+def _style_of(
+    config: FitConfig, capture: ActivationsReader, split: Split, layers: tuple[int, ...], note: Note
+) -> Style | None:
+    """Find what the twins of `--invariant-to` say that style moves; None without the option."""
+    if config.invariant_to is None:
+        return None
+    pool = "both" if config.choose else config.setting.pool
+    style = find_style(config.invariant_to, capture, split, layers, pool, config.seed)
+    note(style_sentence(style))
+    return style
 
 
 def _check_ancestors(run: PurePath, directions: Directions) -> None:
