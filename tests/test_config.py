@@ -86,6 +86,6 @@ def test_what_is_not_told_of_the_head_is_the_default():
 )
 def test_what_is_chosen_cannot_be_told(given, options):
     """Even an option that says what the default is."""
-    expected = "--choose: expected no --pool, --head or --loss beside it, nor in sparserm.toml"
+    expected = "--choose: expected no --pool, --head, --loss or --plain beside it, nor in sparserm.toml"
     text = message(lambda: FitConfig(choose=True, **given))
     assert text == f"{expected}, found {options}; leave --choose out, or what it chooses"

@@ -2,8 +2,10 @@
 
     python examples/recipes/data.py truthful-qa --folder work
 
-- truthful-qa: all correct against all incorrect answers; a fifth of the questions is for testing.
+- truthful-qa: all correct against all incorrect answers; a fifth of the questions is for testing. With
+  --pairs that many pairs of one correct and one incorrect answer are drawn for training.
 - safe-rlhf: PKU-SafeRLHF, the safe against the unsafe response where exactly one is safe.
+- red-team: the harmless part of HH-RLHF, which is our guess at the paper's Red-Teaming data.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 SEED = 0
+DRAWN_PAIRS = 1000
 
 
 def truthful_qa(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -33,20 +36,41 @@ def safe_rlhf(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
             yield {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
 
 
-def split(name: str, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Fetch a data set and return its training rows and its test rows."""
+def single_pairs(rows: Iterable[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
+    """Draw pairs of one chosen and one rejected answer, every pair of every row with the same chance."""
+    pairs = [
+        {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
+        for row in rows
+        for chosen in row["chosen"]
+        for rejected in row["rejected"]
+    ]
+    return random.Random(SEED).sample(pairs, min(count, len(pairs)))
+
+
+def split(name: str, pairs: int | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Fetch a data set and return what is for training and what for testing."""
     from datasets import load_dataset
 
     if name == "truthful-qa":
         rows = list(truthful_qa(load_dataset("truthfulqa/truthful_qa", "generation", split="validation")))
         random.Random(SEED).shuffle(rows)
-        return rows[len(rows) // 5 :], rows[: len(rows) // 5]
-    train, test = (
-        list(safe_rlhf(load_dataset("PKU-Alignment/PKU-SafeRLHF", split=part))) for part in ("train", "test")
+        train, test = rows[len(rows) // 5 :], rows[: len(rows) // 5]
+        return (train if pairs is None else single_pairs(train, pairs)), test
+    if name == "red-team":
+        train, test = (
+            list(load_dataset("Anthropic/hh-rlhf", data_dir="harmless-base", split=part))
+            for part in ("train", "test")
+        )
+    else:
+        train, test = (
+            list(safe_rlhf(load_dataset("PKU-Alignment/PKU-SafeRLHF", split=part)))
+            for part in ("train", "test")
+        )
+        seen = {row["prompt"] for row in train}
+        test = [row for row in test if row["prompt"] not in seen]
+    return tuple(
+        random.Random(SEED).sample(rows, min(pairs or DRAWN_PAIRS, len(rows))) for rows in (train, test)
     )
-    seen = {row["prompt"] for row in train}
-    test = [row for row in test if row["prompt"] not in seen]
-    return tuple(random.Random(SEED).sample(rows, min(pairs, len(rows))) for rows in (train, test))
 
 
 def main() -> None:
@@ -54,8 +78,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("name", choices=["truthful-qa", "safe-rlhf"])
-    parser.add_argument("--pairs", type=int, default=1000, help="pairs of safe-rlhf in each file")
+    parser.add_argument("name", choices=["truthful-qa", "safe-rlhf", "red-team"])
+    parser.add_argument("--pairs", type=int, help="pairs to draw; 1000 of safe-rlhf and red-team without it")
     parser.add_argument("--folder", type=Path, default=Path(), help="where to")
     options = parser.parse_args()
     for part, rows in zip(("train", "test"), split(options.name, options.pairs), strict=True):

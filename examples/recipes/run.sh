@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From public data to a reward model and its accuracy beside the controls, in a folder of its own:
-# bash examples/recipes/run.sh gemma-2-2b-it [truthful-qa|safe-rlhf] [FOLDER]
+# bash examples/recipes/run.sh gemma-2-2b-it [truthful-qa|safe-rlhf|red-team] [FOLDER]
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 recipe=${1:?name a recipe: $(cd "$here" && echo *.toml | sed 's/\.toml//g')}

@@ -42,7 +42,7 @@ def explain(config: ExplainConfig, *, note: Note) -> Explanation:
     # 2. Read the response, and divide its score.
     row = _typed_row(model, config) if reader is None else _file_row(model, reader, config.row)
     row = _one_response(row, config.response)
-    explanation = model.explained(row, config.response)
+    explanation = model.explained(row, config.response, config.part_groups)
     if explanation.method != "exact":
         note(f"integrated gradients are approximate: here they miss {explanation.error:+.1e} of the score")
     return explanation

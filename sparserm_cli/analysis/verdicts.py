@@ -16,7 +16,7 @@ def evaluation_verdict(metrics: Mapping[str, Any]) -> str:
     against = gaps(
         {name: row["reward_less_this"] for name, row in scorers.items() if "reward_less_this" in row}
     )
-    if benchmark == "pairs":
+    if "pairs" in metrics:
         return verdict(reward, f"{metrics['pairs']:,} pairs", prompts, against)
     key, count = {
         "rm-bench": ("total", "the comparisons of RM-Bench"),

@@ -45,7 +45,13 @@ from sparserm_cli.config.run_directory import (
     StatusConfig,
     VerifyConfig,
 )
-from sparserm_cli.config.scoring import ResponsesConfig, ScoreConfig, ScoreLimits
+from sparserm_cli.config.scoring import (
+    AdaptConfig,
+    EditConfig,
+    ResponsesConfig,
+    ScoreConfig,
+    ScoreLimits,
+)
 from sparserm_cli.config.serve import KEY_VARIABLE, ServeConfig
 from sparserm_cli.config.train_sae import SAERecipe, TrainSAEConfig
 from sparserm_cli.locations import RemotePath, local_folder, parse_location
@@ -61,10 +67,12 @@ __all__ = [
     "DESCRIBER_KEY",
     "KEY_VARIABLE",
     "STAGES",
+    "AdaptConfig",
     "CacheConfig",
     "CompareConfig",
     "DescribeConfig",
     "DoctorConfig",
+    "EditConfig",
     "EncodeConfig",
     "EngineConfig",
     "EnvConfig",

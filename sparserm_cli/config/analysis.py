@@ -21,10 +21,11 @@ class EvaluateConfig(ResponsesConfig):
     """`evaluate`: accuracy of the reward model on labelled data."""
 
     benchmark: Annotated[
-        Literal["pairs", "rm-bench", "reward-bench-2"],
+        Literal["pairs", "rm-bench", "reward-bench-2", "judge-bench", "ppe"],
         Option(
-            "Benchmark whose scoring rules are applied: pairs won (pairs), RM-Bench's matrix (rm-bench), or "
-            "the best of four of RewardBench 2 (reward-bench-2).",
+            "Benchmark whose scoring rules are applied: pairs won (pairs), RM-Bench's matrix (rm-bench), the "
+            "best of four of RewardBench 2 (reward-bench-2), pairs won by domain (judge-bench), or pairs won "
+            "and the best of K (ppe).",
             DATA,
         ),
     ] = "pairs"
@@ -219,6 +220,7 @@ class ExplainConfig(ResponsesConfig):
     top: Annotated[
         int, Option("Number of directions shown, those with the largest parts.", OUTPUT, check=AT_LEAST_1)
     ] = 10
+    part_groups: shared.PartGroups = shared.PART_GROUPS
 
     def __post_init__(self) -> None:
         """Check that exactly one response is meant.

@@ -226,6 +226,12 @@ class HeadSetting:
     pool: shared.Pool = "mean"
     head: shared.Head = "mlp"
     loss: shared.Loss = "margin"
+    plain: bool = False
+    """Whether the hidden layer is trained from random weights, as in the paper; see `FitConfig.plain`."""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the setting as JSON; `plain` only where it is so, as earlier releases recorded it."""
+        return {name: value for name, value in vars(self).items() if name != "plain" or value}
 
 
 @dataclass(frozen=True)
@@ -254,11 +260,27 @@ class FitConfig(StageConfig):
             shown=HeadSetting.loss,
         ),
     ] = None
+    plain: Annotated[
+        bool,
+        Option(
+            "Train the hidden layer as the paper describes it: from random weights, without whitening and "
+            "without the linear head to start from."
+        ),
+    ] = False
     weights: Annotated[
         Literal["margin"] | None,
         Option(
             "Let each pair count by its margin: how much better the data say that the chosen response is.",
             shown="all pairs count alike",
+        ),
+    ] = None
+    by: Annotated[
+        str | None,
+        Option(
+            "Column of the data, such as annotator or domain, each value of which gets a head of its own "
+            "over the same directions.",
+            metavar="COLUMN",
+            shown="one head for all pairs",
         ),
     ] = None
     val_fraction: Annotated[
@@ -274,17 +296,21 @@ class FitConfig(StageConfig):
     ] = 0
 
     def __post_init__(self) -> None:
-        """Check that what is to be chosen is not given as well.
+        """Check that what is to be chosen is not given as well, and that a plain head has a hidden layer.
 
         Raises:
-            UsageError: it is, or a value is out of range.
+            UsageError: one of these does not hold, or a value is out of range.
 
         """
         super().__post_init__()
         if self.choose and self._given:
-            expected = "no --pool, --head or --loss beside it, nor in sparserm.toml"
+            expected = "no --pool, --head, --loss or --plain beside it, nor in sparserm.toml"
             found = ", ".join(f"--{name}" for name in self._given)
             raise UsageError("--choose", expected, found, "leave --choose out, or what it chooses")
+        if self.plain and self.head == "linear":
+            raise UsageError(
+                "--plain", "a hidden layer (--head mlp)", "--head linear", "leave one of them out"
+            )
 
     @property
     def setting(self) -> HeadSetting:
@@ -295,4 +321,4 @@ class FitConfig(StageConfig):
     def _given(self) -> dict[str, Any]:
         """The options of the setting that were given."""
         values = {item.name: getattr(self, item.name) for item in fields(HeadSetting)}
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None and value is not False}

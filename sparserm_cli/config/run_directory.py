@@ -152,6 +152,7 @@ class ExportConfig(StageConfig):
         ),
     ] = None
     reward: shared.Reward = None
+    group: shared.Group = None
     model: shared.MovedModel = None
     base_model: Annotated[
         str | None, Option("Hub id of the language model, for the card.", CARD, shown="the fit's")

@@ -17,6 +17,7 @@ class ServeConfig(StageConfig, ScoreLimits):
     """`serve`: rewards over HTTP."""
 
     reward: shared.Reward = None
+    group: shared.Group = None
     host: Annotated[str, Option("Address to listen on; any but a loopback address needs a key.", ADDRESS)] = (
         "127.0.0.1"
     )
@@ -28,6 +29,7 @@ class ServeConfig(StageConfig, ScoreLimits):
     model: shared.MovedModel = None
     device: shared.Device = "auto"
     batch_tokens: shared.BatchTokens = None
+    part_groups: shared.PartGroups = shared.PART_GROUPS
     strict: Annotated[
         bool,
         Option(

@@ -10,6 +10,7 @@ from sparserm_cli.config.option import (
     DATA,
     LIMITS,
     MODEL,
+    NOT_NEGATIVE,
     OUTPUT,
     SHARE,
     Option,
@@ -98,8 +99,11 @@ ValFraction = Annotated[
     float, Option("Share of the prompts that form the validation split, from 0 to 1.", DATA, check=SHARE)
 ]
 Unit = Annotated[
-    Literal["token", "response"],
-    Option("Count how often a latent fires per token, or per response."),
+    Literal["token", "response", "last", "mean"],
+    Option(
+        "Count how often a latent fires per token, per response (on any of its tokens), or on one vector per "
+        "response: that of its last token, or the mean of its tokens."
+    ),
 ]
 Reward = Annotated[
     PurePath | None,
@@ -109,6 +113,14 @@ Reward = Annotated[
         metavar="PATH|URL",
         shown="RUN/reward",
         path="always",
+    ),
+]
+Group = Annotated[
+    str | None,
+    Option(
+        "Group whose head scores, of a reward model that was fitted with --by.",
+        MODEL,
+        shown="the head of all pairs",
     ),
 ]
 Responses = Annotated[
@@ -145,6 +157,17 @@ Abstain = Annotated[
         OUTPUT,
         check=ABOVE_0,
         shown="score all",
+    ),
+]
+PART_GROUPS = 10
+"""Number of groups of directions unless another is given; a person reads that many lines."""
+PartGroups = Annotated[
+    int,
+    Option(
+        "Number of groups of similar directions that parts of scores are given for; 0 gives one part per "
+        "direction.",
+        OUTPUT,
+        check=NOT_NEGATIVE,
     ),
 ]
 Force = Annotated[bool, Option("Replace what other settings have made.", OUTPUT)]

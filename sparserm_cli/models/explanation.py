@@ -10,9 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.config.shared import PART_GROUPS
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.models.checkpoints.resolve import load_tokenizer
-from sparserm_cli.models.head.attribution import Attribution, Method, attributions, columns, effects
+from sparserm_cli.models.head.attribution import (
+    Attribution,
+    Method,
+    attributions,
+    columns,
+    effects,
+    part_groups,
+)
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.token_text import token_texts
@@ -62,6 +70,22 @@ class TokenShare(NamedTuple):
     contribution: float
 
 
+class GroupShare(NamedTuple):
+    """The part in a score of several directions whose decoder rows are alike.
+
+    Fields:
+        name: names of the strongest directions and the number of the others.
+        directions: names of all of them, the strongest first.
+        cosine: mean cosine between two of the directions; 1 for a single one.
+        contribution: what they add to the score together.
+    """
+
+    name: str
+    directions: tuple[str, ...]
+    cosine: float
+    contribution: float
+
+
 class Explanation(NamedTuple):
     """Why one response got its score.
 
@@ -77,6 +101,8 @@ class Explanation(NamedTuple):
         pool: pooling of the head: mean, last or both.
         directions: the parts of all projections, the largest first.
         tokens: the parts of all tokens, in order; they add up to the score.
+        groups: the parts of groups of similar directions, the strongest group first; they add up to those of
+            all directions.
     """
 
     row: int
@@ -90,6 +116,7 @@ class Explanation(NamedTuple):
     pool: str
     directions: tuple[DirectionShare, ...]
     tokens: tuple[TokenShare, ...]
+    groups: tuple[GroupShare, ...] = ()
 
 
 class Explainer:
@@ -100,16 +127,26 @@ class Explainer:
         config: configuration of the reward model.
         head: head of the reward model.
         lm: lower blocks of the language model.
+        groups: number of groups of directions; 0 makes each direction a group of its own.
 
     Raises:
         CorruptStoreError: the directions beside the reward model, or their descriptions, are damaged.
 
     """
 
-    def __init__(self, path: PurePath, config: RewardConfig, head: RewardHead, lm: LanguageModel) -> None:
+    def __init__(
+        self,
+        path: PurePath,
+        config: RewardConfig,
+        head: RewardHead,
+        lm: LanguageModel,
+        groups: int = PART_GROUPS,
+    ) -> None:
         self._config, self._head, self._lm = config, head, lm
         self._known = _rates(path.parent, config)
         self._names = names_of(path.parent, config.lineage.parents.get(TYPE))
+        named = {f"{layer}:{latent}": name for (layer, latent), name in self._names.items()}
+        self._groups = part_groups(head, config.selection, groups, named)
         self._tokenizer = load_tokenizer(lm.identity)
 
     def explain(self, row: TokenizedExample, number: int = 1) -> Explanation:
@@ -136,6 +173,12 @@ class Explainer:
             self._config.pool,
             tuple(sorted(self._directions(parts), key=lambda share: -abs(share.contribution))),
             tuple(self._tokens(row, parts)),
+            tuple(
+                GroupShare(
+                    group.name, group.directions, group.cosine, float(parts.directions[group.columns].sum())
+                )
+                for group in self._groups
+            ),
         )
 
     def _directions(self, attribution: Attribution) -> Iterator[DirectionShare]:

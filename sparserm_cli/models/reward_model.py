@@ -11,6 +11,7 @@ from typing import Any, Self, overload
 import numpy as np
 from jaxtyping import Float32
 
+from sparserm_cli.config.shared import PART_GROUPS
 from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import Example
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
@@ -59,6 +60,7 @@ class RewardModel(RowScorer):
         path: str | PurePath,
         *,
         model: str | None = None,
+        group: str | None = None,
         device: str = "auto",
         offline: bool = False,
         check: bool = True,
@@ -68,6 +70,7 @@ class RewardModel(RowScorer):
         Args:
             path: a `reward/` folder, or a run directory that holds one.
             model: location of the language model on this machine, if it is not where the reward model says.
+            group: group of pairs whose head scores; None takes the head of all pairs.
             device: torch device; auto is cuda where there is one, else cpu.
             offline: never call the hub.
             check: score the response that the fit recorded, and refuse a model that scores it differently.
@@ -79,8 +82,10 @@ class RewardModel(RowScorer):
 
         """
         folder = parse_location(reward_folder(parse_location(path)))
-        loaded = cls(folder, *load_parts(folder, model=model, device=device, offline=offline))
-        loaded._load_options = {"model": model, "device": device, "offline": offline, "check": check}
+        files, lm, template = load_parts(folder, model=model, device=device, offline=offline)
+        loaded = cls(folder, files.of_group(group), lm, template)
+        loaded._load_options = {"model": model, "group": group, "device": device, "offline": offline}
+        loaded._load_options["check"] = check
         if check:
             loaded.check_probe()
         return loaded
@@ -92,7 +97,7 @@ class RewardModel(RowScorer):
         Args:
             name: a `reward/` folder, a run directory with one, the URL of either on an object store, or a
                 hub id like `owner/name@revision`, whose repository holds the files of a `reward/` folder.
-            options: `model`, `device`, `offline` and `check` as of `load`.
+            options: `model`, `group`, `device`, `offline` and `check` as of `load`.
 
         Raises:
             IncompatibleError: there is no such model, or no access to it; otherwise as `load`.
@@ -218,9 +223,16 @@ class RewardModel(RowScorer):
         rows = self.tokenize(prompt, [response])
         return self.explained(rows[0])
 
-    def explained(self, row: TokenizedExample, number: int = 1) -> Explanation:
-        """Divide the score of a tokenised row with one response, number `number` of its row in the file."""
-        return Explainer(self.path, self.config, self.head, self.lm).explain(row, number)
+    def explained(self, row: TokenizedExample, number: int = 1, groups: int = PART_GROUPS) -> Explanation:
+        """Divide the score of a tokenised row with one response, number `number` of its row in the file.
+
+        Args:
+            row: the row.
+            number: number of the response in its row, from 1.
+            groups: number of groups of similar directions; 0 makes each direction a group of its own.
+
+        """
+        return Explainer(self.path, self.config, self.head, self.lm, groups).explain(row, number)
 
     def directions(self) -> Any:
         """Return the projections that the head uses as a `pandas.DataFrame` with one row per projection.

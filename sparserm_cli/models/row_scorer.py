@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float32
 
 from sparserm_cli.config import ScoreLimits
@@ -15,7 +16,13 @@ from sparserm_cli.data.chat_template import PromptTemplate
 from sparserm_cli.data.example import UNLABELLED, Example
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample, TokenizedResponse
 from sparserm_cli.errors import BadInputError, IncompatibleError
-from sparserm_cli.models.head.attribution import attributions
+from sparserm_cli.models.head.attribution import (
+    PartGroup,
+    attributions,
+    method_of,
+    part_groups,
+    parts_of,
+)
 from sparserm_cli.models.head.out_of_distribution import distances
 from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
@@ -46,6 +53,7 @@ class RowScorer:
     ) -> None:
         self.path, self.files, self.lm, self.template = path, files, lm, template
         self.config: RewardConfig = files.config
+        self._groups: dict[int, tuple[PartGroup, ...]] = {}
         self.head = RewardHead.from_files(files)
         self.normalised_head = self.head.normalised(self.config.score_mean, self.config.score_std)
 
@@ -108,6 +116,7 @@ class RowScorer:
         guards: ScoreLimits = UNGUARDED,
         *,
         tokens: bool = False,
+        groups: Sequence[PartGroup] = (),
         batch_tokens: int | None = None,
         deterministic: bool = False,
     ) -> Rewards:
@@ -119,6 +128,7 @@ class RowScorer:
             tokens: compute a reward per response token as well. Token rewards are exact for linear heads:
                 with mean pooling each token has its share of the score, with last pooling the last token
                 has all of it. With a hidden layer they are integrated gradients, which are approximate.
+            groups: groups of directions, of `part_groups`, whose parts of each score are computed as well.
             batch_tokens: most tokens in one forward pass; None chooses by the machine.
             deterministic: compute each prompt alone, so that no bit of a reward depends on the batch.
 
@@ -129,17 +139,27 @@ class RowScorer:
         head = self.normalised_head if guards.normalize else self.head
         how: dict[str, Any] = {"batch_tokens": batch_tokens, "deterministic": deterministic}
         if tokens:
-            parts = attributions(self.lm, head, rows, **how)
-            scores = np.array([part.score for part in parts], np.float32)
-            x = np.stack([part.projections for part in parts]).astype(np.float32)
-            shares = tuple(part.tokens.astype(np.float32) for part in parts)
-            return Rewards(scores, self._ood(x), shares, parts[0].method, x).guarded(guards)
-        vectors = self.pooled(rows, **how)
-        scores = self.scores_of(vectors, deterministic=deterministic, head=head)
-        x = head.standardised(vectors).cpu().numpy()
-        return Rewards(scores, self._ood(x), projections=x).guarded(guards)
+            found = attributions(self.lm, head, rows, **how)
+            scores = np.array([each.score for each in found], np.float32)
+            x = torch.tensor(np.stack([each.projections for each in found]), dtype=torch.float32)
+            shares = tuple(each.tokens.astype(np.float32) for each in found)
+        else:
+            vectors = self.pooled(rows, **how)
+            scores = self.scores_of(vectors, deterministic=deterministic, head=head)
+            x, shares = head.standardised(vectors), ()
+        parts = parts_of(head, x.to(head.device)).by_group(groups) if groups else ()
+        method = method_of(head) if tokens or groups else None
+        projections = x.cpu().numpy()
+        return Rewards(scores, self.ood(projections), shares, method, parts, projections).guarded(guards)
 
-    def _ood(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
+    def part_groups(self, count: int) -> tuple[PartGroup, ...]:
+        """Return the directions of the head in a number of groups; 0 makes each a group of its own."""
+        if count not in self._groups:
+            head = RewardHead.from_files(self.files)
+            self._groups[count] = part_groups(head, self.config.selection, count)
+        return self._groups[count]
+
+    def ood(self, x: Float32[np.ndarray, "n p"]) -> Float32[np.ndarray, " n"]:
         """Return the distance of standardised projections from the training responses; 1 is the border."""
         ood = distances(x, self.files.whitening) / self.config.distance[BORDER]
         return np.asarray(ood, np.float32)

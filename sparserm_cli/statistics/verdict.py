@@ -32,10 +32,27 @@ class Gap(NamedTuple):
         return "behind" if self.high < 0 else "level with"
 
     @property
+    def smallest(self) -> float:
+        """The smallest difference that would be told apart in four samples of five; 0 without a width."""
+        return POWER * (self.high - self.low) / 2
+
+    @property
     def text(self) -> str:
-        """Name, difference and interval, in percentage points."""
+        """Name, difference and interval in percentage points; where level, what would be told apart."""
         points = [f"{100 * value:+.1f}" for value in (self.value, self.low, self.high)]
-        return f"{self.name} ({points[0]} points, {points[1]} to {points[2]})"
+        parts = [f"{points[0]} points, {points[1]} to {points[2]}", self._limit.replace(" points", "")]
+        return f"{self.name} ({'; '.join(part for part in parts if part)})"
+
+    @property
+    def brief(self) -> str:
+        """Name; where level, what would be told apart as well."""
+        return f"{self.name} ({self._limit})" if self._limit else self.name
+
+    @property
+    def _limit(self) -> str:
+        """What a level scorer says beside it: the smallest difference that would be told apart."""
+        level = self.standing == "level with" and self.smallest > 0
+        return f"{100 * self.smallest:.1f} points would be told apart" if level else ""
 
 
 def gaps(differences: Mapping[str, Mapping[str, Any]]) -> list[Gap]:
@@ -51,8 +68,7 @@ def smallest_difference(against: Sequence[Gap]) -> float | None:
 
     It is that of the widest interval; None where no interval has a width.
     """
-    widest = max(((gap.high - gap.low) / 2 for gap in against), default=0.0)
-    return POWER * widest or None
+    return max((gap.smallest for gap in against), default=0.0) or None
 
 
 def verdict(
@@ -72,7 +88,7 @@ def verdict(
     value, low, high = (f"{100 * accuracy[name]:.1f}" for name in ("accuracy", "low", "high"))
     parts = [f"verdict: the reward has {value} % ({low} to {high}) of {count} of {prompts:,} prompts right"]
     for standing in ("ahead of", "level with", "behind"):
-        names = [gap.name if brief else gap.text for gap in against if gap.standing == standing]
+        names = [gap.brief if brief else gap.text for gap in against if gap.standing == standing]
         parts += [f"it is {standing} {', '.join(names)}"] * bool(names)
     apart = smallest_difference(against)
     if prompts < FEW_PROMPTS:

@@ -106,6 +106,9 @@ def test_parts_add_up_to_the_score_of_the_reward_model(head: str, pool: str, run
     assert abs(explanation.error) < (1e-5 if exact else 1e-2 * max(1, abs(explanation.score)))
     assert sum(token.contribution for token in explanation.tokens) == pytest.approx(whole, abs=1e-5)
     assert "".join(token.text for token in explanation.tokens) == TEXTS[1]
+    groups = sum(group.contribution for group in explanation.groups)
+    assert groups == pytest.approx(whole - explanation.intercept, abs=1e-9)
+    assert len(explanation.groups) == 10
     assert len(explanation.directions) == 2 * 8 * (2 if pool == "both" else 1)
 
 

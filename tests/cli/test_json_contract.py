@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from sparserm_cli.cli.builder import COMMANDS
 from sparserm_cli.cli.main import app
+from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 
 GUIDE = Path(__file__).parents[2] / "examples" / "guides" / "json.md"
 ROWS = [line.strip("|").split("|") for line in GUIDE.read_text().splitlines() if line.startswith("| ")]
@@ -48,6 +49,8 @@ def test_the_guide_documents_every_command():
         ["explain", "FILE"],
         ["data", "FILE"],
         ["report"],
+        ["edit", "--drop", "DIRECTION", "--on", "FILE", "--output", "OUT"],
+        ["adapt", "FILE", "--output", "OUT"],
         ["export", "OUT.npz"],
         ["cache"],
     ],
@@ -57,8 +60,14 @@ def test_a_command_prints_what_the_guide_says(run, tmp_path, monkeypatch, words)
     """The keys of the object, no more and no fewer."""
     monkeypatch.setenv("SPARSERM_CACHE", str(tmp_path))
     (tmp_path / "pool.jsonl").write_text('{"prompt": "Unseen?", "responses": ["one", "two"]}\n')
-    replacements = {"FILE": str(run.parent / "copy.jsonl"), "OUT.npz": str(tmp_path / "out.npz")}
-    replacements["POOL"] = str(tmp_path / "pool.jsonl")
+    latent = read_reward(reward_path(run)).config.selection["latents"]["1"][0]
+    replacements = {
+        "FILE": str(run.parent / "copy.jsonl"),
+        "OUT": str(tmp_path / "out"),
+        "OUT.npz": str(tmp_path / "out.npz"),
+        "POOL": str(tmp_path / "pool.jsonl"),
+        "DIRECTION": f"1:{latent}",
+    }
     words = [replacements.get(word, word) for word in words]
     done = CliRunner().invoke(app, [*words, "--run", str(run), "--json", "--quiet"], catch_exceptions=False)
     assert done.exit_code == 0, done.output

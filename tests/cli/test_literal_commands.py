@@ -178,7 +178,7 @@ def test_the_setting_of_the_head_is_told_or_chosen(project):
     """What stands in sparserm.toml is told; without it the setting is chosen, shown, and scored with."""
     refused = sparserm(project, "fit", "--choose", code=2)
     assert refused.stderr == (
-        "sparserm: --choose: expected no --pool, --head or --loss beside it, nor in sparserm.toml, "
+        "sparserm: --choose: expected no --pool, --head, --loss or --plain beside it, nor in sparserm.toml, "
         "found --pool; leave --choose out, or what it chooses\n"
     )
     copy, settings = project / "copy", project / "choose.toml"

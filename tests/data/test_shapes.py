@@ -74,6 +74,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "two answers, strength": {"prompt": "hi?", "response_a": "yes", "response_b": "no", "strength": -1},
     "ranked answers": {"prompt": "hi?", "responses": ["no", "yes", "sure"], "ranks": [2, 1, 1]},
     "scored answers": {"prompt": "hi?", "responses": ["no", "yes"], "scores": [0.5, 2]},
+    "judgebench": {
+        "pair_id": "p", "original_id": "1", "source": "mmlu-pro-law", "question": "hi?",
+        "response_A": "no", "response_B": "yes", "label": "B>A",
+    },
+    "ppe-best-of-k": {
+        "question_id": "1", "prompt": "hi?", "response_1": "no", "response_2": "yes", "response_3": "sure",
+        "scores": [False, True, True], "sampled_conflict_pairs": [[0, 2]],
+    },
     "rated responses": {"prompt": "hi?", "response": "yes", "rating": 4},
     "kto": {"prompt": "hi?", "completion": "yes", "label": True},
 }  # fmt: skip
@@ -119,6 +127,8 @@ EXPECTED: dict[str, tuple[Any, tuple[str, ...], tuple[int, ...]]] = {
     "two answers, strength": ("hi?", ("yes", "no"), (1, -1)),
     "ranked answers": ("hi?", ("no", "yes", "sure"), (-1, 1, 1)),
     "scored answers": ("hi?", ("no", "yes"), (-1, 1)),
+    "judgebench": ("hi?", ("no", "yes"), (-1, 1)),
+    "ppe-best-of-k": ("hi?", ("no", "yes", "sure"), (-1, 1, 1)),
     "rated responses": ("hi?", ("yes",), (0,)),
     "kto": ("hi?", ("yes",), (0,)),
 }

@@ -13,6 +13,7 @@ from helpers import fitted_run
 from typer.testing import CliRunner
 
 from sparserm_cli.cli.main import app
+from sparserm_cli.store.artifacts.reward import read_reward
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "examples" / "guides").glob("*.md"))]
@@ -32,6 +33,8 @@ OWN_TESTS = {"python.md", "cli.md", "json.md"}
 """Pages whose blocks other tests run, or that are made from the code."""
 IN_PLACE_OF = {"smollm2-135m": "tiny", "14": "1", "64": "4"}
 """Words of the pages, and what stands for them here."""
+DIRECTIONS: dict[str, int] = {}
+"""Directions of the pages, and the number of the one that stands for each here."""
 SETTINGS = """
 [extract]
 data = "pairs.jsonl"
@@ -86,6 +89,16 @@ def project(tmp_path_factory: pytest.TempPathFactory, tiny_model) -> Path:
     return folder
 
 
+def with_own_directions(word: str, folder: Path) -> str:
+    """Put directions of the project's reward model in the place of those of the page."""
+    named = re.findall(r"14:\d+", word)
+    latents = read_reward(folder / "run" / "reward").config.selection["latents"]["1"] if named else []
+    for direction in named:
+        number = DIRECTIONS.setdefault(direction, len(DIRECTIONS))
+        word = word.replace(direction, f"1:{latents[number]}")
+    return word
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_is_run_or_says_what_it_needs(page: Path):
     """A block without a mark shows data, settings, a picture or output."""
@@ -107,9 +120,8 @@ def test_commands_run(page: Path, project: Path, tmp_path: Path, monkeypatch: py
         for line in block.body.splitlines() if block.mark == "run" else ():
             words = shlex.split(line, comments=True)
             assert words[0] == "sparserm", line
-            done = CliRunner().invoke(
-                app, [IN_PLACE_OF.get(word, word) for word in words[1:]], catch_exceptions=False
-            )
+            words = [with_own_directions(IN_PLACE_OF.get(word, word), folder) for word in words[1:]]
+            done = CliRunner().invoke(app, words, catch_exceptions=False)
             assert done.exit_code == 0, f"{line}\n{done.output}"
 
 

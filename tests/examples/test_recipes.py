@@ -180,6 +180,9 @@ def test_rows_of_the_public_data_sets_become_pairs():
         {"question": "r", "correct_answers": ["a"], "incorrect_answers": []},
     ]
     assert list(data["truthful_qa"](questions)) == [{"prompt": "q", "chosen": ["a", "b"], "rejected": ["c"]}]
+    drawn = data["single_pairs"](data["truthful_qa"](questions), 1000)
+    assert sorted((row["chosen"], row["rejected"]) for row in drawn) == [("a", "c"), ("b", "c")]
+    assert len(data["single_pairs"](data["truthful_qa"](questions), 1)) == 1
     row = {"prompt": "p", "response_0": "x", "response_1": "y"}
     safe = [(True, True), (False, True), (True, False)]
     rows = [{**row, "is_response_0_safe": a, "is_response_1_safe": b} for a, b in safe]

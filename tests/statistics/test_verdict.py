@@ -28,11 +28,12 @@ def test_a_verdict_names_every_control_by_its_standing():
     assert verdict(ACCURACY, "79 pairs", 40, against) == (
         "verdict: the reward has 88.6 % (81.0 to 95.0) of 79 pairs of 40 prompts right; "
         "it is ahead of length only (+53.2 points, +39.2 to +67.2); "
-        "it is level with dense (+5.0 points, -2.0 to +12.0); "
+        "it is level with dense (+5.0 points, -2.0 to +12.0; 10.0 would be told apart); "
         "it is behind means (-10.0 points, -15.0 to -5.0); "
         "with 40 prompts a difference of about 20 points can be told apart"
     )
-    assert "it is ahead of length only; it is level" in verdict(ACCURACY, "79 pairs", 40, against, brief=True)
+    brief = verdict(ACCURACY, "79 pairs", 40, against, brief=True)
+    assert "ahead of length only; it is level with dense (10.0 points would be told apart); it is" in brief
 
 
 def test_few_prompts_are_said_to_be_few():
@@ -40,7 +41,7 @@ def test_few_prompts_are_said_to_be_few():
     text = verdict({"accuracy": 1.0, "low": 0.34, "high": 1.0}, "2 pairs", 2, [Gap("dense", 0.5, -0.2, 1.0)])
     assert text == (
         "verdict: the reward has 100.0 % (34.0 to 100.0) of 2 pairs of 2 prompts right; "
-        "it is level with dense (+50.0 points, -20.0 to +100.0); "
+        "it is level with dense (+50.0 points, -20.0 to +100.0; 85.7 would be told apart); "
         "2 prompts are too few to rely on (at least 30 are wanted)"
     )
     assert too_few(29) == "29 prompts are too few to rely on (at least 30 are wanted)"
@@ -51,3 +52,5 @@ def test_scorers_that_never_disagree_say_nothing_of_what_can_be_told_apart():
     """An interval of 0 to 0 has no width."""
     assert smallest_difference([Gap("dense", 0.0, 0.0, 0.0)]) is None
     assert smallest_difference([]) is None
+    text = verdict(ACCURACY, "79 pairs", 40, [Gap("dense", 0.0, 0.0, 0.0)])
+    assert text.endswith("it is level with dense (+0.0 points, +0.0 to +0.0)")

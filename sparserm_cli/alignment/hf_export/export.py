@@ -59,7 +59,9 @@ def export_hf(config: ExportConfig, *, note: Note) -> ExportSummary:
     """
     _check_target(config.target, force=config.force)
     source = reward_folder(config.reward or reward_path(config.run))
-    model = RewardModel.load(source, model=config.model, device="cpu", offline=config.offline)
+    model = RewardModel.load(
+        source, model=config.model, group=config.group, device="cpu", offline=config.offline
+    )
     tokenizer = load_tokenizer(model.lm.identity)
     exported = build(model, tokenizer)
     card = _card(model, config, masked=not exported.config.header) if config.to == "hub-folder" else None

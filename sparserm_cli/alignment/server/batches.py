@@ -27,6 +27,8 @@ class Kind(NamedTuple):
     """Whether token rewards are wanted."""
     guards: ScoreLimits = UNGUARDED
     """The normalisation and the limits that are applied to the scores."""
+    parts: bool = False
+    """Whether the parts of the scores are wanted."""
 
 
 PLAIN = Kind()

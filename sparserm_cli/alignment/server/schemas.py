@@ -95,6 +95,8 @@ class Request(BaseModel):
     """This field is accepted and ignored, because there is only one model."""
     token_rewards: bool = False
     """Whether to return one reward per response token as well."""
+    parts: bool = False
+    """Whether to return what each group of directions adds to a score as well; `/info` names the groups."""
     normalize: bool | None = None
     """Count scores in standard deviations of the training responses' scores, from their mean. Null is what
     the server was started with, as for the next two."""
@@ -161,6 +163,16 @@ class TokenRewards(BaseModel):
     """The method: integrated gradients are approximate."""
 
 
+class ScoreParts(BaseModel):
+    """Parts of the score of one response."""
+
+    values: dict[str, float]
+    """Name of a group of directions to what it adds to `intercept`, the score of the mean training response.
+    Approximate parts have a `remainder` that they miss."""
+    method: Literal["exact", "integrated gradients"]
+    """The method: integrated gradients are approximate."""
+
+
 class Member(BaseModel):
     """The fields that every answer has per response."""
 
@@ -168,6 +180,8 @@ class Member(BaseModel):
     ood: float | None
     """Distance from the training responses, 99 % of which are below 1; null if it was not computed."""
     tokens: TokenRewards | None = None
+    parts: ScoreParts | None = None
+    """The parts of the score, before any activation, if they were requested."""
     reason: str | None = None
     """The reason why there is no score; null if there is one."""
 

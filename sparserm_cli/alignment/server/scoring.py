@@ -46,12 +46,14 @@ class Judged(NamedTuple):
     """Its distance from the training responses; None if it was not computed."""
     tokens: dict[str, Any] | None = None
     """The rewards of its tokens, if they were requested."""
+    parts: dict[str, Any] | None = None
+    """The parts of its score, if they were requested."""
     reason: str | None = None
     """The reason why there is no score; None if there is one."""
 
     def details(self) -> dict[str, Any]:
         """Return the fields that every answer has besides the score."""
-        return {"ood": self.ood, "tokens": self.tokens, "reason": self.reason}
+        return {"ood": self.ood, "tokens": self.tokens, "parts": self.parts, "reason": self.reason}
 
 
 class Verdict(NamedTuple):
@@ -120,7 +122,9 @@ async def judge(
         if service.config.strict and isinstance(row, Unscorable):
             raise RefusedError(422, f"response {number}: {row.reason}")
     able = [row for row in rows if not isinstance(row, Unscorable)]
-    computed = iter(await _computed(service, able, Kind(request.token_rewards, guards), logistic=logistic))
+    computed = iter(
+        await _computed(service, able, Kind(request.token_rewards, guards, request.parts), logistic=logistic)
+    )
     members = [Judged(reason=row.reason) if isinstance(row, Unscorable) else next(computed) for row in rows]
     floor = service.config.unscorable
     members = [
@@ -223,18 +227,26 @@ def _scored(
 ) -> list[Judged]:
     """Return the results of responses whose rewards were computed."""
     scores = 0.5 * (1 + np.tanh(0.5 * rewards.scores)) if logistic else rewards.scores
-    tokens = _tokens(rows, rewards)
+    tokens, parts = _tokens(rows, rewards), _parts(rows, rewards)
+    far = f"its ood is above the {guards.abstain:g} of abstain" if guards.abstain is not None else None
     return [
-        Judged(float(score), float(ood), part)
+        Judged(float(score), float(ood), of_tokens, of_groups)
         if np.isfinite(score)
-        else Judged(None, float(ood), part, f"its ood is above the {guards.abstain:g} of abstain")
-        for score, ood, part in zip(scores, rewards.ood, tokens, strict=True)
+        else Judged(None, float(ood), of_tokens, of_groups, far)
+        for score, ood, of_tokens, of_groups in zip(scores, rewards.ood, tokens, parts, strict=True)
     ]
+
+
+def _parts(rows: Sequence[TokenizedExample], computed: Rewards) -> list[dict[str, Any] | None]:
+    """Return the parts of each score; None where they were not requested or there is no score."""
+    if not computed.parts:
+        return [None] * len(rows)
+    return [None if row is None else {"values": row, "method": computed.method} for row in computed.parts]
 
 
 def _tokens(rows: Sequence[TokenizedExample], computed: Rewards) -> list[dict[str, Any] | None]:
     """Return the ids and rewards of each response's tokens."""
-    if computed.method is None:
+    if not computed.tokens:
         return [None] * len(rows)
     return [
         {

@@ -64,7 +64,12 @@ def serve(config: ServeConfig, *, listening: Callable[[str], None], note: Note) 
         thread.start()
         service.start(
             RewardModel.load(
-                path, model=config.model, device=config.device, offline=config.offline, check=False
+                path,
+                model=config.model,
+                group=config.group,
+                device=config.device,
+                offline=config.offline,
+                check=False,
             )
         )
         listener.listen(QUEUED)  # uvicorn has made the queue as short as what it accepts at once

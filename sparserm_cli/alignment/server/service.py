@@ -10,6 +10,7 @@ from sparserm_cli.alignment.server.metrics import Metrics
 from sparserm_cli.config import ServeConfig
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
 from sparserm_cli.data.rendering.templated_text import ConversationText
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.models.explanation import direction_rows
 from sparserm_cli.models.lm.prompt_cache import PromptCache
 from sparserm_cli.models.reward_model import RewardModel, Rewards
@@ -42,7 +43,7 @@ class Service:
         """The score of the probe at the fit and on this machine."""
         self._model: RewardModel | None = None
         self._batches: Batcher | None = None
-        self._directions: list[dict[str, Any]] = []
+        self._directions: list[dict[str, Any]] | None = None
 
     def start(self, model: RewardModel) -> None:
         """Accept requests from now on if the model scores its probe as it did at the fit.
@@ -55,11 +56,7 @@ class Service:
         model.lm.prompt_cache = self._cache if self.config.prompt_cache else None
         self.texts = ConversationText(model.template)
         self._model = model
-        self._directions = [
-            {name: row[name] for name in ("layer", "feature", "side", "name")}
-            for row in direction_rows(model.path, model.config, model.head)
-            if row["pool"] == model.head.poolings[0]
-        ]
+        self._directions = listed_directions(model)
         self._batches = Batcher(
             self._compute, most_waiting=self.config.max_waiting, observe=self.metrics.computed
         )
@@ -132,6 +129,9 @@ class Service:
             "strict": self.config.strict,
             "max_inputs": self.config.max_inputs,
             "probe": self.probe,
+            "part_groups": {
+                group.name: group.directions for group in self.model.part_groups(self.config.part_groups)
+            },
             "directions": self._directions,
         }
 
@@ -143,4 +143,20 @@ class Service:
 
     def _compute(self, rows: Sequence[TokenizedExample], kind: Kind) -> Rewards:
         batch_tokens = self.config.batch_tokens
-        return self.model.rewards(rows, kind.guards, tokens=kind.by_token, batch_tokens=batch_tokens)
+        groups = self.model.part_groups(self.config.part_groups) if kind.parts else ()
+        return self.model.rewards(
+            rows, kind.guards, tokens=kind.by_token, groups=groups, batch_tokens=batch_tokens
+        )
+
+
+def listed_directions(model: RewardModel) -> list[dict[str, Any]] | None:
+    """Return layer, latent, side and name of each direction; None if the run's `directions/` is damaged.
+
+    Scores need nothing of that folder, so its damage does not keep the server from starting.
+    """
+    try:
+        rows = direction_rows(model.path, model.config, model.head)
+    except (CorruptStoreError, IncompatibleError):
+        return None
+    shown = ("layer", "feature", "side", "name")
+    return [{name: row[name] for name in shown} for row in rows if row["pool"] == model.head.poolings[0]]

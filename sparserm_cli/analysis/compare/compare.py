@@ -29,8 +29,10 @@ from sparserm_cli.store.features.artifact import features_path
 from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.io.storage import storage_of
 
-TRAIN_PAIRS = (100, 300, 1000, None)
+TRAIN_PAIRS = (25, 50, 100, 200, 300, 1000, None)
 """Points of the learning curve in training pairs; None means all pairs."""
+DRAWS = 5
+"""Number of times that the pairs of a point of the learning curve are drawn."""
 FLIPPED = (0.0, 0.1, 0.2, 0.3, 0.4)
 """Shares of the training labels that are swapped."""
 QUICK_TOP_K = (8, 64)
@@ -138,7 +140,7 @@ def compare_samples(
     for sweep in sweeps_to_run:
         first, *others = samples if sweep in OF_ALL_LAYERS else used
         trials += list(_POINTS[sweep](first, others, config))
-    total = sum(len(trial.methods) for trial in trials) * config.folds
+    total = sum(len(trial.methods) * trial.protocol.draws for trial in trials) * config.folds
     done, sweeps = 0, dict[str, dict[str, Any]]()
     for trial in trials:
         try:
@@ -146,7 +148,7 @@ def compare_samples(
             sweeps.setdefault(trial.sweep, {})[trial.point] = rows
         except UsageError as error:
             note(f"{trial.sweep}, {trial.point}: left out: {error.found}")
-        done += len(trial.methods) * config.folds
+        done += len(trial.methods) * trial.protocol.draws * config.folds
     run = {
         "pairs": len(sample.pairs),
         "prompts": len(np.unique(sample.groups)),
@@ -178,7 +180,9 @@ def _by_directions(sample: Sample, _others: Sequence[Sample], config: CompareCon
 
 def _methods(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
     """Measure all methods with the default number of directions."""
-    yield Trial("methods", "all", sample, method_sets.all_methods(config), _protocol(config))
+    encodes_means = all(latents.of_mean is not None for latents in sample.latents.values())
+    methods = method_sets.all_methods(config, encodes_means=encodes_means)
+    yield Trial("methods", "all", sample, methods, _protocol(config))
 
 
 def _variants(sample: Sample, _others: Sequence[Sample], config: CompareConfig) -> Iterator[Trial]:
@@ -190,7 +194,8 @@ def _by_labels(sample: Sample, _others: Sequence[Sample], config: CompareConfig)
     """Sweep the number of training pairs."""
     for most in TRAIN_PAIRS:
         if most is None or most < len(sample.pairs):
-            protocol = _protocol(config)._replace(train_pairs=most)
+            draws = DRAWS if most is not None else 1
+            protocol = _protocol(config)._replace(train_pairs=most, draws=draws)
             yield Trial("labels", str(most or "all"), sample, method_sets.few_directions(config), protocol)
 
 

@@ -3,8 +3,9 @@
 Axes: `m` is the number of pairs of a run.
 """
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ class Protocol(NamedTuple):
     """Most pairs in training and validation together, drawn at random; None means all."""
     flipped: float = 0.0
     """Share of those pairs whose labels are swapped."""
+    draws: int = 1
+    """Number of times that the training pairs are drawn; accuracies are means over the draws."""
 
 
 class Round(NamedTuple):
@@ -47,6 +50,17 @@ class Round(NamedTuple):
     """Indices of the sample's pairs that are used for training."""
     test: Int64[np.ndarray, " test"]
     """Indices of the target's pairs that are tested."""
+
+
+class FitFacts(NamedTuple):
+    """What is kept of one fit besides its scores."""
+
+    parameters: int
+    """Number of parameters that the head fits."""
+    chosen: str
+    """Name of the method that was chosen; "" without a choice."""
+    penalties: tuple[Mapping[str, Any], ...]
+    """Penalty of each view."""
 
 
 class Result(NamedTuple):
@@ -62,10 +76,12 @@ class Result(NamedTuple):
     """Number of parameters that the head fits."""
     seconds: float
     """Seconds spent on fitting in all folds."""
-    margins: Float64[np.ndarray, " m"]
-    """Chosen minus rejected score of every test pair, from the fold that tested it."""
+    margins: Float64[np.ndarray, " tests"]
+    """Chosen minus rejected score of every test pair, from the fold that tested it, draw after draw."""
     chosen: tuple[str, ...] = ()
     """Name of the method that was chosen in each fold, where there was a choice."""
+    penalties: tuple[Mapping[str, Any], ...] = ()
+    """Whitening and strength (`l2`) of the penalty that each fit has chosen, for each view."""
     against: Difference | None = None
     """The accuracy of the reference method minus this method's, on the same pairs."""
 
@@ -104,31 +120,29 @@ def crossvalidate(
     """
     target = target or sample
     rounds = _rounds(sample, target, protocol)
-    margins = np.zeros((len(methods), len(target.pairs)))
-    seconds, parameters = np.zeros(len(methods)), np.zeros(len(methods), int)
-    chosen: list[list[str]] = [[] for _ in methods]
-    for tested, (kept, test) in enumerate(rounds):
-        training = training_of(sample, kept, protocol)
+    margins = np.zeros((len(methods), protocol.draws, len(target.pairs)))
+    fits: list[list[FitFacts]] = [[] for _ in methods]
+    seconds, done = np.zeros(len(methods)), 0
+    for (kept, test), draw in itertools.product(rounds, range(protocol.draws)):
+        training = training_of(sample, kept, protocol, draw)
         tested_on = target.of_pairs(test)
         for number, method in enumerate(methods):
             begun = time.monotonic()
             scorer = fit_method(method, training)
             seconds[number] += time.monotonic() - begun
-            parameters[number] = scorer.parameters
-            if scorer.chosen:
-                chosen[number].append(scorer.chosen)
             scores = scorer.score(tested_on)[tested_on.pairs]
-            margins[number, test] = scores[:, 0] - scores[:, 1]
+            margins[number, draw, test] = scores[:, 0] - scores[:, 1]
+            fits[number].append(FitFacts(scorer.parameters, scorer.chosen, scorer.penalties))
+            done += 1
             if progress:
-                progress(tested * len(methods) + number + 1, len(rounds) * len(methods))
+                progress(done, len(rounds) * protocol.draws * len(methods))
     fold = np.zeros(len(target.pairs), np.int64)
     for number, (_, test) in enumerate(rounds):
         fold[test] = number
-    results = [
-        result(method, margins[number], target, int(parameters[number]), float(seconds[number]), fold)
+    return [
+        result(method, margins[number].reshape(-1), target, fits[number], float(seconds[number]), fold)
         for number, method in enumerate(methods)
     ]
-    return [result._replace(chosen=tuple(names)) for result, names in zip(results, chosen, strict=True)]
 
 
 def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
@@ -145,9 +159,19 @@ def _rounds(sample: Sample, target: Sample, protocol: Protocol) -> list[Round]:
     ]
 
 
-def training_of(sample: Sample, kept: Int64[np.ndarray, " kept"], protocol: Protocol) -> Training:
-    """Return training data of some pairs, subsampled and with swapped labels as the protocol says."""
-    generator = np.random.default_rng(protocol.seed)
+def training_of(
+    sample: Sample, kept: Int64[np.ndarray, " kept"], protocol: Protocol, draw: int = 0
+) -> Training:
+    """Return training data of some pairs, subsampled and with swapped labels as the protocol says.
+
+    Args:
+        sample: the run.
+        kept: indices of its pairs that may train.
+        protocol: how many of them are drawn, and how many labels are swapped.
+        draw: number of the draw, from 0 to `protocol.draws - 1`.
+
+    """
+    generator = np.random.default_rng(protocol.seed if draw == 0 else (protocol.seed, draw))
     if protocol.train_pairs is not None and protocol.train_pairs < len(kept):
         kept = np.sort(generator.choice(kept, protocol.train_pairs, replace=False))
     pairs = sample.pairs[kept]
@@ -158,18 +182,28 @@ def training_of(sample: Sample, kept: Int64[np.ndarray, " kept"], protocol: Prot
 
 def result(
     method: Method,
-    margins: Float64[np.ndarray, " m"],
+    margins: Float64[np.ndarray, " tests"],
     sample: Sample,
-    parameters: int,
+    fits: Sequence[FitFacts],
     seconds: float,
     fold: Int64[np.ndarray, " m"],
 ) -> Result:
-    """Return the result of a method from its margins; chance has an accuracy of one half by definition."""
+    """Return the result of a method from its margins; chance has an accuracy of one half by definition.
+
+    The tests of one prompt belong together whatever the draw of the training pairs, so the interval is one
+    over prompts.
+    """
+    pairs = len(sample.pairs)
     if method.kind == "chance":
-        half = PairAccuracy(0.5, 0.5, 0.5, len(margins), len(np.unique(sample.groups)), 0)
+        half = PairAccuracy(0.5, 0.5, 0.5, pairs, len(np.unique(sample.groups)), 0)
         return Result(method, half, 0.0, 0, 0.0, margins)
-    spread = fold_spread(margins > 0, fold)
-    return Result(method, pair_accuracy(margins, sample.groups), spread, parameters, seconds, margins)
+    draws = len(margins) // pairs
+    spread = fold_spread(margins > 0, np.tile(fold, draws))
+    over_draws = pair_accuracy(margins, np.tile(sample.groups, draws))
+    accuracy = over_draws._replace(pairs=pairs, ties=round(over_draws.ties / draws))
+    chosen = tuple(fit.chosen for fit in fits if fit.chosen)
+    penalties = tuple(penalty for fit in fits for penalty in fit.penalties)
+    return Result(method, accuracy, spread, fits[-1].parameters, seconds, margins, chosen, penalties)
 
 
 def compared(results: Sequence[Result], reference: Result, sample: Sample) -> list[Result]:
@@ -177,6 +211,12 @@ def compared(results: Sequence[Result], reference: Result, sample: Sample) -> li
     return [
         result
         if result is reference or result.method.kind == "chance"
-        else result._replace(against=difference(reference.margins, result.margins, sample.groups))
+        else result._replace(against=_difference(reference, result, sample))
         for result in results
     ]
+
+
+def _difference(reference: Result, other: Result, sample: Sample) -> Difference:
+    """Return the accuracy of the reference less that of another method, on the same tests."""
+    draws = len(reference.margins) // len(sample.pairs)
+    return difference(reference.margins, other.margins, np.tile(sample.groups, draws))

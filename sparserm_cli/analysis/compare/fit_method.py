@@ -15,6 +15,7 @@ from sparserm_cli.models.head.baselines import difference_of_means, length_prefe
 from sparserm_cli.models.head.heads import fit_head, scores_of
 from sparserm_cli.models.head.pair_data import PairData, standardisation
 from sparserm_cli.stages.fit.model_selection import INNER_PAIRS, accuracy_by_folds
+from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward_checks import POOLINGS
 
 
@@ -42,13 +43,14 @@ def fit_method(method: Method, training: Training) -> Scorer:
     x = (values[used] - mean) / std
     weight = np.ones(len(training.pairs), np.float32)
     views = len(training.sample.layers) * (1 if method.kind in LATENTS else len(POOLINGS[method.pool]))
-    data = PairData(x, places.reshape(-1, 2), training.validation, weight, views)
-    fitted = fit_head(data, method.head, method.loss, seed=training.seed)
+    data = PairData(x, places.reshape(-1, 2), training.validation, weight, views, training.groups)
+    fitted = fit_head(data, method.head, method.loss, plain=method.plain, seed=training.seed)
 
     def score(sample: Sample) -> Float64[np.ndarray, " n"]:
         return scores_of(fitted.weights, (project(sample) - mean) / std).astype(np.float64)
 
-    return Scorer(score, sum(array.size for array in fitted.weights.values()))
+    parameters = sum(array.size for array in fitted.weights.values())
+    return Scorer(score, parameters, penalties=tuple(penalties_of(fitted.facts)))
 
 
 def inner_accuracy(method: Method, training: Training) -> float:

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparserm_cli.statistics.verdict import Gap, gaps, smallest_difference
+
 SWEEPS = {
     "directions": "directions a side",
     "labels": "training pairs",
@@ -18,7 +20,8 @@ def markdown(comparison: Mapping[str, Any]) -> str:
     """Return the comparison as Markdown tables, one run after the other.
 
     A mark behind an accuracy means that the paired 95 % interval against the table's first method excludes
-    zero: - means that the method is worse, + that it is better.
+    zero: - means that the method is worse, + that it is better. The last column is the smallest difference
+    that would get a mark in four samples of five; for a curve, that of its widest interval.
     """
     parts = []
     for name, run in comparison["runs"].items():
@@ -50,10 +53,17 @@ def _saes(layers: Mapping[str, Mapping[str, float]]) -> str:
 def _curve(points: Mapping[str, Sequence[Mapping[str, Any]]], what: str) -> str:
     """Return a sweep as a table with one row per point and one column per method."""
     names = [row["method"]["name"] for row in next(iter(points.values()))]
-    lines = [f"| {what} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    lines = [f"| {what} | {' | '.join(names)} | told apart |", "|---" * (len(names) + 2) + "|"]
     for point, rows in points.items():
-        lines.append(f"| {point} | {' | '.join(_cell(row) for row in rows)} |")
+        smallest = smallest_difference(_gaps(rows))
+        cells = [*(_cell(row) for row in rows), "" if smallest is None else f"{smallest:.3f}"]
+        lines.append(f"| {point} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _gaps(rows: Sequence[Mapping[str, Any]]) -> list[Gap]:
+    """Return how far the first method is ahead of each other one."""
+    return gaps({row["method"]["name"]: row["against"] for row in rows if row["against"] is not None})
 
 
 def _cell(row: Mapping[str, Any]) -> str:
@@ -70,13 +80,13 @@ def _cell(row: Mapping[str, Any]) -> str:
 def _listing(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return methods as a table with one line per method."""
     first = rows[0]["method"]["name"]
-    lines = [
-        f"| method | accuracy | 95 % interval | between folds | parameters | seconds | {first} less this |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    columns = ("method", "accuracy", "95 % interval", "between folds", "parameters", "seconds")
+    names = [*columns, f"{first} less this", "told apart"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
         accuracy, against = row["accuracy"], row["against"]
         ahead = "" if against is None else "{value:+.3f} ({low:+.3f} to {high:+.3f})".format(**against)
+        smallest = smallest_difference(_gaps([row]))
         spread = "" if row["fold_sd"] is None else f"{row['fold_sd']:.3f}"
         cells = (
             row["method"]["name"],
@@ -86,6 +96,7 @@ def _listing(rows: Sequence[Mapping[str, Any]]) -> str:
             f"{row['parameters']:,}",
             f"{row['seconds']:.1f}",
             ahead,
+            "" if smallest is None else f"{smallest:.3f}",
         )
         lines.append(f"| {' | '.join(cells)} |")
     for row in rows:

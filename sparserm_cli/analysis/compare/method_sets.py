@@ -17,6 +17,11 @@ DEFAULTS = Method(
     **vars(HeadSetting()),
 )
 """SparseRM with the default options of `frequency`, `select` and `fit`."""
+PAPER = (
+    replace(DEFAULTS, name="as in the paper, last token", unit="last", pool="last", plain=True),
+    replace(DEFAULTS, name="as in the paper, mean", unit="mean", pool="mean", plain=True),
+)
+"""The method as the paper describes it, for either reading of its one hidden state per response."""
 CONTROLS = {
     "random latents' rows": "random-latents",
     **{name: baseline.kind for name, baseline in BASELINES.items()},
@@ -84,12 +89,20 @@ def with_controls(own: Method, suffix: str = "") -> list[Method]:
     return [own, *plain, *(replace(own, name=name + suffix, kind=kind) for name, kind in controls.items())]
 
 
-def all_methods(config: CompareConfig) -> list[Method]:
-    """Return SparseRM and its controls, the defaults and their controls, and all other baselines."""
+def all_methods(config: CompareConfig, *, encodes_means: bool = True) -> list[Method]:
+    """Return SparseRM and its controls, the defaults and theirs, the paper's method, and all other baselines.
+
+    Args:
+        config: the options.
+        encodes_means: the mean vectors are encoded, so that what fires on them can be counted.
+
+    """
     top_k = usual_top_k(config)
     own = with_controls(sparserm(config, top_k))
     usual = with_controls(replace(DEFAULTS, top_k=top_k), ", defaults")
-    return [*own, *usual, *(replace(method, top_k=2 * top_k) for method in LATENTS), *WHOLE]
+    paper = (replace(method, top_k=top_k) for method in PAPER if encodes_means or method.unit != "mean")
+    latents = (replace(method, top_k=2 * top_k) for method in LATENTS)
+    return [*own, *usual, *paper, *latents, *WHOLE]
 
 
 def variants(config: CompareConfig) -> list[Method]:

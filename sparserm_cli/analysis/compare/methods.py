@@ -4,10 +4,10 @@ Axes: `n` responses, `m` pairs, `p` features per response, `d_in` width of the r
 use labels (selection, components) use training pairs only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
@@ -16,7 +16,7 @@ from sparserm_cli.analysis.compare.run_sample import Sample, count
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.models.head.baselines import (
     BASELINES,
-    Draw,
+    Baseline,
     LabelledVectors,
     layer_seed,
     leading,
@@ -40,6 +40,8 @@ class Scorer(NamedTuple):
     """Number of parameters that the head fitted to the labels."""
     chosen: str = ""
     """Name of the method that was chosen, where there was a choice."""
+    penalties: tuple[Mapping[str, Any], ...] = ()
+    """Whitening and strength of the penalty that the fit has chosen, for each view."""
 
 
 VAL_FRACTION = 0.2
@@ -66,6 +68,8 @@ class Method:
     """The head: linear or mlp."""
     loss: str = "bt"
     """The loss of the head: margin, bt or bce."""
+    plain: bool = False
+    """Whether the hidden layer is trained from random weights, as in the paper."""
     layers: tuple[int, ...] | None = None
     """The layers in use; None means all layers."""
     among: tuple["Method", ...] = ()
@@ -157,14 +161,14 @@ def _random_latents(method: Method, training: Training) -> Projection:
     return _selected(replace(method, by="random-latents"), training)
 
 
-def _baseline(method: Method, training: Training, draw: Draw) -> Projection:
+def _baseline(method: Method, training: Training, baseline: Baseline) -> Projection:
     """Project on the directions of a baseline."""
     sample, pairs = training.sample, training.pairs[~training.validation]
-    rows = {}
-    for layer in sample.layers:
-        given = LabelledVectors(_pooled_once(sample, layer, method.pool), pairs)
-        rows[layer] = draw(given, 2 * (method.top_k or 0), layer_seed(training.seed, layer))
-    return _on(rows, method.pool)
+    given = {
+        layer: LabelledVectors(_pooled_once(sample, layer, method.pool), pairs) for layer in sample.layers
+    }
+    counts = dict.fromkeys(sample.layers, 2 * (method.top_k or 0))
+    return _on(baseline.of_layers(given, counts, training.seed), method.pool)
 
 
 def _drawn(training: Training, layer: int, count: int) -> Float32[np.ndarray, "directions d_in"]:
@@ -236,7 +240,7 @@ def _dense(method: Method, _training: Training) -> Projection:
 KINDS: dict[str, Callable[[Method, Training], Projection]] = {
     "selected": _selected,
     "random-latents": _random_latents,
-    **{each.kind: partial(_baseline, draw=each.draw) for each in BASELINES.values()},
+    **{each.kind: partial(_baseline, baseline=each) for each in BASELINES.values()},
     "random-in-turn": _random_in_turn,
     "components-in-turn": _components_in_turn,
     "latent-means": partial(_latent_values, what="mean"),

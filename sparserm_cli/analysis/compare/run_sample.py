@@ -16,6 +16,7 @@ from scipy import sparse
 from sparserm_cli.config import Progress
 from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA, CountedResponses, class_totals
+from sparserm_cli.stages.frequency.fires import ONE_VECTOR, as_one_vector, last_tokens
 from sparserm_cli.stages.frequency.firing_counts import Counts
 from sparserm_cli.stages.frequency.unit_responses import counted_pairs
 from sparserm_cli.stages.select.select import DecoderRows, sae_decoder
@@ -23,6 +24,7 @@ from sparserm_cli.store.artifacts.frequency import Unit
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.features.artifact import features_path
+from sparserm_cli.store.features.plan import SAEFacts
 from sparserm_cli.store.features.reader import FeatureBlock, FeaturesReader
 
 
@@ -35,6 +37,14 @@ class Latents(NamedTuple):
     """The latent's mean value over all tokens of the response."""
     largest: sparse.csr_array
     """The latent's largest value on the response."""
+    last: sparse.csr_array
+    """1 where the latent fires on the last token of the response."""
+    of_mean: sparse.csr_array | None = None
+    """1 where it fires on the mean vector of the response; None without an SAE to encode it."""
+
+    def of_rows(self, rows: Int64[np.ndarray, " rows"]) -> "Latents":
+        """Return the latents of some responses."""
+        return Latents(*(None if matrix is None else matrix[rows] for matrix in self))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,7 @@ class Sample:
                 layer: {name: vectors[rows] for name, vectors in pooled_vectors.items()}
                 for layer, pooled_vectors in self.pooled.items()
             },
-            latents={
-                layer: Latents(*(matrix[rows] for matrix in latents))
-                for layer, latents in self.latents.items()
-            },
+            latents={layer: latents.of_rows(rows) for layer, latents in self.latents.items()},
             lengths=self.lengths[rows],
             pairs=places.reshape(-1, 2),
             groups=self.groups[kept],
@@ -108,7 +115,8 @@ def load_sample(
     Args:
         name: the name of the sample in tables.
         run: the run directory.
-        decoder: returns decoder rows; None reads them from the SAE that made the features.
+        decoder: returns decoder rows; None reads them from the SAE that made the features, which then encodes
+            the mean vector of each response as well.
         progress: called with the numbers of units read and of all units.
 
     Raises:
@@ -135,9 +143,11 @@ def load_sample(
             if progress:
                 progress(number * len(features.units) + len(parts), len(layers) * len(features.units))
         stacked: list[Any] = [
-            sparse.csr_array(sparse.vstack(matrices)) for matrices in zip(*parts, strict=True)
+            sparse.csr_array(sparse.vstack(matrices))
+            for matrices in zip(*(part[:-1] for part in parts), strict=True)
         ]
-        latents[layer] = Latents(*(matrices[rows] for matrices in stacked))
+        on_means = None if decoder else _on_means(features.plan.sae(layer), pooled[layer]["mean"])
+        latents[layer] = Latents(*stacked).of_rows(rows)._replace(of_mean=on_means)
     return Sample(
         name=name,
         pooled=pooled,
@@ -164,14 +174,38 @@ def _of_block(block: FeatureBlock, d_sae: int) -> Latents:
     sums = np.add.reduceat(values, starts) if len(starts) else values
     largest = np.maximum.reduceat(values, starts) if len(starts) else values
     columns = (counts, sums / block.lengths[where[0]].astype(np.float32), largest)
-    matrices: list[Any] = [sparse.csr_array((data, where), shape=shape) for data in columns]
-    return Latents(*matrices)
+    tokens, mean, most = (sparse.csr_array((data, where), shape=shape) for data in columns)
+    bounds, last = last_tokens(block)
+    fires = sparse.csr_array((np.ones(len(last), np.int64), last.astype(np.int64), bounds), shape=shape)
+    return Latents(tokens, mean, most, fires)
+
+
+def _on_means(facts: SAEFacts, vectors: Float32[np.ndarray, "n d_in"]) -> sparse.csr_array:
+    """Return 1 where a latent fires on the mean vector of a response."""
+    from sparserm_cli.stages.frequency.mean_vectors import encoded_means, loaded_encoder
+
+    csr = encoded_means(loaded_encoder(facts), vectors)
+    ones, latents = np.ones(len(csr.indices), np.int64), csr.indices.astype(np.int64)
+    return sparse.csr_array((ones, latents, csr.indptr), shape=(len(vectors), facts.d_sae))
 
 
 def count(latents: Latents, counted: CountedResponses, unit: Unit) -> Counts:
-    """Return what `stages.tally` counts, from the latents of each response in memory."""
-    fires = (latents.tokens > 0).astype(np.int64)
-    in_unit, other = (latents.tokens, fires) if unit == "token" else (fires, latents.tokens)
+    """Return what `frequency` counts, from the latents of each response in memory.
+
+    Raises:
+        UsageError: the mean vectors were not encoded.
+
+    """
+    if unit in ONE_VECTOR:
+        vectors = latents.last if unit == "last" else latents.of_mean
+        if vectors is None:
+            hint = "take another unit"
+            raise UsageError("--unit mean", "the SAE that made the features", "none", hint)
+        fires = in_unit = other = vectors
+        counted = as_one_vector(counted)
+    else:
+        fires = (latents.tokens > 0).astype(np.int64)
+        in_unit, other = (latents.tokens, fires) if unit == "token" else (fires, latents.tokens)
     d_sae = latents.tokens.shape[1]
     classed = np.zeros((FOLDS, STRATA, 2, d_sae), np.int64)
     by_side = np.zeros((2, d_sae), np.int64)

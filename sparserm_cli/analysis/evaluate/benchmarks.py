@@ -1,8 +1,9 @@
-"""The exact rules of RM-Bench and RewardBench 2 as functions of scores.
+"""The exact rules of the benchmarks as functions of scores.
 
-Sources: RM-Bench, arXiv 2410.16184 (3 chosen and 3 rejected answers per prompt, concise / detailed /
-    markdown);
-RewardBench 2, arXiv 2506.01937 (one right answer among four, and a subset with several right answers).
+Sources: RM-Bench, arXiv 2410.16184 (3 chosen and 3 rejected answers per prompt: concise, detailed, markdown);
+RewardBench 2, arXiv 2506.01937 (one right answer among four, and a subset with several right answers);
+JudgeBench, arXiv 2410.12784 (one right and one wrong answer; a reward model scores each answer alone); PPE,
+arXiv 2410.14872 (human preferences without ties, and K answers that are right or wrong).
 """
 
 import re
@@ -75,6 +76,38 @@ def rm_bench_domain(name: str | None) -> str | None:
     """
     match = re.match(rf"({'|'.join(RM_BENCH_DOMAINS)})(?![a-z])", (name or "").lower())
     return match[1] if match else None
+
+
+JUDGE_BENCH_DOMAINS = {
+    "mmlu-pro": "knowledge",
+    "livebench-reasoning": "reasoning",
+    "livebench-math": "math",
+    "livecodebench": "coding",
+}
+"""The beginning of a row's `source` in JudgeBench to the domain that it counts for."""
+
+
+def judge_bench_domain(source: str | None) -> str | None:
+    """Return the domain of a source of JudgeBench, or of a domain's name; None for anything else."""
+    name = (source or "").lower()
+    if name in JUDGE_BENCH_DOMAINS.values():
+        return name
+    return next((domain for start, domain in JUDGE_BENCH_DOMAINS.items() if name.startswith(start)), None)
+
+
+def best_is_right(right: Float64[np.ndarray, " right"], wrong: Float64[np.ndarray, " wrong"]) -> float:
+    """Return how likely the answer with the highest score is a right one.
+
+    It is 0 or 1, or the share of right answers among those that have the highest score together.
+
+    Args:
+        right: scores of the right answers.
+        wrong: scores of the wrong answers.
+
+    """
+    best = max(right.max(), wrong.max())
+    good, bad = int(np.sum(right == best)), int(np.sum(wrong == best))
+    return good / (good + bad)
 
 
 def best_of_n(scores: Sequence[float] | Float64[np.ndarray, " n"]) -> float:

@@ -13,6 +13,7 @@ import numpy as np
 
 from sparserm_cli.analysis.evaluate.benchmark_rows import check_rows, no_preference, rm_bench_row
 from sparserm_cli.analysis.evaluate.rules import LENGTH, REWARD, RULES, ScoredExample, calibrated
+from sparserm_cli.analysis.evaluate.simple_answers import simple_answers
 from sparserm_cli.config import EvaluateConfig, Note, Progress
 from sparserm_cli.data.reader import without_pair
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
@@ -67,7 +68,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     for window in windows(model, reader, config, progress):
         vectors = model.pooled(window, **how)
         scores = {name: head(vectors) for name, head in heads.items()}
-        rows += _scored(window, scores, model.config.length_preference)
+        rows += scored_rows(window, scores, model.config.length_preference)
     if config.benchmark == "rm-bench":
         rows = [row._replace(example=rm_bench_row(row.example, reader)) for row in rows]
     for sentence in without_pair(reader):
@@ -88,6 +89,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
         "shape": reader.shape,
         "prompts_shared_with_training": _check_overlap(model, rows, config, note),
         **RULES[config.benchmark](rows, names),
+        "answers": simple_answers(rows, config.benchmark),
         **calibrated(rows),
     }
     path = parse_location(config.output) if config.output else EVALUATION.path(config.run)
@@ -95,7 +97,7 @@ def evaluate(config: EvaluateConfig, *, progress: Progress, note: Note) -> Evalu
     return EvaluateSummary(path, config.benchmark, metrics, time.monotonic() - begun)
 
 
-def _scored(
+def scored_rows(
     window: list[TokenizedExample], scores: Mapping[str, np.ndarray], preference: int
 ) -> list[ScoredExample]:
     """Split the window's scores into rows; the length rule has the preference of the training data."""

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
-from sparserm_cli.analysis.evaluate.benchmark_rows import check_partners, rm_bench_row
+from sparserm_cli.analysis.evaluate.benchmark_rows import check_partners, judge_bench_row, rm_bench_row
 from sparserm_cli.analysis.evaluate.benchmarks import (
     TIES_SUBSET,
     TiedPrompt,
+    best_is_right,
     best_of_n,
     rm_bench,
     rm_bench_points,
@@ -154,7 +155,8 @@ def _reward_bench_2(rows: list[ScoredExample], names: list[str]) -> dict[str, An
         for subset, members in subsets.items():
             if subset == TIES_SUBSET:
                 check_partners([row.example for row in members])
-                tied = {str(row.example.id): TiedPrompt(*map(list, row.sides(name))) for row in members}
+                sides = {str(row.example.id): [side.tolist() for side in row.sides(name)] for row in members}
+                tied = {number: TiedPrompt(*both) for number, both in sides.items()}
                 accuracies[subset] = ties_score(tied)
                 points.append(ties_points(tied))
             else:
@@ -188,9 +190,34 @@ def _add_gaps(scorers: dict[str, Any], points: Mapping[str, Sequence[np.ndarray]
         facts["reward_less_this"] = {"value": value, "low": low, "high": high}
 
 
+def _judge_bench(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
+    """Return JudgeBench's accuracy over all pairs, and that of each of its four domains; a tie is wrong."""
+    named = [row._replace(example=judge_bench_row(row.example)) for row in rows]
+    return _pairs(named, names)
+
+
+def _ppe(rows: list[ScoredExample], names: list[str]) -> dict[str, Any]:
+    """Return PPE's accuracy on its pairs, and how often the best of K by each scorer is a right one.
+
+    Rows that have two responses, the human preferences, take no part in the best of K.
+    """
+    several = [row for row in rows if len(row.example.responses) > 2 and row.pairs]
+    best: dict[str, Any] = {}
+    for name in names if several else ():
+        points = np.array([best_is_right(*row.sides(name)) for row in several])
+        low, high = interval_of_means([points])
+        best[name] = {"value": float(points.mean()), "low": low, "high": high}
+    if several:
+        right = [np.mean(np.array(row.example.sides) == CHOSEN) for row in several]
+        best[CHANCE] = {"value": float(np.mean(right))}
+    return {**_pairs(rows, names), "best_of_k": {"prompts": len(several), "scorers": best}}
+
+
 RULES: dict[str, Callable[[list[ScoredExample], list[str]], dict[str, Any]]] = {
     "pairs": _pairs,
     "rm-bench": _rm_bench,
     "reward-bench-2": _reward_bench_2,
+    "judge-bench": _judge_bench,
+    "ppe": _ppe,
 }
 """The function of each benchmark that turns scored rows and names of scorers into results."""

@@ -93,7 +93,7 @@ class WrongTable(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What the run was made from.
+    """The origin of the run.
 
     Fields:
         artifacts: the chain.
@@ -117,7 +117,7 @@ class Page:
     what: str
     """The reward model in one line."""
     warnings: Sequence[str]
-    """What is wrong with the run, such as a stale artifact."""
+    """Warnings about the run, such as a stale artifact."""
     cards: Sequence[Card]
     """The numbers at the top."""
     evaluation: Evaluated | Missing
@@ -133,7 +133,7 @@ class Page:
     frequencies: Mapping[int, str] | Missing
     """Layer to the name of its frequency figure."""
     counted: str
-    """What the rates are shares of."""
+    """Whether rates are shares of tokens or of responses."""
     directions: DirectionTable | Missing
     """The directions."""
     calibration: Mapping[str, float]
@@ -147,7 +147,7 @@ class Page:
     beside: SideBySide | None
     """Another run beside this one; None without one."""
     origin: Origin
-    """What the run was made from."""
+    """The origin of the run."""
 
     def direction(self, part: Part) -> DirectionRow | None:
         """Return the row of the direction that a part of a score belongs to, if it is shown."""
@@ -169,14 +169,14 @@ class Page:
 
     def missing(self) -> dict[str, str]:
         """Return the parts that are not shown, with the reason."""
-        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
         if isinstance(self.directions, DirectionTable):
             parts |= {
                 "contexts of directions": self.directions.contexts,
                 "ends of directions": self.directions.ends,
             }
-        parts |= {name.replace("-", " "): one for name, one in self.figures.items()}
-        return {name: one.reason for name, one in parts.items() if isinstance(one, Missing)}
+        parts |= {name.replace("-", " "): figure for name, figure in self.figures.items()}
+        return {name: part.reason for name, part in parts.items() if isinstance(part, Missing)}
 
 
 def write_page(path: PurePath, page: Page) -> int:

@@ -88,7 +88,7 @@ def open_run(config: ReportConfig) -> RunFacts:
     run = config.run
     artifacts = status(run).artifacts
     folder = reward_folder(config.reward or reward_path(run))
-    if all(one.state == ABSENT for one in artifacts) and not storage_of(folder).is_there(CONFIG):
+    if all(artifact.state == ABSENT for artifact in artifacts) and not storage_of(folder).is_there(CONFIG):
         hint = "run `sparserm extract` first, or name the run directory with --run"
         raise IncompatibleError(str(run), "a run directory", "none of its artifacts", hint)
     for name in ("evaluation", "comparison"):
@@ -103,7 +103,7 @@ def open_run(config: ReportConfig) -> RunFacts:
     directions = _opened(lambda: read_directions(run))
     if folder != reward_path(run) and not isinstance(reward, Missing):
         given = Artifact("reward", folder, "", COMPLETE, lineage=reward.config.lineage)
-        artifacts = tuple(given if one.name == given.name else one for one in artifacts)
+        artifacts = tuple(given if artifact.name == given.name else artifact for artifact in artifacts)
     return RunFacts(
         artifacts=artifacts,
         capture=capture,
@@ -166,12 +166,12 @@ def _evaluation(config: ReportConfig, reward: RewardFiles | Missing) -> Any | Mi
     path = config.evaluation or EVALUATION.path(config.run)
     if storage_of(path).size() < 0:
         return Missing("no held-out evaluation: run `sparserm evaluate FILE` first")
-    found = EVALUATION.read(path)
+    evaluation = EVALUATION.read(path)
     if isinstance(reward, Missing):
         return reward
-    if found.get("reward") != reward.config.lineage.digest:
+    if evaluation.get("reward") != reward.config.lineage.digest:
         return Missing(f"{path} is of another reward model: run `sparserm evaluate FILE` again")
-    return found
+    return evaluation
 
 
 def _comparison(config: ReportConfig) -> Any | Missing:

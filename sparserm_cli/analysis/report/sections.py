@@ -76,21 +76,25 @@ class Findings(NamedTuple):
     beside: SideBySide | None
 
 
-def page_of(name: str, run: RunFacts, found: Findings) -> Page:
+def page_of(name: str, run: RunFacts, findings: Findings) -> Page:
     """Return the page of a run.
 
     Args:
         name: of the run directory.
         run: what is there.
-        found: what the passes over it have given.
+        findings: results of the passes over the run.
 
     """
-    scored, reward, frequency = found.scored, run.reward, run.frequency
+    scored, reward, frequency = findings.scored, run.reward, run.frequency
     return Page(
         run=name,
         made=f"Made by sparserm {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         what=reward.reason if isinstance(reward, Missing) else _model_line(reward.config),
-        warnings=[f"{one.name} is {one.state}: {one.detail}" for one in run.artifacts if one.state in _BAD],
+        warnings=[
+            f"{artifact.name} is {artifact.state}: {artifact.detail}"
+            for artifact in run.artifacts
+            if artifact.state in _BAD
+        ],
         cards=list(_cards(run, scored)),
         evaluation=run.evaluation if isinstance(run.evaluation, Missing) else _evaluated(run.evaluation),
         fit=reward if isinstance(reward, Missing) else fit_table(reward.config.metrics),
@@ -99,12 +103,12 @@ def page_of(name: str, run: RunFacts, found: Findings) -> Page:
         figures=_figures(run, scored),
         frequencies=frequency if isinstance(frequency, Missing) else _frequency_names(frequency),
         counted="" if isinstance(frequency, Missing) else _counted(frequency),
-        directions=_directions(run, found),
+        directions=_directions(run, findings),
         calibration={} if isinstance(scored, Missing) else _errors(scored.reliability),
         length=scored if isinstance(scored, Missing) else scored.length,
-        wrong=_wrong(found),
-        explained=found.explained,
-        beside=found.beside,
+        wrong=_wrong(findings),
+        explained=findings.explained,
+        beside=findings.beside,
         origin=_origin(run),
     )
 
@@ -112,7 +116,7 @@ def page_of(name: str, run: RunFacts, found: Findings) -> Page:
 def _model_line(config: RewardConfig) -> str:
     """Return what a reward model is in one line."""
     latents: Mapping[str, Sequence[int]] = config.selection.get("latents", {})
-    count = sum(len(one) for one in latents.values())
+    count = sum(len(features) for features in latents.values())
     blocks = ", ".join(map(str, config.layers))
     parts = (
         f"{config.model}, after block {blocks}",
@@ -127,20 +131,22 @@ def _model_line(config: RewardConfig) -> str:
 
 def _cards(run: RunFacts, scored: Scored | Missing) -> Iterator[Card]:
     """Yield the numbers at the top."""
-    if isinstance(run.evaluation, dict) and run.evaluation["benchmark"] == "pairs":
+    if isinstance(run.evaluation, dict) and "pairs" in run.evaluation:
         yield from _accuracy_cards("Held-out accuracy", run.evaluation["scorers"])
     elif not isinstance(run.reward, Missing):
-        validation = [one for one in run.reward.config.metrics if one.split == "validation"]
-        yield from _accuracy_cards("Validation accuracy", {one.scorer: vars(one) for one in validation})
+        validation = [metric for metric in run.reward.config.metrics if metric.split == "validation"]
+        yield from _accuracy_cards(
+            "Validation accuracy", {metric.scorer: vars(metric) for metric in validation}
+        )
     if not isinstance(run.reward, Missing):
         training = run.reward.config.training
         prompts = f"of {training['train_prompts']:,} prompts" if "train_prompts" in training else ""
         yield Card("Fitted on", f"{training.get('train_pairs', 0):,} pairs", prompts)
     if not isinstance(scored, Missing):
-        name, found = next(iter(scored.reliability.items()), ("", None))
-        if found is not None:
+        name, reliability = next(iter(scored.reliability.items()), ("", None))
+        if reliability is not None:
             note = f"mean distance of confidence and accuracy on {name} pairs"
-            yield Card("Calibration error", percent(found.error), note)
+            yield Card("Calibration error", percent(reliability.error), note)
 
 
 def _accuracy_cards(label: str, scorers: Mapping[str, Mapping[str, Any]]) -> Iterator[Card]:
@@ -184,7 +190,9 @@ def _figures(run: RunFacts, scored: Scored | Missing) -> dict[str, Figure | Miss
         names = ("score", "margin", "reliability", "length", "length-accuracy")
         return figures | {f"{name}-figure": scored for name in names}
     stored, pairs = scored.stored, scored.pairs
-    sides = (stored.scores[np.unique(one)].astype(np.float64) for one in (pairs.chosen, pairs.rejected))
+    sides = (
+        stored.scores[np.unique(responses)].astype(np.float64) for responses in (pairs.chosen, pairs.rejected)
+    )
     return figures | {
         "score-figure": draw.score_figure(*sides),
         "margin-figure": draw.margin_figure(pairs),
@@ -210,14 +218,14 @@ def _counted(frequency: Frequency) -> str:
     )
 
 
-def _directions(run: RunFacts, found: Findings) -> DirectionTable | Missing:
+def _directions(run: RunFacts, findings: Findings) -> DirectionTable | Missing:
     """Return the table of directions with their texts."""
     directions = run.directions
     if isinstance(directions, Missing):
         return directions
-    words = found.words
-    contexts = found.firing if isinstance(found.firing, Missing) else words
-    ends = found.scored if isinstance(found.scored, Missing) else words
+    words = findings.words
+    contexts = findings.firing if isinstance(findings.firing, Missing) else words
+    ends = findings.scored if isinstance(findings.scored, Missing) else words
     reward = run.made_of_directions
     if reward is None and not isinstance(ends, Missing):
         ends = Missing("the reward model was made of other directions: run `sparserm fit` again")
@@ -225,13 +233,13 @@ def _directions(run: RunFacts, found: Findings) -> DirectionTable | Missing:
         direction_rows(
             directions,
             reward,
-            {} if isinstance(found.firing, Missing) else found.firing,
-            None if isinstance(found.scored, Missing) else found.scored.stored,
+            {} if isinstance(findings.firing, Missing) else findings.firing,
+            None if isinstance(findings.scored, Missing) else findings.scored.stored,
             None if isinstance(words, Missing) else words,
             run.descriptions,
         )
     )
-    count = sum(len(one.feature) for one in directions.layers.values())
+    count = sum(len(selected.feature) for selected in directions.layers.values())
     return DirectionTable(
         str(directions.lineage.identity.get("by", "statistic")).replace("_", " "),
         rows,
@@ -244,18 +252,18 @@ def _directions(run: RunFacts, found: Findings) -> DirectionTable | Missing:
     )
 
 
-def _errors(found: Mapping[str, Reliability]) -> dict[str, float]:
-    return {name: one.error for name, one in found.items()}
+def _errors(reliabilities: Mapping[str, Reliability]) -> dict[str, float]:
+    return {name: reliability.error for name, reliability in reliabilities.items()}
 
 
-def _wrong(found: Findings) -> WrongTable | Missing:
+def _wrong(findings: Findings) -> WrongTable | Missing:
     """Return the most wrong pairs."""
-    if isinstance(found.scored, Missing):
-        return found.scored
-    if isinstance(found.words, Missing):
-        return found.words
-    rows = wrong_pairs(found.scored.pairs, found.wrong, found.scored.stored, found.words)
-    return WrongTable(list(rows), found.words.frame)
+    if isinstance(findings.scored, Missing):
+        return findings.scored
+    if isinstance(findings.words, Missing):
+        return findings.words
+    rows = wrong_pairs(findings.scored.pairs, findings.wrong, findings.scored.stored, findings.words)
+    return WrongTable(list(rows), findings.words.frame)
 
 
 def _origin(run: RunFacts) -> Origin:
@@ -263,7 +271,7 @@ def _origin(run: RunFacts) -> Origin:
     artifacts = list(provenance(run.artifacts))
     if isinstance(run.capture, Missing):
         return Origin(artifacts, (), ())
-    told = run.capture.store.plan.metadata
-    inputs = [(one.path, f"{one.bytes:,}", one.sha256) for one in run.capture.plan.settings.inputs]
-    packages = [(str(name), str(version)) for name, version in dict(told.get("packages", {})).items()]
+    metadata = run.capture.store.plan.metadata
+    inputs = [(file.path, f"{file.bytes:,}", file.sha256) for file in run.capture.plan.settings.inputs]
+    packages = [(str(name), str(version)) for name, version in dict(metadata.get("packages", {})).items()]
     return Origin(artifacts, inputs, packages)

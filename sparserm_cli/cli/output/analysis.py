@@ -100,7 +100,8 @@ def explain(out: Output, explanation: "Explanation", top: int) -> None:
     """Show what raises and what lowers a score."""
     if out.as_json:
         parts = {
-            name: [row._asdict() for row in getattr(explanation, name)] for name in ("directions", "tokens")
+            name: [row._asdict() for row in getattr(explanation, name)]
+            for name in ("directions", "tokens", "groups")
         }
         out.result({**explanation._asdict(), **parts}, "")
         return
@@ -124,6 +125,13 @@ def explain(out: Output, explanation: "Explanation", top: int) -> None:
         names = [share.name or "unnamed" for share in shown]
         rows = [[*row, name] for row, name in zip_longest(rows, names, fillvalue="")]
     out.table({}, title, columns, rows)
+    if len(explanation.groups) < len(explanation.directions):
+        groups = [
+            [group.name, str(len(group.directions)), f"{group.cosine:.2f}", f"{group.contribution:+.4f}"]
+            for group in explanation.groups
+        ]
+        title = "\nthe same score by groups of similar directions"
+        out.table({}, title, ["group", "directions", "mean cosine", "adds"], groups)
     coloured = _takes_colours()
     tokens = (coloured_tokens if coloured else marked_tokens)(explanation.tokens)
     out.result({}, "\n" + tokens, styled=coloured)

@@ -8,6 +8,7 @@ from sparserm_cli.config import DEFAULT_MODEL, DEFAULT_SAE
 from sparserm_cli.console import Output
 from sparserm_cli.formatting import duration, percent, rows_read, size
 from sparserm_cli.statistics.verdict import FEW_PROMPTS, too_few
+from sparserm_cli.store.artifacts.penalties import penalties_of, penalty_text
 
 if TYPE_CHECKING:
     from sparserm_cli.stages.encode.encode import EncodeSummary
@@ -211,9 +212,37 @@ def fit(out: Output, summary: "FitSummary") -> None:
     out.table(data, title, ["scorer", "accuracy", "95 % interval", "ties"], rows)
     if not out.as_json:
         out.result({}, data["verdict"])
+        if "groups" in config.training:
+            _groups(out, config.training["groups"])
+    if penalty := penalty_text(penalties_of(config.training)):
+        out.note(f"penalty of the head: {penalty}")
     if warning := too_few(config.training.get("validation", {}).get("prompts", FEW_PROMPTS)):
         out.note(f"warning: {warning}")
     out.note(f"next: {out.command('evaluate held-out.jsonl')}, or {out.command('score responses.jsonl')}")
+
+
+def _groups(out: Output, groups: Mapping[str, Any]) -> None:
+    """Show how each group's head does on its own validation pairs, beside the head of all pairs."""
+    rows = []
+    for name, facts in groups["heads"].items():
+        moved = "kept" if facts["strength"] is None else f"{facts['strength']:g}"
+        cells = [name, f"{facts['train_pairs']:,}", moved]
+        if "own" in facts:
+            gap = facts["own_less_shared"]
+            shares = [percent(facts[key]["accuracy"]) for key in ("shared", "own")]
+            ends = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
+            cells += [f"{facts['own']['pairs']:,}", *shares, ends]
+        rows.append([*cells, *[""] * (7 - len(cells))])
+    columns = [
+        groups["column"],
+        "pairs",
+        "penalty",
+        "validation",
+        "all pairs' head",
+        "its head",
+        "difference",
+    ]
+    out.table({}, "\none head per group, on the group's validation pairs:", columns, rows)
 
 
 def _choice(out: Output, choice: Mapping[str, Any]) -> None:

@@ -31,7 +31,7 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     seconds = round(summary.seconds, 3)
     data = {"path": str(summary.path), **metrics, "verdict": sentence, "seconds": seconds}
     scorers = metrics["scorers"]
-    if summary.benchmark == "pairs":
+    if "pairs" in metrics:
         columns = ["scorer", "accuracy", "95 % interval", "reward less this", "ties"]
         title = f"{metrics['pairs']:,} pairs of {scorers['reward']['prompts']:,} prompts"
         rows = [_pair_row(name, results) for name, results in scorers.items()]
@@ -62,10 +62,23 @@ def evaluate(out: Output, summary: "EvaluateSummary") -> None:
     out.note(rows_read(*(metrics[f"rows_{what}"] for what in ("read", "accepted", "rejected"))))
     out.table(data, title, columns, rows)
     if not out.as_json:
+        _answers(out, metrics)
         out.result({}, f"{_calibrated(metrics)}\n{sentence}")
     if warning := too_few(evaluated_prompts(metrics)):
         out.note(f"warning: {warning}")
     out.note(f"written to {summary.path}")
+
+
+def _answers(out: Output, metrics: Mapping[str, Any]) -> None:
+    """Show what the shortest, the longest and a random answer score beside the reward."""
+    columns = ["subset", *metrics["answers"]["all"]]
+    rows = [[subset, *map(percent, results.values())] for subset, results in metrics["answers"].items()]
+    out.table({}, "by the same rule: the reward, and answers chosen by length or at random", columns, rows)
+    if best := metrics.get("best_of_k", {}).get("scorers"):
+        title = f"right answers as the best of K, {metrics['best_of_k']['prompts']:,} prompts"
+        out.table(
+            {}, title, ["scorer", "right"], [[name, percent(row["value"])] for name, row in best.items()]
+        )
 
 
 def _calibrated(metrics: Mapping[str, Any]) -> str:

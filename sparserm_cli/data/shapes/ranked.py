@@ -62,6 +62,35 @@ def _truths(row: Row) -> Parts:
     return sided(prompt(row), good, bad)
 
 
+def _best_of_k(row: Row) -> Parts:
+    """Read PPE's answers `response_1` to `response_K` with 0 or 1 for each, and the compared pairs."""
+    path = row.path("scores")
+    scores = [number(value, f"{path}[{place}]") for place, value in enumerate(row.need("scores"))]
+    names = [f"response_{place}" for place in range(1, len(scores) + 1)]
+    answers = [assistant(fields.nonempty(row.at(name), name)) for name in names]
+    parts = ordered(prompt(row), answers, scores, margins=False)
+    compared = row.need("compared")
+    if not isinstance(compared, list) or not all(_two_places(pair, len(scores)) for pair in compared):
+        raise RowError(
+            "pairs of two answers by their numbers from 0", kind_of(compared), field=row.path("compared")
+        )
+    pairs = tuple(
+        (first, second) if scores[first] > scores[second] else (second, first) for first, second in compared
+    )
+    if any(scores[good] == scores[bad] for good, bad in pairs):
+        raise RowError("a right and a wrong answer in each pair", "two alike", field=row.path("compared"))
+    return parts._replace(better=pairs, undecided=parts.undecided if pairs else "tie")
+
+
+def _two_places(pair: Any, count: int) -> bool:
+    """Whether a value is a pair of numbers of answers."""
+    return (
+        isinstance(pair, list)
+        and len(pair) == 2
+        and all(isinstance(place, int) and 0 <= place < count for place in pair)
+    )
+
+
 def _lists(row: Row) -> Parts:
     return sided(prompt(row), texts(row, "chosen"), texts(row, "rejected"))
 
@@ -104,6 +133,12 @@ RANKED = (
         _ranked,
         {"prompt": "prompt", "responses": "answers[].answer", "ranks": "answers[].rank"},
         fits=lambda row: isinstance(row.values.get("answers"), list),
+    ),
+    Shape(
+        "ppe-best-of-k",
+        _best_of_k,
+        {"prompt": "prompt", "scores": "scores", "compared": "sampled_conflict_pairs"},
+        fits=lambda row: isinstance(row.values.get("scores"), list) and "response_1" in row.values,
     ),
     Shape(
         "ultrafeedback",

@@ -146,6 +146,15 @@ def _shp(row: Row) -> Parts:
     return decided(prompt(row), first, second, (1 if label else -1, None))
 
 
+def _judge_bench(row: Row) -> Parts:
+    """Read the label of JudgeBench: `A>B` means that the first answer is right, `B>A` the second."""
+    label = row.need("winner")
+    if label not in ("A>B", "B>A"):
+        raise RowError("A>B or B>A", shown(str(label), 30), field=row.path("winner"))
+    first, second = (assistant(fields.nonempty(row.need(name), row.path(name))) for name in _ANSWERS)
+    return decided(prompt(row), first, second, (1 if label == "A>B" else -1, None))
+
+
 _ANSWERS = ("response_a", "response_b")
 
 
@@ -205,6 +214,17 @@ TWO_ANSWERS = (
         "shp",
         {"prompt": "history", "response_a": "human_ref_A", "response_b": "human_ref_B", "winner": "labels"},
         read=_shp,
+    ),
+    _entry(
+        "judgebench",
+        {
+            "prompt": "question",
+            "response_a": "response_A",
+            "response_b": "response_B",
+            "winner": "label",
+            "subset": "source",
+        },
+        read=_judge_bench,
     ),
     _entry(
         "webgpt",

@@ -7,16 +7,17 @@ and the parts add up to the score, exactly. For a hidden layer it is the mean gr
 exact as the sum over `STEPS` points.
 
 The mean over tokens of the projections is the projection of the mean, so each token has a share as well.
+Directions that point alike are joined to groups, so that a person reads ten parts and not hundreds.
 
 Axes: t (response tokens), p (projections: layers x poolings x directions).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 from torch import Tensor
 
 from sparserm_cli.data.rendering.row_tokenizer import TokenizedExample
@@ -26,9 +27,15 @@ from sparserm_cli.models.head.reward_head import RewardHead
 from sparserm_cli.models.lm.language_model import LanguageModel
 from sparserm_cli.models.lm.pooling import forest_of
 from sparserm_cli.models.lm.residuals import Residuals, iter_residuals, pool
+from sparserm_cli.statistics.cosine_clusters import cosine_clusters, mean_cosine
 
 STEPS = 1024
 """Points on the line from the mean training response at which a hidden layer's gradient is taken."""
+
+_SHOWN = 2  # directions that the name of a group shows
+
+INTERCEPT, REMAINDER = "intercept", "remainder"
+"""Names of the parts of a score that are no direction's."""
 
 Method = Literal["exact", "integrated gradients"]
 
@@ -56,6 +63,109 @@ class Attribution(NamedTuple):
     def error(self) -> float:
         """Difference of the score from the sum of its parts: rounding, or the error of the integral."""
         return self.score - self.intercept - float(self.directions.sum())
+
+
+class Parts(NamedTuple):
+    """The scores of some responses and their parts by projection.
+
+    Fields:
+        scores: of the responses.
+        intercept: what the mean training response scores.
+        values: what each projection adds to the intercept.
+        method: `exact` for a linear head.
+    """
+
+    scores: Float64[np.ndarray, " n"]
+    intercept: float
+    values: Float64[np.ndarray, "n p"]
+    method: Method
+
+    @property
+    def remainder(self) -> Float64[np.ndarray, " n"]:
+        """What the parts miss of each score: rounding, or the error of the integral."""
+        return self.scores - self.intercept - self.values.sum(axis=1)
+
+    def by_group(self, groups: "Sequence[PartGroup]") -> tuple[dict[str, float], ...]:
+        """Return for each response what each group adds to the intercept, by its name.
+
+        `intercept` stands first, and what the integral misses, where there is one, last as `remainder`.
+        """
+        sums = np.stack([self.values[:, group.columns].sum(axis=1) for group in groups], axis=1)
+        found = []
+        for parts, missed in zip(sums, self.remainder, strict=True):
+            row = {INTERCEPT: self.intercept}
+            row |= {group.name: float(part) for group, part in zip(groups, parts, strict=True)}
+            found.append(row if self.method == "exact" else {**row, REMAINDER: float(missed)})
+        return tuple(found)
+
+
+class PartGroup(NamedTuple):
+    """Directions whose parts are added up.
+
+    Fields:
+        name: names of the strongest directions and the number of the others; no two groups share one.
+        directions: names of all directions, the strongest first.
+        columns: numbers of their projections.
+        cosine: mean cosine between two of the directions; 1 for a single one.
+    """
+
+    name: str
+    directions: tuple[str, ...]
+    columns: Int64[np.ndarray, " columns"]
+    cosine: float
+
+
+def parts_of(head: RewardHead, x: Float32[Tensor, "n p"]) -> Parts:
+    """Return the parts of the scores of standardised projections."""
+    with torch.no_grad():
+        scores, at_mean = head.score(x), head.score(torch.zeros_like(x[:1]))
+    slopes = [_slope(head, row) for row in x] if len(x) else [np.zeros(x.shape[1])]
+    values = x.cpu().double().numpy() * np.stack(slopes)
+    intercept = float(at_mean[0]) if len(x) else 0.0
+    return Parts(scores.cpu().double().numpy(), intercept, values, method_of(head))
+
+
+def part_groups(
+    head: RewardHead, selection: Mapping[str, Any], count: int, known: Mapping[str, str] | None = None
+) -> tuple[PartGroup, ...]:
+    """Return the directions of a head in groups of similar decoder rows, the strongest group first.
+
+    A direction is as strong as half the difference in score between one standard deviation above its mean and
+    one below. Directions that do not count, such as dropped ones, are in no group. The vectors of all layers
+    lie in one residual stream, so that directions of several layers can share a group.
+
+    Args:
+        head: the head.
+        selection: the record of how the directions were chosen.
+        count: number of groups; 0 makes each direction a group of its own.
+        known: name of a direction to what it stands for.
+
+    """
+    names, effect, known = direction_names(head, selection), np.abs(effects(head)), known or {}
+    rows = np.concatenate([head.arrays.directions[layer][[at]] for layer, _, at in columns(head)])
+    strength, place = dict.fromkeys(names, 0.0), dict[str, int]()
+    for column, (name, value) in enumerate(zip(names, effect, strict=True)):
+        strength[name] += float(value)
+        place.setdefault(name, column)
+    live = sorted((name for name in strength if strength[name] > 0), key=lambda name: -strength[name])
+    if not live:
+        return ()
+    vectors = rows[[place[name] for name in live]]
+    number = cosine_clusters(vectors, count or len(live))
+    groups = []
+    for group in range(number.max() + 1):
+        members = [name for name, other in zip(live, number, strict=True) if other == group]
+        taken = np.flatnonzero(np.isin(names, members))
+        cosine = mean_cosine(vectors[number == group])
+        groups.append(PartGroup(_group_name(members, known), tuple(members), taken, cosine))
+    return tuple(sorted(groups, key=lambda group: -sum(strength[name] for name in group.directions)))
+
+
+def _group_name(members: Sequence[str], known: Mapping[str, str]) -> str:
+    """Return the strongest directions, with what they stand for, and the number of the others."""
+    shown = [f"{name} ({known[name]})" if name in known else name for name in members[:_SHOWN]]
+    more = len(members) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
 
 def attributions(
@@ -121,6 +231,25 @@ def columns(head: RewardHead) -> Iterator[tuple[int, str, int]]:
         for pooling in head.poolings:
             for number in range(count):
                 yield layer, pooling, number
+
+
+def direction_names(head: RewardHead, selection: Mapping[str, Any]) -> list[str]:
+    """Return the name of the direction of each projection: `14:1829` is latent 1829 of the SAE at layer 14.
+
+    A direction that belongs to no latent, such as a random one, is called by its number: `14:#3`.
+
+    Args:
+        head: the head.
+        selection: the record of how the directions were chosen, with layer to `latents`.
+
+    """
+    latents: Mapping[str, Sequence[int]] = selection.get("latents", {})
+    names = []
+    for layer, _, number in columns(head):
+        of_layer = latents.get(str(layer), ())
+        latent = of_layer[number] if number < len(of_layer) else -1
+        names.append(f"{layer}:#{number}" if latent < 0 else f"{layer}:{latent}")
+    return names
 
 
 def method_of(head: RewardHead) -> Method:

@@ -6,7 +6,7 @@ to choose: the difference of means is a direction and its score in one, and leng
 Axes: `n` responses, `m` training pairs, `d_in` width of the residual stream.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,11 +98,30 @@ class Baseline:
     in_fit: bool = False
     """Whether `fit` stores it as a control; `compare` always tries it."""
 
+    def of_layers(
+        self, given: Mapping[int, LabelledVectors], counts: Mapping[int, int], seed: int
+    ) -> dict[int, Directions]:
+        """Return equally many directions of each layer.
+
+        Args:
+            given: layer to what may be learned from.
+            counts: layer to the number of directions that are wanted; there are fewer where the pairs of a
+                layer span fewer.
+            seed: seed of what is random.
+
+        """
+        drawn = {
+            layer: self.draw(vectors, counts[layer], layer_seed(seed, layer))
+            for layer, vectors in given.items()
+        }
+        fewest = min(map(len, drawn.values()))
+        return {layer: directions[:fewest] for layer, directions in drawn.items()}
+
 
 BASELINES: dict[str, Baseline] = {
     "components of responses": Baseline("components", _components),
     "components of pairs": Baseline("pair-components", _pair_components),
-    "partial least squares": Baseline("partial-least-squares", _partial_least_squares),
+    "partial least squares": Baseline("partial-least-squares", _partial_least_squares, in_fit=True),
     "random directions": Baseline("random-directions", _random, in_fit=True),
 }
 """Name, as tables call it, to baseline."""

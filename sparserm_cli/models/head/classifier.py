@@ -99,6 +99,7 @@ class SparseRewardClassifier(ClassifierMixin, BaseEstimator):
             pairs,
             _validation(group, self.val_fraction, rng),
             np.ones(len(pairs), np.float32),
+            groups=group.astype(np.uint64),
         )
         self.weights_ = fit_head(data, self.head, self.loss, seed=self.random_state).weights
         self._platt = LogisticRegression(C=1e6).fit(self.reward(X)[:, None], preferred)

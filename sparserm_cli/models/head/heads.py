@@ -62,6 +62,8 @@ HEADS: dict[str, HeadKind] = {
     "mlp": HeadKind(_mlp, "weight_2", _hidden, exact=False, fit="sparserm_cli.models.head.mlp:fit_mlp"),
 }
 """Name, as `--head` takes it, to kind."""
+PLAIN_FIT = "sparserm_cli.models.head.mlp:fit_plain"
+"""`module:function` that fits a hidden layer as the paper describes it; the head is of kind `mlp`."""
 
 
 def kind_of(weights: Mapping[str, object]) -> HeadKind:
@@ -79,6 +81,7 @@ def fit_head(
     head: str,
     loss: str,
     *,
+    plain: bool = False,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fitted:
@@ -88,11 +91,12 @@ def fit_head(
         data: projections and pairs.
         head: one of HEADS.
         loss: margin, bt or bce.
+        plain: train a hidden layer from random weights, as in the paper.
         seed: seed of everything random in the fit.
         progress: called with steps done and steps in all.
 
     """
-    module, _, function = HEADS[head].fit.partition(":")
+    module, _, function = (PLAIN_FIT if plain else HEADS[head].fit).partition(":")
     fit: Callable[..., Fitted] = getattr(import_module(module), function)
     return fit(data, loss, seed=seed, progress=progress)
 

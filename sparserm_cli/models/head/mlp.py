@@ -8,6 +8,8 @@ validation pairs is least: if nothing beats the linear head, the linear head is 
 
 Projections of several layers or poolings are several views of a response. Each has a hidden layer of its own,
 which is stopped when it is best, and their scores are averaged: one layer for all of them overfits sooner.
+
+`fit_plain` trains the layer of the paper instead: all projections at once, from random weights.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +23,8 @@ from scipy.linalg import block_diag
 from torch import Tensor
 
 from sparserm_cli.models.head.heads import centred
-from sparserm_cli.models.head.linear import Basis, basis, choose_strength, refitted
 from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights, pair_loss
+from sparserm_cli.models.head.penalty import Basis, choose_penalty, solved
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,32 @@ class MLPRecipe:
     """Largest number of pairs seen in total, which bounds the time on large data; one pass is always made."""
     patience: int = 8
     """Number of passes without a lower validation loss after which training stops."""
+    blind_epochs: int = 0
+    """Number of passes where no validation pairs say when to stop."""
+
+
+PLAIN = MLPRecipe(dropout=0.0, blind_epochs=10)
+"""How the paper's layer is trained. The paper does not say, so only what it says is left out."""
 
 
 class _Network(torch.nn.Module):
-    """The hidden layer beside the linear part."""
+    """The hidden layer, beside the linear part that it starts from or alone."""
 
-    def __init__(self, recipe: MLPRecipe, linear: Float32[Tensor, " p"], generator: torch.Generator) -> None:
+    def __init__(
+        self, recipe: MLPRecipe, p: int, linear: Float32[Tensor, " p"] | None, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        p, units = len(linear), (recipe.hidden - 2) // recipe.members
-        drawn = torch.randn(recipe.members, p, units, generator=generator) / p**0.5
+        members, units = recipe.members, (recipe.hidden - 2 * (linear is not None)) // recipe.members
+        drawn = torch.randn(members, p, units, generator=generator) / p**0.5
+        second = torch.zeros(members, units, 1)
+        if linear is None:  # without weights here nothing would reach the first ones
+            second = torch.randn(members, units, 1, generator=generator) / units**0.5
         self.weight_1 = torch.nn.Parameter(drawn)
-        self.bias_1 = torch.nn.Parameter(torch.zeros(recipe.members, 1, units))
-        self.weight_2 = torch.nn.Parameter(torch.zeros(recipe.members, units, 1))
-        self.linear = torch.nn.Parameter(linear.repeat(recipe.members, 1)[..., None].clone())
+        self.bias_1 = torch.nn.Parameter(torch.zeros(members, 1, units))
+        self.weight_2 = torch.nn.Parameter(second)
+        self.linear = (
+            None if linear is None else torch.nn.Parameter(linear.repeat(members, 1)[..., None].clone())
+        )
 
     def forward(
         self, z: Float32[Tensor, "n p"], keep: float = 1.0, generator: torch.Generator | None = None
@@ -68,7 +83,10 @@ class _Network(torch.nn.Module):
         hidden = torch.relu(torch.matmul(z, self.weight_1) + self.bias_1)
         if keep < 1.0:
             hidden = hidden * (torch.rand(hidden.shape, generator=generator) < keep) / keep
-        return (torch.matmul(hidden, self.weight_2) + torch.matmul(z, self.linear))[..., 0]
+        scores = torch.matmul(hidden, self.weight_2)
+        if self.linear is not None:
+            scores = scores + torch.matmul(z, self.linear)
+        return scores[..., 0]
 
 
 def fit_mlp(
@@ -105,6 +123,35 @@ def fit_mlp(
     return Fitted(_averaged(weights), _averaged(before), {"views": [fit.facts for fit in fits]})
 
 
+def fit_plain(
+    data: PairData,
+    loss: str,
+    *,
+    seed: int = 0,
+    recipe: MLPRecipe = PLAIN,
+    progress: Callable[[int, int], None] | None = None,
+) -> Fitted:
+    """Fit the hidden layer of the paper: from random weights, on all projections, with no penalty chosen.
+
+    The validation pairs say when to stop.
+
+    Args:
+        data: projections and pairs; all of its views share the layer.
+        loss: margin, bt or bce.
+        seed: seed of the first weights and of the order of the pairs.
+        recipe: how to train.
+        progress: called with passes done and passes at most.
+
+    """
+    z = torch.as_tensor(data.x)
+    training = _Training(z, data, loss, recipe, seed)
+    validated, facts = training.stopped(None, progress or (lambda _done, _total: None))
+    final = training.repeated(None, int(facts["epochs"]))
+    unchanged = Basis(np.eye(z.shape[1], dtype=np.float32), z)
+    weights, before = (centred(data, _folded(network, unchanged)) for network in (final, validated))
+    return Fitted(weights, before, {"plain": True, **facts})
+
+
 def _averaged(views: Sequence[Weights]) -> Weights:
     """Return one head whose score is the mean of the views' scores."""
     return {
@@ -123,14 +170,13 @@ def _fit_view(
     progress: Callable[[int, int], None],
 ) -> Fitted:
     """Fit the hidden layer of one view."""
-    coordinates = basis(data)
-    start = choose_strength(data, coordinates, loss)
+    penalty = choose_penalty(data, loss)
+    coordinates = penalty.coordinates
     training = _Training(coordinates.z, data, loss, recipe, seed)
-    validated, facts = training.stopped(start.solution, progress)
-    linear = refitted(data, coordinates, loss, start.strength)
-    final = training.repeated(linear, int(facts["epochs"]))
+    validated, facts = training.stopped(solved(data, penalty, loss, training_only=True), progress)
+    final = training.repeated(solved(data, penalty, loss), int(facts["epochs"]))
     weights, before = (centred(data, _folded(network, coordinates)) for network in (final, validated))
-    return Fitted(weights, before, {"l2": start.strength, **facts})
+    return Fitted(weights, before, {**penalty.facts(), **facts})
 
 
 class _Training:
@@ -142,14 +188,14 @@ class _Training:
         self._z, self._data, self._loss, self._recipe, self._seed = z, data, loss, recipe, seed
 
     def stopped(
-        self, linear: Float64[np.ndarray, " solution"], progress: Callable[[int, int], None]
+        self, linear: Float64[np.ndarray, " solution"] | None, progress: Callable[[int, int], None]
     ) -> tuple[_Network, dict[str, float]]:
         """Train on the training pairs; return the network of the least validation loss, and when that was."""
         network, generator = self._network(linear)
         if not self._data.validation.any():  # nothing says when to stop
-            return network, {"epochs": 0}
+            return self.repeated(linear, self._recipe.blind_epochs), {"epochs": self._recipe.blind_epochs}
         best, best_epoch, kept = self._validation_loss(network), 0, _copy(network)
-        facts = {"linear_validation_loss": best}
+        facts = {} if linear is None else {"linear_validation_loss": best}
         kept_pairs = np.flatnonzero(~self._data.validation)
         epochs = min(self._recipe.epochs, max(1, self._recipe.pair_visits // len(kept_pairs)))
         for epoch in self._epochs(network, generator, kept_pairs, epochs):
@@ -162,18 +208,18 @@ class _Training:
         network.load_state_dict(kept)
         return network, {"validation_loss": best, **facts, "epochs": best_epoch}
 
-    def repeated(self, linear: Float64[np.ndarray, " solution"], epochs: int) -> _Network:
+    def repeated(self, linear: Float64[np.ndarray, " solution"] | None, epochs: int) -> _Network:
         """Train on all pairs for a number of passes."""
         network, generator = self._network(linear)
         for _ in self._epochs(network, generator, np.arange(len(self._data.pairs)), epochs):
             pass
         return network
 
-    def _network(self, linear: Float64[np.ndarray, " solution"]) -> tuple[_Network, torch.Generator]:
+    def _network(self, linear: Float64[np.ndarray, " solution"] | None) -> tuple[_Network, torch.Generator]:
         """Return a fresh network and the generator of all that is random."""
         generator = torch.Generator().manual_seed(self._seed)
-        start = torch.as_tensor(linear[:-1], dtype=torch.float32)
-        return _Network(self._recipe, start, generator), generator
+        start = None if linear is None else torch.as_tensor(linear[:-1], dtype=torch.float32)
+        return _Network(self._recipe, self._z.shape[1], start, generator), generator
 
     def _epochs(
         self, network: _Network, generator: torch.Generator, kept: Int64[np.ndarray, " kept"], epochs: int
@@ -181,7 +227,8 @@ class _Training:
         """Pass over some pairs; yield the number of each pass when it is done."""
         recipe = self._recipe
         pairs, weight = torch.as_tensor(self._data.pairs[kept]), torch.as_tensor(self._data.weight[kept])
-        decayed = [network.weight_1, network.weight_2, network.linear]
+        decayed = [network.weight_1, network.weight_2]
+        decayed += [] if network.linear is None else [network.linear]
         groups: list[dict[str, Any]] = [
             {"params": decayed},
             {"params": [network.bias_1], "weight_decay": 0.0},
@@ -216,15 +263,15 @@ def _copy(network: _Network) -> dict[str, Tensor]:
 def _folded(network: _Network, coordinates: Basis) -> Weights:
     """Return the network as one hidden layer on standardised projections."""
     members, p, units = network.weight_1.shape
-    with torch.no_grad():
+    weight_1 = network.weight_1.permute(1, 0, 2).reshape(p, members * units)
+    bias_1, weight_2 = network.bias_1.reshape(-1), network.weight_2.reshape(-1) / members
+    if network.linear is not None:
         linear = network.linear.mean(0)
-        weight_1 = torch.cat(
-            [network.weight_1.permute(1, 0, 2).reshape(p, members * units), linear, -linear], dim=1
-        )
-        bias_1 = torch.cat([network.bias_1.reshape(-1), torch.zeros(2)])
-        weight_2 = torch.cat([network.weight_2.reshape(-1) / members, torch.tensor([1.0, -1.0])])
+        weight_1 = torch.cat([weight_1, linear, -linear], dim=1)
+        bias_1 = torch.cat([bias_1, torch.zeros(2)])
+        weight_2 = torch.cat([weight_2, torch.tensor([1.0, -1.0])])
     return {
-        "weight_1": coordinates.to @ weight_1.numpy(),
-        "bias_1": bias_1.numpy(),
-        "weight_2": weight_2.numpy(),
+        "weight_1": coordinates.to @ weight_1.detach().numpy(),
+        "bias_1": bias_1.detach().numpy(),
+        "weight_2": weight_2.detach().numpy(),
     }

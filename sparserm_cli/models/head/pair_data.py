@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64, UInt64
 from torch import Tensor
 
 Weights = dict[str, Float32[np.ndarray, "..."]]
@@ -30,11 +30,18 @@ class PairData:
     """Weight of each pair in the loss."""
     views: int = 1
     """Equal parts of the projections that hidden layers see apart: one for each layer and pooling."""
+    groups: UInt64[np.ndarray, " m"] | None = None
+    """Key of the prompt of each pair; without it every pair counts as a prompt of its own."""
 
     @property
     def train_pairs(self) -> Int64[np.ndarray, "train 2"]:
         """The pairs that train."""
         return self.pairs[~self.validation]
+
+    @property
+    def prompts(self) -> UInt64[np.ndarray, " m"]:
+        """Key of the prompt of each pair."""
+        return np.arange(len(self.pairs), dtype=np.uint64) if self.groups is None else self.groups
 
 
 class Fitted(NamedTuple):

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from sparserm_cli.config import HeadSetting, Progress
-from sparserm_cli.models.head.baselines import BASELINES, LabelledVectors, difference_of_means, layer_seed
+from sparserm_cli.models.head.baselines import BASELINES, LabelledVectors, difference_of_means
 from sparserm_cli.models.head.projections import DENSE_PAIRS, Rows, projections
 from sparserm_cli.stages.fit.split import Split
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
@@ -22,6 +22,8 @@ DENSE, MEANS = "dense", "difference of means"
 
 
 LENGTH = "length only"
+FITTED = (*(name for name, baseline in BASELINES.items() if baseline.in_fit), DENSE, MEANS)
+"""Names of the controls that are fitted."""
 
 
 _DENSE_SETTING = HeadSetting("mean", "linear", "bt")
@@ -64,8 +66,8 @@ def fit_projections(
     x = (taken - mean) / std
     # All layers have the same number of directions; each layer and pooling is a view of its own.
     views = x.shape[1] // len(next(iter(directions.values()))) if directions else 1
-    data = PairData(x, split.pairs, split.validation, split.weight, views)
-    fitted = fit_head(data, setting.head, setting.loss, seed=seed, progress=progress)
+    data = PairData(x, split.pairs, split.validation, split.weight, views, split.groups)
+    fitted = fit_head(data, setting.head, setting.loss, plain=setting.plain, seed=seed, progress=progress)
     arrays = [HeadArrays(mean, std, tensors, directions) for tensors in (fitted.weights, fitted.validated)]
     return FittedHead(arrays[0], arrays[1], fitted.facts)
 
@@ -96,12 +98,8 @@ def fit_controls(
     fitted = {}
     for name, baseline in BASELINES.items():
         if baseline.in_fit:
-            drawn = {
-                layer: baseline.draw(
-                    LabelledVectors(of_layer[layer], training), len(rows), layer_seed(seed, layer)
-                )
-                for layer, rows in directions.items()
-            }
+            given = {layer: LabelledVectors(of_layer[layer], training) for layer in layers}
+            drawn = baseline.of_layers(given, {layer: len(directions[layer]) for layer in layers}, seed)
             taken = projections(capture, layers, setting.pool, drawn, split.rows)
             fitted[name] = fit_projections(split, taken, setting, seed, drawn)
     means = _difference_of_means(vectors, training, few.weight[~few.validation])

@@ -12,18 +12,15 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt64
+from jaxtyping import Float32, UInt64
 
 from sparserm_cli.config import FitConfig, HeadSetting, Note, Progress
 from sparserm_cli.models.head.baselines import length_preference
 from sparserm_cli.models.head.out_of_distribution import training_distances
 from sparserm_cli.models.head.projections import projections
-from sparserm_cli.stages.fit.controls import (
-    LENGTH,
-    FittedHead,
-    fit_controls,
-    fit_projections,
-)
+from sparserm_cli.stages.fit.controls import FITTED, fit_controls, fit_projections
+from sparserm_cli.stages.fit.group_heads import GroupHeads, fit_groups, groups_of_pairs
+from sparserm_cli.stages.fit.measures import REWARD, measured, probe_of
 from sparserm_cli.stages.fit.model_selection import (
     best_setting,
     final_share,
@@ -32,13 +29,11 @@ from sparserm_cli.stages.fit.model_selection import (
     try_settings,
 )
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
-from sparserm_cli.statistics.pair_accuracy import difference, pair_accuracy
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
-from sparserm_cli.store.artifacts.head_arrays import HeadArrays
+from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward import (
     TYPE,
     VERSION,
-    Metric,
     RewardConfig,
     RewardFiles,
     read_reward,
@@ -52,8 +47,6 @@ from sparserm_cli.store.provenance import Lineage, check_parent
 from sparserm_cli.store.run.artifacts import is_made, read_artifact
 from sparserm_cli.store.run.locks import run_lock
 
-REWARD = "reward"
-"""Name of the reward head among the scorers."""
 PROMPTS_LISTED = 100_000
 """Largest number of training prompts that the config lists, so that `evaluate` can report an overlap."""
 
@@ -98,8 +91,9 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
     identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
-    if config.weights is not None:  # left out otherwise, so that earlier reward models stay up to date
-        identity["weights"] = config.weights
+    for name in ("weights", "by"):  # left out where not used, so that earlier reward models stay up to date
+        if getattr(config, name) is not None:
+            identity[name] = getattr(config, name)
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
     lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
     if is_made(config.run, lineage):
@@ -111,6 +105,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         split, weights = weighted_by_margin(split, capture)
         weighing = {"weights": weights}
         note(_of_weights(weights))
+    names = groups_of_pairs(capture, config.run, config.by) if config.by is not None else np.empty(0, str)
     # 3. Choose the setting of the head: the given one, or the best on folds of the training prompts.
     rows = {layer: selected.rows for layer, selected in directions.layers.items()}
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
@@ -118,19 +113,26 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     # 4. Fit the head on the projections, and the controls on the same pairs.
     taken = projections(capture, tuple(rows), setting.pool, rows, split.rows)
     head = fit_projections(split, taken, setting, config.seed, rows, final_share(progress, tried))
-    note("fitting the controls: random directions, dense, difference of means")
+    by_group = GroupHeads({}, {})
+    if config.by is not None:
+        by_group = fit_groups(split, taken, head, names, config.by, config.seed)
+    note(f"fitting the controls: {', '.join(FITTED)}")
     controls = fit_controls(capture, split, rows, setting, config.seed)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
-    facts = {**head.facts, **selection_record(tried), **weighing}
+    penalties = {name: penalties_of(control.facts) for name, control in controls.items()}
+    facts = {**head.facts, **selection_record(tried), **weighing, "control_penalties": penalties}
+    if by_group.heads:
+        facts["groups"] = by_group.recorded(capture, split, taken)
     record = _recorded(lineage, capture, directions, split, setting, facts)
-    record = _measured(record, capture, {REWARD: head, **controls}, split)
+    record = measured(record, capture, {REWARD: head, **controls}, split)
     x, groups = _training_responses(split, (taken - head.final.mean) / head.final.std)
     whitening, quantiles = training_distances(x, groups, config.seed)
-    record = replace(record, distance=quantiles, probe=_probe(capture, split, taken, head.final))
+    record = replace(record, distance=quantiles, probe=probe_of(capture, split, taken, head.final))
     stored = {name: control.final for name, control in controls.items()}
     with run_lock(config.run):
         sweep(config.run, everything=True)
-        written = write_reward(path, RewardFiles(record, head.final, stored, whitening))
+        weights = {name: arrays.weights for name, arrays in by_group.heads.items()}
+        written = write_reward(path, RewardFiles(record, head.final, stored, whitening, weights))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
 
 
@@ -221,80 +223,6 @@ def _recorded(
     )
 
 
-def _measured(
-    config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, FittedHead], split: Split
-) -> RewardConfig:
-    """Add the accuracies, and the mean and standard deviation of the scores.
-
-    On validation pairs every scorer is judged as it was before the final fit, which includes these pairs.
-    """
-    final = _scores(config, capture, {name: fitted.final for name, fitted in heads.items()}, split)
-    before = _scores(config, capture, {name: fitted.validated for name, fitted in heads.items()}, split)
-    held_out = _metrics("validation", before, split, split.validation)
-    everything = np.ones(len(split.pairs), bool)
-    return replace(
-        config,
-        training={**config.training, "validation": _comparison(before, split)},
-        metrics=(*held_out, *_metrics("train", final, split, everything)),
-        score_mean=float(final[REWARD].mean()),
-        score_std=float(final[REWARD].std()) or 1.0,
-    )
-
-
-def _scores(
-    config: RewardConfig, capture: ActivationsReader, heads: Mapping[str, HeadArrays], split: Split
-) -> dict[str, Float64[np.ndarray, " n"]]:
-    """Score the responses of the pairs with every head and by length, in one pass over the capture."""
-    from sparserm_cli.models.head.reward_head import RewardHead
-
-    ready = {
-        name: RewardHead(arrays, config.layers, config.pool if arrays.directions else "mean")
-        for name, arrays in heads.items()
-    }
-    places = sorted(
-        {(layer, name) for head in ready.values() for layer in head.layers for name in head.poolings}
-    )
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ready}
-    for blocks in zip(*(capture.iter_pooled(*place) for place in places), strict=True):
-        start, count = blocks[0][0], len(blocks[0][1])
-        first, last = np.searchsorted(split.rows, [start, start + count])
-        local = split.rows[first:last] - start
-        pooled: dict[int, dict[str, np.ndarray]] = {layer: {} for layer in config.layers}
-        for (layer, name), (_, block) in zip(places, blocks, strict=True):
-            pooled[layer][name] = block[local]
-        for name, head in ready.items():
-            parts[name].append(head(pooled))
-    scores = {name: np.concatenate(blocks).astype(np.float64) for name, blocks in parts.items()}
-    lengths = capture.response_lengths[split.rows].astype(np.float64)
-    return {**scores, LENGTH: lengths * (config.length_preference or 1)}
-
-
-def _metrics(
-    part: str,
-    scores: Mapping[str, Float64[np.ndarray, " n"]],
-    split: Split,
-    mask: Bool[np.ndarray, " m"],
-) -> list[Metric]:
-    """Return the accuracy of every scorer on some pairs; the list is empty if there are no pairs."""
-    if not mask.any():
-        return []
-    pairs, groups, metrics = split.pairs[mask], split.groups[mask], []
-    for name, values in scores.items():
-        result = pair_accuracy(values[pairs[:, 0]] - values[pairs[:, 1]], groups)
-        numbers = (result.accuracy, result.low, result.high, result.pairs, result.ties)
-        metrics.append(Metric(name, part, *numbers))
-    return metrics
-
-
-def _comparison(scores: Mapping[str, Float64[np.ndarray, " n"]], split: Split) -> dict[str, Any]:
-    """Return the number of validation prompts, and the head's accuracy less that of each control on them."""
-    pairs, groups = split.pairs[split.validation], split.groups[split.validation]
-    margins = {name: values[pairs[:, 0]] - values[pairs[:, 1]] for name, values in scores.items()}
-    head = margins.pop(REWARD)
-    ahead = {name: difference(head, values, groups)._asdict() for name, values in margins.items()}
-    return {"prompts": len(np.unique(groups)), "reward_less": ahead}
-
-
 def _training_responses(
     split: Split, x: Float32[np.ndarray, "n p"]
 ) -> tuple[Float32[np.ndarray, "train p"], UInt64[np.ndarray, " train"]]:
@@ -302,19 +230,3 @@ def _training_responses(
     training = ~split.validation
     responses, first = np.unique(split.pairs[training], return_index=True)
     return x[responses], np.repeat(split.groups[training], 2)[first]
-
-
-def _probe(
-    capture: ActivationsReader, split: Split, taken: Float32[np.ndarray, "n p"], head: HeadArrays
-) -> dict[str, Any]:
-    """Return the shortest response of the pairs with its score, with which a loaded model can test itself."""
-    place = int(capture.response_lengths[split.rows].argmin())
-    response = int(split.rows[place])
-    from sparserm_cli.models.head.reward_head import RewardHead
-
-    ready = RewardHead(replace(head, directions={}), (0,), "mean")
-    return {
-        "prompt": capture.rows.prompt_ids(int(capture.rows.response_prompt[response])).tolist(),
-        "response": capture.token_ids(response).tolist(),
-        "score": float(ready({0: {"mean": taken[place : place + 1]}})[0]),
-    }

@@ -54,8 +54,8 @@ class Tried(NamedTuple):
 def setting_identity(config: FitConfig) -> dict[str, Any]:
     """Return the setting as part of a reward model's identity: the given one, or how it is chosen."""
     if not config.choose:
-        return vars(config.setting)
-    among = {name: vars(setting) for name, setting in SETTINGS.items()}
+        return config.setting.recorded()
+    among = {name: setting.recorded() for name, setting in SETTINGS.items()}
     return {"choose": among, "inner_folds": INNER_FOLDS, "inner_pairs": INNER_PAIRS}
 
 
@@ -126,7 +126,7 @@ def selection_record(tried: Sequence[Tried]) -> dict[str, Any]:
     if not tried:
         return {}
     results = [
-        {"name": trial.name, **vars(trial.setting), "accuracy": trial.accuracy, "pairs": trial.pairs}
+        {"name": trial.name, **trial.setting.recorded(), "accuracy": trial.accuracy, "pairs": trial.pairs}
         for trial in tried
     ]
     return {"choice": {"chosen": best_setting(tried).name, "folds": INNER_FOLDS, "tried": results}}

@@ -23,7 +23,7 @@ class Counts(NamedTuple):
     """How often each latent of one layer fired, with the totals that the rates are shares of."""
 
     unit: Unit
-    """What `classed` counts: tokens or responses."""
+    """What `classed` counts: tokens, responses, or one vector per response."""
     classed: Int64[np.ndarray, "folds strata 2 d_sae"]
     """Number of firing tokens (or responses) by fold, stratum and side."""
     classed_total: Int64[np.ndarray, "folds strata 2"]
@@ -79,7 +79,7 @@ class FiringCounter:
 
     Args:
         d_sae: number of latents.
-        unit: what `Counts.classed` counts: tokens or responses.
+        unit: what `Counts.classed` counts: tokens, else responses.
         longest: number of tokens of the longest response.
 
     """
@@ -89,7 +89,7 @@ class FiringCounter:
         counts = np.uint16 if longest < 1 << 16 else np.uint32
         classes = FOLDS * STRATA * 2
         self._tokens = _Counters(classes if unit == "token" else 2, d_sae, counts)
-        self._responses = _Counters(classes if unit == "response" else 2, d_sae, np.uint8)
+        self._responses = _Counters(2 if unit == "token" else classes, d_sae, np.uint8)
         self._step = min(255, max(8, _BLOCK_CELLS // d_sae))
         self._block = np.empty(self._step * d_sae, counts)
         self._fires = np.empty((self._step, d_sae), np.bool_)

@@ -1,18 +1,18 @@
 """`frequency`: count how often each latent fires on chosen and on rejected responses.
 
 Reads: `features.zarr`, `activations.zarr` (its plan and rows). Writes: `frequency.parquet`.
-Memory: one unit of features, some blocks of rows, and 700 bytes per latent; pairs are sorted on the disk.
+Memory: one unit of features, some blocks of rows, and 700 bytes per latent; pairs are sorted on the disk. The
+SAE is in memory as well where the mean vector of each response is counted.
 """
 
 import time
 from pathlib import PurePath
 from typing import NamedTuple
 
-import numpy as np
-
 from sparserm_cli.config import FrequencyConfig, Note, Progress
 from sparserm_cli.errors import BadInputError
 from sparserm_cli.stages.frequency.counted_responses import FOLDS, STRATA
+from sparserm_cli.stages.frequency.fires import ONE_VECTOR, as_one_vector, iter_fires
 from sparserm_cli.stages.frequency.firing_counts import Counts, FiringCounter
 from sparserm_cli.stages.frequency.latent_statistics import statistics_of
 from sparserm_cli.stages.frequency.unit_responses import Rule, UnitResponses
@@ -65,7 +65,8 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
 
     Raises:
         BadInputError: no pair is left to count.
-        IncompatibleError: there are no complete features, or they were made from other activations.
+        IncompatibleError: there are no complete features, they were made from other activations, or their SAE
+            is to encode mean vectors and has changed.
         CorruptStoreError: features or activations are damaged.
         ResourceError: the disk is full.
         TemporaryError: another run holds the directory.
@@ -102,10 +103,12 @@ def frequency(config: FrequencyConfig, *, progress: Progress, note: Note) -> Fre
         done = 0
         for layer in features.plan.layers:
             counter = FiringCounter(features.plan.sae(layer).d_sae, config.unit, counted_by_unit.longest)
-            for block in features.iter_blocks(layer, only_counts=True):
-                ends = np.concatenate([[0], np.cumsum(block.lengths, dtype=np.int64)])
-                counter.add(counted_by_unit.of(block.unit), block.csr.indptr[ends], block.csr.indices)
-                done += int(block.lengths.sum())
+            for fires in iter_fires(capture, features, layer, config.unit):
+                responses = counted_by_unit.of(fires.unit)
+                if config.unit in ONE_VECTOR:
+                    responses = as_one_vector(responses)
+                counter.add(responses, fires.indptr, fires.indices)
+                done += fires.tokens
                 progress(done, total)
             counts = counter.result()
             layers[layer] = statistics_of(counts)

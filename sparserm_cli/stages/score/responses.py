@@ -43,7 +43,9 @@ def responses_reader(config: ResponsesConfig, *, purpose: Purpose, **options: An
 def load_reward(config: ResponsesConfig) -> RewardModel:
     """Load the reward model that the options name."""
     path = reward_folder(config.reward or reward_path(config.run))
-    return RewardModel.load(path, model=config.model, device=config.device, offline=config.offline)
+    return RewardModel.load(
+        path, model=config.model, group=config.group, device=config.device, offline=config.offline
+    )
 
 
 def windows(

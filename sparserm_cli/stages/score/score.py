@@ -7,11 +7,12 @@ Memory: the model's lower blocks and a window of rows.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sparserm_cli.config import Note, Progress, ScoreConfig
 from sparserm_cli.stages.score.windows import all_rows, score_log
+from sparserm_cli.store.artifacts.reward import read_reward, reward_folder, reward_path
 from sparserm_cli.store.outputs.json_lines import replacement_note, writing_lines
 from sparserm_cli.store.outputs.scores import score_line, scores_path
 
@@ -30,6 +31,7 @@ class ScoreSummary(NamedTuple):
         mean: mean of the scores; NaN if there is none.
         std: standard deviation of the scores; NaN if there is none.
         token_method: method that computed token rewards; None if they were not requested.
+        part_groups: name of each group of directions to its directions; None if parts were not requested.
         seconds: duration of reading, computing and writing in seconds.
     """
 
@@ -43,6 +45,7 @@ class ScoreSummary(NamedTuple):
     mean: float
     std: float
     token_method: str | None
+    part_groups: Mapping[str, Sequence[str]] | None
     seconds: float
 
 
@@ -82,6 +85,9 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
     if counts.token_method not in (None, "exact"):
         how = f"token rewards are {counts.token_method}"
         note(f"{how}: approximate, so they add up to the scores only nearly")
+    if counts.part_method not in (None, "exact"):
+        how = f"parts are {counts.part_method}"
+        note(f"{how}: one of several fair divisions; `remainder` is what they miss of a score")
     return ScoreSummary(
         output,
         log.shape,
@@ -93,8 +99,19 @@ def score(config: ScoreConfig, *, progress: Progress, note: Note) -> ScoreSummar
         counts.mean,
         counts.std,
         counts.token_method,
+        groups_of(config) if config.parts else None,
         time.monotonic() - begun,
     )
+
+
+def groups_of(config: ScoreConfig) -> Mapping[str, Sequence[str]]:
+    """Return the name of each group of directions whose parts are given, and its directions."""
+    from sparserm_cli.models.head.attribution import part_groups
+    from sparserm_cli.models.head.reward_head import RewardHead
+
+    files = read_reward(reward_folder(config.reward or reward_path(config.run))).of_group(config.group)
+    groups = part_groups(RewardHead.from_files(files), files.config.selection, config.part_groups)
+    return {group.name: group.directions for group in groups}
 
 
 class _ScoreCounts:
@@ -103,6 +120,7 @@ class _ScoreCounts:
     def __init__(self) -> None:
         self.accepted = self.rejected = self.responses = self.abstained = 0
         self.token_method: str | None = None
+        self.part_method: str | None = None
         self._total = self._squares = 0.0
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -111,7 +129,7 @@ class _ScoreCounts:
         self.accepted += 1
         self.responses += len(row["scores"])
         self.abstained += len(row["scores"]) - len(given)
-        self.token_method = row.get("token_method")
+        self.token_method, self.part_method = row.get("token_method"), row.get("part_method")
         self._total += sum(given)
         self._squares += sum(score * score for score in given)
 

@@ -26,6 +26,7 @@ from sparserm_cli.stages.score.responses import load_reward, responses_reader, t
 from sparserm_cli.store.artifacts.reward import read_reward, reward_folder, reward_path
 from sparserm_cli.store.outputs.score_log import (
     ScoreLog,
+    part_fields,
     projection_fields,
     refused_row,
     scored_row,
@@ -194,13 +195,16 @@ def scored_window(
 ) -> list[dict[str, Any]]:
     """Return the rows of a window with their scores, in the form of the log."""
     how: dict[str, Any] = {"batch_tokens": config.batch_tokens, "deterministic": config.deterministic}
-    rewards = model.rewards(window, config, tokens=config.tokens, **how)
+    groups = model.part_groups(config.part_groups) if config.parts else ()
+    rewards = model.rewards(window, config, tokens=config.tokens, groups=groups, **how)
     rows = []
     for row, scored in zip(window, rewards.split([len(row.responses) for row in window]), strict=True):
         line = scored_row(row.example.row, row.example.id, scored.scores, scored.ood)
         if config.tokens:
             ids = [response.response_ids for response in row.responses]
             line |= token_fields(ids, scored.tokens, str(scored.method))
+        if config.parts:
+            line |= part_fields(scored.parts, str(scored.method))
         if config.projections and scored.projections is not None:
             line |= projection_fields(group_key(row.prompt_text), scored.projections)
         rows.append(line)
@@ -212,7 +216,11 @@ def _identity(config: ScoreConfig, reader: Reader) -> dict[str, Any]:
 
     Before a data set of the hub is read, only its name is known.
     """
+    # Options that came later are left out where they are not used, so that earlier logs are still found.
+    later: dict[str, Any] = {"parts": config.part_groups} if config.parts else {}
+    later |= {"group": config.group} if config.group is not None else {}
     return {
+        **later,
         "inputs": [file.sha256 for file in reader.inputs],
         "file": "" if Path(config.file).exists() else config.file,
         "columns": sorted(config.columns),

@@ -35,7 +35,7 @@ TYPE, VERSION = "frequency", 2
 COMMAND = "sparserm frequency"
 _SIDES = ("chosen", "rejected")
 
-Unit = Literal["token", "response"]
+Unit = Literal["token", "response", "last", "mean"]
 Latents = Float64[np.ndarray, " d_sae"]
 SideLatents = Float64[np.ndarray, "2 d_sae"]
 
@@ -97,7 +97,7 @@ class Frequency:
     lineage: Lineage
     """The lineage; its digest covers the bytes of all columns, and `write_frequency` fills it in."""
     unit: Unit
-    """Whether rates are shares of tokens or of responses."""
+    """What rates are shares of: tokens, responses, or one vector per response (last token or mean)."""
     totals: Totals
     """Total counts of tokens, responses, pairs and prompts."""
     layers: Mapping[int, LatentStatistics]

@@ -7,6 +7,9 @@
 | config.json | MUST; the lineage, every field of `RewardConfig`, size and digest of the other files; sealed |
 | README.md | SHOULD; a card for people |
 
+A reward model with a head per group lists them as `groups` in config.json; the weights of the first group lie
+among the controls, with `groups/0/` before each tensor, and so on.
+
 A head scores `x = (projections - mean) / std`, the projections being, layer by layer, for each pooling, the
 products of the pooled vector with the directions; without directions the pooled vector itself. The distance
 of a response from those of the fit is the root mean square of `x @ whitening`.
@@ -22,6 +25,7 @@ of a response from those of the fit is the root mean square of `x @ whitening`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any
 
@@ -30,7 +34,7 @@ from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
-from sparserm_cli.errors import CorruptStoreError, IncompatibleError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError, UsageError
 from sparserm_cli.store.artifacts.head_arrays import (
     HeadArrays,
     head_of_tensors,
@@ -51,6 +55,7 @@ TYPE, VERSION = "reward", 2
 COMMAND = "sparserm fit"
 
 CONFIG = "config.json"
+_GROUPS = "groups"
 _MODEL, _CONTROLS, _CARD = "model.safetensors", "controls.safetensors", "README.md"
 
 
@@ -102,6 +107,8 @@ class RewardConfig:
     """Kind of head: linear or mlp."""
     loss: str
     """Training loss: margin, bt or bce."""
+    plain: bool = False
+    """Whether the hidden layer was trained from random weights, without the linear head to start from."""
     template: str | None = None
     """None for the model's own template, `raw` for none, else where it came from."""
     template_text: str | None = None
@@ -128,11 +135,14 @@ class RewardConfig:
     """Token ids of a `prompt` and a `response` and their `score` at the fit; empty in format 1."""
     length_preference: int = 0
     """1 if the longer response of a training pair tends to be the chosen one, -1 if the shorter one."""
+    derivation: Sequence[Mapping[str, Any]] = ()
+    """The changes since the fit, in order: the command, the digest of what it changed, and its settings."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the lineage as a JSON object."""
         values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "lineage"}
-        return {**values, "metrics": [vars(metric) for metric in self.metrics]}
+        metrics = [vars(metric) for metric in self.metrics]
+        return {**values, "metrics": metrics, "derivation": [dict(step) for step in self.derivation]}
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,31 @@ class RewardFiles:
     """Mapping from name to the head of a control."""
     whitening: Float32[np.ndarray, "projections projections"] | None = None
     """Makes the standardised projections of training responses uncorrelated; None in format 1."""
+    groups: Mapping[str, Mapping[str, Float32[np.ndarray, "..."]]] = field(default_factory=dict)
+    """Mapping from a group of pairs to the tensors of its head, which shares all else with `head`."""
+
+    def of_group(self, name: str | None) -> "RewardFiles":
+        """Return the reward model with the head of one group in the place of the head of all pairs.
+
+        Args:
+            name: of the group; None leaves everything as it is.
+
+        Raises:
+            UsageError: there is no such group.
+
+        """
+        if name is None:
+            return self
+        if name not in self.groups:
+            near = get_close_matches(name, self.groups, n=3, cutoff=0.0)
+            expected = "a group of the reward model" if near else "no group, since the reward model has none"
+            hint = f"near ones are {', '.join(near)}" if near else "leave it out, or fit with --by"
+            raise UsageError("--group", expected, repr(name), hint)
+        facts = self.config.training["groups"]["heads"][name]
+        probe = {**self.config.probe, "score": facts["probe"]} if self.config.probe else {}
+        spread = {key: facts[key] for key in ("score_mean", "score_std")}
+        config = replace(self.config, probe=probe, metrics=(), **spread)
+        return replace(self, config=config, head=replace(self.head, weights=self.groups[name]), groups={})
 
 
 def reward_path(run: PurePath) -> PurePath:
@@ -175,13 +210,19 @@ def write_reward(path: PurePath, files: RewardFiles) -> RewardFiles:
         for name, head in files.controls.items()
         for key, values in tensors_of_head(head).items()
     }
+    controls |= {
+        f"{_GROUPS}/{number}/{key}": np.ascontiguousarray(values, np.float32)
+        for number, weights in enumerate(files.groups.values())
+        for key, values in weights.items()
+    }
     lineage = replace(files.config.lineage, digest=tensors_digest(model, controls), created=now())
     config = replace(files.config, lineage=lineage)
     size = sum(tensor.nbytes for tensor in [*model.values(), *controls.values()])
     with atomic_folder(path, size, sealed_by=CONFIG) as part:
         save_file(model, part / _MODEL)
         save_file(controls, part / _CONTROLS)
-        record = {**config.lineage.to_json(), "controls": list(files.controls), "reward": config.to_json()}
+        names = {"controls": list(files.controls), **({"groups": list(files.groups)} if files.groups else {})}
+        record = {**config.lineage.to_json(), **names, "reward": config.to_json()}
         storage_of(part / _CARD).write_atomic(card(record["reward"]).encode())
         write_sealed(part / CONFIG, {**record, "files": files_to_json(inventory(part))})
     return replace(files, config=config)
@@ -211,8 +252,13 @@ def read_reward(path: PurePath) -> RewardFiles:
     try:
         config = _config(lineage, head["reward"])
         heads = {name: head_of_tensors(tensors_under(controls, name)) for name in head["controls"]}
-        files = RewardFiles(config, head_of_tensors(model), heads, _whitening(model))
-        for name, arrays in {"": files.head, **heads}.items():
+        groups = {
+            name: tensors_under(controls, f"{_GROUPS}/{number}")
+            for number, name in enumerate(head.get("groups", ()))
+        }
+        files = RewardFiles(config, head_of_tensors(model), heads, _whitening(model), groups)
+        own = {name: replace(files.head, weights=weights) for name, weights in groups.items()}
+        for name, arrays in {"": files.head, **heads, **own}.items():
             check_head(arrays, config, name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         expected = f"a reward model of format {head['version']}"
@@ -254,13 +300,13 @@ def _config(lineage: Lineage, value: Mapping[str, Any]) -> RewardConfig:
     values |= {name: item for name, item in value.items() if name in values}
     check_fields(values)
     lists = {name: tuple(values[name]) for name in ("layers", "hook_names")}
-    metrics = tuple(Metric(**metric) for metric in values["metrics"])
-    return RewardConfig(**{**values, **lists, "metrics": metrics, "lineage": lineage})
+    lists |= {"metrics": tuple(Metric(**metric) for metric in values["metrics"])}
+    return RewardConfig(**{**values, **lists, "derivation": tuple(values["derivation"]), "lineage": lineage})
 
 
 def _default(item: Field[Any]) -> Any:
     """Return what a field holds that an older format has not; None for one that each must have."""
-    if item.name == "metrics":
+    if item.name in {"metrics", "derivation"}:
         return []
     if item.default_factory is not MISSING:
         return item.default_factory()

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sparserm_cli.store.artifacts.penalties import penalties_of, penalty_text
+
 _TITLE = "# A reward model made of sparse-autoencoder directions"
 _TAGS = ["reward-model", "sparse-autoencoder", "sparserm"]
 _TASK = "text-classification"
@@ -175,12 +177,27 @@ def _origin(config: Mapping[str, Any], held_out: Sequence[Mapping[str, Any]] = (
         "training pairs": training.get("train_pairs"),
         "validation pairs": training.get("validation_pairs"),
         "data": training.get("inputs"),
+        "penalty": penalty_text(penalties_of(training)) or None,
         "seed": config["seed"],
     }
     lines = [f"- {name}: {_shown(value)}" for name, value in facts.items() if value is not None]
     choice = _choice(training["choice"]) if "choice" in training else ""
     table = _table([*config["metrics"], *held_out])
-    return _ORIGIN.format(table=table, choice=choice, facts="\n".join(lines))
+    changes = _changes(config.get("derivation", ()))
+    return _ORIGIN.format(table=table, choice=choice, facts="\n".join([*lines, *changes]))
+
+
+def _changes(steps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Tell what was changed since the fit, step by step; nothing for a reward model as it was fitted."""
+    lines = ["", "## How it was changed since the fit"] if steps else []
+    for step in steps:
+        settings = "; ".join(
+            f"{name.replace('_', ' ')}: {_shown(value)}"
+            for name, value in step.items()
+            if name not in {"by", "parent"}
+        )
+        lines.append(f"- `{step['by']}` of `{step['parent']}`: {settings}")
+    return lines
 
 
 def _choice(choice: Mapping[str, Any]) -> str:
@@ -215,4 +232,6 @@ def _table(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _shown(value: Any) -> str:
     """Return a value as text on one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} = {_shown(item)}" for name, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -57,6 +57,9 @@ def check_fields(config: Mapping[str, Any]) -> None:
     _require(isinstance(config["metrics"], list), "metrics", config["metrics"], "a list")
     for metric in config["metrics"]:
         _check_metric(metric)
+    steps = config["derivation"]
+    good = isinstance(steps, list) and all(isinstance(step, Mapping) for step in steps)
+    _require(good, "derivation", steps, "a list of objects")
 
 
 def _check_layers(layers: Any, hooks: Any) -> None:

@@ -20,7 +20,9 @@ finds it.
 | token_ids, token_rewards | MAY | one list per response; rewards are null where the reward model abstains |
 | group | MAY | the key of the prompt as 16 hexadecimal digits |
 | projections | MAY | base64 of little-endian float32, one row of standardised projections per response |
-| token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
+| parts | MAY | an object per response, name of a part to the part; null where the reward model abstains |
+| part_method | MUST with these | as token_method |
+| token_method | MUST with token_rewards | `exact`, or `integrated gradients`, which are approximate |
 
 Lines are only appended and synced. A line that a crash has left incomplete is removed at the next opening,
 and failed windows are tried again. Memory: one window, and one number per window.
@@ -207,6 +209,17 @@ def token_fields(
     """
     parts = [None if values is None else values.tolist() for values in rewards]
     return {"token_ids": [values.tolist() for values in ids], "token_rewards": parts, "token_method": method}
+
+
+def part_fields(parts: Sequence[Mapping[str, float] | None], method: str) -> dict[str, Any]:
+    """Return what a row says of the parts of its responses' scores.
+
+    Args:
+        parts: name of a part to the part, for each response; None where the reward model abstains.
+        method: how they were computed.
+
+    """
+    return {"parts": [None if row is None else dict(row) for row in parts], "part_method": method}
 
 
 def projection_fields(group: int, x: Float32[np.ndarray, "responses p"]) -> dict[str, Any]:

@@ -9,9 +9,11 @@
 | ood | MUST | how far the response is from the training responses, 99 % of which are below 1 |
 | token_ids, token_rewards | MAY | the response's tokens and the part of the score that each adds |
 | token_method | MUST with these | `exact`, or `integrated gradients`, which are approximate |
+| parts | MAY | what the mean training response scores (`intercept`) and what each group of directions adds |
+| part_method | MUST with these | as token_method; approximate parts have a `remainder` that they miss |
 
-Of several responses `ood`, `token_ids` and `token_rewards` are lists as well. A score and its token rewards
-are null where the reward model abstains.
+Of several responses `ood`, `token_ids`, `token_rewards` and `parts` are lists as well. A score, its token
+rewards and its parts are null where the reward model abstains.
 """
 
 from collections.abc import Mapping

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from helpers import live_server
 
+from sparserm_cli.alignment.server import service
 from sparserm_cli.config import ServeConfig
-from sparserm_cli.errors import IncompatibleError
+from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.models.reward_model import RewardModel
 
 PROMPT = "Question 3?"
@@ -139,6 +140,29 @@ def test_token_rewards_add_up(server: Any, model: RewardModel, path: str) -> Non
         assert sum(token_rewards["rewards"]) == pytest.approx(np.ravel(score)[0], abs=2e-5)
 
 
+@pytest.mark.parametrize("path", POSTS)
+def test_parts_add_up(server: Any, model: RewardModel, path: str) -> None:
+    """Where they are asked for, on every route; the description names the directions of each group."""
+    body = {
+        "messages": [conversation(response) for response in RESPONSES],
+        "queries": PROMPT,
+        "documents": RESPONSES,
+        "query": [templated(model, response) for response in RESPONSES],
+    }
+    answer = ask(server, path, {**body, "parts": True})
+    data = answer.get("data")
+    names = {"score", "probs", "embedding"}
+    scores = answer["rewards"] if data is None else [entry[(names & entry.keys()).pop()] for entry in data]
+    members = answer["parts"] if data is None else [entry["parts"] for entry in data]
+    groups = server.ask("/info")[1]["part_groups"]
+    for score, parts in zip(scores, members, strict=True):
+        assert parts["method"] == "exact"
+        assert list(parts["values"]) == ["intercept", *groups]
+        assert sum(parts["values"].values()) == pytest.approx(np.ravel(score)[0], abs=1e-5)
+    plain = ask(server, path, body)
+    assert {entry["parts"] for entry in plain["data"]} == {None} if data else plain["parts"] is None
+
+
 def test_guards_of_the_server(reward: Any, model: RewardModel) -> None:
     """Normalised, clipped, and null for what is far away; token rewards are null then as well."""
     live = live_server.live
@@ -174,6 +198,18 @@ def test_what_the_server_tells_about_itself(server: Any, model: RewardModel) -> 
     assert 'sparserm_requests_total{path="/score",status="200"}' in metrics
     assert "sparserm_waiting_tokens 0.0" in metrics
     assert "sparserm_responses_total" in metrics
+
+
+def test_damaged_directions_do_not_stop_the_server(
+    model: RewardModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores need nothing of them, so `/info` has no list of directions then."""
+
+    def damaged(*_: Any) -> None:
+        raise CorruptStoreError("directions", "a seal", "another", "run `sparserm select` again")
+
+    monkeypatch.setattr(service, "direction_rows", damaged)
+    assert service.listed_directions(model) is None
 
 
 def test_later_responses_find_their_prompt(server: Any, model: RewardModel) -> None:

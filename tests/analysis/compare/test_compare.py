@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import planted_run as planted
+from helpers import sae_files
 
 from sparserm_cli.analysis.compare import method_sets
 from sparserm_cli.analysis.compare.compare import compare, compare_samples
@@ -24,9 +26,11 @@ from sparserm_cli.store.artifacts.results import COMPARISON
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two penalties, two learning curve points and one share of noise are enough."""
-    monkeypatch.setattr("sparserm_cli.models.head.linear.STRENGTHS", (1.0, 0.1))
+    monkeypatch.setattr("sparserm_cli.models.head.penalty.STRENGTHS", (1.0, 0.1))
+    monkeypatch.setattr("sparserm_cli.models.head.penalty.WHITENINGS", (0.5,))
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.TRAIN_PAIRS", (10, 5000))
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.FLIPPED", (0.5,))
+    monkeypatch.setattr("sparserm_cli.analysis.compare.compare.DRAWS", 2)
 
 
 def quiet(*_: object) -> None:
@@ -95,6 +99,10 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.QUICK_TOP_K", (2,))
     made = planted.plant(tmp_path / "mine", prompts=20)
     monkeypatch.setattr("sparserm_cli.analysis.compare.run_sample.sae_decoder", lambda _saes: made.decoder)
+    sae = sae_files.random_sae("standard", planted.D_IN, planted.D_SAE)
+    encoder = torch.as_tensor(made.decoders[3]).T.contiguous()
+    sae = replace(sae, digest="xxh3:3", W_enc=encoder, b_enc=torch.full((planted.D_SAE,), -0.2))
+    monkeypatch.setattr("sparserm_cli.stages.frequency.mean_vectors.load_saes", lambda *_: {3: sae})
     quality = SAEQuality(0.75, 9.0, 0, 100, 0)
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.load_saes", lambda *_: {})
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.sample_saes", lambda *_, **__: {3: quality})
@@ -106,6 +114,8 @@ def test_the_command_writes_what_it_finds(tmp_path: Path, monkeypatch: pytest.Mo
     assert stored["runs"] == json.loads(json.dumps(summary.found["runs"]))
     assert stored["protocol"]["top_k"] == [2]
     assert set(stored["runs"]["mine"]["sweeps"]) == {"directions", "methods"}
+    methods = [row["method"]["name"] for row in stored["runs"]["mine"]["sweeps"]["methods"]["all"]]
+    assert {method.name for method in method_sets.PAPER} <= set(methods)
     lines = markdown(stored).splitlines()
     assert lines[0] == "### mine: 20 pairs of 20 prompts"
     assert re.fullmatch(r"- mine: layer 3, 48 latents, L0 1\d\.\d, explained variance 0\.750", lines[2])
@@ -232,17 +242,19 @@ def test_markdown_marks_who_is_surely_ahead():
     assert markdown({"runs": {"x": run}}) == (
         "### x: 1,234 pairs of 99 prompts\n\n"
         "- x: layer 3, 4,608 latents, L0 64.0\n\n"
-        "| directions a side | SparseRM | a | b | c |\n"
-        "|---|---|---|---|---|\n"
-        "| 4 | 0.800 | 0.700- | 0.900+ | 0.800 |\n\n"
-        "| method | accuracy | 95 % interval | between folds | parameters | seconds | SparseRM less this |\n"
-        "|---|---|---|---|---|---|---|\n"
-        "| SparseRM | 0.800 | 0.700 to 0.900 |  | 1,234 | 1.2 |  |\n"
-        "| a | 0.700 | 0.600 to 0.800 | 0.012 | 1,234 | 1.2 | +0.100 (+0.050 to +0.150) |\n\n"
+        "| directions a side | SparseRM | a | b | c | told apart |\n"
+        "|---|---|---|---|---|---|\n"
+        "| 4 | 0.800 | 0.700- | 0.900+ | 0.800 | 0.143 |\n\n"
+        "| method | accuracy | 95 % interval | between folds | parameters | seconds | SparseRM less this "
+        "| told apart |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| SparseRM | 0.800 | 0.700 to 0.900 |  | 1,234 | 1.2 |  |  |\n"
+        "| a | 0.700 | 0.600 to 0.800 | 0.012 | 1,234 | 1.2 | +0.100 (+0.050 to +0.150) | 0.071 |\n\n"
         "Tested on y:\n\n"
-        "| method | accuracy | 95 % interval | between folds | parameters | seconds | b less this |\n"
-        "|---|---|---|---|---|---|---|\n"
-        "| b | 0.900 | 0.800 to 1.000 | 0.012 | 1,234 | 1.2 | +0.100 (-0.200 to -0.010) |\n"
+        "| method | accuracy | 95 % interval | between folds | parameters | seconds | b less this "
+        "| told apart |\n"
+        "|---|---|---|---|---|---|---|---|\n"
+        "| b | 0.900 | 0.800 to 1.000 | 0.012 | 1,234 | 1.2 | +0.100 (-0.200 to -0.010) | 0.136 |\n"
     )
 
 

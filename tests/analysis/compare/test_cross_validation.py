@@ -19,6 +19,12 @@ from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 SELECTED = Method("sparserm", top_k=2)
 
 
+@pytest.fixture(autouse=True)
+def few_penalties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give every fit one geometry; the choice has tests of its own."""
+    monkeypatch.setattr("sparserm_cli.models.head.penalty.WHITENINGS", (0.5,))
+
+
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     """Give a run of 200 prompts with three responses each."""
@@ -219,7 +225,7 @@ def test_a_prompt_is_never_tested_by_what_was_trained_on_it(sample: Sample):
         }
     )
     (result,) = crossvalidate(sample, [SELECTED], target=twice)
-    assert np.array_equal(result.margins[:-2], own.margins)
+    assert result.margins[:-2] == pytest.approx(own.margins, abs=1e-4)  # other batches round otherwise
     assert result.margins[-2:].all()
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from sparserm_cli.analysis.evaluate.benchmarks import (
     TiedPrompt,
+    best_is_right,
     best_of_n,
+    judge_bench_domain,
     rm_bench,
     rm_bench_domain,
     rm_bench_points,
@@ -81,3 +83,32 @@ def test_equal_right_answers_do_not_divide_by_zero():
     assert ties_score({"tied:1": TiedPrompt([1.0, 1.0], [1.0]), "ref:1": TiedPrompt([1.0], [1.0])}) == 0.0
     full = ties_score({"tied:1": TiedPrompt([2.0, 2.0], [1.0]), "ref:1": TiedPrompt([2.0], [1.0])})
     assert full == pytest.approx(1.01)
+
+
+def test_domains_of_judge_bench():
+    """A source counts for the domain by which it begins; others name none."""
+    sources = (
+        "mmlu-pro-computer science",
+        "livebench-reasoning",
+        "livebench-math",
+        "livecodebench",
+        "x",
+        None,
+    )
+    assert [judge_bench_domain(source) for source in sources] == [
+        "knowledge",
+        "reasoning",
+        "math",
+        "coding",
+        None,
+        None,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "result"),
+    [([3.0, 1.0], [2.0], 1.0), ([1.0], [2.0, 0.0], 0.0), ([2.0, 2.0], [2.0], 2 / 3)],
+)
+def test_the_best_of_k_is_right(right, wrong, result):
+    """The best answer alone counts; several best ones share the point."""
+    assert best_is_right(np.array(right), np.array(wrong)) == pytest.approx(result)

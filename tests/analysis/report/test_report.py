@@ -201,7 +201,11 @@ def test_nothing_is_loaded_from_anywhere(whole: Path) -> None:
 def test_each_direction_has_its_card(whole: Path) -> None:
     """Sixteen directions: contexts, responses at either end, activations, and the weight in the head."""
     page = page_of(whole)
-    cards = [one for tag, one in page.elements if tag == "details" and one.get("class") == "direction"]
+    cards = [
+        attributes
+        for tag, attributes in page.elements
+        if tag == "details" and attributes.get("class") == "direction"
+    ]
     assert len(cards) == 16
     headings = (
         "Fires most strongly",
@@ -212,7 +216,9 @@ def test_each_direction_has_its_card(whole: Path) -> None:
     )
     assert [page.text.count(heading) for heading in headings] == [16] * 5
     assert [page.text.count("Fires on "), page.text.count("The axis is logarithmic.")] == [16, 16]
-    peaks = [one for tag, one in page.elements if tag == "mark" and one.get("class") == "peak"]
+    peaks = [
+        attributes for tag, attributes in page.elements if tag == "mark" and attributes.get("class") == "peak"
+    ]
     assert 16 * (3 + 1) <= len(peaks) <= 16 * (3 + 5)
     reward = read_reward(reward_path(whole))
     for weight in reward.head.weights["weight"]:
@@ -225,14 +231,18 @@ def test_each_direction_has_its_card(whole: Path) -> None:
 def test_names_stand_on_the_cards(run: Path) -> None:
     """Those that beat chance; the others are called unnamed, and both can be filtered."""
     describe(DescribeConfig(run=run), progress=quiet, note=quiet)
-    found = read_descriptions(run)
-    rows = [{**row, "name": None} for row in found.layers[1]]
+    descriptions = read_descriptions(run)
+    rows = [{**row, "name": None} for row in descriptions.layers[1]]
     rows[0]["name"] = "“yes”, <b>a number</b>"
-    write_descriptions(run, replace(found, layers={**found.layers, 1: rows}))
+    write_descriptions(run, replace(descriptions, layers={**descriptions.layers, 1: rows}))
     do(run)
     page = page_of(run)
-    named = [one["data-named"] for tag, one in page.elements if one.get("class") == "direction"]
-    assert named.count("yes") == 1 + sum(row["name"] is not None for row in found.layers[2])
+    named = [
+        attributes["data-named"]
+        for tag, attributes in page.elements
+        if attributes.get("class") == "direction"
+    ]
+    assert named.count("yes") == 1 + sum(row["name"] is not None for row in descriptions.layers[2])
     assert "“yes”, <b>a number</b>" in page.text
     assert f"unnamed, latent {rows[1]['feature']}" in page.text
     assert page.text.count("Promotes ") == 16
@@ -245,9 +255,13 @@ def test_explained_pairs_add_up_and_lead_to_the_cards(whole: Path) -> None:
     text = page.text[page.text.index("Explained pairs") : page.text.index("Most wrong pairs")]
     assert "Most wrong" in text
     assert "Most right" in text
-    shades = [one for tag, one in page.elements if tag == "mark" and one.get("class") in {"up", "down"}]
+    shades = [
+        attributes
+        for tag, attributes in page.elements
+        if tag == "mark" and attributes.get("class") in {"up", "down"}
+    ]
     assert len(shades) > 20
-    links = [one["href"] for tag, one in page.elements if tag == "a" and "href" in one]
+    links = [attributes["href"] for tag, attributes in page.elements if tag == "a" and "href" in attributes]
     cards = {str(link)[1:] for link in links if str(link).startswith("#direction-")}
     pairs = {str(link)[1:] for link in links if str(link).startswith("#pair-")}
     assert cards

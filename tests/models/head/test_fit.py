@@ -8,9 +8,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sparserm_cli.models.head import linear as fitting
+from sparserm_cli.models.head import penalty as penalties
 from sparserm_cli.models.head.heads import fit_head, scores_of
-from sparserm_cli.models.head.linear import basis, choose_strength, fit_linear
+from sparserm_cli.models.head.linear import fit_linear
 from sparserm_cli.models.head.mlp import MLPRecipe, fit_mlp
 from sparserm_cli.models.head.pair_data import PairData, pair_loss, standardisation
 
@@ -85,7 +85,7 @@ def test_standardisation_by_hand():
 
 def test_linear_head_is_that_of_logistic_regression(monkeypatch: pytest.MonkeyPatch):
     """Without whitening Bradley-Terry is scikit-learn's logistic regression on differences, same penalty."""
-    monkeypatch.setattr(fitting, "WHITENING", 0.0)
+    monkeypatch.setattr(penalties, "WHITENINGS", (0.0,))
     data = planted()
     fit = fit_linear(data, "bt")
     difference = data.x[data.pairs[:, 0]] - data.x[data.pairs[:, 1]]
@@ -95,18 +95,6 @@ def test_linear_head_is_that_of_logistic_regression(monkeypatch: pytest.MonkeyPa
     expected = LogisticRegression(C=strength, fit_intercept=False, tol=1e-8).fit(both, label).coef_[0]
     # The floor of the components' variance makes the penalty here 0.1 % weaker.
     assert fit.weights["weight"] == pytest.approx(expected, abs=3e-3)
-
-
-def test_whitening_takes_the_components_apart():
-    """In the coordinates of the basis training responses are uncorrelated, strong components less strong."""
-    data = planted(p=4)
-    mixed = data.x @ np.array([[3, 1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0.9], [0, 0, 0, 0.2]], np.float32)
-    coordinates = basis(replace(data, x=mixed))
-    rows = np.unique(data.train_pairs)
-    moments = (coordinates.z[rows].T @ coordinates.z[rows] / len(rows)).numpy()
-    assert moments - np.diag(np.diag(moments)) == pytest.approx(np.zeros((4, 4)), abs=1e-3)
-    before = np.linalg.eigvalsh(mixed[rows].T @ mixed[rows])
-    assert np.diag(moments).max() / np.diag(moments).min() < np.sqrt(before[-1] / before[0]) * 1.1
 
 
 def test_the_strength_follows_the_noise():
@@ -128,19 +116,15 @@ def test_flipped_labels_flip_the_signs(head: str, loss: str):
         assert np.corrcoef(forth, back)[0, 1] < -0.9
 
 
-def test_validation_pairs_do_not_train_the_validated_head():
-    """Other validation pairs change the final head, the validated one only by the strength."""
+def test_validation_pairs_do_not_train_the_validated_head(monkeypatch: pytest.MonkeyPatch):
+    """With one penalty to choose from, other validation pairs change the final head alone."""
+    monkeypatch.setattr(penalties, "WHITENINGS", (0.0,))
+    monkeypatch.setattr(penalties, "STRENGTHS", (0.01,))
     data = planted(200, noise=0.3)
     turned = np.where(data.validation[:, None], data.pairs[:, ::-1], data.pairs)
-    other = PairData(data.x, turned, data.validation, data.weight)
-    first, second = choose_strength(data, basis(data), "bt"), choose_strength(other, basis(other), "bt")
-    common = max(first.strength, second.strength)
-    problem = [fitting._path(basis(d).z, d.train_pairs, d.weight[~d.validation], "bt") for d in (data, other)]
-    solutions = [next(s for strength, s in path if strength <= common) for path in problem]
-    assert solutions[0] == pytest.approx(solutions[1])
-    assert fit_linear(data, "bt").weights["weight"][0] != pytest.approx(
-        fit_linear(other, "bt").weights["weight"][0]
-    )
+    first, second = (fit_linear(replace(data, pairs=pairs), "bt") for pairs in (data.pairs, turned))
+    assert np.array_equal(first.validated["weight"], second.validated["weight"])
+    assert first.weights["weight"][0] != pytest.approx(second.weights["weight"][0])
 
 
 def test_pair_weights_count():
@@ -200,6 +184,30 @@ def test_views_are_fitted_apart_and_averaged():
         assert scores_of(weights, data.x) == pytest.approx(expected, abs=1e-5)
     assert whole.weights["weight_1"].shape == (6, 40)
     assert len(whole.facts["views"]) == 2
+
+
+def test_plain_head_has_the_papers_shape_and_learns():
+    """All views share 512 units from random weights, no penalty is chosen, and a bend is learned."""
+    data = replace(planted(1500, bend=3.0, noise=0.2), views=2)
+    plain = fit_head(data, "mlp", "margin", plain=True)
+    assert {name: values.shape for name, values in plain.weights.items()} == {
+        "weight_1": (6, 512),
+        "bias_1": (512,),
+        "weight_2": (512,),
+        "bias": (1,),
+    }
+    assert plain.facts["plain"] is True
+    assert not {"whitening", "l2", "views", "linear_validation_loss"} & plain.facts.keys()
+    test = planted(1000, bend=3.0, noise=0.2, seed=9)
+    linear = fit_head(data, "linear", "bt")
+    assert accuracy(plain.weights, test) > accuracy(linear.weights, test) + 0.1
+
+
+def test_plain_head_without_validation_pairs_trains_ten_passes():
+    """Nothing says when to stop, and a head that did not train would be noise."""
+    plain = fit_head(planted(400, noise=0.2, validation=0.0), "mlp", "margin", plain=True)
+    assert plain.facts["epochs"] == 10
+    assert accuracy(plain.weights, planted(400, noise=0.2, seed=5)) > 0.7
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])

@@ -191,7 +191,9 @@ def test_validation_prompts_that_were_selected_on_are_told(run: planted.Planted)
     )
     notes.clear()
     fitted(run.run, note=notes.append, val_fraction=0.1)
-    assert notes == ["fitting the controls: random directions, dense, difference of means"]
+    assert notes == [
+        "fitting the controls: partial least squares, random directions, dense, difference of means"
+    ]
 
 
 def test_no_validation_prompts(tmp_path: Path):
@@ -202,11 +204,34 @@ def test_no_validation_prompts(tmp_path: Path):
     assert "expected pairs of validation prompts, found none of 3" in str(caught.value)
 
 
-def test_val_fraction_0_takes_the_middle_strength(run: planted.Planted):
+def test_val_fraction_0_takes_ridge_regression_of_the_middle_strength(run: planted.Planted):
     """Without validation nothing is chosen, and only training accuracies are recorded."""
     config = fitted(run.run, val_fraction=0.0).config
-    assert config.training["l2"] == pytest.approx(10**-1.5)
+    assert (config.training["whitening"], config.training["l2"]) == (0.0, pytest.approx(10**-1.5))
     assert {metric.split for metric in config.metrics} == {"train"}
+
+
+def test_a_plain_head_is_recorded(run: planted.Planted):
+    """The config says so, the identity too, and the reward model scores as any other."""
+    summary = fitted(run.run, head="mlp", loss="margin", plain=True)
+    stored = read_reward(reward_path(run.run))
+    assert (stored.config.plain, stored.config.head, stored.config.loss) == (True, "mlp", "margin")
+    assert stored.config.lineage.identity["plain"] is True
+    assert stored.head.weights["weight_1"].shape == (4, 512)
+    assert accuracy(summary, "reward") > 0.85
+    usual = fitted(run.run).config
+    assert (usual.plain, "plain" in usual.lineage.identity) == (False, False)
+
+
+def test_penalties_of_the_head_and_of_the_controls_are_recorded(run: planted.Planted):
+    """Every head says which whitening and strength it has."""
+    training = fitted(run.run, seed=3).config.training
+    controls = training["control_penalties"]
+    assert list(controls) == ["partial least squares", "random directions", "dense", "difference of means"]
+    assert controls.pop("difference of means") == []
+    for penalty in (training, *(penalty for (penalty,) in controls.values())):
+        assert penalty["whitening"] in {0.0, 0.25, 0.5}
+        assert 1e-4 <= penalty["l2"] <= 10.0
 
 
 def test_row_36_directions_of_other_features(tmp_path: Path):

@@ -3,14 +3,18 @@
 import itertools
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from helpers import planted_run as planted
+from helpers import sae_files
 
 from sparserm_cli.config import FrequencyConfig
 from sparserm_cli.data.splits import validation_mask
 from sparserm_cli.errors import BadInputError, IncompatibleError
+from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 from sparserm_cli.stages.frequency.frequency import FrequencySummary, frequency
 from sparserm_cli.store.artifacts.frequency import read_frequency
 from sparserm_cli.store.features.artifact import features_path
@@ -23,7 +27,7 @@ def count(run: Path, **options: object) -> FrequencySummary:
     )
 
 
-@pytest.mark.parametrize("unit", ["token", "response"])
+@pytest.mark.parametrize("unit", ["token", "response", "last"])
 def test_planted_latents_stand_out(tmp_path: Path, unit: str):
     """The two planted latents have the largest differences of their sides, all others are near 0."""
     planted.plant(tmp_path)
@@ -140,3 +144,50 @@ def test_row_36_features_of_other_activations(tmp_path: Path):
     with pytest.raises(IncompatibleError) as caught:
         count(tmp_path / "a")
     assert "it is stale" in str(caught.value)
+
+
+def test_rates_of_last_tokens_by_the_definition(tmp_path: Path):
+    """A rate is the share of responses on whose last token the latent fires, whatever the units of work."""
+    made = planted.plant(tmp_path / "a", unit_tokens=60)
+    planted.plant(tmp_path / "b", unit_tokens=100_000)
+    tables = [count(tmp_path / name, unit="last", val_fraction=0.0).frequency for name in ("a", "b")]
+    pairs, fires = made.capture.pairs(), []
+    for block in made.features.iter_blocks(3):
+        ends = np.cumsum(block.lengths)
+        for end in ends.tolist():
+            row = np.zeros(planted.D_SAE)
+            row[block.csr.indices[block.csr.indptr[end - 1] : block.csr.indptr[end]]] = 1.0
+            fires.append(row)
+    expected = [np.stack(fires)[np.unique(side)].mean(axis=0) for side in (pairs.chosen, pairs.rejected)]
+    for table in tables:
+        assert table.unit == "last"
+        assert table.totals.tokens == table.totals.responses
+        assert table.layers[3].rate == pytest.approx(np.stack(expected))
+
+
+def test_rates_of_mean_vectors_by_the_definition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A rate is the share of responses on whose mean vector the latent fires."""
+    made = planted.plant(tmp_path)
+    decoder = torch.as_tensor(made.decoders[3])
+    metadata = sae_files.metadata("standard", planted.D_IN, planted.D_SAE)
+    bias = torch.full((planted.D_SAE,), -0.5)
+    zero = torch.zeros(planted.D_IN)
+    sae = SparseAutoencoder(metadata, "xxh3:3", decoder.T.contiguous(), bias, decoder, zero)
+    monkeypatch.setattr("sparserm_cli.stages.frequency.mean_vectors.load_saes", lambda *_: {3: sae})
+    rate = count(tmp_path, unit="mean", val_fraction=0.0).frequency.layers[3].rate
+    pairs, vectors = made.capture.pairs(), made.capture.pooled(3, "mean")
+    fires = vectors @ made.decoders[3].T - 0.5 > 0
+    for number, side in enumerate((pairs.chosen, pairs.rejected)):
+        assert rate[number] == pytest.approx(fires[np.unique(side)].mean(axis=0))
+    assert int(np.argmax(rate[0] - rate[1])) == planted.GOOD
+
+
+def test_means_are_encoded_by_the_sae_of_the_features_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Another SAE under the same name is refused with both digests."""
+    planted.plant(tmp_path)
+    other = SimpleNamespace(digest="xxh3:other")
+    monkeypatch.setattr("sparserm_cli.stages.frequency.mean_vectors.load_saes", lambda *_: {3: other})
+    with pytest.raises(IncompatibleError) as caught:
+        count(tmp_path, unit="mean")
+    hint = "restore that SAE or run `sparserm encode --force`"
+    assert str(caught.value) == f"planted: weights: expected xxh3:3, found xxh3:other; {hint}"

@@ -433,6 +433,36 @@ def test_lines_with_tokens_and_abstained_rows(linear, tmp_path):
     assert summary.mean == pytest.approx((both["scores"][0] + line["score"]) / 2, abs=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [False, True])
+def test_parts_add_up_to_the_guarded_score(linear, model, tokens):
+    """Exactly for a linear head, and with the remainder for a hidden layer; with token rewards too."""
+    limits = ScoreLimits(normalize=True, clip=0.5)
+    for scorer in (linear, model):
+        rows = scorer.tokenize(PROMPTS[:4], RESPONSES[:4])
+        rewards = scorer.rewards(rows, limits, tokens=tokens, groups=scorer.part_groups(3))
+        sums = [sum(parts.values()) for parts in rewards.parts]
+        np.testing.assert_allclose(sums, rewards.scores, atol=1e-5)
+        exact = rewards.method == "exact"
+        assert exact == (scorer is linear)
+        assert [("remainder" in parts) for parts in rewards.parts] == [not exact] * 4
+        assert len(rewards.tokens) == (4 if tokens else 0)
+
+
+def test_lines_with_parts(linear, tmp_path):
+    """One object per response, whose names the summary explains; a log without them is another."""
+    file, output = write(tmp_path / "r.jsonl", [{"prompt": "Q?", "response": "good"}]), tmp_path / "s.jsonl"
+    options = {"reward": linear.path, "run": tmp_path, "file": file, "output": str(output)}
+    plain = score(ScoreConfig(**options), **QUIET)
+    summary = score(ScoreConfig(**options, parts=True, part_groups=2), **QUIET)
+    (line,) = (json.loads(line) for line in output.read_text().splitlines())
+    assert plain.part_groups is None
+    assert list(line["parts"]) == ["intercept", *summary.part_groups]
+    assert line["part_method"] == "exact"
+    assert sum(line["parts"].values()) == pytest.approx(line["score"], abs=1e-5)
+    assert sum(map(len, summary.part_groups.values())) == 12
+    assert "token_method" not in line
+
+
 def test_the_probe_is_scored_as_at_the_fit(model):
     """What a server tests itself with: ids and score of one training response."""
     row = model.probe()

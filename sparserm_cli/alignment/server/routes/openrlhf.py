@@ -8,7 +8,14 @@ from pydantic import BaseModel, Field
 
 from sparserm_cli.alignment.server.bodies import StrictRoute
 from sparserm_cli.alignment.server.gate import RefusedError
-from sparserm_cli.alignment.server.schemas import REFUSALS, Applied, Request, TextList, TokenRewards
+from sparserm_cli.alignment.server.schemas import (
+    REFUSALS,
+    Applied,
+    Request,
+    ScoreParts,
+    TextList,
+    TokenRewards,
+)
 from sparserm_cli.alignment.server.scoring import Served, cut_text, judge
 
 router = APIRouter(route_class=StrictRoute)
@@ -34,6 +41,7 @@ class RewardAnswer(BaseModel):
     scores: list[float | None]
     extra_logs: dict[str, list[float | None]]
     tokens: list[TokenRewards | None] | None = None
+    parts: list[ScoreParts | None] | None = None
     reasons: list[str | None]
     """The reason why a rollout has no score; null if it has one."""
     guards: Applied
@@ -59,6 +67,7 @@ async def get_reward(request: RewardRequest, service: Served) -> dict[str, Any]:
         "scores": verdict.scores,
         "extra_logs": logs,
         "tokens": [response.tokens for response in verdict.members] if request.token_rewards else None,
+        "parts": [response.parts for response in verdict.members] if request.parts else None,
         "reasons": reasons,
         "guards": asdict(verdict.guards),
     }

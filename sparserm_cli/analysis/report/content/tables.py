@@ -160,18 +160,20 @@ class ArtifactRow(NamedTuple):
 
 def fit_table(metrics: Sequence[Metric]) -> AccuracyTable:
     """Return the accuracies that `fit` measured."""
-    splits = [name for name in _SPLITS if any(one.split == name for one in metrics)]
-    found = {(one.scorer, one.split): one for one in metrics}
+    splits = [name for name in _SPLITS if any(metric.split == name for metric in metrics)]
+    metric_of = {(metric.scorer, metric.split): metric for metric in metrics}
     columns: list[str] = []
     for split in splits:
-        pairs = next(one.pairs for one in metrics if one.split == split)
+        pairs = next(metric.pairs for metric in metrics if metric.split == split)
         columns += [f"{_SPLITS[split]}, {pairs:,} pairs", "95 % interval"]
     rows = []
-    for scorer in dict.fromkeys(one.scorer for one in metrics):
+    for scorer in dict.fromkeys(metric.scorer for metric in metrics):
         cells: list[str] = []
         for split in splits:
-            one = found.get((scorer, split))
-            cells += ["", ""] if one is None else [percent(one.accuracy), interval(one.low, one.high)]
+            metric = metric_of.get((scorer, split))
+            cells += (
+                ["", ""] if metric is None else [percent(metric.accuracy), interval(metric.low, metric.high)]
+            )
         rows.append((scorer, tuple(cells)))
     return AccuracyTable(tuple(columns), tuple(rows))
 
@@ -180,15 +182,15 @@ def evaluation_table(metrics: Mapping[str, Any]) -> AccuracyTable:
     """Return what `evaluate` measured, by the rules of its benchmark."""
     scorers: Mapping[str, Mapping[str, Any]] = metrics["scorers"]
     columns: tuple[str, ...]
-    if metrics["benchmark"] == "pairs":
+    if "pairs" in metrics:
         columns = ("accuracy", "95 % interval", "reward less this", "pairs", "prompts", "ties")
-        rows = [(name, _pair_cells(told)) for name, told in scorers.items()]
+        rows = [(name, _pair_cells(results)) for name, results in scorers.items()]
     elif metrics["benchmark"] == "rm-bench":
         columns = ("hard", "normal", "easy", "total", "95 % interval")
-        rows = [(name, _rm_bench_cells(told, columns[:3])) for name, told in scorers.items()]
+        rows = [(name, _rm_bench_cells(results, columns[:3])) for name, results in scorers.items()]
     else:
         columns = (*metrics["prompts"], "score", "95 % interval")
-        rows = [(name, _best_of_n_cells(told, columns[:-2])) for name, told in scorers.items()]
+        rows = [(name, _best_of_n_cells(results, columns[:-2])) for name, results in scorers.items()]
     return AccuracyTable(columns, tuple(rows))
 
 
@@ -205,9 +207,9 @@ def shown_directions(directions: Directions) -> list[tuple[int, int]]:
 
 def projection_of(reward: RewardFiles, layer: int, number: int) -> int:
     """Return which of the head's projections is that of a direction, pooled in the first way."""
-    before = [one for one in reward.config.layers if one < layer]
+    before = [other for other in reward.config.layers if other < layer]
     poolings = len(POOLINGS[reward.config.pool])
-    return sum(len(reward.head.directions[one]) * poolings for one in before) + number
+    return sum(len(reward.head.directions[other]) * poolings for other in before) + number
 
 
 def direction_rows(
@@ -264,11 +266,11 @@ def wrong_pairs(
     pairs: PairScores, taken: Int64[np.ndarray, " most"], stored: StoredScores, words: Words
 ) -> Iterator[WrongPair]:
     """Yield pairs with their texts and scores."""
-    for one in taken:
-        chosen, rejected = int(pairs.chosen[one]), int(pairs.rejected[one])
+    for pair in taken:
+        chosen, rejected = int(pairs.chosen[pair]), int(pairs.rejected[pair])
         yield WrongPair(
-            int(pairs.row[one]),
-            float(pairs.margin[one]),
+            int(pairs.row[pair]),
+            float(pairs.margin[pair]),
             words.prompt(chosen),
             (words.response(chosen, _PAIR_TOKENS), float(stored.scores[chosen])),
             (words.response(rejected, _PAIR_TOKENS), float(stored.scores[rejected])),
@@ -277,13 +279,15 @@ def wrong_pairs(
 
 def provenance(artifacts: Sequence[Artifact]) -> Iterator[ArtifactRow]:
     """Yield the artifacts with everything they say of themselves."""
-    for one in artifacts:
-        if one.lineage is None:
-            yield ArtifactRow(one.name, one.state, one.detail, "")
+    for artifact in artifacts:
+        if artifact.lineage is None:
+            yield ArtifactRow(artifact.name, artifact.state, artifact.detail, "")
             continue
-        parents = tuple((name, parent.digest) for name, parent in one.lineage.parents.items())
-        settings = tuple((field, _shown(value)) for field, value in one.lineage.identity.items())
-        yield ArtifactRow(one.name, one.state, one.detail, one.lineage.digest, parents, settings)
+        parents = tuple((name, parent.digest) for name, parent in artifact.lineage.parents.items())
+        settings = tuple((field, _shown(value)) for field, value in artifact.lineage.identity.items())
+        yield ArtifactRow(
+            artifact.name, artifact.state, artifact.detail, artifact.lineage.digest, parents, settings
+        )
 
 
 def interval(low: float, high: float) -> str:
@@ -291,28 +295,28 @@ def interval(low: float, high: float) -> str:
     return f"{100 * low:.1f} to {100 * high:.1f} %"
 
 
-def _pair_cells(told: Mapping[str, Any]) -> tuple[str, ...]:
-    gap = told.get("reward_less_this")
+def _pair_cells(results: Mapping[str, Any]) -> tuple[str, ...]:
+    gap = results.get("reward_less_this")
     shown = ""
     if gap is not None:
         shown = f"{100 * gap['value']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]"
-    counts = (f"{told[name]:,}" for name in ("pairs", "prompts", "ties"))
-    return (percent(told["accuracy"]), interval(told["low"], told["high"]), shown, *counts)
+    counts = (f"{results[name]:,}" for name in ("pairs", "prompts", "ties"))
+    return (percent(results["accuracy"]), interval(results["low"], results["high"]), shown, *counts)
 
 
-def _rm_bench_cells(told: Mapping[str, Any], parts: Sequence[str]) -> tuple[str, ...]:
-    domains = told["domains"].values()
-    means = (percent(float(np.mean([one[part] for one in domains]))) for part in parts)
-    return (*means, percent(told["total"]), interval(told["low"], told["high"]))
+def _rm_bench_cells(results: Mapping[str, Any], parts: Sequence[str]) -> tuple[str, ...]:
+    domains = results["domains"].values()
+    means = (percent(float(np.mean([domain[part] for domain in domains]))) for part in parts)
+    return (*means, percent(results["total"]), interval(results["low"], results["high"]))
 
 
-def _best_of_n_cells(told: Mapping[str, Any], subsets: Sequence[str]) -> tuple[str, ...]:
-    parts = (percent(told["subsets"][one]) for one in subsets)
-    return (*parts, percent(told["score"]), interval(told["low"], told["high"]))
+def _best_of_n_cells(results: Mapping[str, Any], subsets: Sequence[str]) -> tuple[str, ...]:
+    parts = (percent(results["subsets"][subset]) for subset in subsets)
+    return (*parts, percent(results["score"]), interval(results["low"], results["high"]))
 
 
 def _shown(value: Any) -> str:
     """Write a recorded value on one line."""
     if isinstance(value, list):
-        return ", ".join(_shown(one) for one in value)
+        return ", ".join(_shown(item) for item in value)
     return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,1 @@
+"""New reward models made of fitted ones: edit and adapt."""
