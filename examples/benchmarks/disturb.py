@@ -4,7 +4,8 @@
 
 `corrupted` puts a typing mistake (two letters swapped, one left out, one doubled) into about one word in five
 of every response. `restyled` gives every rejected response, and no chosen one, a better style: a courteous
-opening, a list of its sentences where there are several, a friendly end. Neither changes the content.
+opening, a list of its sentences where there are several, a friendly end. `restyled-both` gives it to every
+response. None of them changes the content.
 """
 
 import argparse
@@ -48,7 +49,11 @@ def restyled(text: str, chosen: bool) -> str:
     return f"Thank you for your question! Here is a clear answer:\n\n{body}\n\nI hope this helps."
 
 
-WAYS: dict[str, Callable[[str, bool], str]] = {"corrupted": corrupted, "restyled": restyled}
+WAYS: dict[str, Callable[[str, bool], str]] = {
+    "corrupted": corrupted,
+    "restyled": restyled,
+    "restyled-both": lambda text, _chosen: restyled(text, False),
+}
 
 
 def main() -> int:

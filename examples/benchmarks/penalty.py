@@ -15,7 +15,7 @@ from sparserm_cli.analysis.compare.cross_validation import Protocol, crossvalida
 from sparserm_cli.analysis.compare.method_sets import DENSE
 from sparserm_cli.analysis.compare.methods import Method
 from sparserm_cli.analysis.compare.run_sample import load_sample
-from sparserm_cli.models.head import penalty
+from sparserm_cli.models.head.fits import penalty
 from sparserm_cli.models.sae.decoder_rows import load_decoder
 from sparserm_cli.statistics.pair_accuracy import PairAccuracy, difference
 

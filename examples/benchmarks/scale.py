@@ -164,8 +164,6 @@ STEPS: dict[str, Callable[..., None]] = {
 
 SEEN_BEFORE = 0.1
 """Share of the keys that equal an earlier key of the same run."""
-MEMORY = "300MB"
-"""What DuckDB and the cache of sqlite3 may take; the sort of this package needs about as much."""
 
 
 def keyed_blocks(pairs: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -190,8 +188,8 @@ def checksum(numbers: Iterable[np.ndarray]) -> int:
     return (total + start) % 2**64
 
 
-def own_sort(folder: Path, pairs: int) -> int:
-    """Use the external sort of this package, as the plan does."""
+def own_sort(folder: Path, pairs: int, _mib: int) -> int:
+    """Use the external sort of this package, as the plan does; its memory is fixed."""
     from sparserm_cli.store.arrays.external_sort import ScratchFolder
     from sparserm_cli.store.capture.spool import distinct
 
@@ -204,12 +202,12 @@ def own_sort(folder: Path, pairs: int) -> int:
         return checksum(number.blocks())
 
 
-def duckdb_sort(folder: Path, pairs: int) -> int:
-    """Use DuckDB with one thread, which spills to the disk beyond its limit."""
+def duckdb_sort(folder: Path, pairs: int, mib: int) -> int:
+    """Use DuckDB with one thread and at most `mib` MiB of memory."""
     import duckdb
     import pyarrow as pa
 
-    limits = {"memory_limit": MEMORY, "threads": 1, "temp_directory": str(folder / "spilled")}
+    limits = {"memory_limit": f"{mib}MiB", "threads": 1, "temp_directory": str(folder / "spilled")}
     with duckdb.connect(str(folder / "duckdb"), config=limits) as base:
         base.execute("create table record (high ubigint, low ubigint, prompt ubigint, position ubigint)")
         start = 0
@@ -233,10 +231,10 @@ def duckdb_sort(folder: Path, pairs: int) -> int:
         return checksum(batch.column(0).to_numpy() for batch in batches)
 
 
-def sqlite_sort(folder: Path, pairs: int) -> int:
-    """Use sqlite3 of the standard library."""
+def sqlite_sort(folder: Path, pairs: int, mib: int) -> int:
+    """Use sqlite3 of the standard library with a cache of `mib` MiB."""
     base = sqlite3.connect(folder / "sqlite", isolation_level=None)
-    settings = ("journal_mode=off", "synchronous=off", "temp_store=file", "cache_size=-300000")
+    settings = ("journal_mode=off", "synchronous=off", "temp_store=file", f"cache_size=-{mib * 1024}")
     for setting in settings:
         base.execute(f"pragma {setting}")
     base.execute("begin")
@@ -257,7 +255,7 @@ def sqlite_sort(folder: Path, pairs: int) -> int:
     return checksum(np.array(block, np.int64)[:, 0] for block in blocks)
 
 
-SORTS: dict[str, Callable[[Path, int], int]] = {
+SORTS: dict[str, Callable[[Path, int, int], int]] = {
     "own sort": own_sort,
     "duckdb": duckdb_sort,
     "sqlite3": sqlite_sort,
@@ -279,13 +277,13 @@ def timed(name: str, *arguments: Any) -> dict[str, float]:
     return figures | ({"checksum": result} if name in SORTS else {})
 
 
-def measured(pairs: int, steps: list[str]) -> dict[str, dict[str, float]]:
+def measured(pairs: int, steps: list[str], mib: int) -> dict[str, dict[str, float]]:
     """Run all steps one after another, each in a new process."""
     alone = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         run, figures = Path(folder), {}
         for name in steps:
-            arguments = (run, pairs) if name == "plan" or name in SORTS else (run,)
+            arguments = (run, pairs, mib)[: 3 if name in SORTS else 2 if name == "plan" else 1]
             with ProcessPoolExecutor(1, mp_context=alone) as process:
                 figures[name] = process.submit(timed, name, *arguments).result()
             print(f"{pairs:>12,} pairs  {name:<18}{figures[name]['seconds']:>9.2f} s", flush=True)
@@ -302,12 +300,13 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--only-plan", action="store_true", help="leave the other steps out")
     parser.add_argument("--sorts", nargs="*", choices=SORTS, help="measure these ways to sort and join alone")
+    parser.add_argument("--memory", type=int, default=300, help="MiB for DuckDB and the cache of sqlite3")
     parser.add_argument("--output", type=Path, help="write the figures there")
     options = parser.parse_args()
     steps = list(STEPS)[: 1 if options.only_plan else None]
     if options.sorts is not None:
         steps = options.sorts or list(SORTS)
-    figures = {pairs: measured(pairs, steps) for pairs in (options.pairs // 8, options.pairs)}
+    figures = {pairs: measured(pairs, steps, options.memory) for pairs in (options.pairs // 8, options.pairs)}
     eighth, whole = figures.values()
     print(f"{'':<18}{'seconds':>10}{'processor':>11}{'peak MiB':>10}{'of an eighth':>14}{'ratio':>7}")
     for name, figure in whole.items():

@@ -103,7 +103,7 @@ def select(runs: int) -> dict[str, Any]:
 
 def fit(runs: int) -> dict[str, Any]:
     """Fit the default head on 100,000 pairs of 256 projections."""
-    from sparserm_cli.models.head.linear import fit_linear
+    from sparserm_cli.models.head.fits.linear import fit_linear
     from sparserm_cli.models.head.pair_data import PairData
 
     rng, count, width = np.random.default_rng(0), 100_000, 256

@@ -283,6 +283,16 @@ class FitConfig(StageConfig):
             shown="one head for all pairs",
         ),
     ] = None
+    invariant_to: Annotated[
+        str | None,
+        Option(
+            "Run directory of captured twins, the same response in two styles: what moves with style is "
+            "taken out of the directions and the controls.",
+            DATA,
+            metavar="RUN",
+            shown="nothing is taken out",
+        ),
+    ] = None
     val_fraction: Annotated[
         float,
         Option(

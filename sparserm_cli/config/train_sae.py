@@ -51,15 +51,14 @@ class SAERecipe:
     steps: Annotated[int, Option("Number of optimiser steps.", TRAINING, check=SIZE)] = 4000
     batch_rows: Annotated[int, Option("Number of tokens per step.", TRAINING, check=SIZE)] = 1024
     lr: Annotated[
-        float,
+        float | None,
         Option(
             "Highest learning rate of Adam, which falls linearly to zero over the last fifth of the steps.",
             TRAINING,
             check=SIZE,
+            shown="0.002, or 0.0001 with --from",
         ),
-    ] = 2e-3
-    """At d_in 576 it beat 8e-4 (explained variance 0.855 against 0.842 after 800 steps); wide models need
-    less."""
+    ] = None
     warm_up_steps: Annotated[
         int, Option("Number of steps over which the learning rate rises from zero.", TRAINING, check=SIZE)
     ] = 100

@@ -189,8 +189,8 @@ def _penalty(training: Mapping[str, Any], pairs: int) -> float:
     """Return the precision that the penalty of the fit stands for: its strength times the number of pairs.
 
     The fit minimises the mean loss of the pairs plus half the strength times the squared weights, so the
-    strength counts once per pair. Views of a head have a strength each, of which the mean is taken; a head
-    without a recorded strength has a precision of 1.
+    strength counts once per pair. The geometry of the penalty, its whitening, is left out. Views of a head
+    have a strength each, of which the mean is taken; a head without a recorded strength has a precision of 1.
     """
     views = [view["l2"] for view in training.get("views", [training]) if "l2" in view]
     return float(np.mean(views)) * max(pairs, 1) if views else 1.0

@@ -74,7 +74,7 @@ class OwnRun(NamedTuple):
 
         """
         config, old = self.files.config, self.files.head
-        setting = HeadSetting(config.pool, config.head, config.loss)  # type: ignore[arg-type]
+        setting = HeadSetting(config.pool, config.head, config.loss, config.plain)  # type: ignore[arg-type]
         taken = np.where(kept, self.taken, old.mean)
         again = fit_projections(self.split, taken, setting, config.seed, old.directions)
         # Means and deviations stay those of all projections, by which the distance is measured.

@@ -57,12 +57,12 @@ def _mlp(weights: Mapping[str, Tensor], x: Float32[Tensor, "n p"]) -> Float32[Te
 
 HEADS: dict[str, HeadKind] = {
     "linear": HeadKind(
-        _linear, "weight", _inputs, exact=True, fit="sparserm_cli.models.head.linear:fit_linear"
+        _linear, "weight", _inputs, exact=True, fit="sparserm_cli.models.head.fits.linear:fit_linear"
     ),
-    "mlp": HeadKind(_mlp, "weight_2", _hidden, exact=False, fit="sparserm_cli.models.head.mlp:fit_mlp"),
+    "mlp": HeadKind(_mlp, "weight_2", _hidden, exact=False, fit="sparserm_cli.models.head.fits.mlp:fit_mlp"),
 }
 """Name, as `--head` takes it, to kind."""
-PLAIN_FIT = "sparserm_cli.models.head.mlp:fit_plain"
+PLAIN_FIT = "sparserm_cli.models.head.fits.mlp:fit_plain"
 """`module:function` that fits a hidden layer as the paper describes it; the head is of kind `mlp`."""
 
 

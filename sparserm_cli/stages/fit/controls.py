@@ -15,6 +15,7 @@ from sparserm_cli.config import HeadSetting, Progress
 from sparserm_cli.models.head.baselines import BASELINES, LabelledVectors, difference_of_means
 from sparserm_cli.models.head.projections import DENSE_PAIRS, Rows, projections
 from sparserm_cli.stages.fit.split import Split
+from sparserm_cli.stages.fit.style import Style, blind_to_style, without_style
 from sparserm_cli.store.artifacts.head_arrays import HeadArrays
 from sparserm_cli.store.capture.reader import ActivationsReader
 
@@ -73,7 +74,12 @@ def fit_projections(
 
 
 def fit_controls(
-    capture: ActivationsReader, split: Split, directions: Rows, setting: HeadSetting, seed: int
+    capture: ActivationsReader,
+    split: Split,
+    directions: Rows,
+    setting: HeadSetting,
+    seed: int,
+    style: Style | None = None,
 ) -> dict[str, FittedHead]:
     """Fit every control.
 
@@ -88,26 +94,32 @@ def fit_controls(
         directions: directions of the reward model; each baseline takes the same number.
         setting: head, loss and pooling of the reward model.
         seed: seed of the reward model.
+        style: what is taken out of the reward model's directions, and so of every control.
 
     """
     layers = tuple(directions)
     few = split.subsample(DENSE_PAIRS, seed)
     training = few.pairs[~few.validation]
-    vectors = projections(capture, layers, _DENSE_SETTING.pool, None, few.rows)
-    of_layer = dict(zip(layers, np.split(vectors, len(layers), axis=1), strict=True))
+    whole = projections(capture, layers, _DENSE_SETTING.pool, None, few.rows)
+    of_layer = without_style(dict(zip(layers, np.split(whole, len(layers), axis=1), strict=True)), style)
+    vectors = np.concatenate(list(of_layer.values()), axis=1)
     fitted = {}
     for name, baseline in BASELINES.items():
         if baseline.in_fit:
             given = {layer: LabelledVectors(of_layer[layer], training) for layer in layers}
             drawn = baseline.of_layers(given, {layer: len(directions[layer]) for layer in layers}, seed)
+            drawn = without_style(drawn, style)
             taken = projections(capture, layers, setting.pool, drawn, split.rows)
             fitted[name] = fit_projections(split, taken, setting, seed, drawn)
     means = _difference_of_means(vectors, training, few.weight[~few.validation])
-    return {
-        **fitted,
+    on_vectors = {
         DENSE: fit_projections(few, vectors, _DENSE_SETTING, seed, {}),
         MEANS: FittedHead(means, means, {}),
     }
+    for name, head in on_vectors.items():
+        final, validated = (blind_to_style(arrays, style, layers) for arrays in (head.final, head.validated))
+        fitted[name] = FittedHead(final, validated, head.facts)
+    return fitted
 
 
 def _difference_of_means(

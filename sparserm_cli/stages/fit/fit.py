@@ -29,6 +29,7 @@ from sparserm_cli.stages.fit.model_selection import (
     try_settings,
 )
 from sparserm_cli.stages.fit.split import Split, split_pairs, weighted_by_margin
+from sparserm_cli.stages.fit.style import Style, find_style, style_sentence, twins_digest, without_style
 from sparserm_cli.store.artifacts.directions import Directions, directions_path, read_directions
 from sparserm_cli.store.artifacts.penalties import penalties_of
 from sparserm_cli.store.artifacts.reward import (
@@ -77,7 +78,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
 
     Raises:
         BadInputError: there are no training or no validation pairs, or too few prompts for model selection.
-        UsageError: pairs are to count by their margins, and the capture has none.
+        UsageError: pairs are to count by their margins, and the capture has none, or twins are not captured.
         IncompatibleError: activations or directions are missing, or do not belong together.
         CorruptStoreError: activations or directions are damaged.
         ResourceError: the disk is full.
@@ -90,12 +91,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     directions = read_directions(config.run)
     _check_ancestors(config.run, directions)
     _warn_of_other_split(config, directions, note)
-    identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
-    for name in ("weights", "by"):  # left out where not used, so that earlier reward models stay up to date
-        if getattr(config, name) is not None:
-            identity[name] = getattr(config, name)
     parents = {"activations": capture.lineage.as_parent(), "directions": directions.lineage.as_parent()}
-    lineage, path = Lineage(TYPE, VERSION, identity, parents), reward_path(config.run)
+    lineage, path = Lineage(TYPE, VERSION, _identity(config), parents), reward_path(config.run)
     if is_made(config.run, lineage):
         note(f"{path.name} is up to date")
         return FitSummary(path, read_reward(path).config, time.monotonic() - begun, fresh=True)
@@ -108,6 +105,8 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     names = groups_of_pairs(capture, config.run, config.by) if config.by is not None else np.empty(0, str)
     # 3. Choose the setting of the head: the given one, or the best on folds of the training prompts.
     rows = {layer: selected.rows for layer, selected in directions.layers.items()}
+    if (style := _style_of(config, capture, split, tuple(rows), note)) is not None:
+        rows, weighing = without_style(rows, style), {**weighing, "style": style.facts}
     tried = try_settings(capture, split, rows, config.seed, progress) if config.choose else []
     setting = best_setting(tried).setting if tried else config.setting
     # 4. Fit the head on the projections, and the controls on the same pairs.
@@ -117,7 +116,7 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
     if config.by is not None:
         by_group = fit_groups(split, taken, head, names, config.by, config.seed)
     note(f"fitting the controls: {', '.join(FITTED)}")
-    controls = fit_controls(capture, split, rows, setting, config.seed)
+    controls = fit_controls(capture, split, rows, setting, config.seed, style)
     # 5. Measure them as they will be stored; the reward model then appears whole or not at all.
     penalties = {name: penalties_of(control.facts) for name, control in controls.items()}
     facts = {**head.facts, **selection_record(tried), **weighing, "control_penalties": penalties}
@@ -134,6 +133,32 @@ def fit(config: FitConfig, *, progress: Progress, note: Note) -> FitSummary:
         weights = {name: arrays.weights for name, arrays in by_group.heads.items()}
         written = write_reward(path, RewardFiles(record, head.final, stored, whitening, weights))
     return FitSummary(path, written.config, time.monotonic() - begun, fresh=False)
+
+
+def _identity(config: FitConfig) -> dict[str, Any]:
+    """Return the options on which the reward model depends.
+
+    Later options are left out where they are not used, so that earlier reward models stay up to date.
+    """
+    identity = {**setting_identity(config), "val_fraction": config.val_fraction, "seed": config.seed}
+    for name in ("weights", "by"):
+        if getattr(config, name) is not None:
+            identity[name] = getattr(config, name)
+    if config.invariant_to is not None:
+        identity["invariant_to"] = twins_digest(config.invariant_to)
+    return identity
+
+
+def _style_of(
+    config: FitConfig, capture: ActivationsReader, split: Split, layers: tuple[int, ...], note: Note
+) -> Style | None:
+    """Find what the twins of `--invariant-to` say that style moves; None without the option."""
+    if config.invariant_to is None:
+        return None
+    pool = "both" if config.choose else config.setting.pool
+    style = find_style(config.invariant_to, capture, split, layers, pool, config.seed)
+    note(style_sentence(style))
+    return style
 
 
 def _check_ancestors(run: PurePath, directions: Directions) -> None:

@@ -120,7 +120,7 @@ def read_directions(run: PurePath) -> Directions:
         layers = {
             int(layer): _layer(tensors[f"layers.{layer}"], rows) for layer, rows in head["layers"].items()
         }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CorruptStoreError(str(folder), "directions of format 1", repr(error), again) from None
     digest = _digest(tensors, layers)
     if digest != lineage.digest:
@@ -149,11 +149,24 @@ def _layer(rows: np.ndarray, facts: list[Mapping[str, Any]]) -> LayerDirections:
     """Read one layer."""
     if rows.ndim != 2 or len(rows) != len(facts) or rows.dtype != np.float32:
         raise ValueError(f"{rows.dtype} {rows.shape} for {len(facts)} directions")
+    kinds = {type(item[name]) for item in facts for name in _NUMBERS}
+    if not kinds <= {int, float, type(None)}:
+        raise ValueError(f"{', '.join(sorted(kind.__name__ for kind in kinds))} for numbers")
     numbers = {
         name: np.array([math.nan if item[name] is None else item[name] for item in facts], np.float64)
         for name in _NUMBERS
     }
     feature = np.array([-1 if item["feature"] is None else item["feature"] for item in facts], np.int64)
+    sides = [item["side"] for item in facts]
+    if not (rows.size and np.isfinite(rows).all() and set(sides) <= {-1, 1}):
+        raise ValueError(f"rows that are no numbers, or sides {sorted(set(sides))}")
+    for name, values in numbers.items():
+        given = values[~np.isnan(values)]
+        good = np.isfinite(given) if name == "statistic" else (given >= 0) & (given <= 1)
+        if not good.all():
+            raise ValueError(f"{name} {values.tolist()}")
+    if not all(type(item["feature"]) in (int, type(None)) for item in facts) or (feature < -1).any():
+        raise ValueError(f"features {[item['feature'] for item in facts]}")
     return LayerDirections(rows, feature, np.array([item["side"] for item in facts], np.int8), **numbers)
 
 

@@ -18,7 +18,7 @@ the lineage and what the rates are shares of; since format 2 the file has the se
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -148,16 +148,52 @@ def read_frequency(run: PurePath) -> Frequency:
     table, head = read_sealed_table(path, 2, again)
     check_version(str(path), TYPE, head, VERSION)
     lineage = Lineage.from_json(str(path), head)
-    layers, start = {}, 0
     try:
-        for layer, d_sae in head["layers"].items():
-            layers[int(layer)] = _measures(table.slice(start, d_sae))
-            start += d_sae
         totals, unit = _totals(head["totals"]), head["unit"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        layers = _layers(table, head["layers"], totals)
+        _require(unit in get_args(Unit), f"rates per {unit}")
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, BufferError) as error:
         found = f"something else ({error})"
         raise CorruptStoreError(str(path), f"the columns of format {VERSION}", found, again) from None
+    digest = _digest(layers)
+    if digest != lineage.digest:
+        raise CorruptStoreError(str(path), f"xxh3-128 {lineage.digest}", f"xxh3-128 {digest}", again)
     return Frequency(lineage, unit, totals, layers)
+
+
+def _layers(table: Any, sizes: Mapping[str, int], totals: Totals) -> dict[int, LatentStatistics]:
+    """Read the rows of all layers, given the number of latents of each; raises ValueError as `_check`."""
+    layers, start = {}, 0
+    for layer, d_sae in sizes.items():
+        layers[int(layer)] = _measures(table.slice(start, d_sae))
+        _check(layers[int(layer)], totals, int(layer), d_sae)
+        start += d_sae
+    _require(start == len(table), f"{start} latents in {len(table)} rows")
+    return layers
+
+
+def _require(good: object, what: str) -> None:
+    """Raise ValueError unless a condition holds."""
+    if not good:
+        raise ValueError(what)
+
+
+def _check(measures: LatentStatistics, totals: Totals, layer: int, d_sae: int) -> None:
+    """Raise ValueError for values that no counting gives; a seal proves only that nothing was damaged."""
+    _require(layer >= 0, f"layer {layer}")
+    for name, values in measures._asdict().items():
+        kind = {"responses": np.int64, "fold_rate": np.float32}.get(name, np.float64)
+        shape: tuple[int, ...] = (2, d_sae) if name in _SIDED else (d_sae,)
+        shape += values.shape[-1:] if name == "fold_rate" else ()
+        good = values.dtype == kind and values.shape == shape
+        _require(good, f"{name} of layer {layer} as {values.dtype} {values.shape}")
+    for name in ("rate", "low", "high"):
+        values = getattr(measures, name)
+        _require(((values >= 0) & (values <= 1)).all(), f"{name} of layer {layer} outside of 0 to 1")
+    _require(np.isfinite(measures.difference).all(), f"difference of layer {layer} that is no number")
+    responses, most = measures.responses, np.array(totals.responses)[:, None]
+    good = ((responses >= 0) & (responses <= most)).all()
+    _require(good, f"responses of layer {layer} outside of 0 to {totals.responses}")
 
 
 def _table(layer: int, measures: LatentStatistics) -> Any:
@@ -200,6 +236,8 @@ def _column(table: Any, name: str) -> np.ndarray:
 
 def _totals(value: Mapping[str, Any]) -> Totals:
     """Read the totals from JSON."""
+    counts = (value["pairs"], value["prompts"], *value["tokens"], *value["responses"])
+    _require(all(type(count) is int and count >= 0 for count in counts), f"totals {dict(value)}")
     return Totals(
         tokens=_two(value["tokens"]),
         responses=_two(value["responses"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
+from sparserm_cli.store.io.atomic import remove_leftovers
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.io.storage import storage_of
 from sparserm_cli.store.provenance import check_version
@@ -36,6 +37,7 @@ class Results:
 
         """
         storage_of(path.parent).make_folder()
+        remove_leftovers(path)
         write_sealed(path, {"type": self.type, "version": self.version, **measurements})
 
     def read(self, path: PurePath) -> Mapping[str, Any]:

@@ -43,10 +43,7 @@ def atomic_file(final: PurePath, needed: int = 0) -> Iterator[Path]:
     storage = storage_of(final)
     part = storage.part_name()
     with disk_errors(final, needed):
-        for path in part.parent.glob(f"{glob.escape(final.name)}.*.part"):
-            leftover = _LEFTOVER.fullmatch(path.name)
-            if leftover is not None and token_is_dead(leftover["process"] or ""):
-                disk.remove(path)
+        remove_leftovers(final)
         try:
             yield part
             storage.put_file(part)
@@ -74,6 +71,7 @@ def atomic_folder(final: PurePath, needed: int = 0, *, sealed_by: str = "") -> I
     storage_of(final.parent).make_folder()
     with disk_errors(final, needed):
         try:
+            remove_leftovers(final)
             operation("mkdir")
             part.mkdir()
             yield part
@@ -111,19 +109,27 @@ def sweep(root: PurePath, *, everything: bool) -> list[Path]:
             leftover = _LEFTOVER.fullmatch(name)
             if leftover is None or not (everything or token_is_dead(leftover["process"] or "")):
                 continue
-            if leftover["kind"] == "old":
-                _put_back(here / name, here / leftover["final"])
-            else:
-                disk.remove(here / name)
+            _undo(here / name, leftover)
             swept.append(here / name)
             if name in folders:
                 folders.remove(name)
     return swept
 
 
-def _put_back(old: Path, final: Path) -> None:
-    """Remove `old` if the new folder exists; otherwise rename it back to `final`."""
-    if final.exists():
-        disk.remove(old)
+def remove_leftovers(final: PurePath) -> None:
+    """Remove what dead processes left while they wrote `final`, and undo their unfinished replacement."""
+    for path in storage_of(final).part_name().parent.glob(f"{glob.escape(final.name)}.*"):
+        leftover = _LEFTOVER.fullmatch(path.name)
+        ours = leftover is not None and leftover["final"] == final.name
+        if leftover is not None and ours and token_is_dead(leftover["process"] or ""):
+            with disk_errors(final, 0):
+                _undo(path, leftover)
+
+
+def _undo(path: Path, leftover: re.Match[str]) -> None:
+    """Remove a temporary path; an old folder is renamed back unless the new one exists."""
+    final = path.with_name(leftover["final"])
+    if leftover["kind"] == "old" and not final.exists():
+        disk.rename(path, final)
     else:
-        disk.rename(old, final)
+        disk.remove(path)

@@ -153,12 +153,13 @@ class LocalStorage:
         disk.remove(self.path)
 
     def remove_artifact(self, *seals: str) -> None:
-        """Move the folder aside by one rename and remove it."""
+        """Move the folder aside by one rename and remove it; raises ResourceError."""
         if self.path.exists():
             leftover = disk.part_name(self.path)
-            disk.rename(self.path, leftover)
-            disk.sync_folder(self.path.parent)
-            disk.remove(leftover)
+            with disk.disk_errors(self.path, 0):
+                disk.rename(self.path, leftover)
+                disk.sync_folder(self.path.parent)
+                disk.remove(leftover)
 
     def discard(self) -> None:
         """Remove the folder as far as possible."""

@@ -26,8 +26,8 @@ from sparserm_cli.store.artifacts.results import COMPARISON
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two penalties, two learning curve points and one share of noise are enough."""
-    monkeypatch.setattr("sparserm_cli.models.head.penalty.STRENGTHS", (1.0, 0.1))
-    monkeypatch.setattr("sparserm_cli.models.head.penalty.WHITENINGS", (0.5,))
+    monkeypatch.setattr("sparserm_cli.models.head.fits.penalty.STRENGTHS", (1.0, 0.1))
+    monkeypatch.setattr("sparserm_cli.models.head.fits.penalty.WHITENINGS", (0.5,))
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.TRAIN_PAIRS", (10, 5000))
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.FLIPPED", (0.5,))
     monkeypatch.setattr("sparserm_cli.analysis.compare.compare.DRAWS", 2)

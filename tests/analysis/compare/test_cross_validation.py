@@ -22,7 +22,7 @@ SELECTED = Method("sparserm", top_k=2)
 @pytest.fixture(autouse=True)
 def few_penalties(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give every fit one geometry; the choice has tests of its own."""
-    monkeypatch.setattr("sparserm_cli.models.head.penalty.WHITENINGS", (0.5,))
+    monkeypatch.setattr("sparserm_cli.models.head.fits.penalty.WHITENINGS", (0.5,))
 
 
 @pytest.fixture(scope="module")

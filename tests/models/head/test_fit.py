@@ -8,10 +8,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from sparserm_cli.models.head import penalty as penalties
+from sparserm_cli.models.head.fits import penalty as penalties
+from sparserm_cli.models.head.fits.linear import fit_linear
+from sparserm_cli.models.head.fits.mlp import MLPRecipe, fit_mlp
 from sparserm_cli.models.head.heads import fit_head, scores_of
-from sparserm_cli.models.head.linear import fit_linear
-from sparserm_cli.models.head.mlp import MLPRecipe, fit_mlp
 from sparserm_cli.models.head.pair_data import PairData, pair_loss, standardisation
 
 

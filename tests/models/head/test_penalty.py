@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from models.head.test_fit import planted
 
-from sparserm_cli.models.head import penalty as penalties
+from sparserm_cli.models.head.fits import penalty as penalties
+from sparserm_cli.models.head.fits.penalty import WHITENINGS, bases, choose_penalty, solved
 from sparserm_cli.models.head.heads import fit_head
 from sparserm_cli.models.head.pair_data import PairData
-from sparserm_cli.models.head.penalty import WHITENINGS, bases, choose_penalty, solved
 
 
 def test_whitening_takes_the_components_apart():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError
 from sparserm_cli.store.artifacts.directions import (
@@ -17,6 +18,7 @@ from sparserm_cli.store.artifacts.directions import (
     read_directions,
     write_directions,
 )
+from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
 from sparserm_cli.store.provenance import Lineage, Parent
 
 FIELDS = ("feature", "side", "statistic", "rate_chosen", "rate_rejected", "q")
@@ -163,3 +165,49 @@ def test_row_37_newer_version(tmp_path: Path):
     with pytest.raises(IncompatibleError) as caught:
         read_directions(tmp_path)
     assert caught.value.hint == "upgrade sparserm"
+
+
+FACTS = {
+    "feature": [-2, 0.5, "1", 10**30],
+    "side": [0, 2, 300, None, "1"],
+    "statistic": ["1", [1.0]],
+    "rate_chosen": [-0.1, 1.1, "1"],
+    "rate_rejected": [-0.1, 1.1],
+    "q": [-0.1, 2.0],
+}
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_row_102_absurd_facts_under_a_seal(tmp_path: Path, name: str):
+    """Whatever stands for a number of a direction: it is refused in one line, and never misread."""
+    write_directions(tmp_path, directions({14: layer(1, 2)}))
+    path = directions_path(tmp_path) / "directions.json"
+    head = read_sealed(path)
+    for value in FACTS[name]:
+        changed = json.loads(json.dumps(head))
+        changed["layers"]["14"][0][name] = value
+        write_sealed(path, changed)
+        with pytest.raises(CorruptStoreError) as caught:
+            read_directions(tmp_path)
+        assert "expected directions of format 1, found " in str(caught.value)
+        assert "\n" not in str(caught.value)
+    write_sealed(path, head)
+    read_directions(tmp_path)
+
+
+ROWS = {
+    "NaN": np.full((2, 2), np.nan, np.float32),
+    "infinite": np.full((2, 2), np.inf, np.float32),
+    "another type": np.ones((2, 2), np.float64),
+    "a vector": np.ones(2, np.float32),
+    "another number of rows": np.ones((3, 2), np.float32),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_row_102_absurd_rows_under_a_seal(tmp_path: Path, rows: np.ndarray):
+    """The decoder rows are checked before anything is computed with them."""
+    write_directions(tmp_path, directions({14: layer(1, 2)}))
+    save_file({"layers.14": rows}, directions_path(tmp_path) / "directions.safetensors")
+    with pytest.raises(CorruptStoreError, match="expected directions of format 1, found ValueError"):
+        read_directions(tmp_path)

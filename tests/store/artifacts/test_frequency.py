@@ -1,6 +1,7 @@
 """frequency.parquet: what is written is read, and damage or another version is refused."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -139,6 +140,65 @@ def test_missing_column(tmp_path: Path):
     with pytest.raises(CorruptStoreError) as caught:
         read_frequency(tmp_path)
     assert "the columns of format 2" in str(caught.value)
+
+
+def spoilt(values: np.ndarray, number: float) -> np.ndarray:
+    """Return a column with another first number."""
+    changed = values.copy()
+    changed.flat[0] = number
+    return changed
+
+
+ABSURD = {
+    "a rate of NaN": {"rate": lambda rate: spoilt(rate, np.nan)},
+    "a rate above 1": {"rate": lambda rate: spoilt(rate, 1.5)},
+    "a negative interval": {"low": lambda low: spoilt(low, -0.1)},
+    "an infinite difference": {"difference": lambda difference: spoilt(difference, np.inf)},
+    "a negative count": {"responses": lambda responses: spoilt(responses, -1)},
+    "more responses than there are": {"responses": lambda responses: spoilt(responses, 13)},
+    "counts of another type": {"responses": lambda responses: responses.astype(np.int32)},
+    "rates of another type": {"rate": lambda rate: rate.astype(np.float32)},
+    "rates of another shape": {"fold_rate": lambda rates: rates[..., 0].astype(np.float64)},
+}
+
+
+@pytest.mark.parametrize("change", ABSURD.values(), ids=ABSURD)
+def test_row_102_absurd_columns_under_a_seal(tmp_path: Path, change: dict[str, Callable[..., np.ndarray]]):
+    """A seal and a digest that fit prove only that no byte was damaged."""
+    made = frequency(3)
+    (name, spoil), *_ = change.items()
+    columns = made.layers[4]._replace(**{name: spoil(getattr(made.layers[4], name))})
+    write_frequency(tmp_path, replace(made, layers={4: columns}))
+    with pytest.raises(CorruptStoreError) as caught:
+        read_frequency(tmp_path)
+    assert f"expected the columns of format 2, found something else ({name} of layer 4" in str(caught.value)
+    assert str(caught.value).endswith("; run `sparserm frequency` again")
+
+
+HEADS = {
+    "totals that are negative": {"totals": {"responses": [-1, 4]}},
+    "totals that are no numbers": {"totals": {"tokens": ["1", "2"]}},
+    "a share of totals": {"totals": {"pairs": 0.5}},
+    "an unknown unit": {"unit": "sentence"},
+    "a layer below the first": {"layers": {"-1": 3}},
+    "fewer latents than rows": {"layers": {"4": 2}},
+    "more latents than rows": {"layers": {"4": 4}},
+    "a negative number of latents": {"layers": {"4": -3}},
+    "no object of layers": {"layers": 3},
+    "another digest": {"digest": "0" * 32},
+}
+
+
+@pytest.mark.parametrize("change", HEADS.values(), ids=HEADS)
+def test_row_102_absurd_metadata_under_a_seal(tmp_path: Path, change: dict[str, object]):
+    """The numbers beside the columns are checked as well, and the recorded digest is compared."""
+    write_frequency(tmp_path, frequency(3))
+    table, head = read_sealed_table(frequency_path(tmp_path), 2, "")
+    (name, value), *_ = change.items()
+    merged = {**head[name], **value} if name == "totals" else value
+    write_sealed_table(frequency_path(tmp_path), table, {**head, name: merged})
+    with pytest.raises(CorruptStoreError, match="run `sparserm frequency` again"):
+        read_frequency(tmp_path)
 
 
 def test_row_37_newer_version(tmp_path: Path):

@@ -154,6 +154,22 @@ def test_sweep_puts_back_a_folder_moved_aside(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["reward"]
 
 
+@pytest.mark.parametrize("way", ["file", "folder"])
+def test_row_100_a_second_try_removes_what_the_first_left(tmp_path: Path, way: str):
+    """Beside a file or a folder, in one that nobody sweeps; what belongs to others or to the living stays."""
+    final = tmp_path / "export"
+    gone = tmp_path / f"export.{DEAD}.0.part"
+    stay = [
+        tmp_path / name for name in (f"export.{LIVE}.9999.part", f"export.h5.{DEAD}.0.part", "export.part")
+    ]
+    for path in (gone, *stay):
+        path.mkdir()
+    atomic = building.atomic_file if way == "file" else building.atomic_folder
+    with atomic(final) as part:
+        (part if way == "file" else part / "a").write_text("new")
+    assert sorted(tmp_path.iterdir()) == sorted([final, *stay])
+
+
 @pytest.mark.parametrize("code", ["ENOSPC", "EDQUOT", "EFBIG"])
 @pytest.mark.parametrize("point", ["write", "fsync", "rename"])
 def test_row_07_full_disk_keeps_the_old_file(

@@ -22,6 +22,12 @@ from sparserm_cli.models.sae.autoencoder import SparseAutoencoder
 EQUAL_NORMS = 1e-3
 """Largest relative difference of decoder norms that count as equal; trained SAEs have norm 1."""
 
+NEW_RATE = 2e-3
+"""Learning rate of a new SAE: at d_in 576 it beat 8e-4, by an explained variance of 0.855 against 0.842."""
+CONTINUED_RATE = 1e-4
+"""Learning rate of an SAE that is continued: the shipped SAE explains 0.848 of the variance of HH-RLHF.
+After 100 steps on 249 pairs it explains 0.864 of held-out ones, with 5e-4 0.855 and with 2e-3 only 0.826."""
+
 TRAINED_AS = {
     "topk": ("topk", "batchtopk"),
     "jumprelu": ("jumprelu", "batchtopk", "topk"),
@@ -44,7 +50,8 @@ def settle(recipe: SAERecipe, start: SparseAutoencoder | None, *, l0: float = 0.
 
     """
     if start is None:
-        return replace(recipe, architecture=recipe.architecture or "topk", k=recipe.k or 64)
+        rate = recipe.lr or NEW_RATE
+        return replace(recipe, architecture=recipe.architecture or "topk", k=recipe.k or 64, lr=rate)
     name, own = start.metadata.name, start.metadata.architecture
     if own not in TRAINED_AS or start.normalization != "none":
         found = own if own not in TRAINED_AS else f"normalize_activations {start.normalization}"
@@ -58,7 +65,8 @@ def settle(recipe: SAERecipe, start: SparseAutoencoder | None, *, l0: float = 0.
         raise UsageError("--architecture", expected, str(recipe.architecture), "leave --architecture out")
     architecture: Any = recipe.architecture or TRAINED_AS[own][0]
     k = recipe.k or start.k or max(1, round(l0))
-    return replace(recipe, architecture=architecture, d_sae=start.d_sae, k=k)
+    rate = recipe.lr or CONTINUED_RATE
+    return replace(recipe, architecture=architecture, d_sae=start.d_sae, k=k, lr=rate)
 
 
 def weighs_by_norm(start: SparseAutoencoder | None) -> bool:

@@ -40,7 +40,7 @@ def test_the_first_step_sees_the_sae_itself(kind: str, shape: Any, tmp_path: Pat
     """Latents and reconstruction of the training SAE, saved before any step, are those of the SAE."""
     start = shape(sae_files.random_sae(kind, D_IN, D_SAE))
     recipe = settle(SAERecipe(), start, l0=9.4)
-    assert (recipe.d_sae, recipe.k) == (D_SAE, 5 if kind == "topk" else 9)
+    assert (recipe.d_sae, recipe.k, recipe.lr) == (D_SAE, 5 if kind == "topk" else 9, 1e-4)
     assert recipe.architecture == ("topk" if kind == "topk" else "jumprelu")
     sae = _training_sae(recipe, D_IN, "cpu", by_norm=weighs_by_norm(start))
     copy_weights(start, sae, 0.3)
@@ -96,4 +96,5 @@ def test_what_cannot_be_started_from_is_refused(reason: str) -> None:
 def test_recipes_without_a_start_have_defaults() -> None:
     """A new SAE is a TopK of 64."""
     settled = settle(SAERecipe(), None)
-    assert (settled.architecture, settled.k, settled.d_sae) == ("topk", 64, None)
+    assert (settled.architecture, settled.k, settled.d_sae, settled.lr) == ("topk", 64, None, 2e-3)
+    assert settle(SAERecipe(lr=0.5), None).lr == 0.5

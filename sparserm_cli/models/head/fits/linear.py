@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sparserm_cli.models.head.fits.penalty import choose_penalty, solved
 from sparserm_cli.models.head.heads import centred
 from sparserm_cli.models.head.pair_data import Fitted, PairData
-from sparserm_cli.models.head.penalty import choose_penalty, solved
 
 
 def fit_linear(

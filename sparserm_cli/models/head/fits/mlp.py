@@ -22,9 +22,9 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.linalg import block_diag
 from torch import Tensor
 
+from sparserm_cli.models.head.fits.penalty import Basis, choose_penalty, solved
 from sparserm_cli.models.head.heads import centred
 from sparserm_cli.models.head.pair_data import Fitted, PairData, Weights, pair_loss
-from sparserm_cli.models.head.penalty import Basis, choose_penalty, solved
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Fits of heads to pairs: linear heads, heads with a hidden layer, and the choice of their penalty."""
