@@ -35,8 +35,9 @@ def main() -> None:
     own = PolicyReward.load(folder, policy)
     std = read_reward(folder).config.score_std
     ways = {FULL: (), **CHECKPOINTS}
-    rows: list[dict[str, Any]] = []
-    for number, question in enumerate(questions):
+    kept = options.work / f"halving-{options.n}-{options.tokens}-{options.seed}.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    for number, question in list(enumerate(questions))[len(rows) :]:
         turns = [{"role": "user", "content": question}]
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
         results, seconds = {}, {}
@@ -53,12 +54,12 @@ def main() -> None:
             results[name] = best_of_n(own, prompt, sampling)
             seconds[name] = time.perf_counter() - begin
         rows.append(figures(results, seconds, std))
+        policies.write_lines(kept, rows)
         if not number:
             gap = drift(folder, question, results[FULL], tokenizer) / std
             print(f"largest difference from RewardModel.score: {gap:.4f} standard deviations")
         print(f"{number + 1} of {len(questions)} questions", flush=True)
-    print(table(rows, options))
-    (options.work / "halving.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(table(rows[: len(questions)], options))
 
 
 def figures(results: dict[str, Candidates], seconds: dict[str, float], std: float) -> dict[str, Any]:

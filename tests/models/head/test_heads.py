@@ -56,7 +56,13 @@ class Tilt:
 def test_one_more_head_is_one_entry(monkeypatch: pytest.MonkeyPatch):
     """With its tensors named, a new kind is fitted, scored, rescaled and explained like the others."""
     monkeypatch.setitem(HEAD_TENSORS, "tilt", ("tilt", "bias"))
-    kind = HeadKind(lambda w, x: x[:, 0] * w["tilt"] + w["bias"], "tilt", exact=False, fit="tilt:fit")
+    kind = HeadKind(
+        lambda w, x: x[:, 0] * w["tilt"] + w["bias"],
+        "tilt",
+        lambda _w, x: x[:, :1],
+        exact=False,
+        fit="tilt:fit",
+    )
     monkeypatch.setitem(HEADS, "tilt", kind)
     monkeypatch.setattr(heads, "import_module", lambda name: Tilt if name == "tilt" else None)
     data = PairData(X, np.array([[0, 1]]), np.zeros(1, bool), np.ones(1, np.float32))
