@@ -131,8 +131,9 @@ def _model_line(config: RewardConfig) -> str:
 
 def _cards(run: RunFacts, scored: Scored | Missing) -> Iterator[Card]:
     """Yield the numbers at the top."""
-    if isinstance(run.evaluation, dict) and "pairs" in run.evaluation:
-        yield from _accuracy_cards("Held-out accuracy", run.evaluation["scorers"])
+    held_out = run.evaluation["scorers"] if isinstance(run.evaluation, dict) else {}
+    if held_out and all("accuracy" in measured for measured in held_out.values()):
+        yield from _accuracy_cards("Held-out accuracy", held_out)
     elif not isinstance(run.reward, Missing):
         validation = [metric for metric in run.reward.config.metrics if metric.split == "validation"]
         yield from _accuracy_cards(

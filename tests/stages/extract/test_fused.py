@@ -119,7 +119,7 @@ def test_the_rest_of_the_chain_follows(place: Place):
 
 def test_what_is_compared_needs_no_tokens(place: Place, monkeypatch: pytest.MonkeyPatch):
     """A comparison finds after the pass what it finds after the two steps, but for the explained variance."""
-    monkeypatch.setattr("sparserm_cli.models.head.fits.linear.STRENGTHS", (0.1,))
+    monkeypatch.setattr("sparserm_cli.models.head.fits.penalty.STRENGTHS", (0.1,))
     place.extract("two")
     place.encode("two")
     place.fused("one")

@@ -18,7 +18,7 @@ from sparserm_cli.store.capture.writer import ActivationsWriter
 from sparserm_cli.store.features.reader import FeaturesReader
 from sparserm_cli.store.io.local_disk import sha256_file
 from sparserm_cli.store.io.sealed_json import read_sealed, write_sealed
-from sparserm_cli.store.run.artifacts import NAMES
+from sparserm_cli.store.run.artifacts import NAMES, OPTIONAL
 from sparserm_cli.store.run.locks import run_lock
 from sparserm_cli.store.run.status import Status, status
 from sparserm_cli.store.run.verify import repair, verify
@@ -53,10 +53,12 @@ def states(run_status: Status) -> dict[str, str]:
 
 
 def test_an_empty_directory_asks_for_the_first_stage(tmp_path: Path):
-    """Nothing is there, nothing is raised, nothing is made."""
+    """Nothing is there, nothing is raised, nothing is made, and optional artifacts are not mentioned."""
     run_status = status(tmp_path / "run")
     assert states(run_status) == {}
-    assert [artifact.name for artifact in run_status.artifacts] == list(NAMES)
+    assert [artifact.name for artifact in run_status.artifacts] == [
+        name for name in NAMES if name not in OPTIONAL
+    ]
     assert run_status.next_command == "sparserm extract"
     assert not (tmp_path / "run").exists()
 
