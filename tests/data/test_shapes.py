@@ -293,6 +293,7 @@ def test_completions_as_messages():
         ("yes", "no", ""),
         ("yesterday", "yes", ""),
         ("a  \n b", "a  \n c", "a"),
+        ("a  b", "a \nb", "a"),
     ],
 )
 def test_implicit_prompt_of_plain_strings_ends_at_a_word(first: str, second: str, shared: str):
@@ -301,11 +302,11 @@ def test_implicit_prompt_of_plain_strings_ends_at_a_word(first: str, second: str
     assert second[: shared_words(second, first)] == shared
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=500)
 @given(st.text("ab \n"), st.text("ab \n"))
 def test_implicit_prompt_is_shared_and_never_cuts_a_word(first: str, second: str):
     """For any two texts: a common prefix that ends where a word ends in both."""
     cut = shared_words(first, second)
     assert first[:cut] == second[:cut]
     assert cut == 0 or all(text[cut : cut + 1].isspace() for text in (first, second))
-    assert not first[:cut].endswith((" ", "\n")) or first[:cut].strip() == ""
+    assert not first[:cut].endswith((" ", "\n"))

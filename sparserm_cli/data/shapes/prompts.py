@@ -94,7 +94,7 @@ def shared_words(first: str, second: str) -> int:
     size = min(len(first), len(second))
     cut = next((i for i in range(size) if first[i] != second[i]), size)
     if cut < size and first[cut].isspace() and second[cut].isspace():
-        return cut
+        return len(first[:cut].rstrip())
     return len(re.sub(r"\s+\S*$|^\S*$", "", first[:cut]))
 
 
