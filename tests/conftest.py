@@ -32,21 +32,21 @@ MEMORY = Path("/dev/shm")  # noqa: S108
 if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
-SERVERS = {"ray_address": "ray", "s3_server": "s3"}
-"""Fixtures that start a server, and the marker of the tests that need it."""
+NEEDS = {"ray_address": "ray", "s3_server": "s3", "tiny_model": "model"}
+"""Fixtures that start a server or make a language model, and the marker of the tests that ask for them."""
 
-LONG = ("slow", *SERVERS.values())
+LONG = ("slow", "ray", "s3")
 """Markers of the tests that take seconds."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server by the fixtures that they ask for, and put long files first.
+    """Mark the tests that need a server or a model by the fixtures that they ask for; put long files first.
 
     Files are shared out in this order, so that no process is left with a long one while the others are done.
     """
     for item in items:
-        for fixture in SERVERS.keys() & set(getattr(item, "fixturenames", ())):
-            item.add_marker(SERVERS[fixture])
+        for fixture in NEEDS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(NEEDS[fixture])
     long = {item.path for item in items if any(map(item.get_closest_marker, LONG))}
     items.sort(key=lambda item: item.path not in long)
 

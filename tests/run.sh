@@ -2,7 +2,7 @@
 # The test command. It sets up .venv in the checkout (once), then runs lint, types, the import contracts and the tests.
 #
 #   bash tests/run.sh                      everything, on all processors
-#   bash tests/run.sh --fast               lint, types and the tests that are neither slow nor need a server or a browser
+#   bash tests/run.sh --fast               lint, types and the tests that are not slow and need no model, server or browser
 #   bash tests/run.sh --coverage           everything, with the share of lines that the tests run
 #   bash tests/run.sh tests/store -k lock  only these tests, in this process, without lint and types
 #
@@ -19,7 +19,7 @@ selection=()
 case "${1:-}" in
     --fast)
         shift
-        selection=(-m "not slow and not ray and not s3 and not browser") ;;
+        selection=(-m "not slow and not model and not ray and not s3 and not browser") ;;
     --coverage)
         shift
         selection=(--cov --cov-report=term:skip-covered) ;;

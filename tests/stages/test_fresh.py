@@ -12,6 +12,8 @@ from sparserm_cli.stages.fit import fit
 from sparserm_cli.stages.frequency import frequency
 from sparserm_cli.stages.select import select
 
+pytestmark = pytest.mark.slow
+
 
 def quiet(_done: object = None, _all: object = None) -> None:
     """Neither progress nor notes."""

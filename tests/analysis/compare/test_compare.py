@@ -22,6 +22,8 @@ from sparserm_cli.models.sae.quality import SAEQuality
 from sparserm_cli.stages.fit import model_selection
 from sparserm_cli.store.artifacts.results import COMPARISON
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def few_points(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +50,6 @@ def sample_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sample]
     return make
 
 
-@pytest.mark.slow
 def test_every_sweep_is_there_and_json(sample_of: Callable[..., Sample]):
     """A run of two layers and another of the same prompts: all points, and JSON without NaN."""
     samples = [sample_of(name, layers=(3, 5), seed=seed) for seed, name in enumerate(("one", "two"))]
@@ -163,7 +164,6 @@ def test_some_of_the_layers_are_used(sample_of: Callable[..., Sample]):
     assert str(caught.value) == "--layer: expected some of 3, 5 (one), found 7; capture and encode that layer"
 
 
-@pytest.mark.slow
 def test_the_setting_is_chosen_in_the_training_folds(sample_of: Callable[..., Sample]):
     """SparseRM, its strongest control and the dense probe choose among as many settings, and tell which."""
     sample = sample_of("one", layers=(3, 5))

@@ -16,6 +16,8 @@ from sparserm_cli.errors import UsageError
 from sparserm_cli.stages.frequency.counted_responses import FOLDS, class_responses
 from sparserm_cli.stages.frequency.firing_counts import FiringCounter
 
+pytestmark = pytest.mark.slow
+
 SELECTED = Method("sparserm", top_k=2)
 
 
@@ -152,7 +154,6 @@ def test_folds_keep_prompts_together(sample: Sample):
 WEAK = Method("weak", kind="random-directions", top_k=1)
 
 
-@pytest.mark.slow
 def test_the_best_of_several_is_fitted(sample: Sample, monkeypatch: pytest.MonkeyPatch):
     """The better one is chosen in every fold, from few pairs, and fitted on all as if it were alone."""
     monkeypatch.setattr("sparserm_cli.analysis.compare.fit_method.INNER_PAIRS", 150)
@@ -162,7 +163,6 @@ def test_the_best_of_several_is_fitted(sample: Sample, monkeypatch: pytest.Monke
     assert np.array_equal(chosen.margins, alone.margins)
 
 
-@pytest.mark.slow
 def test_test_pairs_have_no_part_in_the_choice(noise: Sample):
     """Where nothing is to be found the best of several is no better than chance on unseen prompts."""
     among = tuple(Method(str(k), kind="random-directions", top_k=k) for k in range(1, 9))

@@ -22,6 +22,8 @@ from sparserm_cli.stages.fit.adaptation import STRENGTHS, adaptation, shifted
 from sparserm_cli.stages.fit.fit import fit
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 
+pytestmark = pytest.mark.slow
+
 QUIET, ROWS = fitted_run.QUIET, fitted_run.ROWS
 TURNED = [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in ROWS[30:]]
 """Ten pairs of a user who likes what the reward model dislikes."""

@@ -13,6 +13,8 @@ from sparserm_cli.stages.frequency.frequency import frequency
 from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 
+pytestmark = pytest.mark.slow
+
 
 def quiet(_done: object = None, _all: object = None) -> None:
     """Neither progress nor notes."""

@@ -15,6 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sparserm_cli.errors import UsageError
 from sparserm_cli.models.head.classifier import SparseRewardClassifier, _pairs
 
+pytestmark = pytest.mark.slow
+
 HELD_TO_TYPES = {
     "check_do_not_raise_errors_in_init_or_set_params": "these tests hold every argument to its declared type"
 }

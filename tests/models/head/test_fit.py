@@ -14,6 +14,8 @@ from sparserm_cli.models.head.fits.mlp import MLPRecipe, fit_mlp
 from sparserm_cli.models.head.heads import fit_head, scores_of
 from sparserm_cli.models.head.pair_data import PairData, pair_loss, standardisation
 
+pytestmark = pytest.mark.slow
+
 
 def planted(
     pairs: int = 400,
@@ -230,7 +232,6 @@ def test_progress_ends():
         assert all(0 < done <= total for done, total in calls)
 
 
-@pytest.mark.slow
 def test_100_000_pairs_take_less_than_a_minute():
     """200,000 responses x 256 projections, the linear head with its whole choice of penalties."""
     data = planted(100_000, 256, validation=0.1)

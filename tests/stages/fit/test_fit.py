@@ -20,6 +20,8 @@ from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 from sparserm_cli.store.capture.artifact import capture_path
 from sparserm_cli.store.capture.reader import ActivationsReader
 
+pytestmark = pytest.mark.slow
+
 
 def quiet(_done: object = None, _all: object = None) -> None:
     """Neither progress nor notes."""

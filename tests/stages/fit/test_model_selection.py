@@ -19,6 +19,8 @@ from sparserm_cli.stages.select.select import select
 from sparserm_cli.store.artifacts.directions import read_directions, write_directions
 from sparserm_cli.store.artifacts.reward import RewardConfig
 
+pytestmark = pytest.mark.slow
+
 LINEAR, MLP = model_selection.SETTINGS
 AXES = 4
 """Directions; each is one axis of the residual stream."""

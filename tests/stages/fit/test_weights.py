@@ -17,6 +17,8 @@ from sparserm_cli.store.artifacts.reward import read_reward, reward_path
 from sparserm_cli.store.exchange.capture_files import export_capture, import_capture
 from sparserm_cli.store.public.capture import open_capture
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = 200
 SWAPPED = frozenset(number for number in range(PROMPTS) if number % 10 < 7)
 """Prompts, seven of ten, whose pairs are the wrong way round."""

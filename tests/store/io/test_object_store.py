@@ -32,6 +32,8 @@ from sparserm_cli.store.run.status import status
 from sparserm_cli.store.run.verify import repair, verify
 from sparserm_cli.store.units.unit_store import MANIFEST, PLAN, is_planned
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def memory(tmp_path, monkeypatch):

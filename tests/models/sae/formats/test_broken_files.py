@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from sparserm_cli.errors import CorruptStoreError, IncompatibleError, SparseRMError
 from sparserm_cli.models.sae.load import load_sae, read_sae_metadata
 
+pytestmark = pytest.mark.slow
+
 families = run_path(str(Path(__file__).with_name("test_public_families.py")))
 FAMILIES: Mapping[str, tuple[Callable[[Path], Path], Any, Any]] = families["FAMILIES"]
 NUMPY = ("Gemma Scope", "Gemma Scope, lower case", "Gemma Scope, with a path")
