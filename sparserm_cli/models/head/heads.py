@@ -3,7 +3,8 @@
 Axes: `n` responses, `p` standardised projections, `hidden` units.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -62,6 +63,8 @@ HEADS: dict[str, HeadKind] = {
     "mlp": HeadKind(_mlp, "weight_2", _hidden, exact=False, fit="sparserm_cli.models.head.fits.mlp:fit_mlp"),
 }
 """Name, as `--head` takes it, to kind."""
+FEW_NUMBERS = 1 << 22
+"""Numbers in all projections up to which one thread fits a head."""
 PLAIN_FIT = "sparserm_cli.models.head.fits.mlp:fit_plain"
 """`module:function` that fits a hidden layer as the paper describes it; the head is of kind `mlp`."""
 
@@ -98,7 +101,24 @@ def fit_head(
     """
     module, _, function = (PLAIN_FIT if plain else HEADS[head].fit).partition(":")
     fit: Callable[..., Fitted] = getattr(import_module(module), function)
-    return fit(data, loss, seed=seed, progress=progress)
+    with _threads_for(data):
+        return fit(data, loss, seed=seed, progress=progress)
+
+
+@contextmanager
+def _threads_for(data: PairData) -> Iterator[None]:
+    """Let few projections be computed by one thread of torch.
+
+    Their products take microseconds, and where other programs keep the processors busy, threads wait for each
+    other far longer than that.
+    """
+    before = torch.get_num_threads()
+    if data.x.size <= FEW_NUMBERS:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def scores_of(

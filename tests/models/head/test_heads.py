@@ -1,5 +1,7 @@
 """The table of heads: each kind scores as its formula says, and one more is one entry."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -73,3 +75,25 @@ def test_one_more_head_is_one_entry(monkeypatch: pytest.MonkeyPatch):
     assert head({0: {"mean": X}}).tolist() == [0.5, 0.25]
     assert head.normalised(0.0, 2.0).score(torch.as_tensor(X)).tolist() == [0.25, 0.125]
     assert method_of(head) == "integrated gradients"
+
+
+@pytest.mark.parametrize(("few", "threads"), [(X.size, 1), (X.size - 1, 3)])
+def test_few_projections_are_fitted_by_one_thread(monkeypatch: pytest.MonkeyPatch, few: int, threads: int):
+    """Threads would only wait for each other; the number is as before afterwards, even after an error."""
+    seen = []
+
+    def fit(*_data: object, **_options: object) -> Fitted:
+        seen.append(torch.get_num_threads())
+        raise ValueError("no fit")
+
+    monkeypatch.setattr(heads, "FEW_NUMBERS", few)
+    monkeypatch.setattr(heads, "import_module", lambda _name: SimpleNamespace(fit_linear=fit))
+    data = PairData(X, np.array([[0, 1]]), np.zeros(1, bool), np.ones(1, np.float32))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ValueError, match="no fit"):
+            fit_head(data, "linear", "bt")
+        assert (seen, torch.get_num_threads()) == ([threads], 3)
+    finally:
+        torch.set_num_threads(before)
