@@ -48,7 +48,7 @@ def twins_digest(run: str) -> str:
     """
     place = parse_location(run)
     if isinstance(place, Path) and place.is_file():
-        hint = f"run `sparserm extract {run} --positions pooled --run TWINS` with the model of this run"
+        hint = "capture it with --positions pooled into a run directory of its own, and give that"
         raise UsageError("--invariant-to", "the run directory of captured twins", f"the file {run}", hint)
     return open_capture(place).lineage.digest
 

@@ -93,7 +93,7 @@ def test_twins_that_do_not_fit_are_refused(place: Path) -> None:
         fitted(place / "run", invariant_to=file)
     assert str(caught.value) == (
         f"--invariant-to: expected the run directory of captured twins, found the file {file}; "
-        f"run `sparserm extract {file} --positions pooled --run TWINS` with the model of this run"
+        "capture it with --positions pooled into a run directory of its own, and give that"
     )
     with pytest.raises(IncompatibleError) as incompatible:
         fitted(place / "run", invariant_to=str(place / "elsewhere"))
