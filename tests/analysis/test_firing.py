@@ -7,7 +7,8 @@ import pytest
 from helpers import planted_run as planted
 
 from sparserm_cli.analysis import firing
-from sparserm_cli.analysis.firing import STRONGEST, Firing, bin_edges, firing_of, over_quantiles
+from sparserm_cli.analysis.contexts import Firing, bin_edges, over_quantiles
+from sparserm_cli.analysis.firing import STRONGEST, firing_of
 from sparserm_cli.data.splits import validation_mask
 
 WANTED = (planted.GOOD, planted.BAD, 20)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from sparserm_cli.analysis.contexts import Firing
 from sparserm_cli.analysis.describe.language_model_names import Describer
 from sparserm_cli.analysis.describe.promoted_tokens import Unembedding
 from sparserm_cli.analysis.describe.records import Evidence, record
-from sparserm_cli.analysis.firing import Firing, firing_of
+from sparserm_cli.analysis.firing import firing_of
 from sparserm_cli.config import DescribeConfig, Note, Phases
 from sparserm_cli.data.rendering.row_tokenizer import tokenizer_digest
 from sparserm_cli.errors import IncompatibleError

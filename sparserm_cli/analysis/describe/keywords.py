@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sparserm_cli.analysis.firing import Context
+from sparserm_cli.analysis.contexts import Context
 from sparserm_cli.models.token_text import printable
 from sparserm_cli.statistics.names import BalancedAccuracy, balanced_accuracy, log_odds_z
 

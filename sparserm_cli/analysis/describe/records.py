@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.contexts import Context, Firing, Halves, halves, over_quantiles
 from sparserm_cli.analysis.describe.keywords import (
     SIGNIFICANT,
     Marked,
@@ -17,7 +18,6 @@ from sparserm_cli.analysis.describe.keywords import (
 )
 from sparserm_cli.analysis.describe.language_model_names import Describer, ModelName
 from sparserm_cli.analysis.describe.promoted_tokens import Ends, TokenLogit
-from sparserm_cli.analysis.firing import Context, Firing, Halves, halves, over_quantiles
 from sparserm_cli.models.token_text import printable, token_texts
 from sparserm_cli.statistics.names import BalancedAccuracy
 

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.analysis.firing import Firing, firing_of, halves, over_quantiles
+from sparserm_cli.analysis.contexts import Firing, halves, over_quantiles
+from sparserm_cli.analysis.firing import firing_of
 from sparserm_cli.analysis.report.content.explanations import ExplainedPair, explained_pairs
 from sparserm_cli.analysis.report.content.side_by_side import SideBySide, side_by_side
 from sparserm_cli.analysis.report.content.stored_scores import (

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from sparserm_cli import __version__
-from sparserm_cli.analysis.firing import Firing
+from sparserm_cli.analysis.contexts import Firing
 from sparserm_cli.analysis.report.content.explanations import ExplainedPair
 from sparserm_cli.analysis.report.content.side_by_side import SideBySide
 from sparserm_cli.analysis.report.content.stored_scores import PairScores, StoredScores

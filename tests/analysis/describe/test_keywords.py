@@ -3,6 +3,7 @@
 import pytest
 from helpers.tiny_models import tiny_tokenizer
 
+from sparserm_cli.analysis.contexts import Context
 from sparserm_cli.analysis.describe.keywords import (
     END,
     START,
@@ -12,7 +13,6 @@ from sparserm_cli.analysis.describe.keywords import (
     rule_name,
     word_mark,
 )
-from sparserm_cli.analysis.firing import Context
 
 
 def context(text: str, start: int = 1, *, last: bool = False) -> Context:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.analysis.firing import bin_edges
+from sparserm_cli.analysis.contexts import bin_edges
 
 HEIGHT, STEP = 36.0, 7.0
 """Height of the drawing and width of a bin, in units of the drawing."""

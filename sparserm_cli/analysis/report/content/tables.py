@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
-from sparserm_cli.analysis.firing import Firing, halves, over_quantiles
+from sparserm_cli.analysis.contexts import Firing, halves, over_quantiles
 from sparserm_cli.analysis.report.content.histogram import Histogram, histogram_of
 from sparserm_cli.analysis.report.content.stored_scores import PairScores, StoredScores
 from sparserm_cli.analysis.report.content.texts import Excerpt, Stretch, Words

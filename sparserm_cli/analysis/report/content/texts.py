@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from sparserm_cli.analysis.firing import Context
+from sparserm_cli.analysis.contexts import Context
 from sparserm_cli.models.token_text import LEAD, decoded, printable, token_texts
 from sparserm_cli.store.capture.reader import ActivationsReader
 from sparserm_cli.store.capture.token_ids import ids_of

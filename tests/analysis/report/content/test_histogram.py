@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sparserm_cli.analysis.firing import BINS, bin_edges
+from sparserm_cli.analysis.contexts import BINS, bin_edges
 from sparserm_cli.analysis.report.content.histogram import HEIGHT, STEP, histogram_of
 
 

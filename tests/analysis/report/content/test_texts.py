@@ -8,7 +8,7 @@ from helpers import planted_run as planted
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparserm_cli.analysis.firing import Context
+from sparserm_cli.analysis.contexts import Context
 from sparserm_cli.analysis.report.content.texts import Words, _beginning, _frame
 from sparserm_cli.data.splits import group_key
 from sparserm_cli.store.capture.artifact import capture_path
