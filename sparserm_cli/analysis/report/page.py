@@ -11,15 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sparserm_cli.analysis.report.content.directions import DirectionRow
 from sparserm_cli.analysis.report.content.explanations import ExplainedPair, Part
 from sparserm_cli.analysis.report.content.side_by_side import SideBySide
-from sparserm_cli.analysis.report.content.tables import (
-    AccuracyTable,
-    ArtifactRow,
-    DirectionRow,
-    WrongPair,
-    interval,
-)
+from sparserm_cli.analysis.report.content.tables import AccuracyTable, ArtifactRow, WrongPair, interval
 from sparserm_cli.analysis.report.figures.base import Figure
 from sparserm_cli.analysis.report.figures.svg import figure_svg
 from sparserm_cli.analysis.report.figures.sweeps import ComparedRun

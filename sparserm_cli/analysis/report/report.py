@@ -17,6 +17,7 @@ from jaxtyping import Int64
 
 from sparserm_cli.analysis.contexts import Firing, halves, over_quantiles
 from sparserm_cli.analysis.firing import firing_of
+from sparserm_cli.analysis.report.content.directions import SAMPLED, projection_of, shown_directions
 from sparserm_cli.analysis.report.content.explanations import ExplainedPair, explained_pairs
 from sparserm_cli.analysis.report.content.side_by_side import SideBySide, side_by_side
 from sparserm_cli.analysis.report.content.stored_scores import (
@@ -25,7 +26,6 @@ from sparserm_cli.analysis.report.content.stored_scores import (
     pair_scores,
     stored_scores,
 )
-from sparserm_cli.analysis.report.content.tables import SAMPLED, projection_of, shown_directions
 from sparserm_cli.analysis.report.content.texts import Words
 from sparserm_cli.analysis.report.page import write_page
 from sparserm_cli.analysis.report.run_facts import Missing, RunFacts, open_run

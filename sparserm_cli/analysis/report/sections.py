@@ -9,11 +9,11 @@ from jaxtyping import Int64
 
 from sparserm_cli import __version__
 from sparserm_cli.analysis.contexts import Firing
+from sparserm_cli.analysis.report.content.directions import direction_rows
 from sparserm_cli.analysis.report.content.explanations import ExplainedPair
 from sparserm_cli.analysis.report.content.side_by_side import SideBySide
 from sparserm_cli.analysis.report.content.stored_scores import PairScores, StoredScores
 from sparserm_cli.analysis.report.content.tables import (
-    direction_rows,
     evaluation_table,
     fit_table,
     interval,

@@ -17,9 +17,9 @@ from helpers import tiny_run
 
 from sparserm_cli.analysis.describe.describe import describe
 from sparserm_cli.analysis.evaluate.evaluate import evaluate
+from sparserm_cli.analysis.report.content.directions import shown_directions
 from sparserm_cli.analysis.report.content.explanations import explained_pairs
 from sparserm_cli.analysis.report.content.stored_scores import most_right, pair_scores, stored_scores
-from sparserm_cli.analysis.report.content.tables import shown_directions
 from sparserm_cli.analysis.report.content.texts import Words
 from sparserm_cli.analysis.report.figures.sweeps import sweep_figure, sweep_figures
 from sparserm_cli.analysis.report.report import ReportSummary, report
